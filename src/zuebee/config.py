@@ -138,7 +138,7 @@ class RetrySettings(Section, frozen=True, kw_only=True):
     )
     multiplier: Annotated[float, Meta(ge=1, description="Growth of the bound from wait to wait.")] = 2.0
     retry_on: Annotated[
-        list[Literal["connect_failure", "timeout", "5xx", "429"]],
+        tuple[Literal["connect_failure", "timeout", "5xx", "429"], ...],
         Meta(description="What is worth another try."),
     ] = ("connect_failure", "timeout", "5xx", "429")
     budget_percent: Annotated[
@@ -180,7 +180,7 @@ class HealthCheckSettings(Section, frozen=True, kw_only=True):
     )
     method: Annotated[Literal["GET", "HEAD"], Meta(description="Method of the probe.")] = "GET"
     expected_status: Annotated[
-        int | None, Meta(ge=100, le=599, description="The healthy status; default: any 2xx.")
+        Annotated[int, Meta(ge=100, le=599)] | None, Meta(description="The healthy status; default: any 2xx.")
     ] = None
     unhealthy_threshold: Annotated[
         int, Meta(ge=1, description="Failed probes in a row that take it out.")
@@ -207,11 +207,12 @@ class ApiKeySettings(Section, frozen=True, kw_only=True):
     """One key of the file."""
 
     key: Annotated[
-        str | None, Meta(min_length=8, description="The key; kept only as its SHA-256 once read.")
+        Annotated[str, Meta(min_length=8)] | None,
+        Meta(description="The key; kept only as its SHA-256 once read."),
     ] = None
     key_sha256: Annotated[
-        str | None,
-        Meta(pattern="^[0-9a-fA-F]{64}$", description="The key's SHA-256 in hex, instead of the key."),
+        Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")] | None,
+        Meta(description="The key's SHA-256 in hex, instead of the key."),
     ] = None
     name: Annotated[str, Meta(description="Name in usage records and logs.")] = ""
     user_id: Annotated[str, Meta(description="User in usage records; default: the name.")] = ""
@@ -232,8 +233,12 @@ class ApiKeySettings(Section, frozen=True, kw_only=True):
     quota_reset_period: Annotated[
         Literal["daily", "weekly", "monthly", "never"], Meta(description="When the quota starts again (UTC).")
     ] = "never"
-    requests_per_minute: Annotated[int | None, Meta(ge=1, description="Overrides rate_limit.per_key.")] = None
-    max_concurrent: Annotated[int | None, Meta(ge=1, description="Overrides rate_limit.per_key.")] = None
+    requests_per_minute: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Overrides rate_limit.per_key.")
+    ] = None
+    max_concurrent: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Overrides rate_limit.per_key.")
+    ] = None
     last_reset_at: Annotated[str | None, Meta(description="Accepted for the seed's files; not used.")] = None
     created_at: Annotated[str | None, Meta(description="Accepted for the seed's files; not used.")] = None
     updated_at: Annotated[str | None, Meta(description="Accepted for the seed's files; not used.")] = None
@@ -298,9 +303,9 @@ class MetricsSettings(Section, frozen=True, kw_only=True):
 
     enabled: Annotated[bool, Meta(description="Serve them.")] = True
     path: Annotated[str, Meta(pattern="^/", description="Where.")] = "/metrics"
-    token: Annotated[str | None, Meta(min_length=8, description="Bearer token that readers must show.")] = (
-        None
-    )
+    token: Annotated[
+        Annotated[str, Meta(min_length=8)] | None, Meta(description="Bearer token that readers must show.")
+    ] = None
     max_models: Annotated[
         int, Meta(ge=1, description="Model names that get a label of their own; the rest: other.")
     ] = 100
