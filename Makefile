@@ -57,7 +57,7 @@ bench: install ## Measure CPU per request and per streamed chunk beside nginx, E
 	@$(BIN)/python bench/run.py $(ARGS)
 
 .PHONY: structure
-structure: $(VENV)/.installed-dev ## Rewrite the project structure in docs/architecture.md from the tree
+structure: $(VENV)/.installed-dev ## Rewrite the project structure (docs/structure.md) from the tree
 	@$(BIN)/python -m tests.support.structure
 
 # ARGS=--upgrade moves every pin to its newest release; without it only what pyproject.toml changed moves.

@@ -1,1 +1,1 @@
-"""The tests: `unit` mirrors the source, `scenarios` starts real processes, `house` keeps the rules of the code base."""
+"""`unit` mirrors the source, `scenarios` starts real processes, `house` keeps the code base in order."""

@@ -1,7 +1,7 @@
 """The acceptance table, and which of its rows have a passing test.
 
 `tests/requirements.tsv` names every row. Each test run adds its outcomes to `.cache/requirements.json`
-(`make test` starts it afresh); `python -m tests.support.acceptance` lists a milestone's rows with their status.
+(`make test` starts it afresh); `make requirements` lists a milestone's rows with their status.
 """
 
 import argparse

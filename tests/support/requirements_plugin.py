@@ -42,7 +42,7 @@ class _Recorder:
 
 
 def _outcome(report: pytest.TestReport, earlier: Claim | None) -> Outcome:
-    """One test reports set-up, call and tear-down; only a call that passed between two that did not fail counts."""
+    """A test reports set-up, call and tear-down: it passed if its call did and the others did not fail."""
     if report.when == "call" or report.outcome != "passed":
         return report.outcome
     return earlier.outcome if earlier else "skipped"

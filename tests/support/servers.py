@@ -1,6 +1,6 @@
 """Programs that a test needs and a machine may lack.
 
-Without them a test skips and says why; under `ZUEBEE_REQUIRE_SERVERS=1`, as in continuous integration, it fails.
+Without them a test skips and says why; with `ZUEBEE_REQUIRE_SERVERS=1` (continuous integration) it fails.
 """
 
 import os
