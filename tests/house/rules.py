@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from tests.support.source import Source, imported_modules, references
-
 from tests.house.streams import unowned_streams
+from tests.support.source import Source, imported_modules, references
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

@@ -9,9 +9,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from tests.support.source import ROOT, python_files, references
 
 from tests.support.acceptance import Claim, load_rows, status_by_row
+from tests.support.source import ROOT, python_files, references
 
 
 def test_the_table_of_rows_is_whole() -> None:

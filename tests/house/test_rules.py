@@ -1,10 +1,10 @@
 """Every rule over the whole tree; and each rule shown a breach, which it must see, and its mended form."""
 
 import pytest
-from tests.support.source import Source, python_files
 
 from tests.house import rules
 from tests.house.rules import Rule
+from tests.support.source import Source, python_files
 
 RULES = [
     Rule(
