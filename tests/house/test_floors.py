@@ -22,7 +22,7 @@ def project() -> dict[str, Any]:
 
 def lint(root: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(root / "src")}
-    command = [LINTER, "--no-cache", "--no-logo", "--config", root / "pyproject.toml"]
+    command = [str(LINTER), "--no-cache", "--no-logo", "--config", str(root / "pyproject.toml")]
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 

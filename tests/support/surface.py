@@ -41,7 +41,8 @@ def metric_names(source: Source | None = None) -> list[str]:
     tree = (source or _package_file("telemetry/metrics.py")).tree
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     made = [call for call in calls if dotted_name(call.func).rpartition(".")[2] in _METRIC_KINDS]
-    return [call.args[0].value for call in made if call.args and isinstance(call.args[0], ast.Constant)]
+    names = [call.args[0].value for call in made if call.args and isinstance(call.args[0], ast.Constant)]
+    return [name for name in names if isinstance(name, str)]
 
 
 def routes(source: Source | None = None) -> list[str]:
