@@ -61,7 +61,8 @@ def test_all_that_a_user_can_name_is_documented(part: Surface) -> None:
         pytest.skip(f"{part.module} is not written yet")
     names = part.names()
     assert names, f"tests/support/surface.py finds no {part.kind} in {part.module}; teach it the new shape."
-    assert not undocumented(names, docs()), f"Describe it in {part.page}."
+    missing = undocumented(names, docs())
+    assert not missing, f"Describe it in {part.page}, in backticks."
 
 
 def exists(module: str) -> bool:

@@ -28,9 +28,7 @@ def lint(root: Path) -> subprocess.CompletedProcess[str]:
 
 def test_every_import_keeps_the_contracts() -> None:
     result = lint(ROOT)
-    assert result.returncode == 0, (
-        f"{result.stdout}{result.stderr}\nMove what both need down to contracts or kit."
-    )
+    assert result.returncode == 0, f"{result.stdout}{result.stderr}\nMove what both need down to contracts or kit."
 
 
 @pytest.fixture
@@ -76,6 +74,4 @@ def test_every_dependency_has_a_home() -> None:
     modules = {"pyyaml": "yaml"}
     declared = {requirement.split(">=")[0] for requirement in project()["project"]["dependencies"]}
     named = {modules.get(name, name.replace("-", "_")) for name in declared}
-    assert named <= HOMES.keys() | EVERYWHERE, (
-        "Name the file that may import it in HOMES of tests/house/rules.py."
-    )
+    assert named <= HOMES.keys() | EVERYWHERE, "Name the file that may import it in HOMES of tests/house/rules.py."

@@ -22,16 +22,11 @@ def test_the_table_of_rows_is_whole() -> None:
 
 
 def test_every_registered_marker_is_used() -> None:
-    options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"][
-        "ini_options"
-    ]
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
     registered = {re.split(r"[(:]", marker)[0] for marker in options["markers"]}
     tests = [source for source in python_files() if source.path.startswith("tests/")]
     used = {
-        name.split(".")[2]
-        for source in tests
-        for _, name in references(source.tree)
-        if name.startswith("pytest.mark.")
+        name.split(".")[2] for source in tests for _, name in references(source.tree) if name.startswith("pytest.mark.")
     }
     assert registered <= used, "Take the marker that no test carries out of pyproject.toml."
 
@@ -61,9 +56,7 @@ def run_pytest(directory: Path, tests: str) -> subprocess.CompletedProcess[str]:
         "no:cacheprovider",
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command, cwd=directory, env=environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_outcomes_are_recorded(tmp_path: Path) -> None:

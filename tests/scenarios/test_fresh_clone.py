@@ -38,9 +38,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_install_gives_the_console_script(clone: Path) -> None:
     result = make(clone, "install")
     assert result.returncode == 0, result.stderr
-    script = subprocess.run(
-        [clone / ".venv/bin/zuebee", "--help"], capture_output=True, text=True, check=False
-    )
+    script = subprocess.run([clone / ".venv/bin/zuebee", "--help"], capture_output=True, text=True, check=False)
     assert script.returncode == 0, script.stderr
 
 
