@@ -54,33 +54,36 @@ PURE = (
     "dispatch/retry.py",
     "limits/buckets.py",
 )
-IMPURE = frozenset(
-    [
-        "asyncio",
-        "concurrent",
-        "ctypes",
-        "http",
-        "httptools",
-        "io",
-        "multiprocessing",
-        "os",
-        "pathlib",
-        "prometheus_client",
-        "random",
-        "secrets",
-        "select",
-        "signal",
-        "socket",
-        "sqlite3",
-        "ssl",
-        "subprocess",
-        "tempfile",
-        "threading",
-        "time",
-        "urllib",
-        "uvicorn",
-        "uvloop",
-    ]
+IMPURE = (
+    "asyncio",
+    "concurrent",
+    "ctypes",
+    "http.client",
+    "http.server",
+    "httptools",
+    "io",
+    "multiprocessing",
+    "os",
+    "pathlib",
+    "prometheus_client",
+    "random",
+    "secrets",
+    "select",
+    "signal",
+    "socket",
+    "sqlite3",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "time",
+    "urllib.request",
+    "uvicorn",
+    "uvloop",
+    "zuebee.kit.clock",
+    "zuebee.kit.tasks",
+    "zuebee.kit.http_client",
+    "zuebee.kit.http_server",
 )
 
 _WALL_CLOCK = frozenset(
@@ -162,7 +165,7 @@ def strayed_dependencies(source: Source) -> Iterator[tuple[int, str]]:
 def impure_imports(source: Source) -> Iterator[tuple[int, str]]:
     if _matches(source.inside, PURE) or (source.inside and _says_pure(source)):
         for line, module in imported_modules(source.tree):
-            if module.partition(".")[0] in IMPURE or module.startswith("zuebee.kit.http"):
+            if any(f"{module}.".startswith(f"{impure}.") for impure in IMPURE):
                 yield line, f"a pure file imports {module}"
 
 

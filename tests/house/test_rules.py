@@ -70,7 +70,7 @@ RULES = [
         name="pure files touch nothing",
         mend="Take the time, the random number or the bytes as an argument.",
         find=rules.impure_imports,
-        bad="import asyncio\n",
+        bad="from zuebee.kit import clock\n",
         good="import dataclasses\n",
         at="src/zuebee/contracts/messages.py",
     ),

@@ -75,9 +75,16 @@ def test_every_place_of_the_repository_is_described() -> None:
     assert places <= structure.PLACES.keys(), "Describe the directory in PLACES of tests/support/structure.py."
 
 
+def test_every_room_is_a_package() -> None:
+    paths = {source.inside for source in package_files()}
+    rooms = {str(PurePosixPath(path).parent) for path in paths if "/" in path}
+    missing = sorted(room for room in rooms if f"{room}/__init__.py" not in paths)
+    assert not missing, "Give it an __init__.py with one sentence that says what the room is for."
+
+
 def test_every_module_says_what_it_is() -> None:
-    silent = [source.path for source in package_files() if source.text and not structure.first_sentence(source.tree)]
-    assert not silent, f"Begin the module with one sentence that says what it is for: {silent}"
+    silent = [source.path for source in package_files() if not structure.first_sentence(source.tree)]
+    assert not silent, "Begin it with one sentence that says what it is for."
 
 
 @pytest.mark.parametrize("pattern", [REGISTRY_ADDRESSES, MACHINE_PATHS], ids=["registry addresses", "machine paths"])

@@ -50,13 +50,14 @@ def package_files() -> tuple[Source, ...]:
 
 
 def imported_modules(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """(line, dotted module) of every import, wherever it stands."""
+    """(line, dotted name) of every import, wherever it stands; `from a import b` is `a.b`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.lineno, node.module
+            for alias in node.names:
+                yield node.lineno, f"{node.module}.{alias.name}"
 
 
 def references(tree: ast.AST) -> Iterator[tuple[int, str]]:

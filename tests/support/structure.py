@@ -1,6 +1,7 @@
 """The page that says what stands where: `make structure` writes it, a house test compares it."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 from tests.support.source import PACKAGE, ROOT, package_files
@@ -45,8 +46,10 @@ def _package_lines() -> Iterator[str]:
 
 
 def first_sentence(tree: ast.Module) -> str:
-    """The first line of a module's docstring, without its full stop."""
-    return (ast.get_docstring(tree) or "").partition("\n")[0].rstrip(".")
+    """The first line of a module's docstring, without its full stop; purity, where claimed, at the end."""
+    line = (ast.get_docstring(tree) or "").partition("\n")[0]
+    sentence = re.sub(r"\s*\bPURE\b\.?\s*", "", line).rstrip(".")
+    return f"{sentence} (pure)" if sentence != line.rstrip(".") else sentence
 
 
 if __name__ == "__main__":
