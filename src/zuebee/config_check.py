@@ -115,6 +115,9 @@ def _listen(settings: Settings) -> Iterator[Finding]:
 
 def _server(settings: Settings, is_file: Callable[[str], bool]) -> Iterator[Finding]:
     server = settings.server
+    for index, name in enumerate(settings.auth.header_names):
+        if not _HEADER_NAME.fullmatch(name):
+            yield Finding(("auth", "header_names", index), "not a header name")
     for index, text in enumerate(server.trusted_proxies):
         yield from _network(("server", "trusted_proxies", index), text)
     if server.tls and server.tls.enabled:

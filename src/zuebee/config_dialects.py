@@ -32,6 +32,7 @@ _REFUSED: dict[Path, str] = {
     ("server", "cors"): "CORS is not supported yet",
     ("logging", "request"): "requests and answers are never logged",
 }
+_LIMITS = ("read_timeout", "write_timeout", "idle_timeout", "max_header_bytes", "max_body_size")
 _DEFAULT_HEADER_TIMEOUT_S = 10.0
 
 
@@ -70,7 +71,7 @@ def _server(root: Mapping, notes: Notes) -> None:
     if not server:
         return
     move(server, "listen", root, "listen", notes)
-    drop_zeros(server, ("read_timeout", "write_timeout", "idle_timeout"), notes)
+    drop_zeros(server, _LIMITS, notes)
     move(server, "idle_timeout", server, "keep_alive", notes)
     read = server.items.get("read_timeout")
     if read and isinstance(read, Scalar):

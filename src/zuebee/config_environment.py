@@ -52,6 +52,7 @@ def apply_overrides(root: Mapping, kind: type[msgspec.Struct], environ: Environ[
             problems.append(Problem(_source(name), str(error)))
             continue
         node, found = _value(environ[name], name, path, target)
+        resolve_references(node, environ)
         problems += found or _put(root, path, node)
     return problems
 

@@ -43,6 +43,8 @@ def load(path: str, environ: Environ[str, str]) -> Loaded:
             data = file.read(MAX_TEXT_BYTES + 1)
     except OSError as error:
         raise ConfigError([Problem(Place(path), error.strerror or "cannot be read")]) from None
+    if len(data) > MAX_TEXT_BYTES:
+        raise ConfigError([Problem(Place(path), f"larger than {MAX_TEXT_BYTES} bytes")])
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -54,17 +56,14 @@ def load(path: str, environ: Environ[str, str]) -> Loaded:
 def loads(text: str, source: str, environ: Environ[str, str], is_file: Callable[[str], bool]) -> Loaded:
     """Like `load`, of a text. `source` stands in messages in place of the file's name."""
     root, problems = parse(text, source)
-    if isinstance(root, Scalar) and root.is_null:
+    if isinstance(root, Scalar) and root.is_null and not problems:
         root = Mapping(Place(source))
     if not isinstance(root, Mapping):
-        problems.append(Problem(root.place, "expected a mapping of settings"))
-    if problems or not isinstance(root, Mapping):
-        raise ConfigError(problems)
+        raise ConfigError(problems or [Problem(root.place, "expected settings, such as `backends: [...]`")])
     resolve_references(root, environ)
     notes = translate(root)
-    problems = notes.problems + apply_overrides(root, Settings, environ)
+    problems += notes.problems + apply_overrides(root, Settings, environ)
     fill_proxies(root, environ)
-    resolve_references(root, environ)
     settings = build(root, Settings, problems)
     if problems:
         raise ConfigError(problems)

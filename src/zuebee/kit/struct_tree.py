@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import UnsetType
 
-from zuebee.kit.units import Duration, Size, decode_custom
+from zuebee.kit.units import Duration, Size, Timeout, decode_custom
 from zuebee.kit.yaml_tree import Mapping, Node, Path, Place, Problem, Scalar, Sequence, unknown
 
 _TRUTH = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
@@ -21,7 +21,7 @@ _EXPECTED = {
     tuple: "a list",
     dict: "a mapping",
 }
-_EXAMPLES = {Duration: "10s", Size: "32MiB"}
+_EXAMPLES = {Duration: "10s", Timeout: "10s", Size: "32MiB"}
 _WRITTEN = {Scalar: "a single value", Sequence: "a list", Mapping: "a mapping"}
 
 

@@ -39,6 +39,18 @@ class Duration(float):
         return cls(seconds)
 
 
+class Timeout(Duration):
+    """A duration above 0: there is always a limit."""
+
+    @classmethod
+    def parse(cls, value: object) -> "Timeout":
+        """Like `Duration.parse`."""
+        seconds = Duration.parse(value)
+        if seconds <= 0:
+            raise ValueError("Expected a duration above 0: there is always a limit")
+        return cls(seconds)
+
+
 class Size(int):
     """Bytes. Written as a number, or with a unit of 1,024 (`64KiB`, `32MiB`, `10MB`)."""
 
@@ -54,7 +66,7 @@ class Size(int):
 
 
 def decode_custom(kind: type, value: object) -> Any:
-    """msgspec's hook for the two types above."""
-    if kind is Duration or kind is Size:
+    """msgspec's hook for the types above."""
+    if kind is Duration or kind is Timeout or kind is Size:
         return kind.parse(value)
     raise NotImplementedError(kind)

@@ -21,7 +21,7 @@ Path: TypeAlias = tuple[str | int, ...]
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG_PREFIX = "tag:yaml.org,2002:"
 _TAGS = frozenset(["str", "int", "float", "bool", "null", "timestamp", "map", "seq", "merge", "value"])
-_PLAIN_NAME = re.compile(r"[A-Za-z]{1,16}([_-][A-Za-z0-9]{1,16}){0,7}")
+_PLAIN_NAME = re.compile(r"[A-Za-z]{1,16}\d{0,3}([_-][A-Za-z]{1,16}\d{0,3}){0,7}")
 _HIDDEN = "(not shown: it could be a secret)"
 
 
@@ -119,7 +119,7 @@ def path_text(path: Path) -> str:
 
 def shown(key: str) -> str:
     """A key as it may be quoted: a secret that stands where a name belongs must not be printed."""
-    return key if _PLAIN_NAME.fullmatch(key) and sum(map(str.isdigit, key)) <= 3 else _HIDDEN
+    return key if _PLAIN_NAME.fullmatch(key) else _HIDDEN
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
@@ -194,13 +194,14 @@ class _Reader:
 
     def _merge(self, value: yaml.Node, merged: Mapping, key_place: Place, depth: int) -> None:
         """`<<: *defaults` or `<<: [*first, *second]`: keys that are not written out, earlier ones winning."""
+        place = replace(key_place, path=key_place.path[:-1])
         for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-            node = self.node(source, Place(key_place.source, key_place.line, key_place.path[:-1]), depth + 1)
+            node = self.node(source, place, depth + 1)
             if isinstance(node, Mapping):
                 for key, entry in node.items.items():
                     merged.items.setdefault(key, entry)
             else:
-                self.problems.append(Problem(key_place, "`<<` needs a mapping or a list of mappings"))
+                self.problems.append(Problem(place, "`<<` needs a mapping or a list of mappings"))
 
 
 def _check_depth(text: str) -> None:
@@ -229,5 +230,5 @@ def _syntax_problem(error: yaml.YAMLError, text: str, origin: Place, fixed_line:
         line = text.encode()[: error.position].count(b"\n") + 1
         message = "a control character, which YAML does not allow"
     # The pure Python parser quotes what it found; what it found may be a secret.
-    message = re.sub(r"'[^']{3,}'", "(...)", message)
+    message = re.sub(r"'[^' ]{3,}'", "(...)", message)
     return Problem(replace(origin, line=line if fixed_line is None else fixed_line), f"YAML: {message}")
