@@ -67,15 +67,15 @@ class ServerSettings(Section, frozen=True, kw_only=True):
     keep_alive_s: Annotated[Timeout, Meta(description="How long an idle client connection is kept.")] = field(
         name="keep_alive", default=_s(75)
     )
-    write_timeout_s: Annotated[
-        Timeout, Meta(description="A client that takes nothing for this long is cut off.")
-    ] = field(name="write_timeout", default=_s(30))
+    write_timeout_s: Annotated[Timeout, Meta(description="A client that takes nothing for this long is cut off.")] = (
+        field(name="write_timeout", default=_s(30))
+    )
     max_headers: Annotated[int, Meta(ge=1, description="More header fields than this: 431.")] = 100
     max_header_bytes: Annotated[Size, Meta(description="More bytes of headers than this: 431.")] = Size(61440)
     max_body_size: Annotated[Size, Meta(description="A larger request body: 413.")] = Size(32 << 20)
-    max_connections: Annotated[
-        int, Meta(ge=1, description="More client connections than this are closed at once.")
-    ] = 10000
+    max_connections: Annotated[int, Meta(ge=1, description="More client connections than this are closed at once.")] = (
+        10000
+    )
     trusted_proxies: Annotated[
         list[str],
         Meta(description="Addresses or CIDR ranges whose X-Forwarded-For is believed."),
@@ -88,18 +88,12 @@ class ServerSettings(Section, frozen=True, kw_only=True):
 class BackendSettings(Section, frozen=True, kw_only=True):
     """One model server."""
 
-    url: Annotated[
-        str, Meta(description="Base URL, http or https; its path is kept and the request path appended.")
-    ]
-    name: Annotated[
-        str | None, Meta(description="Name in logs and errors; default: the URL's host and port.")
-    ] = None
+    url: Annotated[str, Meta(description="Base URL, http or https; its path is kept and the request path appended.")]
+    name: Annotated[str | None, Meta(description="Name in logs and errors; default: the URL's host and port.")] = None
     type: Annotated[
         Literal["openai", "vllm", "tgi", "ollama"], Meta(description="Kind of server; sets the health path.")
     ] = "openai"
-    weight: Annotated[
-        int, Meta(ge=1, le=1000, description="Share of traffic under weighted round robin.")
-    ] = 1
+    weight: Annotated[int, Meta(ge=1, le=1000, description="Share of traffic under weighted round robin.")] = 1
     models: Annotated[
         list[str], Meta(description="Models it serves; `*` at the end matches any rest. Empty: all.")
     ] = []
@@ -122,18 +116,14 @@ class BackendSettings(Section, frozen=True, kw_only=True):
     idle_timeout_s: Annotated[Timeout, Meta(description="The longest silence inside an answer.")] = field(
         name="idle_timeout", default=_s(60)
     )
-    timeout_s: Annotated[Timeout, Meta(description="For one whole exchange.")] = field(
-        name="timeout", default=_s(600)
-    )
+    timeout_s: Annotated[Timeout, Meta(description="For one whole exchange.")] = field(name="timeout", default=_s(600))
     max_idle_connections: Annotated[int, Meta(ge=0, description="Idle connections kept for reuse.")] = field(
         name="max_idle_conns", default=256
     )
-    max_connections: Annotated[
-        int, Meta(ge=1, description="Connections in use at once; more are refused.")
-    ] = 10000
-    ca_file: Annotated[
-        str | None, Meta(description="PEM authorities to trust for https, instead of the system's.")
-    ] = None
+    max_connections: Annotated[int, Meta(ge=1, description="Connections in use at once; more are refused.")] = 10000
+    ca_file: Annotated[str | None, Meta(description="PEM authorities to trust for https, instead of the system's.")] = (
+        None
+    )
 
 
 class RetrySettings(Section, frozen=True, kw_only=True):
@@ -141,11 +131,11 @@ class RetrySettings(Section, frozen=True, kw_only=True):
 
     enabled: Annotated[bool, Meta(description="Off: the first failure is the answer.")] = True
     max_retries: Annotated[int, Meta(ge=0, le=10, description="Tries after the first one.")] = 3
-    initial_wait_s: Annotated[Duration, Meta(description="Upper bound of the first wait (full jitter).")] = (
-        field(name="initial_wait", default=_s(1))
+    initial_wait_s: Annotated[Duration, Meta(description="Upper bound of the first wait (full jitter).")] = field(
+        name="initial_wait", default=_s(1)
     )
-    max_wait_s: Annotated[Duration, Meta(description="No wait is longer, unless the server names one.")] = (
-        field(name="max_wait", default=_s(10))
+    max_wait_s: Annotated[Duration, Meta(description="No wait is longer, unless the server names one.")] = field(
+        name="max_wait", default=_s(10)
     )
     multiplier: Annotated[float, Meta(ge=1, description="Growth of the bound from wait to wait.")] = 2.0
     retry_on: Annotated[
@@ -170,9 +160,7 @@ class RoutingSettings(Section, frozen=True, kw_only=True):
 
     load_balance: Annotated[
         Literal["weighted", "round_robin", "least_connections", "latency_based"],
-        Meta(
-            description="weighted: smooth weighted round robin; latency_based: peak EWMA of the first byte."
-        ),
+        Meta(description="weighted: smooth weighted round robin; latency_based: peak EWMA of the first byte."),
     ] = "weighted"
     retry: Annotated[RetrySettings, Meta(description="Second tries.")] = RetrySettings()
     fallback: Annotated[list[FallbackSettings], Meta(description="Fixed orders of backends.")] = []
@@ -186,16 +174,12 @@ class HealthCheckSettings(Section, frozen=True, kw_only=True):
         name="interval", default=_s(10)
     )
     timeout_s: Annotated[Timeout, Meta(description="For one probe.")] = field(name="timeout", default=_s(3))
-    path: Annotated[str | None, Meta(description="Path of the probe for all backends; default: by kind.")] = (
-        None
-    )
+    path: Annotated[str | None, Meta(description="Path of the probe for all backends; default: by kind.")] = None
     method: Annotated[Literal["GET", "HEAD"], Meta(description="Method of the probe.")] = "GET"
     expected_status: Annotated[
         Annotated[int, Meta(ge=100, le=599)] | None, Meta(description="The healthy status; default: any 2xx.")
     ] = None
-    unhealthy_threshold: Annotated[
-        int, Meta(ge=1, description="Failed probes in a row that take it out.")
-    ] = 3
+    unhealthy_threshold: Annotated[int, Meta(ge=1, description="Failed probes in a row that take it out.")] = 3
     healthy_threshold: Annotated[int, Meta(ge=1, description="Good probes in a row that bring it back.")] = 2
 
 
@@ -208,9 +192,7 @@ class AuthSettings(Section, frozen=True, kw_only=True):
     ] = ("Authorization", "X-API-Key")
     mode: Annotated[
         Literal["first_match", "all"],
-        Meta(
-            description="first_match: the first source that knows the key decides; all: each that knows it."
-        ),
+        Meta(description="first_match: the first source that knows the key decides; all: each that knows it."),
     ] = "first_match"
 
 
@@ -233,13 +215,9 @@ class ApiKeySettings(Section, frozen=True, kw_only=True):
         Meta(description="Anything but active is refused."),
     ] = "active"
     allowed_ips: Annotated[list[str], Meta(description="Addresses or CIDR ranges; empty: any.")] = []
-    denied_ips: Annotated[
-        list[str], Meta(description="Addresses or CIDR ranges refused before the allowed ones.")
-    ] = []
+    denied_ips: Annotated[list[str], Meta(description="Addresses or CIDR ranges refused before the allowed ones.")] = []
     expires_at: Annotated[str | None, Meta(description="RFC 3339 time from which the key is refused.")] = None
-    total_quota: Annotated[
-        int, Meta(ge=0, description="Tokens the key may use in a period; 0: no limit.")
-    ] = 0
+    total_quota: Annotated[int, Meta(ge=0, description="Tokens the key may use in a period; 0: no limit.")] = 0
     used_quota: Annotated[int, Meta(ge=0, description="Tokens used before ZueBee counted.")] = 0
     quota_reset_period: Annotated[
         Literal["daily", "weekly", "monthly", "never"], Meta(description="When the quota starts again (UTC).")
@@ -247,9 +225,9 @@ class ApiKeySettings(Section, frozen=True, kw_only=True):
     requests_per_minute: Annotated[
         Annotated[int, Meta(ge=1)] | None, Meta(description="Overrides rate_limit.per_key.")
     ] = None
-    max_concurrent: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="Overrides rate_limit.per_key.")
-    ] = None
+    max_concurrent: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="Overrides rate_limit.per_key.")] = (
+        None
+    )
     last_reset_at: Annotated[str | None, Meta(description="Accepted for the seed's files; not used.")] = None
     created_at: Annotated[str | None, Meta(description="Accepted for the seed's files; not used.")] = None
     updated_at: Annotated[str | None, Meta(description="Accepted for the seed's files; not used.")] = None
@@ -278,9 +256,7 @@ class ReporterSettings(Section, frozen=True, kw_only=True):
     type: Annotated[Literal["webhook", "database", "builtin"], Meta(description="Kind of reporter.")]
     enabled: Annotated[bool, Meta(description="Its own switch.")] = True
     url: Annotated[str | None, Meta(description="Webhook target.")] = None
-    timeout_s: Annotated[Timeout, Meta(description="For one delivery.")] = field(
-        name="timeout", default=_s(3)
-    )
+    timeout_s: Annotated[Timeout, Meta(description="For one delivery.")] = field(name="timeout", default=_s(3))
     retry: Annotated[int, Meta(ge=0, description="Attempts in all.")] = 1
     method: Annotated[Literal["POST", "PUT"], Meta(description="Method of the webhook.")] = "POST"
     headers: Annotated[dict[str, str], Meta(description="Headers of the webhook.")] = {}
@@ -290,22 +266,16 @@ class ReporterSettings(Section, frozen=True, kw_only=True):
 class UsageSettings(Section, frozen=True, kw_only=True):
     """The usage records: one row for each request, in SQLite."""
 
-    enabled: Annotated[
-        bool, Meta(description="Off: reporters are ignored; records are kept all the same.")
-    ] = True
+    enabled: Annotated[bool, Meta(description="Off: reporters are ignored; records are kept all the same.")] = True
     path: Annotated[str, Meta(description="SQLite file; its folder is made when missing.")] = "data/zuebee.db"
-    retention_days: Annotated[
-        int, Meta(ge=0, description="Older records are removed once a day; 0: kept.")
-    ] = 0
+    retention_days: Annotated[int, Meta(ge=0, description="Older records are removed once a day; 0: kept.")] = 0
     reporters: Annotated[list[ReporterSettings], Meta(description="The seed's reporters.")] = []
 
 
 class LogSettings(Section, frozen=True, kw_only=True):
     """What is said about running requests. Never a prompt, an answer or a key."""
 
-    level: Annotated[Literal["debug", "info", "warn", "error"], Meta(description="Of the process log.")] = (
-        "info"
-    )
+    level: Annotated[Literal["debug", "info", "warn", "error"], Meta(description="Of the process log.")] = "info"
     format: Annotated[Literal["text", "json"], Meta(description="Of the process log.")] = "text"
     output: Annotated[str, Meta(description="Process log: `stderr`, `stdout` or a file.")] = "stderr"
     access: Annotated[
@@ -331,9 +301,7 @@ class StreamSettings(Section, frozen=True, kw_only=True):
 
     heartbeat_s: Annotated[
         Duration,
-        Meta(
-            description="A comment is sent after this much silence, so that idle timers do not cut; 0: never."
-        ),
+        Meta(description="A comment is sent after this much silence, so that idle timers do not cut; 0: never."),
     ] = field(name="heartbeat", default=_s(15))
 
 
@@ -343,8 +311,8 @@ class ShutdownSettings(Section, frozen=True, kw_only=True):
     grace_s: Annotated[
         Duration, Meta(description="Readiness fails at once, but connections are taken for this long.")
     ] = field(name="grace", default=_s(5))
-    drain_s: Annotated[Duration, Meta(description="Then running requests may take this long to finish.")] = (
-        field(name="drain", default=_s(30))
+    drain_s: Annotated[Duration, Meta(description="Then running requests may take this long to finish.")] = field(
+        name="drain", default=_s(30)
     )
 
 
@@ -353,9 +321,7 @@ class ProxySettings(Section, frozen=True, kw_only=True):
 
     http: Annotated[str | None, Meta(description="For http backends.")] = None
     https: Annotated[str | None, Meta(description="For https backends (CONNECT).")] = None
-    no_proxy: Annotated[
-        list[str], Meta(description="Hosts, domain suffixes or CIDR ranges reached directly.")
-    ] = []
+    no_proxy: Annotated[list[str], Meta(description="Hosts, domain suffixes or CIDR ranges reached directly.")] = []
 
 
 class Settings(Section, frozen=True, kw_only=True):
@@ -367,9 +333,7 @@ class Settings(Section, frozen=True, kw_only=True):
     ] = ":8000"
     server: Annotated[ServerSettings, Meta(description="Listener.")] = ServerSettings()
     backends: Annotated[list[BackendSettings], Meta(min_length=1, description="The model servers.")]
-    routing: Annotated[RoutingSettings, Meta(description="Balancing, retries, fallbacks.")] = (
-        RoutingSettings()
-    )
+    routing: Annotated[RoutingSettings, Meta(description="Balancing, retries, fallbacks.")] = RoutingSettings()
     health_check: Annotated[HealthCheckSettings, Meta(description="Active probes.")] = HealthCheckSettings()
     auth: Annotated[AuthSettings, Meta(description="Who may call.")] = AuthSettings()
     api_keys: Annotated[list[ApiKeySettings], Meta(description="The keys of the file.")] = []

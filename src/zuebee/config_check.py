@@ -100,16 +100,12 @@ def _listen(settings: Settings) -> Iterator[Finding]:
     if settings.auth_on:
         return
     if settings.server.allow_open:
-        yield Finding(
-            ("server", "allow_open"), "serving without keys to everyone who can connect", fatal=False
-        )
+        yield Finding(("server", "allow_open"), "serving without keys to everyone who can connect", fatal=False)
     elif not written.host:
         message = f"no keys, so only this machine can connect (127.0.0.1:{written.port}); to serve others add"
         yield Finding(("listen",), f"{message} `api_keys`, or set `server.allow_open: true`", fatal=False)
     elif not _is_loopback(written.host):
-        message = (
-            "serving without keys on an address that others can reach: add `api_keys`, listen on 127.0.0.1,"
-        )
+        message = "serving without keys on an address that others can reach: add `api_keys`, listen on 127.0.0.1,"
         yield Finding(("listen",), f"{message} or set `server.allow_open: true`")
 
 

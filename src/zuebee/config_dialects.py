@@ -136,9 +136,7 @@ def _routing(root: Mapping, notes: Notes) -> None:
     enabled = routing.items.pop("enabled", None)
     if truth(enabled) is False:
         place = routing.place
-        root.items["routing"] = Mapping(
-            place, {"retry": Mapping(place, {"enabled": scalar(routing, "false")})}
-        )
+        root.items["routing"] = Mapping(place, {"retry": Mapping(place, {"enabled": scalar(routing, "false")})})
         notes.warn(routing, "switched off: no retries, no fallback, weighted balancing")
     elif enabled is not None and truth(enabled) is None:
         notes.refuse(enabled, "expected `true` or `false`")

@@ -33,9 +33,7 @@ def build(node: Node, kind: Any, problems: list[Problem]) -> Any:
     bare, metas = strip(kind)
     origin = get_origin(bare) or bare
     if isinstance(node, Scalar) and node.unset_variable:
-        problems.append(
-            Problem(node.place, f"environment variable `{node.unset_variable}` is not set or empty")
-        )
+        problems.append(Problem(node.place, f"environment variable `{node.unset_variable}` is not set or empty"))
         return None
     if isinstance(origin, type) and issubclass(origin, msgspec.Struct):
         return _struct(node, origin, problems)

@@ -85,9 +85,7 @@ class Mapping:
 Node: TypeAlias = Scalar | Sequence | Mapping
 
 
-def parse(
-    text: str, source: str, path: Path = (), fixed_line: int | None = None
-) -> tuple[Node, list[Problem]]:
+def parse(text: str, source: str, path: Path = (), fixed_line: int | None = None) -> tuple[Node, list[Problem]]:
     """Read one document. Problems are syntax errors, repeated keys, foreign tags and broken bounds; with any
     of them the tree may be incomplete. An empty document is a null scalar. With `fixed_line` all places have
     that line.
@@ -146,9 +144,7 @@ class _Reader:
         self._count = 0
 
     def place(self, node: yaml.Node, path: Path) -> Place:
-        return Place(
-            self.source, node.start_mark.line + 1 if self.fixed_line is None else self.fixed_line, path
-        )
+        return Place(self.source, node.start_mark.line + 1 if self.fixed_line is None else self.fixed_line, path)
 
     def node(self, node: yaml.Node, place: Place, depth: int) -> Node:
         self._count += 1
@@ -164,10 +160,7 @@ class _Reader:
             path = place.path
             return Sequence(
                 place,
-                [
-                    self.node(item, self.place(item, (*path, index)), depth + 1)
-                    for index, item in enumerate(node.value)
-                ],
+                [self.node(item, self.place(item, (*path, index)), depth + 1) for index, item in enumerate(node.value)],
             )
         return Scalar(place, node.value, plain=isinstance(node, yaml.ScalarNode) and not node.style)
 
@@ -212,9 +205,7 @@ def _check_depth(text: str) -> None:
             depth += 1
             if depth > MAX_DEPTH + 1:
                 mark: Any = event.start_mark
-                raise yaml.MarkedYAMLError(
-                    problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=mark
-                )
+                raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=mark)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 

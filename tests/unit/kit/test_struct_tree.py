@@ -108,9 +108,7 @@ def test_mistakes(text: str, message: str) -> None:
 
 
 def test_all_mistakes_are_found_at_once() -> None:
-    _, problems = made(
-        "on: 1\nratio: x\ninners:\n  - share: 0\n    color: red\n  - {name: [y]}\nwait_s: 1s\n"
-    )
+    _, problems = made("on: 1\nratio: x\ninners:\n  - share: 0\n    color: red\n  - {name: [y]}\nwait_s: 1s\n")
     assert problems == [
         "f:1: on: expected `true` or `false`",
         "f:2: ratio: expected a number",

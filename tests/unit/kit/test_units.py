@@ -24,9 +24,7 @@ def test_durations_as_in_go(written: object, seconds: float) -> None:
     assert Duration.parse(written) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize(
-    "written", ["", "s", "10", "10 s", "-1s", "1s2", "soon", "1e3s", True, None, -1, 1e12]
-)
+@pytest.mark.parametrize("written", ["", "s", "10", "10 s", "-1s", "1s2", "soon", "1e3s", True, None, -1, 1e12])
 def test_what_is_no_duration(written: object) -> None:
     with pytest.raises(ValueError, match="Expected a duration"):
         Duration.parse(written)

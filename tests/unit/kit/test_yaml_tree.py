@@ -42,9 +42,7 @@ def test_every_node_knows_its_line_and_path() -> None:
 
 def test_scalars_stay_text_and_know_whether_they_were_quoted() -> None:
     root, _ = parse("{a: 0123, b: 'off', c: off, d: ~, e: '', f: 1:30, g: 2027-01-31, h: |-\n  x\n}", "f")
-    assert not isinstance(root, Mapping), (
-        "a block scalar inside of a flow mapping is an error: a positive control"
-    )
+    assert not isinstance(root, Mapping), "a block scalar inside of a flow mapping is an error: a positive control"
     root, _ = parse("a: 0123\nb: 'off'\nc: off\nd: ~\ne: ''\nf: 1:30\ng: 2027-01-31\nh: |-\n  x\ni:\n", "f")
     assert isinstance(root, Mapping)
     scalars = {key: node for key, node in root.items.items() if isinstance(node, Scalar)}
@@ -63,9 +61,7 @@ def test_scalars_stay_text_and_know_whether_they_were_quoted() -> None:
 
 
 def test_anchors_and_merge_keys() -> None:
-    text = (
-        "base: &base\n  x: 1\n  y: 2\none:\n  <<: *base\n  y: 3\ntwo:\n  <<: [{y: 4}, *base]\nthree: *base\n"
-    )
+    text = "base: &base\n  x: 1\n  y: 2\none:\n  <<: *base\n  y: 3\ntwo:\n  <<: [{y: 4}, *base]\nthree: *base\n"
     root, problems = parse(text, "f")
     assert not problems
     assert isinstance(root, Mapping)
@@ -78,9 +74,7 @@ def test_anchors_and_merge_keys() -> None:
     assert values("one") == {"x": "1", "y": "3"}
     assert values("two") == {"x": "1", "y": "4"}
     assert values("three") == {"x": "1", "y": "2"}
-    assert places(root)["one.x"] == 2, (
-        "a merged value is where it is written, under the path where it is used"
-    )
+    assert places(root)["one.x"] == 2, "a merged value is where it is written, under the path where it is used"
 
 
 @pytest.mark.parametrize(
