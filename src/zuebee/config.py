@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
-from zuebee.kit.units import Duration, Size
+from zuebee.kit.units import Duration, Size, Timeout
 
 
 def environment() -> Mapping[str, str]:
@@ -20,11 +20,22 @@ def environment() -> Mapping[str, str]:
 
 
 def _s(seconds: float) -> Any:
-    return Duration(seconds)
+    return Timeout(seconds)
+
+
+_SECRET = frozenset({"api_key", "database", "headers", "http", "https", "key", "token"})
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all sections: immutable, and an unknown key is an error."""
+    """Base of all sections: immutable, an unknown key is an error, and `repr` shows no secrets."""
+
+    def __repr__(self) -> str:
+        """All values, for messages of a debugger; those that may be secret are left out."""
+        shown = (
+            f"{name}=..." if name in _SECRET and getattr(self, name) else f"{name}={getattr(self, name)!r}"
+            for name in self.__struct_fields__
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class TlsSettings(Section, frozen=True, kw_only=True):
@@ -44,19 +55,19 @@ class ServerSettings(Section, frozen=True, kw_only=True):
 
     tls: Annotated[TlsSettings | None, Meta(description="HTTPS; absent means plain HTTP.")] = None
     header_timeout_s: Annotated[
-        Duration, Meta(description="From the first byte (or the connection) to the end of the headers.")
+        Timeout, Meta(description="From the first byte (or the connection) to the end of the headers.")
     ] = field(name="header_timeout", default=_s(10))
     body_timeout_s: Annotated[
-        Duration, Meta(description="From the end of the headers to the end of the body, for the first 15 kB.")
+        Timeout, Meta(description="From the end of the headers to the end of the body, for the first 15 kB.")
     ] = field(name="body_timeout", default=_s(30))
     body_min_bytes_per_s: Annotated[
         int,
         Meta(ge=1, description="Larger bodies get one more second for each of these many bytes received."),
     ] = 500
-    keep_alive_s: Annotated[Duration, Meta(description="How long an idle client connection is kept.")] = field(
+    keep_alive_s: Annotated[Timeout, Meta(description="How long an idle client connection is kept.")] = field(
         name="keep_alive", default=_s(75)
     )
-    write_timeout_s: Annotated[Duration, Meta(description="A client that takes nothing for this long is cut off.")] = (
+    write_timeout_s: Annotated[Timeout, Meta(description="A client that takes nothing for this long is cut off.")] = (
         field(name="write_timeout", default=_s(30))
     )
     max_headers: Annotated[int, Meta(ge=1, description="More header fields than this: 431.")] = 100
@@ -67,7 +78,7 @@ class ServerSettings(Section, frozen=True, kw_only=True):
     )
     trusted_proxies: Annotated[
         list[str],
-        Meta(description="Addresses or CIDR ranges whose X-Forwarded-For is believed ."),
+        Meta(description="Addresses or CIDR ranges whose X-Forwarded-For is believed."),
     ] = []
     allow_open: Annotated[
         bool, Meta(description="Permit serving without keys on an address that others can reach.")
@@ -96,16 +107,16 @@ class BackendSettings(Section, frozen=True, kw_only=True):
         Meta(description="Ask for usage in streams: auto stops asking when the server refuses the option."),
     ] = "auto"
     health_path: Annotated[str | None, Meta(description="Overrides the health path of its kind.")] = None
-    connect_timeout_s: Annotated[Duration, Meta(description="To open a connection, TLS included.")] = field(
+    connect_timeout_s: Annotated[Timeout, Meta(description="To open a connection, TLS included.")] = field(
         name="connect_timeout", default=_s(5)
     )
     first_byte_timeout_s: Annotated[
-        Duration, Meta(description="From the request sent to the first event or byte of the answer.")
+        Timeout, Meta(description="From the request sent to the first event or byte of the answer.")
     ] = field(name="first_byte_timeout", default=_s(60))
-    idle_timeout_s: Annotated[Duration, Meta(description="The longest silence inside an answer.")] = field(
+    idle_timeout_s: Annotated[Timeout, Meta(description="The longest silence inside an answer.")] = field(
         name="idle_timeout", default=_s(60)
     )
-    timeout_s: Annotated[Duration, Meta(description="For one whole exchange.")] = field(name="timeout", default=_s(600))
+    timeout_s: Annotated[Timeout, Meta(description="For one whole exchange.")] = field(name="timeout", default=_s(600))
     max_idle_connections: Annotated[int, Meta(ge=0, description="Idle connections kept for reuse.")] = field(
         name="max_idle_conns", default=256
     )
@@ -159,10 +170,10 @@ class HealthCheckSettings(Section, frozen=True, kw_only=True):
     """Active probes. Passive ejection (5 failures in a row) is always on."""
 
     enabled: Annotated[bool, Meta(description="Probe the backends.")] = True
-    interval_s: Annotated[Duration, Meta(description="Between probes of one backend (20 % jitter).")] = field(
+    interval_s: Annotated[Timeout, Meta(description="Between probes of one backend (20 % jitter).")] = field(
         name="interval", default=_s(10)
     )
-    timeout_s: Annotated[Duration, Meta(description="For one probe.")] = field(name="timeout", default=_s(3))
+    timeout_s: Annotated[Timeout, Meta(description="For one probe.")] = field(name="timeout", default=_s(3))
     path: Annotated[str | None, Meta(description="Path of the probe for all backends; default: by kind.")] = None
     method: Annotated[Literal["GET", "HEAD"], Meta(description="Method of the probe.")] = "GET"
     expected_status: Annotated[
@@ -245,8 +256,10 @@ class ReporterSettings(Section, frozen=True, kw_only=True):
     type: Annotated[Literal["webhook", "database", "builtin"], Meta(description="Kind of reporter.")]
     enabled: Annotated[bool, Meta(description="Its own switch.")] = True
     url: Annotated[str | None, Meta(description="Webhook target.")] = None
-    timeout_s: Annotated[Duration, Meta(description="For one delivery.")] = field(name="timeout", default=_s(3))
+    timeout_s: Annotated[Timeout, Meta(description="For one delivery.")] = field(name="timeout", default=_s(3))
     retry: Annotated[int, Meta(ge=0, description="Attempts in all.")] = 1
+    method: Annotated[Literal["POST", "PUT"], Meta(description="Method of the webhook.")] = "POST"
+    headers: Annotated[dict[str, str], Meta(description="Headers of the webhook.")] = {}
     database: Annotated[dict[str, str] | None, Meta(description="`driver`, `dsn` and `table`.")] = None
 
 
@@ -263,6 +276,8 @@ class LogSettings(Section, frozen=True, kw_only=True):
     """What is said about running requests. Never a prompt, an answer or a key."""
 
     level: Annotated[Literal["debug", "info", "warn", "error"], Meta(description="Of the process log.")] = "info"
+    format: Annotated[Literal["text", "json"], Meta(description="Of the process log.")] = "text"
+    output: Annotated[str, Meta(description="Process log: `stderr`, `stdout` or a file.")] = "stderr"
     access: Annotated[
         str, Meta(description="Access log, one JSON line a request: `stdout`, `stderr`, `off` or a file.")
     ] = "stdout"
