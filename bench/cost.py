@@ -64,6 +64,7 @@ def _run(options: argparse.Namespace, cores: machine.Cores, directory: Path) -> 
             except Unusable as reason:
                 missing.append(name)
                 print(f"without {name}: {reason}\n")
+        print(", ".join(f"{name} {peers.version(name)}" for name in proxies) + "\n")
         samples = _rounds(options, proxies, cores, directory)
     return {name: _summarise(name, samples) for name in proxies}, missing
 

@@ -78,9 +78,8 @@ def version(name: str) -> str:
     """Return the version that a program states, or an empty text if it states none."""
     if name == "zuebee":
         return zuebee_version
-    result = subprocess.run(
-        [find(name), "-v" if name == "nginx" else "--version"], capture_output=True, text=True
-    )
+    command = [find(name), "-v" if name == "nginx" else "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     number = re.search(r"\d+\.\d+\.\d+", result.stdout + result.stderr)
     return number[0] if number else ""
 

@@ -30,12 +30,12 @@ def bar(what: str, figure: float | None, limit: float, unit: str = "") -> str:
 
 def cost_table(results: Mapping[str, Mapping[str, Summary]]) -> str:
     """CPU time per unit, the spread of the rounds, the ratio to nginx, and how many writes an event took."""
-    head = ["", "µs/request", "", "x nginx", "µs/chunk, burst", "", "x nginx", "writes"]
-    head += ["µs/chunk, paced", "", "x nginx", "writes", "failed"]
+    head = ["CPU µs per", "request", "", "x nginx", "paced chunk", "", "x nginx", "writes"]
+    head += ["burst chunk", "", "x nginx", "writes", "failed"]
     rows = []
     for name, kinds in results.items():
         request, burst, paced = kinds["request"], kinds["burst_chunk"], kinds["paced_chunk"]
-        figures = [*_cost(request), *_cost(burst), _writes(burst), *_cost(paced), _writes(paced)]
+        figures = [*_cost(request), *_cost(paced), _writes(paced), *_cost(burst), _writes(burst)]
         rows.append([name, *figures, str(sum(summary.failed for summary in kinds.values()))])
     summaries = [summary for kinds in results.values() for summary in kinds.values()]
     others = max((summary.others_share for summary in summaries), default=0.0)
@@ -50,8 +50,8 @@ def cost_bars(results: Mapping[str, Mapping[str, Summary]]) -> str:
     zuebee, other = results["zuebee"], results.get("litellm")
     lines = [
         bar("CPU per request, x nginx", zuebee["request"].ratio, 5.0),
-        bar("CPU per chunk in a burst, x nginx", zuebee["burst_chunk"].ratio, 1.4),
         bar("CPU per paced chunk, x nginx", zuebee["paced_chunk"].ratio, 1.4),
+        bar("CPU per burst chunk, x nginx", zuebee["burst_chunk"].ratio, 1.4),
     ]
     for kind in zuebee:
         ratio = zuebee[kind].cpu_us / other[kind].cpu_us if other else None
