@@ -34,19 +34,26 @@ local function send(text)
   return ngx.flush(true)
 end
 
+-- Each stream keeps to its own beat. Sleeping a fixed time after each event would let late streams fall in step with others,
+-- until all come in one great bunch.
+local function next_beat(beat_s, pause_s)
+  ngx.update_time()
+  ngx.sleep(math.max(beat_s + pause_s - ngx.now(), 0.001))
+  return beat_s + pause_s
+end
+
 -- Every event is flushed by itself. With a pause after it, the proxy also reads it by itself; without, a busy proxy finds
 -- several at once.
 local function stream(body)
   local count = tonumber(string.match(body, '"max_tokens"%s*:%s*(%d+)')) or 50
   local pause_s = (tonumber(string.match(body, '"paced%-(%d+)ms"')) or 0) / 1000
+  local beat_s = ngx.now()
   ngx.header["content-type"] = "text/event-stream; charset=utf-8"
   for i = 1, count do
     if not send(i < count and CONTENT[i % #WORDS] or LAST) then return end
-    if pause_s > 0 then ngx.sleep(pause_s) end
+    if pause_s > 0 then beat_s = next_beat(beat_s, pause_s) end
   end
-  if string.find(body, '"include_usage"%s*:%s*true') then
-    send(WITH_USAGE)
-  end
+  if string.find(body, '"include_usage"%s*:%s*true') then send(WITH_USAGE) end
   send(DONE)
 end
 
