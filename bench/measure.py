@@ -66,9 +66,9 @@ class Sample:
 def measure(kind: Kind, proxy: Contender, body: Path, seconds: int, cores: machine.Cores) -> Sample:
     """Load the proxy for so many seconds and count what its process tree spent.
 
-    Requests are counted when their answer is whole. So are chunks, or else by the bytes received, whichever
-    is more: the first leaves out the streams still running at the end, the second the framing that is saved
-    where a proxy joins events.
+    All is counted in the proxy's favour. Requests that are still running at the end count as done. Chunks are
+    those of whole streams, or those that the bytes received amount to, whichever is more: the first leaves
+    out the streams still running, the second the framing that is saved where a proxy joins events.
     """
     pid = proxy.process.pid
     cpu_s, writes = machine.cpu_time_s(pid), machine.write_calls(pid)
@@ -77,7 +77,7 @@ def measure(kind: Kind, proxy: Contender, body: Path, seconds: int, cores: machi
     cpu_s, writes = machine.cpu_time_s(pid) - cpu_s, machine.write_calls(pid) - writes
     busy_s = machine.busy_s(cores.proxy) - busy_s
     streams = max(seen.requests, seen.received_bytes / proxy.stream_bytes)
-    units = streams * EVENTS if kind.stream else float(seen.requests)
+    units = streams * EVENTS if kind.stream else float(seen.requests + load.CONNECTIONS)
     others_share = max(0.0, (busy_s - cpu_s) / (seen.duration_us / 1e6))
     return Sample(max(units, 1.0), cpu_s * 1e6, writes, seen.failed, others_share)
 

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("proxy", nargs="?", default="zuebee", choices=peers.PEERS, help="default: zuebee")
     parser.add_argument("--streams", type=int, default=1000, help="concurrent streams")
     parser.add_argument("--seconds", type=int, default=15, help="length of each stream")
-    parser.add_argument("--rounds", type=int, default=2, help="how often direct and proxied take turns")
+    parser.add_argument("--rounds", type=int, default=3, help="how often direct and proxied take turns")
     parser.add_argument("--repeats", type=int, default=300, help="requests for the time to first event")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser
