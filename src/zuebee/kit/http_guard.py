@@ -9,13 +9,19 @@ import asyncio
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
+from httptools import parse_url
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from zuebee.kit.http_cycle import Cycle
+
 # A registered name, IPv4 or bracketed IPv6 address, and a port (RFC 3986, section 3.2.2, without userinfo).
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
+
+_ASGI: Any = {"version": "3.0", "spec_version": "2.3"}
 
 RenderError = Callable[[int, str, str], tuple[list[tuple[bytes, bytes]], bytes]]
 """(status, code, message) -> headers and body of an error answer."""
@@ -90,7 +96,9 @@ class GuardedProtocol(HttpToolsProtocol):
     # --- parser callbacks ---
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
         self._header_count = self._header_bytes = self._hosts = 0
         self._deadline_s = self.loop.time() + self._limits.header_timeout_s
         self._deadline_part = "headers"
@@ -121,10 +129,49 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(400, "invalid_host", "The Host header field is missing.")
         self._deadline_s = self.loop.time() + self._limits.body_timeout_s
         self._deadline_part = "body"
-        super().on_headers_complete()
-        if self._phase.draining or self.parser.should_upgrade():
-            # After an upgrade that we do not follow, llhttp parses nothing more on this connection.
-            self.cycle.keep_alive = False
+        self._begin_cycle()
+
+    def _begin_cycle(self) -> None:
+        """Hand the request to the application, behind those that came before it on this connection."""
+        parser = self.parser
+        url = parse_url(self.url)
+        path = url.path.decode("ascii")
+        version = parser.get_http_version()
+        self.scope = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme or "http",
+            "method": parser.get_method().decode("ascii"),
+            "root_path": "",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": url.path,
+            "query_string": url.query or b"",
+            "headers": self.headers,
+        }
+        # After an upgrade that we do not follow, llhttp parses nothing more on this connection.
+        lasts = not self._phase.draining and not parser.should_upgrade() and parser.should_keep_alive()
+        earlier = self.cycle
+        self.cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=lasts and version != "1.0",
+            on_response=self.on_response_complete,
+        )
+        if earlier is None or earlier.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
         self._deadline_s += len(body) / self._limits.body_min_bytes_per_s
