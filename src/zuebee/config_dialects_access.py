@@ -53,7 +53,7 @@ def _pipeline(root: Mapping, pipeline: Node, notes: Notes) -> None:
     kinds = [_provider(root, each, notes) for each in running]
     if not running:
         notes.refuse(pipeline, "no provider is enabled, so nobody could get in")
-    elif isinstance(file_keys, Sequence) and file_keys.items and "file" not in kinds:
+    elif isinstance(file_keys, Sequence) and file_keys.items and set(kinds) == {"static"}:
         notes.refuse(file_keys, "not asked by `auth.pipeline`: add a provider of type `file`, or remove them")
 
 
@@ -119,20 +119,24 @@ def _api_key(key: Mapping) -> None:
 
 def _rate_limit(limits: Mapping, notes: Notes) -> None:
     off = truth(limits.items.get("enabled")) is False
-    unused = Notes()
-    told = unused if off else notes
+    told = Notes() if off else notes
     script(limits, told)
     limits.items.pop("redis", None)  # the name of a cache, for `storage: redis` only
     everyone = limits.items.pop("global", None)
     if everyone and not switched_off(everyone) and _limits_something(everyone):
         told.refuse(everyone, "a limit for all keys together is not supported yet; set `enabled: false`")
-    if (storage := limits.items.get("storage")) and off:
-        limits.items["storage"] = Scalar(storage.place, "memory")
-    per_key = section(limits, "per_key")
-    for name in _UNSUPPORTED_LIMITS if per_key else ():
-        node = per_key.items.pop(name, None) if per_key else None
-        if per_key and node and not switched_off(per_key) and number(node) != 0 and not is_null(node):
-            told.refuse(node, "not supported yet; use `requests_per_minute` and `max_concurrent`")
+    if off:
+        limits.items.pop("storage", None)
+    if per_key := section(limits, "per_key"):
+        _per_key(per_key, told)
+
+
+def _per_key(per_key: Mapping, notes: Notes) -> None:
+    off = switched_off(per_key)
+    for name in _UNSUPPORTED_LIMITS:
+        node = per_key.items.pop(name, None)
+        if node and not off and number(node) != 0 and not is_null(node):
+            notes.refuse(node, "not supported yet; use `requests_per_minute` and `max_concurrent`")
 
 
 def _limits_something(everyone: Node) -> bool:
