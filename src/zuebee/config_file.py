@@ -19,6 +19,8 @@ from zuebee.config_environment import apply_overrides, fill_proxies, resolve_ref
 from zuebee.kit.struct_tree import build, place_of
 from zuebee.kit.yaml_tree import MAX_TEXT_BYTES, Mapping, Place, Problem, Scalar, parse
 
+MAX_PROBLEMS = 100  # an alias can repeat one mistake thousands of times
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -32,7 +34,9 @@ class ConfigError(Exception):
     """A file that cannot be used; `problems` are complete sentences with file, line and key path."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        self.problems = _in_order(problems)
+        said = _in_order(problems)
+        more = [f"and {len(said) - MAX_PROBLEMS} more"] if len(said) > MAX_PROBLEMS else []
+        self.problems = said[:MAX_PROBLEMS] + more
         super().__init__("\n".join(self.problems))
 
 

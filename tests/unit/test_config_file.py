@@ -85,6 +85,12 @@ def test_files_that_are_hardly_there(text: str, expected: list[str]) -> None:
     assert problems(text) == expected
 
 
+def test_a_mistake_repeated_by_aliases_does_not_flood_the_screen() -> None:
+    said = problems("backends: &b\n" + "  - {url: 1, wieght: 1}\n" * 300)
+    assert len(said) == 101
+    assert said[-1] == "and 200 more"
+
+
 def test_problems_with_the_file_itself(tmp_path: Path) -> None:
     def messages(path: Path) -> list[str]:
         with pytest.raises(ConfigError) as caught:
