@@ -61,7 +61,7 @@ def test_the_reference_is_that_of_the_code() -> None:
 def test_the_reference_notices_a_change() -> None:
     module = make_docs()
     text = PAGE.read_text()
-    assert module.configuration(text.replace("| `listen` |", "| `lisen` |")) == text
+    assert module.configuration(text.replace("| `listen` | text", "| `lisen` | text")) == text
     with pytest.raises(ValueError, match="no line"):
         module.configuration("# A page without a reference\n")
 
