@@ -3,7 +3,7 @@
 The dispatcher, one backend, a client to another process and a test's fake are all `Inference`; one may wrap another.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -31,13 +31,14 @@ class Usage(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct):
     """What is to be run: a request of an OpenAI-compatible client, its body as it came.
 
-    `target` is path and query as the client wrote them. `stream_usage` tells whether the client itself asked for
-    usage in a stream.
+    `path` is the canonical one (`/v1/chat/completions`), `query` what followed `?`. `stream_usage` tells whether the
+    client itself asked for usage in a stream.
     """
 
     request_id: str
     operation: Operation
-    target: bytes
+    path: str
+    query: bytes
     headers: Headers
     body: bytes
     model: str
@@ -46,11 +47,15 @@ class Job(msgspec.Struct):
 
 
 class Head(msgspec.Struct):
-    """The reply begins: its status and header fields, and who gives it."""
+    """The reply begins: its status and header fields, and who gives it.
+
+    `usage_so_far` answers at any moment what the reply has cost so far, for readers who leave before the `End`.
+    """
 
     status: int
     headers: Headers
     backend: str
+    usage_so_far: Callable[[], "Usage | None"]
     attempts: int = 1
 
 

@@ -1,0 +1,1 @@
+"""What the gate costs, measured beside its peers. See README.md."""

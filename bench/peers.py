@@ -1,0 +1,104 @@
+"""The proxies to compare and the model server behind them: where they are found, how they are started."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.services import BENCH, Service, Unusable, free_port, render
+from zuebee import __version__ as zuebee_version
+
+KEY = "sk-bench-6f1d0c7a9be84352"
+_VENV_BIN = BENCH.parent / ".cache" / "bench" / "venv" / "bin"
+_MODULE_DIRECTORIES = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules")
+_MODULES = ("ndk_http_module.so", "ngx_http_lua_module.so")  # in the order in which nginx must load them
+
+
+def upstream(directory: Path) -> Service:
+    """Build the model server: nginx with Lua."""
+    port = free_port()
+    config = render("upstream.conf", directory, port=port, modules=_lua_modules())
+    return _nginx("upstream", config, port, directory)
+
+
+def nginx(directory: Path, upstream_port: int) -> Service:
+    port = free_port()
+    config = render("nginx.conf", directory, port=port, upstream_port=upstream_port)
+    return _nginx("nginx", config, port, directory)
+
+
+def zuebee(directory: Path, upstream_port: int) -> Service:
+    port = free_port()
+    config = render("zuebee.yaml", directory, port=port, upstream_port=upstream_port, key=KEY)
+    command = [sys.executable, "-m", "zuebee", "run", "--config", str(config)]
+    return Service("zuebee", command, port, "/health/readiness")
+
+
+def envoy(directory: Path, upstream_port: int) -> Service:
+    program = find("envoy")
+    port = free_port()
+    config = render("envoy.yaml", directory, port=port, upstream_port=upstream_port)
+    command = [program, "-c", str(config), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"]
+    return Service("envoy", command, port, "/health")
+
+
+def litellm(directory: Path, upstream_port: int) -> Service:
+    program = find("litellm")
+    port = free_port()
+    config = render("litellm.yaml", directory, upstream_port=upstream_port, key=KEY)
+    command = [
+        program,
+        "--config",
+        str(config),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--num_workers",
+        "1",
+    ]
+    # Its price list comes from the package instead of from the Internet.
+    return Service(
+        "litellm", command, port, "/health/liveliness", {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}, 90.0
+    )
+
+
+PEERS: dict[str, Callable[[Path, int], Service]] = {
+    "nginx": nginx,
+    "zuebee": zuebee,
+    "envoy": envoy,
+    "litellm": litellm,
+}
+
+
+def version(name: str) -> str:
+    """Return the version that a program states, or an empty text if it states none."""
+    if name == "zuebee":
+        return zuebee_version
+    command = [find(name), "-v" if name == "nginx" else "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    number = re.search(r"\d+\.\d+\.\d+", result.stdout + result.stderr)
+    return number[0] if number else ""
+
+
+def find(name: str) -> str:
+    """Return where a program is, on PATH or from install_peers.sh, or raise `Unusable`."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", str(_VENV_BIN)])
+    if program := shutil.which(name, path=path):
+        return program
+    raise Unusable(f"{name} is not installed (see bench/README.md)")
+
+
+def _nginx(name: str, config: Path, port: int, directory: Path) -> Service:
+    command = [find("nginx"), "-p", str(directory), "-e", "stderr", "-c", str(config)]
+    return Service(name, command, port, "/health")
+
+
+def _lua_modules() -> str:
+    for directory in map(Path, _MODULE_DIRECTORIES):
+        if all((directory / module).exists() for module in _MODULES):
+            return "\n".join(f"load_module {directory / module};" for module in _MODULES)
+    raise Unusable("nginx's Lua module is not installed (Debian: libnginx-mod-http-lua)")
