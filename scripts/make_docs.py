@@ -52,7 +52,8 @@ def _section(path: tuple[str, ...], kind: type[msgspec.Struct]) -> Iterator[str]
     for each in msgspec.structs.fields(kind):
         bare, metas = strip(each.type)
         meaning = next(meta.description for meta in metas if meta.description)
-        cells = (f"`{each.encode_name}`", _type(bare, metas), _default(each), meaning)
+        key = ".".join((*path, each.encode_name))
+        cells = (f"`{key}`", _type(bare, metas), _default(each), meaning)
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
     yield ""
 

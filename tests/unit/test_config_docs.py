@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 import pytest
 
+from zuebee.app.wiring import FIXED
 from zuebee.config import Settings
 from zuebee.config_check import listen_address
 from zuebee.config_file import loads
@@ -64,6 +65,11 @@ def test_the_reference_notices_a_change() -> None:
     assert module.configuration(text.replace("| `listen` | text", "| `lisen` | text")) == text
     with pytest.raises(ValueError, match="no line"):
         module.configuration("# A page without a reference\n")
+
+
+def test_the_page_says_what_a_reload_cannot_change() -> None:
+    said = PAGE.read_text().partition("## Reload")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`([a-z_]+)`", said)) == set(FIXED)
 
 
 def test_every_yaml_on_the_page_can_be_used() -> None:

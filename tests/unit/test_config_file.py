@@ -118,7 +118,6 @@ backends:
     assert (second.url, second.weight) == ("http://b:1", 3)
 
 
-@pytest.mark.requirement("A251")
 def test_keys_are_kept_as_hashes_only() -> None:
     loaded = read(f"{MINIMAL}api_keys:\n  - {{key: {SECRET}}}\n  - {{key_sha256: '{'AB' * 32}'}}\n")
     assert [key.key for key in loaded.settings.api_keys] == [None, None]
