@@ -7,9 +7,8 @@ from typing import Protocol, cast
 import httptools
 
 from zuebee.sim.faults import NO_WISH
+from zuebee.sim.messages import Headers, Request, error_reply
 from zuebee.sim.player import Player
-from zuebee.sim.replies import Headers, error_reply
-from zuebee.sim.requests import Request
 from zuebee.sim.site import CONTROL_PREFIX, Exchange, Site
 from zuebee.sim.steps import Stop
 from zuebee.sim.wire import CONTINUE, play
@@ -164,9 +163,7 @@ class Connection(asyncio.Protocol):
         if not exchange.keep_alive:
             self._transport.close()
         elif self._waiting:
-            self._loop.call_soon(
-                self._next
-            )  # not from here: a thousand waiting requests would be as deep a stack
+            self._loop.call_soon(self._next)  # not from here: a thousand waiting requests would be as deep a stack
         elif self._reading_paused:
             self._reading_paused = False
             self._transport.resume_reading()

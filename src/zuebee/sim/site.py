@@ -10,9 +10,8 @@ from zuebee.sim import answers
 from zuebee.sim.asks import ChatAsk, CompletionAsk, EmbeddingAsk, decode, model_of
 from zuebee.sim.control import Control
 from zuebee.sim.faults import NO_WISH, FaultBook, FaultError, UsageKind, Wish, asked
+from zuebee.sim.messages import Refused, Reply, Request, error_reply, json_reply
 from zuebee.sim.observe import Account, Observer
-from zuebee.sim.replies import Refused, Reply, error_reply, json_reply
-from zuebee.sim.requests import Request
 from zuebee.sim.settings import SimSettings
 from zuebee.sim.steps import Step
 from zuebee.sim.wire import play
@@ -107,9 +106,7 @@ class Site:
             return self._only("GET", method) or _Draft(lambda _: answers.models(self._settings))
         name = path.removeprefix("/v1/models/")
         if name in models:
-            return self._only("GET", method) or _Draft(
-                lambda _: json_reply(answers.model_card(name, self._settings))
-            )
+            return self._only("GET", method) or _Draft(lambda _: json_reply(answers.model_card(name, self._settings)))
         if path == "/health":
             return self._only("GET", method) or _Draft(lambda _: Reply(headers=[]))
         return _Draft(lambda _: json_reply({"detail": "Not Found"}, status=404))
@@ -134,6 +131,4 @@ class Site:
         kind, answer = _INFERENCE[request.path]
         ask = decode(request.body, kind)
         model = model_of(ask.model, self._settings)
-        return _Draft(
-            partial(answer, ask, answer_id, model, self._settings), ask.prompt_tokens, ask.sim, model
-        )
+        return _Draft(partial(answer, ask, answer_id, model, self._settings), ask.prompt_tokens, ask.sim, model)
