@@ -114,8 +114,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Answer the request, or let it wait for its turn."""
-        if self._transport.is_closing():
-            return
+        if self._transport.is_closing() or self._parser.should_upgrade():
+            return  # the parser raises for an upgrade once this returns
         request = Request(
             method=self._parser.get_method().decode("latin-1"),
             target=self._target,

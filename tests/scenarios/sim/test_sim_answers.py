@@ -10,8 +10,8 @@ from typing import Any
 import openai
 import pytest
 import trustme
-from tests.support.sim import CHAT, HELLO, TIMEOUT_S, Wire, running
 
+from tests.support.sim import CHAT, HELLO, TIMEOUT_S, Wire, running
 from zuebee.sim.server import SimSettings
 
 WEATHER = {

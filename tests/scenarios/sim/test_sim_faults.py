@@ -7,6 +7,7 @@ import time
 import zlib
 
 import pytest
+
 from tests.support.sim import SILENCE_S, Wire, call, events, faulty, until
 
 

@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 from tests.support.sim import CHAT, HELLO, SILENCE_S, Wire, call, events, faulty, running, until
-
 from zuebee.sim.server import SimSettings
 
 

@@ -27,7 +27,7 @@ def chat(**fields: Any) -> ChatAsk:
         ({"sim": {"tokens": 1000}}, (92, False)),
     ],
 )
-def test_how_long_an_answer_gets_and_whether_it_ends_by_itself(fields: dict[str, Any], expected: tuple[int, bool]) -> None:
+def test_how_long_an_answer_is_and_whether_it_ends_itself(fields: dict[str, Any], expected: tuple[int, bool]) -> None:
     ask = chat(**fields)
     assert ask.prompt_tokens == 8
     assert answer_size(ask, ask.prompt_tokens, 1, SETTINGS) == expected

@@ -20,7 +20,7 @@ def chunks(steps: list[Step]) -> list[dict[str, Any]]:
 
 
 def test_a_stream_says_what_the_body_says() -> None:
-    for shape, said in ((CHAT, lambda choice: choice["delta"].get("content", "")), (TEXT, lambda c: c["text"])):
+    for shape, said in ((CHAT, lambda c: c["delta"].get("content", "")), (TEXT, lambda c: c["text"])):
         made = answer(shape, 3, 5)
         texts = ["", ""]
         for chunk in chunks(list(events(made, HASTE, include=False, continuous=False))):

@@ -6,9 +6,7 @@ from zuebee.sim.messages import Refused, Request, error_reply
 
 
 def test_a_path_has_no_query_and_headers_give_their_first_value() -> None:
-    request = Request(
-        method="GET", target=b"/a?b=c?d", headers=[(b"x", b"1"), (b"x", b"2")], body=b"", connection=1
-    )
+    request = Request(method="GET", target=b"/a?b=c?d", headers=[(b"x", b"1"), (b"x", b"2")], body=b"", connection=1)
     assert (request.path, request.header(b"x"), request.header(b"y")) == ("/a", "1", None)
 
 

@@ -28,9 +28,7 @@ class Desk:
     def begin(self, path: str, body: Any, method: str, **headers: str) -> Exchange:
         given = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
         data = b"" if body is None else json.dumps(body).encode()
-        return self.site.answer(
-            Request(method=method, target=path.encode(), headers=given, body=data, connection=1)
-        )
+        return self.site.answer(Request(method=method, target=path.encode(), headers=given, body=data, connection=1))
 
 
 @pytest.mark.parametrize(
