@@ -90,6 +90,8 @@ def play(reply: Reply, fault: Wish, *, keep_alive: bool, chunks: bool = True) ->
     steps = chain(_before_head(fault), first, (Send(head(reply.status, headers)),), content)
     if name == "garbage_after":
         steps = chain(steps, (Send(_GARBAGE),))
+    elif name == "close_after":
+        steps = chain(steps, (Wait(fault.for_s or 0), Stop.CLOSE))
     return Played(dripped(steps, fault.interval_s) if name == "slow_drip" else steps, keep_alive)
 
 

@@ -1,5 +1,6 @@
 """The simulated model server answers as the openai package expects."""
 
+import asyncio
 import contextlib
 import json
 import ssl
@@ -10,8 +11,9 @@ from typing import Any
 import openai
 import pytest
 import trustme
+import uvloop
 
-from tests.support.sim import CHAT, HELLO, TIMEOUT_S, Wire, running
+from tests.support.sim import CHAT, HELLO, TIMEOUT_S, Wire, faulty, running
 from zuebee.sim.server import SimSettings
 
 WEATHER = {
@@ -165,13 +167,19 @@ def test_only_the_right_key_is_served_when_one_is_set() -> None:
                 client.chat.completions.create(**HELLO)
 
 
-def test_tls() -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_tls(run: Any) -> None:
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
-    with running(SimSettings(ssl=context, tokens_per_s=0)) as url:
+    with running(SimSettings(ssl=context, tokens_per_s=0), run) as url:
         assert url.startswith("https://")
         with urllib.request.urlopen(f"{url}/v1/models", context=trust) as answer:
             assert answer.status == 200
+        wire = Wire(url)
+        with trust.wrap_socket(wire.socket, server_hostname="127.0.0.1") as wire.socket:
+            wire.send(faulty("reset", stream=True, after_events=2))
+            got, end = wire.read()
+            assert (got.count(b"data: "), end) == (2, "reset")

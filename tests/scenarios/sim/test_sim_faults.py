@@ -137,6 +137,16 @@ def test_garbage_after_the_message(wire: Wire, stream: bool) -> None:
     assert (got.startswith(b"HTTP/9.9"), end) == (True, "silence")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_close_after_a_message_that_promised_to_keep_the_connection(wire: Wire, stream: bool) -> None:
+    wire.send(faulty("close_after", stream=stream, for_s=0.1))
+    begun = time.monotonic()
+    status, headers, _ = wire.message()
+    assert (status, "connection" in headers) == (200, False)
+    assert wire.read() == (b"", "eof")
+    assert time.monotonic() - begun >= 0.1
+
+
 def test_big_event(wire: Wire) -> None:
     wire.send(faulty("big_event", stream=True, size_bytes=3_000_000))
     data = events(wire.message()[2])
