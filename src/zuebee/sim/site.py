@@ -79,18 +79,19 @@ class Site:
             reply.headers.append((b"x-request-id", request_id.encode("latin-1")))
         if request.method == "HEAD":
             reply.body = b""
+        stream = reply.events is not None
+        played = play(reply, fault, keep_alive=request.keep_alive, chunks=request.chunks)
         account = Account(
             id=answer_id,
             request_id=request_id,
             connection=request.connection,
             path=request.path,
-            stream=reply.events is not None,
-            status=fault.status or reply.status,
+            stream=stream,
+            status=played.status,
             fault=fault.name,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=prompt_tokens if played.status == 200 else 0,
         )
         self.observer.begin(account)
-        played = play(reply, fault, keep_alive=request.keep_alive, chunks=request.chunks)
         return Exchange(played.steps, played.keep_alive, account)
 
     def _armed(self, request: Request) -> Wish | None:

@@ -31,7 +31,7 @@ def test_hang_for_a_while_goes_on(wire: Wire) -> None:
     assert len(events(wire.message()[2])) == 11
     wire.send(faulty("hang", stream=False, for_s=0.2, after_events=1))
     assert json.loads(wire.message()[2])["choices"]
-    assert time.monotonic() - begun >= 0.4
+    assert time.monotonic() - begun >= 0.39
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -144,7 +144,7 @@ def test_close_after_a_message_that_promised_to_keep_the_connection(wire: Wire, 
     status, headers, _ = wire.message()
     assert (status, "connection" in headers) == (200, False)
     assert wire.read() == (b"", "eof")
-    assert time.monotonic() - begun >= 0.1
+    assert time.monotonic() - begun >= 0.09
 
 
 def test_big_event(wire: Wire) -> None:

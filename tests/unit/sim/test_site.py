@@ -83,6 +83,14 @@ def test_an_account_is_kept_of_everything_but_control_calls() -> None:
     assert len(desk.site.observer.requests()) == 1
 
 
+def test_a_prompt_that_the_model_never_saw_costs_nothing() -> None:
+    desk = Desk()
+    for fault, status, prompt_tokens in (("503", 503, 0), ("redirect", 302, 0), ("malformed", 200, 8)):
+        account = desk.begin("/v1/chat/completions", {**CHAT, "sim": {"fault": fault}}, "POST").account
+        assert account is not None
+        assert (account.status, account.prompt_tokens) == (status, prompt_tokens)
+
+
 def test_head_has_no_body() -> None:
     status, headers, answer = Desk().ask("/nowhere", method="HEAD")
     assert (status, headers["content-length"], answer) == (404, "0", None)
