@@ -9,8 +9,8 @@ local upstream = {}
 
 local COMPLETION = string.format(
   '{"id":"%s","object":"chat.completion","created":%d,"model":"paced","choices":[{"index":0,"message":{"role":"assistant",'
-    .. '"reasoning_content":null,"content":"A proxy stands between the caller and the server, passes on what it is '
-    .. 'given and keeps the books meanwhile.","tool_calls":[]},"logprobs":null,"finish_reason":"stop",'
+    .. '"reasoning_content":null,"content":"A proxy stands between caller and server, passes on what it '
+    .. 'is given, keeps books.","tool_calls":[]},"logprobs":null,"finish_reason":"stop",'
     .. '"stop_reason":null}],%s,"prompt_logprobs":null,"kv_transfer_params":null}',
   ID, CREATED, USAGE)
 
