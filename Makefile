@@ -1,0 +1,97 @@
+# Everything a person does with this repository. `make` alone lists it.
+#
+# Nothing but Python 3.11+ and make is needed: every other tool comes from the two lock files, into .venv.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# What a failing `python3` is answered with, before anything is written to disk.
+WANT_PYTHON = ZueBee needs Python 3.11 or newer, with its venv module (Debian: python3-venv). \
+	'$(PYTHON)' is not one; name another: make PYTHON=python3.12 install
+
+##@ Use
+
+.PHONY: run
+run: install ## Start the gate with a simulated model server behind it; prints address, key and a curl line
+	@$(BIN)/zuebee run --demo $(ARGS)
+
+.PHONY: install
+install: $(VENV)/.installed ## Put the locked packages and the `zuebee` command into .venv
+
+.PHONY: vllm
+vllm: install ## Install and serve a real vLLM on the CPU with a tiny model
+	@scripts/vllm/serve.sh $(ARGS)
+
+##@ Work on it
+
+.PHONY: test
+test: $(VENV)/.installed-dev static ## Run everything that continuous integration runs
+	@rm -f .cache/requirements.json
+	$(BIN)/python -m pytest -m "not proof" $(ARGS)
+
+.PHONY: check
+check: $(VENV)/.installed-dev static ## Run the checks of a minute: ruff, mypy, import-linter, house rules, unit tests
+	$(BIN)/python -m pytest --quiet tests/house tests/unit $(ARGS)
+
+.PHONY: static
+static: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: proof
+proof: $(VENV)/.installed-dev ## Run the long proofs (minutes)
+	$(BIN)/python -m pytest -m proof $(ARGS)
+
+.PHONY: requirements
+requirements: $(VENV)/.installed-dev ## List the acceptance rows of this milestone: proven by a passing test, or not yet
+	@$(BIN)/python -m tests.support.acceptance $(ARGS)
+
+.PHONY: bench
+bench: install ## Measure CPU per request and per streamed chunk beside nginx, Envoy and LiteLLM where installed
+	@$(BIN)/python bench/run.py $(ARGS)
+
+.PHONY: structure
+structure: $(VENV)/.installed-dev ## Rewrite the project structure (docs/structure.md) from the tree
+	@$(BIN)/python -m tests.support.structure
+
+# ARGS=--upgrade moves every pin to its newest release; without it only what pyproject.toml changed moves.
+# The files hold names, versions and hashes; no address, so that they install from any index.
+LOCK = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(ARGS)
+
+.PHONY: lock
+lock: $(VENV)/.installed-dev ## Resolve pyproject.toml into requirements.txt and requirements-dev.txt, with hashes
+	$(LOCK) --group build --output-file requirements.txt
+	$(LOCK) --group dev --constraints requirements.txt --output-file requirements-dev.txt
+
+.PHONY: clean
+clean: ## Remove .venv and the caches
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The stamps. A lock that did not change costs nothing; a changed one is installed over what is there.
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "$(WANT_PYTHON)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt pyproject.toml | $(BIN)/pip
+	$(PIP) install --require-hashes --requirement requirements.txt
+	$(PIP) install --no-deps --no-index --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(PIP) install --require-hashes --requirement requirements-dev.txt
+	@touch $@

@@ -1,0 +1,86 @@
+"""PURE. Credentials: finding the key in a request, and judging the record that belongs to it."""
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from zuebee.contracts.admission import Principal
+from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, Refusal
+from zuebee.contracts.inference import Headers
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MAX_KEY_BYTES = 4096
+
+
+class KeyRecord(msgspec.Struct, frozen=True):
+    """What a source knows of one key. `expires_at_s`: seconds since 1970, 0 for never."""
+
+    digest: str
+    principal: Principal
+    active: bool = True
+    expired: bool = False
+    expires_at_s: float = 0.0
+    allowed: tuple[Network, ...] = ()
+    denied: tuple[Network, ...] = ()
+
+
+def digest_of(key: bytes) -> str:
+    """The form in which keys are kept and compared: SHA-256 in hex."""
+    return hashlib.sha256(key).hexdigest()
+
+
+def same_digest(one: str, other: str) -> bool:
+    """Equality in constant time."""
+    return hmac.compare_digest(one, other)
+
+
+def find_key(headers: Headers, carriers: Sequence[bytes]) -> bytes | None:
+    """The key of a request: the first of the carriers (header names in lower case) that holds one.
+
+    `authorization` must hold a bearer token (RFC 6750; the scheme in any case), other headers the key itself.
+    """
+    for carrier in carriers:
+        for name, value in headers:
+            if name != carrier or len(value) > MAX_KEY_BYTES:
+                continue
+            if name == b"authorization":
+                scheme, _, value = value.partition(b" ")
+                if scheme.lower() != b"bearer":
+                    continue
+            if key := value.strip():
+                return key
+    return None
+
+
+def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
+    """Addresses and CIDR ranges. Raises ValueError."""
+    return tuple(ipaddress.ip_network(text.strip(), strict=False) for text in texts)
+
+
+def within(address: str, networks: Sequence[Network]) -> bool:
+    """Whether an address lies in one of the networks; an unreadable address lies in none."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    return any(parsed in network for network in networks if network.version == parsed.version)
+
+
+def judge(record: KeyRecord, address: str, now_s: float) -> Refusal | None:
+    """Whether a known key may be used now and from here."""
+    if not record.active:
+        return KEY_EXPIRED if record.expired else KEY_DISABLED
+    if record.expires_at_s and now_s >= record.expires_at_s:
+        return KEY_EXPIRED
+    if record.denied and within(address, record.denied):
+        return ADDRESS_REFUSED
+    if record.allowed and not within(address, record.allowed):
+        return ADDRESS_REFUSED
+    return None

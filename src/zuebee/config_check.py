@@ -1,0 +1,263 @@
+"""What a configuration means, beyond the types of its values. PURE.
+
+Findings carry the path of a setting; `config_file` adds the line. No finding contains a value that may be a
+secret.
+"""
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from zuebee.config import ApiKeySettings, BackendSettings, Settings, TlsSettings
+from zuebee.kit.yaml_tree import Path
+
+_PLACEHOLDER = re.compile(
+    r"(sk-)?(change[-_ ]?me|your[-_ ].*|(place|holder|example|password|secret|test|x{3}|12345678)+|(.)\4+)"
+    r"([-_]?key)?",
+    re.IGNORECASE,
+)
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?\.?")
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+_UNSENDABLE = re.compile(r"[^\x21-\x7e]")
+_UNSENDABLE_MESSAGE = "contains spaces, line breaks or characters that a header cannot carry"
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+class Finding(NamedTuple):
+    """One thing to say about the setting at a path."""
+
+    path: Path
+    message: str
+    fatal: bool = True
+
+
+class Address(NamedTuple):
+    """Where to listen. An empty host means every address of the machine, IPv4 and IPv6."""
+
+    host: str
+    port: int
+
+
+def check(settings: Settings, is_file: Callable[[str], bool]) -> list[Finding]:
+    """Everything that is wrong, or worth a warning, in settings whose types are right."""
+    return [
+        *_listen(settings),
+        *_server(settings, is_file),
+        *_backends(settings, is_file),
+        *_fallbacks(settings),
+        *_keys(settings),
+        *_proxies(settings),
+        *_reporters(settings),
+    ]
+
+
+def listen_address(settings: Settings) -> Address:
+    """The address to bind. Without keys and without a host it is the loopback, so that a first try is not
+    open to the network; `server.allow_open` lifts that. Raises ValueError if `listen` is not an address.
+    """
+    host, port = _split_listen(settings.listen)
+    if not host and not settings.auth_on and not settings.server.allow_open:
+        host = "127.0.0.1"
+    return Address(host, port)
+
+
+def key_hash(key: str) -> str:
+    """The form in which keys are kept and compared: SHA-256 in lower-case hex."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _split_listen(listen: str) -> Address:
+    match = re.fullmatch(r"(?:(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*):)?(?P<port>\d{1,5})", listen.strip())
+    if not match or int(match["port"]) > 65535:
+        raise ValueError("expected `host:port`, `[IPv6]:port`, `:port` or a port")
+    host = match["host"] or ""
+    if host.startswith("["):
+        host = str(ipaddress.IPv6Address(host[1:-1]))
+    elif host and not _HOST.fullmatch(host):
+        raise ValueError("expected a host name or address before the port")
+    return Address(host, int(match["port"]))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.rstrip(".").lower() == "localhost"
+
+
+def _listen(settings: Settings) -> Iterator[Finding]:
+    try:
+        written = _split_listen(settings.listen)
+    except ValueError as error:
+        yield Finding(("listen",), str(error))
+        return
+    if settings.auth.enabled is True and not settings.api_keys:
+        yield Finding(("auth", "enabled"), "needs at least one key in `api_keys`: nobody could get in")
+    if settings.auth_on:
+        return
+    if settings.server.allow_open:
+        yield Finding(("server", "allow_open"), "serving without keys to everyone who can connect", fatal=False)
+    elif not written.host:
+        message = f"no keys, so only this machine can connect (127.0.0.1:{written.port}); to serve others add"
+        yield Finding(("listen",), f"{message} `api_keys`, or set `server.allow_open: true`", fatal=False)
+    elif not _is_loopback(written.host):
+        message = "serving without keys on an address that others can reach: add `api_keys`, listen on 127.0.0.1,"
+        yield Finding(("listen",), f"{message} or set `server.allow_open: true`")
+
+
+def _server(settings: Settings, is_file: Callable[[str], bool]) -> Iterator[Finding]:
+    server = settings.server
+    for index, name in enumerate(settings.auth.header_names):
+        if not _HEADER_NAME.fullmatch(name):
+            yield Finding(("auth", "header_names", index), "not a header name")
+    for index, text in enumerate(server.trusted_proxies):
+        yield from _network(("server", "trusted_proxies", index), text)
+    if server.tls and server.tls.enabled:
+        yield from _tls(server.tls, is_file)
+
+
+def _tls(tls: TlsSettings, is_file: Callable[[str], bool]) -> Iterator[Finding]:
+    for name in ("cert_file", "key_file", "client_ca_file"):
+        path = getattr(tls, name)
+        if path is not None and not is_file(path):
+            yield Finding(("server", "tls", name), "no such file, or it cannot be read")
+    if tls.client_auth != "none" and tls.client_ca_file is None:
+        message = "needs `client_ca_file`: without it no client certificate can be verified"
+        yield Finding(("server", "tls", "client_auth"), message)
+
+
+def _backends(settings: Settings, is_file: Callable[[str], bool]) -> Iterator[Finding]:
+    first_with: dict[tuple[str, str], int] = {}
+    for index, backend in enumerate(settings.backends):
+        path: Path = ("backends", index)
+        yield from _url((*path, "url"), backend.url)
+        for name, value in (("url", backend.url.rstrip("/")), ("name", backend.name)):
+            if value and (other := first_with.setdefault((name, value), index)) != index:
+                yield Finding((*path, name), f"the same {name} as `backends[{other}]`")
+        if backend.ca_file is not None and not is_file(backend.ca_file):
+            yield Finding((*path, "ca_file"), "no such file, or it cannot be read")
+        yield from _headers(path, backend)
+        if backend.health_path is not None and not backend.health_path.startswith("/"):
+            yield Finding((*path, "health_path"), "expected a path that begins with `/`")
+        yield from _patterns((*path, "models"), backend.models)
+
+
+def _headers(path: Path, backend: BackendSettings) -> Iterator[Finding]:
+    for name, value in backend.headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            yield Finding((*path, "headers", name), "not a header name")
+        if re.search(r"[\r\n\0]", value):
+            yield Finding((*path, "headers", name), "a header cannot contain line breaks")
+    for index, name in enumerate(backend.forward_headers):
+        if not _HEADER_NAME.fullmatch(name):
+            yield Finding((*path, "forward_headers", index), "not a header name")
+    if backend.api_key is not None and _UNSENDABLE.search(backend.api_key):
+        yield Finding((*path, "api_key"), _UNSENDABLE_MESSAGE)
+
+
+def _url(path: Path, text: str) -> Iterator[Finding]:
+    """A base URL. Never quoted: it may contain a password."""
+    try:
+        url = urlsplit(text)
+        _ = url.port
+    except ValueError:
+        yield Finding(path, "not a URL")
+        return
+    if url.scheme not in ("http", "https"):
+        yield Finding(path, "expected a URL that begins with `http://` or `https://`")
+    elif not url.hostname or re.search(r"[\s\x00-\x1f\x7f]", text):
+        yield Finding(path, "not a URL with a host")
+    elif "@" in url.netloc:
+        yield Finding(path, "a URL with a user or password is not accepted; use `api_key` or `headers`")
+    elif url.query or url.fragment or text.endswith(("?", "#")):
+        yield Finding(path, "a base URL has no query and no fragment")
+
+
+def _fallbacks(settings: Settings) -> Iterator[Finding]:
+    known = {backend.url.rstrip("/") for backend in settings.backends}
+    for index, rule in enumerate(settings.routing.fallback):
+        path: Path = ("routing", "fallback", index)
+        if rule.primary.rstrip("/") not in known:
+            yield Finding((*path, "primary"), "not the url of a backend")
+        for position, url in enumerate(rule.fallback):
+            if url.rstrip("/") not in known:
+                yield Finding((*path, "fallback", position), "not the url of a backend")
+        yield from _patterns((*path, "models"), rule.models)
+
+
+def _patterns(path: Path, patterns: list[str]) -> Iterator[Finding]:
+    for index, pattern in enumerate(patterns):
+        if not pattern or "*" in pattern[:-1]:
+            yield Finding((*path, index), "expected a model name, with `*` at its end at most")
+
+
+def _keys(settings: Settings) -> Iterator[Finding]:
+    first_with: dict[str, int] = {}
+    for index, key in enumerate(settings.api_keys):
+        path: Path = ("api_keys", index)
+        if (key.key is None) == (key.key_sha256 is None):
+            yield Finding(path, "expected either `key` or `key_sha256`")
+            continue
+        digest = (key.key_sha256 or "").lower() if key.key is None else key_hash(key.key)
+        if (other := first_with.setdefault(digest, index)) != index:
+            yield Finding(path, f"the same key as `api_keys[{other}]`")
+        if key.key is not None and _UNSENDABLE.search(key.key):
+            yield Finding((*path, "key"), _UNSENDABLE_MESSAGE)
+        elif key.key is not None and _PLACEHOLDER.fullmatch(key.key):
+            yield Finding((*path, "key"), "looks like a placeholder: anyone could guess it", fatal=False)
+        yield from _key_rules(path, key)
+
+
+def _key_rules(path: Path, key: ApiKeySettings) -> Iterator[Finding]:
+    for name in ("allowed_ips", "denied_ips"):
+        for index, text in enumerate(getattr(key, name)):
+            yield from _network((*path, name, index), text)
+    if key.expires_at is not None:
+        try:
+            if not _RFC3339.fullmatch(key.expires_at):
+                raise ValueError
+            datetime.fromisoformat(key.expires_at.upper())
+        except ValueError:
+            yield Finding((*path, "expires_at"), "expected an RFC 3339 time such as `2027-01-31T00:00:00Z`")
+
+
+def _network(path: Path, text: str) -> Iterator[Finding]:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        try:
+            exact = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            yield Finding(path, "expected an address or a range such as `10.0.0.0/8`")
+        else:
+            yield Finding(path, f"has bits set behind the range; did you mean `{exact}`?")
+
+
+def _proxies(settings: Settings) -> Iterator[Finding]:
+    for name in ("http", "https"):
+        text = getattr(settings.proxy, name)
+        try:
+            url = urlsplit(text or "http://none")
+            right = url.scheme == "http" and bool(url.hostname) and url.path in ("", "/") and url.port != 0
+        except ValueError:
+            right = False
+        if not right:
+            yield Finding(("proxy", name), "expected the URL of a proxy, such as `http://proxy:3128`")
+
+
+def _reporters(settings: Settings) -> Iterator[Finding]:
+    if not settings.usage.enabled:
+        return
+    for index, reporter in enumerate(settings.usage.reporters):
+        path: Path = ("usage", "reporters", index)
+        if not reporter.enabled or reporter.type == "builtin":
+            continue
+        needed = "url" if reporter.type == "webhook" else "database"
+        if getattr(reporter, needed) is None:
+            yield Finding((*path, needed), "required, but missing")
+        message = "is not sent in this version: records are kept in SQLite (`usage.path`)"
+        yield Finding(path, message, fatal=False)

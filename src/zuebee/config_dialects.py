@@ -1,0 +1,191 @@
+"""LLMProxy's two configuration dialects, translated to ours. PURE.
+
+Dialect A is that of its v0.3 (`usage_hook`, `auth.storage`, `routing.load_balance_strategy`), dialect B that
+of v0.5 (`server.listen`, `logging`, `auth.pipeline[].static`). Most keys are also ours. The rest is renamed,
+or dropped with a warning where it has no effect here, or refused where leaving it out would change who gets
+in or what is done to a request. Nodes keep the place where they were written, so later messages point there.
+"""
+
+from collections.abc import Callable
+
+from zuebee.config_dialects_access import translate_access
+from zuebee.config_dialects_tools import (
+    Notes,
+    drop_zeros,
+    ensure,
+    move,
+    scalar,
+    script,
+    seconds,
+    section,
+    sections,
+    switched_off,
+)
+from zuebee.kit.struct_tree import number, truth
+from zuebee.kit.yaml_tree import Mapping, Node, Path, Scalar, Sequence
+
+_REFUSED: dict[Path, str] = {
+    ("admin",): "the admin API is not supported yet",
+    ("discovery",): "discovery of backends is not supported yet",
+    ("hooks",): "hooks are not supported yet",
+    ("scripts",): "scripts are not supported yet",
+    ("server", "cors"): "CORS is not supported yet",
+    ("logging", "request"): "requests and answers are never logged",
+}
+_LIMITS = ("read_timeout", "write_timeout", "idle_timeout", "max_header_bytes", "max_body_size")
+_DEFAULT_HEADER_TIMEOUT_S = 10.0
+
+
+def translate(root: Mapping) -> Notes:
+    """Rewrite the tree in place; the notes say what could not be translated and what has no effect."""
+    notes = Notes()
+    steps: tuple[Callable[[Mapping, Notes], None], ...] = (
+        _refused,
+        _server,
+        _logs,
+        _routing,
+        _backends,
+        _health_check,
+        _metrics,
+        _usage,
+        translate_access,
+    )
+    for step in steps:
+        step(root, notes)
+    return notes
+
+
+def _refused(root: Mapping, notes: Notes) -> None:
+    for path, reason in _REFUSED.items():
+        parent: Mapping | None = root
+        for part in path[:-1]:
+            parent = section(parent, str(part)) if parent else None
+        if parent and (node := parent.items.pop(str(path[-1]), None)) and not switched_off(node):
+            notes.refuse(node, f"{reason}; remove it or set `enabled: false`")
+    if storage := root.items.pop("storage", None):
+        notes.warn(storage, "has no effect: records are kept in SQLite (`usage.path`), limits in memory")
+
+
+def _server(root: Mapping, notes: Notes) -> None:
+    server = section(root, "server")
+    if not server:
+        return
+    move(server, "listen", root, "listen", notes)
+    drop_zeros(server, _LIMITS, notes)
+    move(server, "idle_timeout", server, "keep_alive", notes)
+    read = server.items.get("read_timeout")
+    if read and isinstance(read, Scalar):
+        # Theirs covers headers and body together. Headers never need longer than our default.
+        if (value_s := seconds(read)) is not None:
+            shorter = scalar(read, f"{min(value_s, _DEFAULT_HEADER_TIMEOUT_S)}")
+            server.items.setdefault("header_timeout", shorter)
+        move(server, "read_timeout", server, "body_timeout", notes)
+    tls = section(server, "tls")
+    if tls and switched_off(tls):
+        del server.items["tls"]
+
+
+def _logs(root: Mapping, notes: Notes) -> None:
+    log = section(root, "log")
+    if log:
+        _log_file(log, log, "output", notes)
+    logging = section(root, "logging")
+    if not logging:
+        return
+    del root.items["logging"]
+    access = section(logging, "access")
+    log = ensure(root, "log", logging)
+    if switched_off(logging) or (access and switched_off(access)):
+        log.items.setdefault("access", scalar(logging, "off"))
+    elif access:
+        script(access, notes)
+        _log_file(access, log, "access", notes)
+        style = access.items.pop("format", None)
+        if isinstance(style, Scalar) and style.text != "json":
+            notes.warn(style, "has no effect: the access log is always JSON lines")
+        notes.leftovers(access, ("enabled", "format", "output", "file", "script"))
+    notes.leftovers(logging, ("enabled", "request", "access"))
+
+
+def _log_file(source: Mapping, log: Mapping, key: str, notes: Notes) -> None:
+    """`output: file` with `file: {path: ...}` becomes the path itself."""
+    output, file = source.items.pop("output", None), source.items.pop("file", None)
+    if isinstance(output, Scalar) and output.text == "file":
+        path = file.items.get("path") if isinstance(file, Mapping) else file
+        if path is None:
+            notes.refuse(output, "`output: file` needs `file.path`")
+            return
+        if isinstance(file, Mapping) and {"rotate", "max_size", "max_age", "compress"} & set(file.items):
+            notes.warn(file, "rotation has no effect: use logrotate with copytruncate")
+        log.items.setdefault(key, path)
+    elif output is not None:
+        log.items.setdefault(key, output)
+
+
+def _routing(root: Mapping, notes: Notes) -> None:
+    routing = section(root, "routing")
+    if not routing:
+        return
+    script(routing, notes)
+    move(routing, "load_balance_strategy", routing, "load_balance", notes)
+    drop_zeros(routing, ("timeout", "connect_timeout"), notes)
+    for key in ("timeout", "connect_timeout"):
+        if default := routing.items.pop(key, None):
+            for backend in sections(root.items.get("backends")):
+                backend.items.setdefault(key, default)
+    enabled = routing.items.pop("enabled", None)
+    if truth(enabled) is False:
+        place = routing.place
+        root.items["routing"] = Mapping(place, {"retry": Mapping(place, {"enabled": scalar(routing, "false")})})
+        notes.warn(routing, "switched off: no retries, no fallback, weighted balancing")
+    elif enabled is not None and truth(enabled) is None:
+        notes.refuse(enabled, "expected `true` or `false`")
+
+
+def _backends(root: Mapping, notes: Notes) -> None:
+    for backend in sections(root.items.get("backends")):
+        drop_zeros(backend, ("timeout", "connect_timeout"), notes)
+        weight = backend.items.get("weight")
+        if weight and (value := number(weight)) is not None and value <= 0:
+            backend.items["weight"] = scalar(weight, "1")
+            notes.warn(weight, "counts as 1; remove the backend to send it nothing")
+
+
+def _health_check(root: Mapping, notes: Notes) -> None:
+    if check := section(root, "health_check"):
+        script(check, notes)
+
+
+def _metrics(root: Mapping, notes: Notes) -> None:
+    metrics = section(root, "metrics")
+    for key in ("custom_labels", "latency_buckets") if metrics else ():
+        if metrics and (node := metrics.items.pop(key, None)):
+            notes.warn(node, "has no effect: labels and buckets are fixed")
+
+
+def _usage(root: Mapping, notes: Notes) -> None:
+    hook = section(root, "usage_hook")
+    if hook and "url" in hook.items:
+        _flat_webhook(hook)
+    move(root, "usage_hook", root, "usage", notes)
+    usage = section(root, "usage")
+    for reporter in sections(usage.items.get("reporters")) if usage else ():
+        script(reporter, notes)
+        if webhook := section(reporter, "webhook"):
+            del reporter.items["webhook"]
+            for key in list(webhook.items):
+                move(webhook, key, reporter, key, notes)
+        if usage and (builtin := section(reporter, "builtin")):
+            del reporter.items["builtin"]
+            move(builtin, "retention_days", usage, "retention_days", notes)
+            notes.leftovers(builtin, ("retention_days",))
+
+
+def _flat_webhook(hook: Mapping) -> None:
+    """v0.1 and v0.2 had one webhook, written straight into `usage_hook`, with a timeout of one second."""
+    items: dict[str, Node] = {"name": scalar(hook, "usage_hook"), "type": scalar(hook, "webhook")}
+    items |= {key: hook.items.pop(key) for key in ("url", "timeout", "retry") if key in hook.items}
+    items.setdefault("timeout", scalar(hook, "1s"))
+    reporters = hook.items.setdefault("reporters", Sequence(hook.place))
+    if isinstance(reporters, Sequence):
+        reporters.items.append(Mapping(hook.place, items))

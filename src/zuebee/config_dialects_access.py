@@ -1,0 +1,141 @@
+"""The part of the dialects that decides who gets in and how fast. PURE.
+
+Nothing here is dropped silently: a provider, script or limit that would have refused a request, or let one
+in, is translated or refused with a reason, unless it is switched off.
+"""
+
+from zuebee.config_dialects_tools import Notes, is_null, script, section, sections, switched_off
+from zuebee.kit.struct_tree import number, truth
+from zuebee.kit.yaml_tree import Mapping, Node, Scalar, Sequence, unknown
+
+_STATUSES = {"0": "active", "1": "disabled", "2": "quota_exceeded", "3": "expired"}
+_PROVIDERS = ("file", "static", "redis", "database", "webhook", "lua", "builtin")
+# Served without a key here as well, so listing them changes nothing.
+_OPEN_PATHS = ("/health", "/metrics", "/ready")
+_UNSUPPORTED_LIMITS = ("requests_per_second", "burst_size", "tokens_per_minute")
+
+
+def translate_access(root: Mapping, notes: Notes) -> None:
+    """Translate `auth`, `api_keys` and `rate_limit`."""
+    if auth := section(root, "auth"):
+        _auth(root, auth, notes)
+    for key in sections(root.items.get("api_keys")):
+        _api_key(key)
+    if limits := section(root, "rate_limit"):
+        _rate_limit(limits, notes)
+
+
+def _auth(root: Mapping, auth: Mapping, notes: Notes) -> None:
+    parts = ("storage", "defaults", "pipeline", "skip_paths", "status_codes")
+    storage, defaults, pipeline, skip_paths, status_codes = (auth.items.pop(key, None) for key in parts)
+    if truth(auth.items.get("enabled")) is False:
+        return
+    if isinstance(storage, Scalar) and not storage.is_null and storage.text != "file":
+        notes.refuse(storage, "only `file` is supported: keys are those of `api_keys`")
+    if pipeline and not is_null(pipeline):
+        _pipeline(root, pipeline, notes)
+    if isinstance(defaults, Mapping):
+        _defaults(root, defaults, notes)
+    for path in skip_paths.items if isinstance(skip_paths, Sequence) else ():
+        if not (isinstance(path, Scalar) and path.text.startswith(_OPEN_PATHS)):
+            notes.refuse(path, "only health and metrics are served without a key")
+    if isinstance(status_codes, Mapping):
+        _status_codes(status_codes, notes)
+
+
+def _pipeline(root: Mapping, pipeline: Node, notes: Notes) -> None:
+    """Providers in a row. With one source of keys their order and `mode` make no difference."""
+    if not isinstance(pipeline, Sequence):
+        notes.refuse(pipeline, "expected a list")
+        return
+    file_keys = root.items.get("api_keys")
+    running = [each for each in sections(pipeline) if truth(each.items.get("enabled")) is not False]
+    kinds = [_provider(root, each, notes) for each in running]
+    if not running:
+        notes.refuse(pipeline, "no provider is enabled, so nobody could get in")
+    elif isinstance(file_keys, Sequence) and file_keys.items and "file" not in kinds:
+        notes.refuse(file_keys, "not asked by `auth.pipeline`: add a provider of type `file`, or remove them")
+
+
+def _provider(root: Mapping, provider: Mapping, notes: Notes) -> str:
+    """Translate one provider that runs; the answer is its type."""
+    kind = provider.items.get("type")
+    name = kind.text if isinstance(kind, Scalar) else ""
+    if name not in _PROVIDERS:
+        message = unknown("provider type", name, _PROVIDERS) if name else "`type` is required, but missing"
+        notes.refuse(kind or provider, message)
+    elif name not in ("file", "static"):
+        notes.refuse(kind or provider, f"provider type `{name}` is not supported yet; set `enabled: false`")
+    else:
+        script(provider, notes)
+        inner = section(provider, name)
+        if inner:
+            notes.leftovers(inner, ("keys",))
+        for holder in (provider, inner):
+            if holder and (keys := holder.items.get("keys")):
+                _add_keys(root, keys, notes)
+        notes.leftovers(provider, ("name", "type", "enabled", "keys", name))
+    return name
+
+
+def _add_keys(root: Mapping, keys: Node, notes: Notes) -> None:
+    known = root.items.get("api_keys")
+    if not isinstance(keys, Sequence):
+        notes.refuse(keys, "expected a list")
+    elif isinstance(known, Sequence):
+        root.items["api_keys"] = Sequence(known.place, [*known.items, *keys.items])
+    else:
+        root.items["api_keys"] = keys
+
+
+def _defaults(root: Mapping, defaults: Mapping, notes: Notes) -> None:
+    """Quotas for the keys that name none."""
+    names = ("quota_reset_period", "total_quota")
+    notes.leftovers(defaults, names)
+    for key in sections(root.items.get("api_keys")):
+        for name in names:
+            if name in defaults.items:
+                key.items.setdefault(name, defaults.items[name])
+
+
+def _status_codes(codes: Mapping, notes: Notes) -> None:
+    for status, node in codes.items.items():
+        if not isinstance(node, Mapping):
+            continue
+        allow = node.items.get("allow")
+        if allow and truth(allow) is not None and truth(allow) != (status == "active"):
+            notes.refuse(allow, "who gets in cannot be changed here: only `active` keys do")
+    notes.warn(codes, "has no effect: the status and message of a refusal are fixed")
+
+
+def _api_key(key: Mapping) -> None:
+    """Their spellings of a status (a number) and of no reset period (nothing)."""
+    status, period = key.items.get("status"), key.items.get("quota_reset_period")
+    if isinstance(status, Scalar) and status.text in _STATUSES:
+        key.items["status"] = Scalar(status.place, _STATUSES[status.text])
+    if isinstance(period, Scalar) and not period.text and not period.unset_variable:
+        del key.items["quota_reset_period"]
+
+
+def _rate_limit(limits: Mapping, notes: Notes) -> None:
+    off = truth(limits.items.get("enabled")) is False
+    unused = Notes()
+    told = unused if off else notes
+    script(limits, told)
+    limits.items.pop("redis", None)  # the name of a cache, for `storage: redis` only
+    everyone = limits.items.pop("global", None)
+    if everyone and not switched_off(everyone) and _limits_something(everyone):
+        told.refuse(everyone, "a limit for all keys together is not supported yet; set `enabled: false`")
+    if (storage := limits.items.get("storage")) and off:
+        limits.items["storage"] = Scalar(storage.place, "memory")
+    per_key = section(limits, "per_key")
+    for name in _UNSUPPORTED_LIMITS if per_key else ():
+        node = per_key.items.pop(name, None) if per_key else None
+        if per_key and node and not switched_off(per_key) and number(node) != 0 and not is_null(node):
+            told.refuse(node, "not supported yet; use `requests_per_minute` and `max_concurrent`")
+
+
+def _limits_something(everyone: Node) -> bool:
+    if not isinstance(everyone, Mapping):
+        return True
+    return any(number(node) != 0 for name, node in everyone.items.items() if name != "enabled")

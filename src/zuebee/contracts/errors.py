@@ -1,0 +1,58 @@
+"""Why a request was not answered as asked: typed, few, and fit to be shown to the caller.
+
+Messages never hold a secret, a prompt or an address inside the house.
+"""
+
+from typing import Literal
+
+import msgspec
+
+ErrorType = Literal[
+    "invalid_request_error",
+    "authentication_error",
+    "permission_error",
+    "not_found_error",
+    "rate_limit_error",
+    "insufficient_quota",
+    "api_error",
+    "overloaded_error",
+    "timeout_error",
+]
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """An answer that is an error.
+
+    `status` is an HTTP status; `code` a stable word for programs; `retry_after_s` when waiting helps;
+    `should_retry` False once a try may have cost something or would fail again.
+    """
+
+    status: int
+    type: ErrorType
+    code: str
+    message: str
+    param: str | None = None
+    retry_after_s: float | None = None
+    should_retry: bool = False
+
+
+def bad_request(message: str, *, param: str | None = None, code: str = "invalid_request") -> Refusal:
+    """400: the request cannot be understood; `param` names the field."""
+    return Refusal(400, "invalid_request_error", code, message, param)
+
+
+NO_KEY = Refusal(
+    401,
+    "authentication_error",
+    "missing_api_key",
+    "No API key was given. Send it as `Authorization: Bearer KEY`.",
+)
+UNKNOWN_KEY = Refusal(401, "authentication_error", "invalid_api_key", "The API key is not valid.")
+KEY_DISABLED = Refusal(403, "permission_error", "key_disabled", "This API key is disabled.")
+KEY_EXPIRED = Refusal(403, "permission_error", "key_expired", "This API key has expired.")
+ADDRESS_REFUSED = Refusal(403, "permission_error", "ip_not_allowed", "This API key may not be used from this address.")
+NOT_FOUND = Refusal(404, "not_found_error", "unknown_path", "There is no such endpoint.")
+DRAINED = Refusal(
+    503, "overloaded_error", "shutting_down", "The server is shutting down; the answer was cut.", should_retry=True
+)
+INTERNAL = Refusal(500, "api_error", "internal_error", "Something went wrong inside the gateway.")

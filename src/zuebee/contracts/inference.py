@@ -1,0 +1,101 @@
+"""The one interface at every hop: `Inference.run(job)` gives the head of the reply, then its data, then its end.
+
+The dispatcher, one backend, a client to another process and a test's fake are all `Inference`; one may wrap another.
+"""
+
+from collections.abc import AsyncGenerator, Callable
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from zuebee.contracts.errors import Refusal
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+"""Header fields in order, names in lower case."""
+
+Operation = Literal["chat", "completions", "embeddings"]
+
+UsageSource = Literal["provider", "partial", "estimate"]
+"""Where a usage figure comes from: the server's final word, its word or our count so far in a reply that was cut,
+or an estimate because the server said nothing. None is not 0."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one request, and who says so."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    source: UsageSource
+
+
+class Job(msgspec.Struct):
+    """What is to be run: a request of an OpenAI-compatible client, its body as it came.
+
+    `path` is the canonical one (`/v1/chat/completions`), `query` what followed `?`. `stream_usage` tells whether the
+    client itself asked for usage in a stream.
+    """
+
+    request_id: str
+    operation: Operation
+    path: str
+    query: bytes
+    headers: Headers
+    body: bytes
+    model: str
+    stream: bool
+    stream_usage: bool
+
+
+class Head(msgspec.Struct):
+    """The reply begins: its status and header fields, and who gives it.
+
+    `usage_so_far` answers at any moment what the reply has cost so far, for readers who leave before the `End`.
+    """
+
+    status: int
+    headers: Headers
+    backend: str
+    usage_so_far: Callable[[], "Usage | None"]
+    attempts: int = 1
+
+
+FailureCause = Literal["none", "connect_failure", "timeout", "broken", "overload"]
+
+
+class End(msgspec.Struct):
+    """The reply is over.
+
+    `usage` is what is known of it, if anything. `refusal` is set when the reply is not whole: before a `Head` it is
+    the answer, after one the client must be told that the rest is missing. `cause` says how it failed, `sent` whether
+    the backend may have begun to work.
+    """
+
+    usage: Usage | None = None
+    refusal: Refusal | None = None
+    cause: FailureCause = "none"
+    sent: bool = True
+    backend: str = ""
+    attempts: int = 1
+
+
+class Quiet(msgspec.Struct):
+    """Nothing came for a while: a moment to show the client that the stream is alive."""
+
+
+QUIET = Quiet()
+
+Event: TypeAlias = Head | bytes | Quiet | End
+Reply: TypeAlias = AsyncGenerator[Event, None]
+"""`Head`, then any number of `bytes` and `Quiet`, then `End`. Without an answer: `End` alone."""
+
+
+class Inference(Protocol):
+    """Whatever can answer a job."""
+
+    def run(self, job: Job) -> Reply:
+        """Answer the job.
+
+        Consume it under `contextlib.aclosing`: leaving early stops the work behind it. It raises nothing but
+        cancellation; failures are in the `End`.
+        """
+        ...

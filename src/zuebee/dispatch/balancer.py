@@ -1,0 +1,133 @@
+"""PURE. Which of the fit backends gets the next request.
+
+weighted: nginx's smooth weighted round robin. latency_based: peak EWMA of the time to the first byte, as in Finagle;
+what is not used is forgotten over time, so that a slow backend is tried again.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+from zuebee.dispatch.health import Health
+
+EWMA_DECAY_S = 10.0
+UNKNOWN_COST_S = 0.001
+MAX_COOLDOWNS = 100
+
+
+class Node:
+    """What the balancer knows of one backend. `in_flight` counts until the end of each stream."""
+
+    def __init__(self, name: str, weight: int, health: Health, models: Sequence[str] = ()) -> None:
+        self.name = name
+        self.weight = weight
+        self.health = health
+        self.in_flight = 0
+        self._models = tuple(models)
+        self._current_weight = 0
+        self._latency_s = 0.0
+        self._latency_at_s = 0.0
+        self._cooldowns: dict[str, float] = {}
+
+    def serves(self, model: str) -> bool:
+        """Whether the backend is declared to serve the model; without a declaration it serves all."""
+        return not self._models or any(matches(pattern, model) for pattern in self._models)
+
+    def observe(self, latency_s: float, now_s: float) -> None:
+        """The backend took `latency_s` to its first byte."""
+        decayed = self.latency(now_s)
+        if latency_s > decayed:
+            self._latency_s = latency_s
+        else:
+            keep = math.exp(-(now_s - self._latency_at_s) / EWMA_DECAY_S)
+            self._latency_s = self._latency_s * keep + latency_s * (1 - keep)
+        self._latency_at_s = now_s
+
+    def latency(self, now_s: float) -> float:
+        """The expected time to the first byte; it fades while nothing is observed."""
+        return self._latency_s * math.exp(-(now_s - self._latency_at_s) / EWMA_DECAY_S)
+
+    def cool_down(self, model: str, until_s: float) -> None:
+        """The backend asked for no requests of this model until then."""
+        if len(self._cooldowns) >= MAX_COOLDOWNS:
+            self._cooldowns.clear()
+        self._cooldowns[model] = until_s
+
+    def cooling_s(self, model: str, now_s: float) -> float:
+        """How long the backend still wants to be left alone."""
+        until_s = self._cooldowns.get(model) if self._cooldowns else None
+        if until_s is None:
+            return 0.0
+        if until_s <= now_s:
+            del self._cooldowns[model]
+            return 0.0
+        return until_s - now_s
+
+
+def matches(pattern: str, model: str) -> bool:
+    """Exact, or any rest after a `*` at the end."""
+    return model.startswith(pattern[:-1]) if pattern.endswith("*") else model == pattern
+
+
+def fit(nodes: Sequence[Node], now_s: float) -> Sequence[Node]:
+    """The nodes that may be chosen: the fit ones; if there are none, those that still pass their probes; else all.
+
+    Refusing everything because the health checker may be wrong is never better than trying.
+    """
+    if len(nodes) == 1:
+        return nodes
+    well = [node for node in nodes if node.health.fit(now_s)]
+    return well or [node for node in nodes if not node.health.probed_down] or nodes
+
+
+class RoundRobin:
+    """Equal shares, in turn."""
+
+    def __init__(self) -> None:
+        self._turn = -1
+
+    def choose(self, nodes: Sequence[Node], now_s: float) -> Node:
+        self._turn += 1
+        return nodes[self._turn % len(nodes)]
+
+
+class Weighted:
+    """Shares by weight, spread evenly."""
+
+    def choose(self, nodes: Sequence[Node], now_s: float) -> Node:
+        best = nodes[0]
+        for node in nodes:
+            node._current_weight += node.weight
+            if node._current_weight > best._current_weight:
+                best = node
+        best._current_weight -= sum(node.weight for node in nodes)
+        return best
+
+
+class LeastConnections:
+    """Fewest requests in flight, in relation to the weight; ties in turn."""
+
+    def __init__(self) -> None:
+        self._turn = -1
+
+    def choose(self, nodes: Sequence[Node], now_s: float) -> Node:
+        self._turn += 1
+        start = self._turn % len(nodes)
+        rotated = [*nodes[start:], *nodes[:start]]
+        return min(rotated, key=lambda node: (node.in_flight + 1) / node.weight)
+
+
+class LatencyBased:
+    """Lowest expected wait: latency times the requests ahead."""
+
+    def choose(self, nodes: Sequence[Node], now_s: float) -> Node:
+        return min(nodes, key=lambda node: max(node.latency(now_s), UNKNOWN_COST_S) * (node.in_flight + 1))
+
+
+Chooser = RoundRobin | Weighted | LeastConnections | LatencyBased
+
+CHOOSERS: dict[str, Callable[[], Chooser]] = {
+    "weighted": Weighted,
+    "round_robin": RoundRobin,
+    "least_connections": LeastConnections,
+    "latency_based": LatencyBased,
+}

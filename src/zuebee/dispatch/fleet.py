@@ -1,0 +1,141 @@
+"""The backends as they live: made from the settings, kept over reloads, probed, and asked for their models."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from zuebee.config import BackendSettings, HealthCheckSettings
+from zuebee.contracts.inference import Inference
+from zuebee.dispatch.health import Health
+from zuebee.dispatch.service import Backend
+from zuebee.kit.tasks import Tasks
+
+_log = logging.getLogger("zuebee.dispatch")
+
+JITTER = 0.2
+
+
+class Reachable(Inference, Protocol):
+    """A backend's `Inference` that also answers the gateway's own small requests."""
+
+    async def get(self, path: str, method: str, timeout_s: float) -> tuple[int, bytes]:
+        """Status and body. Raises an exception when there is no answer."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is idle."""
+        ...
+
+
+class Member(NamedTuple):
+    """One backend of the fleet: how it was made, and what is known of it."""
+
+    settings: BackendSettings
+    backend: Backend
+    inference: Reachable
+
+
+class Fleet:
+    """Makes backends from settings. Those whose settings did not change are kept, with all that was learnt of them."""
+
+    def __init__(
+        self,
+        make: Callable[[BackendSettings], tuple[str, Reachable]],
+        health_paths: Mapping[str, str],
+        on_health: Callable[[str, bool], None],
+    ) -> None:
+        self._make = make
+        self._health_paths = health_paths
+        self._on_health = on_health
+        self._members: list[Member] = []
+        self._probes = Tasks()
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """The backends of the settings in force."""
+        return self._members
+
+    async def apply(self, backends: Sequence[BackendSettings], checks: HealthCheckSettings) -> list[Backend]:
+        """Make the fleet that the settings describe."""
+        await self._probes.aclose()
+        known = {member.settings.url: member for member in self._members}
+        members = []
+        for settings in backends:
+            old = known.get(settings.url)
+            if old is not None and old.settings == settings:
+                members.append(known.pop(settings.url))
+            else:
+                members.append(self._member(settings, checks, old))
+        for gone in known.values():
+            gone.inference.close()
+        self._members = members
+        self._probes = Tasks()
+        if checks.enabled:
+            for member in members:
+                self._probes.spawn(self._watch(member, checks), f"probe {member.backend.name}")
+        return [member.backend for member in members]
+
+    async def aclose(self) -> None:
+        """Stop the probes and let go of idle connections."""
+        await self._probes.aclose()
+        for member in self._members:
+            member.inference.close()
+
+    def _member(self, settings: BackendSettings, checks: HealthCheckSettings, old: Member | None) -> Member:
+        name, inference = self._make(settings)
+        health = Health(
+            unhealthy_threshold=checks.unhealthy_threshold,
+            healthy_threshold=checks.healthy_threshold,
+        )
+        if old is not None:
+            health.probed_down = old.backend.health.probed_down
+        backend = Backend(name, settings.url, inference, weight=settings.weight, health=health, models=settings.models)
+        return Member(settings, backend, inference)
+
+    async def _watch(self, member: Member, checks: HealthCheckSettings) -> None:
+        """Probe one backend for ever; the first time at once."""
+        health = member.backend.health
+        first = True
+        while True:
+            passed, reason = await self._probe(member, checks)
+            if passed and health.probe_passed():
+                _log.info("backend %s is back", member.backend.name)
+            elif not passed and health.probe_failed(first=first):
+                _log.warning("backend %s is out: %s", member.backend.name, reason)
+            self._on_health(member.backend.name, not health.probed_down)
+            first = False
+            await asyncio.sleep(checks.interval_s * random.uniform(1 - JITTER, 1 + JITTER))
+
+    async def _probe(self, member: Member, checks: HealthCheckSettings) -> tuple[bool, str]:
+        settings = member.settings
+        chosen = settings.health_path or checks.path
+        path = chosen or self._health_paths[settings.type]
+        try:
+            async with asyncio.timeout(checks.timeout_s):
+                status, _ = await member.inference.get(path, checks.method, checks.timeout_s)
+        except Exception as error:
+            return False, f"{path}: {str(error) or type(error).__name__}"
+        if checks.expected_status is not None:
+            passed = status == checks.expected_status
+        elif settings.type == "openai" and chosen is None:
+            # Any server may be behind this kind; one that answers at all, be it 404, lives.
+            passed = status < 500
+        else:
+            passed = 200 <= status < 300
+        return passed, f"{path} answered {status}"
+
+
+async def gather_answers(members: Sequence[Member], path: str, timeout_s: float) -> list[tuple[Member, int, bytes]]:
+    """Ask all backends at once; those that do not answer are left out."""
+
+    async def ask(member: Member) -> tuple[Member, int, bytes] | None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return member, *await member.inference.get(path, "GET", timeout_s)
+        except Exception:
+            return None
+
+    work: list[Awaitable[tuple[Member, int, bytes] | None]] = [ask(member) for member in members]
+    return [answer for answer in await asyncio.gather(*work) if answer is not None]

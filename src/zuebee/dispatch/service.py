@@ -1,0 +1,163 @@
+"""Chooses a backend for each job, tries again where that may help, and learns from how it went.
+
+A retry happens only before anything of an answer was passed on. Another backend is tried at once; the same one only
+after a wait. When no try helped, the last real answer is the answer.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from contextlib import aclosing
+
+from zuebee.config import RoutingSettings
+from zuebee.contracts.errors import Refusal
+from zuebee.contracts.inference import End, Event, Head, Inference, Job, Reply
+from zuebee.dispatch.balancer import CHOOSERS, Node, fit, matches
+from zuebee.dispatch.health import Health
+from zuebee.dispatch.retry import OVERLOADED, RetryBudget, backoff_s, is_failure, retry_after_s, worth_a_retry
+from zuebee.kit import clock
+
+_log = logging.getLogger("zuebee.dispatch")
+
+DEFAULT_COOLDOWN_S = 1.0
+
+
+class Backend(Node):
+    """A node that can be talked to."""
+
+    def __init__(
+        self, name: str, url: str, inference: Inference, *, weight: int, health: Health, models: Sequence[str]
+    ) -> None:
+        super().__init__(name, weight, health, models)
+        self.url = url
+        self.inference = inference
+
+
+class Dispatcher:
+    """An `Inference` over several backends. On reload it is replaced as a whole; running jobs keep the old one."""
+
+    def __init__(self, backends: Sequence[Backend], routing: RoutingSettings) -> None:
+        self.backends = list(backends)
+        self._retry = routing.retry
+        self._chooser = CHOOSERS[routing.load_balance]()
+        self._budget = RetryBudget(routing.retry.budget_percent)
+        self._rng = random.Random()
+        by_url = {backend.url: backend for backend in backends}
+        self._chains = [
+            (rule.models, [by_url[url] for url in (rule.primary, *rule.fallback)]) for rule in routing.fallback
+        ]
+
+    def run(self, job: Job) -> Reply:
+        """See `Inference.run`."""
+        return self._run(job)
+
+    async def _run(self, job: Job) -> Reply:
+        candidates, chained = self._candidates(job.model)
+        if not candidates:
+            yield End(refusal=_no_such_model(job.model), sent=False, attempts=0)
+            return
+        tried: list[Backend] = []
+        budget = self._budget
+        budget.running += 1
+        try:
+            while True:
+                backend = self._choose(candidates, chained, tried, job.model)
+                cooling_s = backend.cooling_s(job.model, clock.monotonic_s())
+                if cooling_s > 0 and not tried:
+                    yield End(refusal=_cooling(cooling_s), sent=False, backend=backend.name, attempts=0)
+                    return
+                tried.append(backend)
+                wait_s = None
+                started_s = clock.monotonic_s()
+                budget.retrying += len(tried) > 1
+                backend.in_flight += 1
+                try:
+                    async with aclosing(backend.inference.run(job)) as events:
+                        event = await anext(events)
+                        wait_s = self._judge(backend, job.model, event, candidates, tried, started_s)
+                        if wait_s is None:
+                            if isinstance(event, (Head, End)):
+                                event.attempts = len(tried)
+                            yield event
+                            async for event in events:
+                                yield event
+                            self._note_end(backend, event)
+                finally:
+                    backend.in_flight -= 1
+                    budget.retrying -= len(tried) > 1
+                if wait_s is None:
+                    return
+                if wait_s > 0:
+                    await asyncio.sleep(wait_s)
+        finally:
+            budget.running -= 1
+
+    def _candidates(self, model: str) -> tuple[list[Backend], bool]:
+        """The backends for a model, and whether they are to be tried in just this order."""
+        for models, chain in self._chains:
+            if not models or any(matches(pattern, model) for pattern in models):
+                return chain, True
+        return [backend for backend in self.backends if backend.serves(model)], False
+
+    def _choose(self, candidates: list[Backend], chained: bool, tried: list[Backend], model: str) -> Backend:
+        if len(candidates) == 1:
+            return candidates[0]
+        now_s = clock.monotonic_s()
+        fresh = [backend for backend in candidates if backend not in tried]
+        rested = [backend for backend in fresh if not backend.cooling_s(model, now_s)]
+        nodes = fit(rested or fresh or candidates, now_s)
+        chosen = nodes[0] if chained else self._chooser.choose(nodes, now_s)
+        assert isinstance(chosen, Backend)
+        return chosen
+
+    def _judge(
+        self,
+        backend: Backend,
+        model: str,
+        first: Event,
+        candidates: list[Backend],
+        tried: list[Backend],
+        started_s: float,
+    ) -> float | None:
+        """Learn from how a try began. The wait before the next one, or None if this is the answer."""
+        assert isinstance(first, (Head, End))
+        now_s = clock.monotonic_s()
+        if not is_failure(first):
+            backend.health.request_succeeded(now_s)
+            backend.observe(now_s - started_s, now_s)
+            return None
+        self._note_failure(backend, model, first, now_s)
+        settings = self._retry
+        if not settings.enabled or len(tried) > settings.max_retries:
+            return None
+        if not worth_a_retry(first, settings) or not self._budget.allows():
+            return None
+        if any(other not in tried and not other.cooling_s(model, now_s) for other in candidates):
+            return 0.0
+        wait_s = max(backoff_s(len(tried), settings, self._rng), backend.cooling_s(model, now_s))
+        return wait_s if wait_s <= settings.max_wait_s else None
+
+    def _note_failure(self, backend: Backend, model: str, first: Head | End, now_s: float) -> None:
+        if isinstance(first, Head) and first.status in OVERLOADED:
+            asked_s = retry_after_s(first.headers, clock.wall_s())
+            if asked_s is not None or first.status == 429:
+                backend.cool_down(model, now_s + (DEFAULT_COOLDOWN_S if asked_s is None else asked_s))
+        overloaded = isinstance(first, Head) and first.status == 429
+        if not overloaded and backend.health.request_failed(now_s):
+            _log.warning("backend %s is ejected: too many failures in a row", backend.name)
+
+    def _note_end(self, backend: Backend, last: Event) -> None:
+        """A reply that began well may still break off."""
+        broke_off = isinstance(last, End) and last.cause in ("broken", "timeout")
+        if broke_off and backend.health.request_failed(clock.monotonic_s()):
+            _log.warning("backend %s is ejected: too many answers broke off", backend.name)
+
+
+def _no_such_model(model: str) -> Refusal:
+    return Refusal(404, "not_found_error", "model_not_found", f"No backend serves the model `{model[:200]}`.", "model")
+
+
+def _cooling(wait_s: float) -> Refusal:
+    message = "The model server asked to wait before the next request."
+    return Refusal(429, "rate_limit_error", "backend_rate_limited", message, None, wait_s, should_retry=True)

@@ -1,0 +1,118 @@
+"""One HTTP request on ASGI, as the pipeline's `Client`."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+from zuebee.contracts.errors import Refusal
+from zuebee.contracts.inference import Headers, Job, Operation
+from zuebee.dialects import openai
+from zuebee.edge.replies import error_reply
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+TOO_LARGE = "request_too_large"
+EVENT_STREAM = b"text/event-stream"
+
+
+class AsgiClient:
+    """Reads the request and writes the answer.
+
+    An answer in one piece is sent in one piece, when it is finished; an event stream goes out as it comes.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, request_id: str, max_body_bytes: int) -> None:
+        self.request_id = request_id
+        self.path = ""
+        self.operation: Operation = "chat"
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._max_body_bytes = max_body_bytes
+        self._whole_body_read = False
+        self._events = False
+        self._held = b""
+
+    async def read_job(self) -> Job | Refusal:
+        """See `Client.read_job`."""
+        body = await self._read_body()
+        if isinstance(body, Refusal):
+            return body
+        request = openai.read_request(body)
+        if isinstance(request, Refusal):
+            return request
+        return Job(
+            self.request_id,
+            self.operation,
+            self.path,
+            self._scope["query_string"],
+            self._scope["headers"],
+            body,
+            request.model,
+            request.stream,
+            request.stream_usage,
+        )
+
+    async def _read_body(self) -> bytes | Refusal:
+        limit = self._max_body_bytes
+        for name, value in self._scope["headers"]:
+            if name == b"content-length" and int(value) > limit:
+                return _too_large(limit)
+            if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+                return Refusal(415, "invalid_request_error", "unsupported_encoding", "Compressed bodies are not read.")
+        message = await self._receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            parts = [body]
+            size = len(body)
+            while message.get("more_body"):
+                message = await self._receive()
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > limit:
+                    return _too_large(limit)
+            body = b"".join(parts)
+        elif len(body) > limit:
+            return _too_large(limit)
+        self._whole_body_read = True
+        return body
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """See `Client.start`."""
+        self._events = any(
+            name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers
+        )
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, data: bytes) -> None:
+        """See `Client.write`."""
+        if self._events:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+            return
+        if self._held:
+            await self._send({"type": "http.response.body", "body": self._held, "more_body": True})
+        self._held = data
+
+    async def finish(self) -> None:
+        """See `Client.finish`."""
+        await self._send({"type": "http.response.body", "body": self._held, "more_body": False})
+
+    async def refuse(self, refusal: Refusal, extra: Headers | None = None) -> None:
+        """See `Client.refuse`."""
+        status, headers, body = error_reply(refusal, self.request_id)
+        if extra:
+            headers += extra
+        await self.answer(status, headers, body)
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send an answer in one piece."""
+        if not self._whole_body_read and self._scope["method"] not in ("GET", "HEAD"):
+            # What the client still sends of its body must not be taken for its next request.
+            headers = [*headers, (b"connection", b"close")]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _too_large(limit: int) -> Refusal:
+    return Refusal(413, "invalid_request_error", TOO_LARGE, f"The body is larger than {limit} bytes.")

@@ -1,0 +1,83 @@
+"""The HTTP edge, a plain ASGI application: a table of routes, requests in, answers out."""
+
+import itertools
+import os
+from typing import NamedTuple
+
+from zuebee.contracts.admission import Caller, Settlement
+from zuebee.contracts.errors import Refusal
+from zuebee.contracts.inference import Headers, Operation
+from zuebee.edge.address import TrustedProxies
+from zuebee.edge.asgi import AsgiClient, Receive, Scope, Send
+from zuebee.edge.operator import Operator
+from zuebee.edge.pipeline import Pipeline
+from zuebee.kit import clock
+
+
+class Route(NamedTuple):
+    """One endpoint: its canonical path, the job it makes (None: the operator answers), and its other spellings."""
+
+    method: str
+    path: str
+    operation: Operation | None
+    aliases: tuple[str, ...]
+    meaning: str
+
+
+ROUTES = (
+    Route("POST", "/v1/chat/completions", "chat", ("/chat/completions",), "Chat, also streamed."),
+    Route("POST", "/v1/completions", "completions", ("/completions",), "Text completion, also streamed."),
+    Route("POST", "/v1/embeddings", "embeddings", ("/embeddings",), "Embeddings."),
+    Route("GET", "/v1/models", None, ("/models",), "The models of all backends; with `/ID` behind it, one of them."),
+    Route("GET", "/health", None, (), "200 when requests can be served, else 503 with the reason."),
+    Route("GET", "/health/liveliness", None, ("/health/live",), "200 while the process runs."),
+    Route("GET", "/health/readiness", None, ("/health/ready",), "As /health; 503 as soon as a stop begins."),
+    Route("GET", "/metrics", None, (), "Prometheus metrics; path and token are settings."),
+)
+
+_INFERENCE = {path: route for route in ROUTES if route.operation for path in (route.path, *route.aliases)}
+_OTHER = "other"
+
+
+class HttpEdge:
+    """The ASGI application."""
+
+    def __init__(self, pipeline: Pipeline, operator: Operator, *, max_body_bytes: int, proxies: TrustedProxies) -> None:
+        self._pipeline = pipeline
+        self._operator = operator
+        self._max_body_bytes = max_body_bytes
+        self._proxies = proxies
+        # A prefix of its own for each process keeps ids apart without asking anybody.
+        self._id_prefix = "req_" + os.urandom(8).hex()
+        self._ids = itertools.count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        path: str = scope["path"]
+        route = _INFERENCE.get(path)
+        request_id = f"{self._id_prefix}{next(self._ids):08x}"
+        client = AsgiClient(scope, receive, send, request_id=request_id, max_body_bytes=self._max_body_bytes)
+        headers: Headers = scope["headers"]
+        peer = scope["client"][0] if scope["client"] else ""
+        address = self._proxies.client(peer, headers)
+        if route is None or route.operation is None:
+            caller = Caller(scope["method"], self._operator.route_of(path) or _OTHER, headers, address)
+            settlement = Settlement(request_id, caller.method, caller.route, address, clock.wall_s())
+            await self._operator.answer(path, caller, client, settlement)
+            return
+        caller = Caller(scope["method"], route.path, headers, address)
+        settlement = Settlement(request_id, caller.method, route.path, address, clock.wall_s())
+        for name, value in headers:
+            if name == b"x-request-id":
+                settlement.client_request_id = value.decode("latin-1")
+        if caller.method != "POST":
+            await self._pipeline.refuse(client, settlement, wrong_method("POST"), [(b"allow", b"POST")])
+            return
+        client.path = route.path
+        client.operation = route.operation
+        await self._pipeline.serve(caller, client, settlement)
+
+
+def wrong_method(allowed: str) -> Refusal:
+    """405: the path is right, the method is not (RFC 9110, section 15.5.6)."""
+    return Refusal(405, "invalid_request_error", "method_not_allowed", f"This endpoint takes {allowed} only.")

@@ -1,0 +1,113 @@
+"""What is no inference: model lists, health, metrics."""
+
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from zuebee.contracts.admission import Caller, Settlement
+from zuebee.contracts.errors import NOT_FOUND, UNKNOWN_KEY, Refusal
+from zuebee.contracts.inference import Headers
+from zuebee.edge.asgi import AsgiClient
+from zuebee.edge.pipeline import Pipeline
+from zuebee.edge.replies import JSON
+
+_MODELS = ("/v1/models", "/models")
+_LIVE = ("/health/liveliness", "/health/live")
+_READY = ("/health", "/health/readiness", "/health/ready")
+
+
+class Readiness(NamedTuple):
+    """Whether requests can be served, and if not, why."""
+
+    ready: bool
+    reason: str = ""
+    backends_fit: int = 0
+    backends: int = 0
+
+
+class OperatorPorts(NamedTuple):
+    """Who answers. `models` gives the model cards; `exposition` the metrics and their type for an Accept value."""
+
+    readiness: Callable[[], Readiness]
+    models: Callable[[], Awaitable[list[dict[str, Any]]]]
+    exposition: Callable[[str], tuple[bytes, str]]
+
+
+class Operator:
+    """Answers the operator's routes. `metrics_path` None: no metrics."""
+
+    def __init__(
+        self, pipeline: Pipeline, ports: OperatorPorts, *, metrics_path: str | None, metrics_token: str | None
+    ) -> None:
+        self._pipeline = pipeline
+        self._ports = ports
+        self._metrics_path = metrics_path
+        self._metrics_token = metrics_token
+
+    def route_of(self, path: str) -> str | None:
+        """The canonical path that a path belongs to, None for an unknown one."""
+        if path in _MODELS or path.startswith(("/v1/models/", "/models/")):
+            return "/v1/models"
+        if path in _LIVE or path in _READY:
+            return path
+        return "/metrics" if path == self._metrics_path else None
+
+    async def answer(self, path: str, caller: Caller, client: AsgiClient, settlement: Settlement) -> None:
+        """Answer one request."""
+        route = self.route_of(path)
+        if route is None:
+            await self._pipeline.refuse(client, settlement, NOT_FOUND)
+        elif caller.method not in ("GET", "HEAD"):
+            refusal = Refusal(405, "invalid_request_error", "method_not_allowed", "This endpoint takes GET only.")
+            await self._pipeline.refuse(client, settlement, refusal, [(b"allow", b"GET, HEAD")])
+        elif route == "/v1/models":
+            await self._pipeline.serve_known(caller, client, settlement, lambda: self._models(path))
+        elif route == "/metrics":
+            await self._metrics(caller, client)
+        else:
+            await self._health(client, live_only=path in _LIVE)
+
+    async def _health(self, client: AsgiClient, *, live_only: bool) -> None:
+        if live_only:
+            await _send_json(client, 200, {"status": "alive"})
+            return
+        state = self._ports.readiness()
+        body = {
+            "status": "ready" if state.ready else "not ready",
+            "backends": state.backends,
+            "fit": state.backends_fit,
+        }
+        if state.reason:
+            body["reason"] = state.reason
+        await _send_json(client, 200 if state.ready else 503, body)
+
+    async def _metrics(self, caller: Caller, client: AsgiClient) -> None:
+        wanted = self._metrics_token
+        fields = dict(caller.headers)
+        if wanted is not None:
+            scheme, _, given = fields.get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), wanted.encode()):
+                await client.refuse(UNKNOWN_KEY)
+                return
+        body, content_type = self._ports.exposition(fields.get(b"accept", b"").decode("latin-1"))
+        headers: Headers = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(body))]
+        await client.answer(200, headers, body)
+
+    async def _models(self, path: str) -> tuple[int, bytes] | Refusal:
+        cards = await self._ports.models()
+        if path in _MODELS:
+            return 200, msgspec.json.encode({"object": "list", "data": cards})
+        wanted = path.partition("/models/")[2]
+        for card in cards:
+            if card["id"] == wanted:
+                return 200, msgspec.json.encode(card)
+        message = f"There is no model `{wanted[:200]}`."
+        return Refusal(404, "not_found_error", "model_not_found", message, "model")
+
+
+async def _send_json(client: AsgiClient, status: int, value: object) -> None:
+    body = msgspec.json.encode(value)
+    headers: Headers = [JSON, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
+    await client.answer(status, headers, body)

@@ -1,0 +1,272 @@
+"""The life of a request: admit, run, relay, settle. The only place that calls admission.
+
+Each request is settled exactly once, however it ends, before its last byte is handed to the client: whoever has seen
+the end of an answer finds its place free again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Protocol
+
+from zuebee.contracts.admission import Admission, Caller, Ending, Principal, Settlement
+from zuebee.contracts.errors import DRAINED, INTERNAL, Refusal
+from zuebee.contracts.inference import End, Head, Headers, Inference, Job, Usage
+from zuebee.dialects import openai, sse
+from zuebee.edge.replies import JSON, relayed_error_headers
+from zuebee.kit import clock
+
+CLIENT_CLOSED_REQUEST = 499
+BYTES_PER_TOKEN = 4
+
+STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+
+class Client(Protocol):
+    """The side of a request that its caller sees."""
+
+    async def read_job(self) -> Job | Refusal:
+        """The request, once its body is there."""
+        ...
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send the head of the answer."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of its body; waits while the client is slow."""
+        ...
+
+    async def finish(self) -> None:
+        """End the body."""
+        ...
+
+    async def refuse(self, refusal: Refusal, extra: Headers | None = None) -> None:
+        """Send an error answer with `extra` header fields. Only when nothing was sent yet."""
+        ...
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole answer. Only when nothing was sent yet."""
+        ...
+
+
+class Exchange:
+    """One request on its way. `end` cuts it short from outside."""
+
+    def __init__(self, pipeline: "Pipeline", client: Client, settlement: Settlement) -> None:
+        self.settlement = settlement
+        self._pipeline = pipeline
+        self._client = client
+        self._started_s = clock.monotonic_s()
+        self._task = asyncio.current_task()
+        self._settled = False
+        self._shutdown = False
+        self._job: Job | None = None
+        self._head: Head | None = None
+        self._stream = False
+
+    def end(self) -> None:
+        """The gateway stops: tell the client, settle, and be done."""
+        if self._task is not None:
+            self._shutdown = True
+            self._task.cancel()
+
+    async def run(self, caller: Caller) -> None:
+        """From the first look to the settlement. Raises nothing but cancellation that is not ours."""
+        try:
+            refusal = await self._admit_and_relay(caller)
+            if refusal is not None:
+                self._refused(refusal)
+                await self._client.refuse(refusal)
+        except asyncio.CancelledError:
+            await self._cut()
+        except Exception:
+            self.settlement.ending = "failed"
+            self._close(INTERNAL)
+            self._settle()
+            if self._head is None:
+                await self._client.refuse(INTERNAL)
+            raise
+        finally:
+            self._settle()
+
+    async def _admit_and_relay(self, caller: Caller) -> Refusal | None:
+        settlement = self.settlement
+        admission = self._pipeline.admission
+        principal = await admission.identify(caller)
+        if not isinstance(principal, Principal):
+            return principal
+        settlement.principal = principal
+        job = await self._client.read_job()
+        if not isinstance(job, Job):
+            return job
+        settlement.model = job.model
+        settlement.stream = job.stream
+        settlement.request_bytes = len(job.body)
+        grant = await admission.admit(principal, job)
+        if isinstance(grant, Refusal):
+            return grant
+        settlement.grant = grant
+        self._job = job
+        return await self._relay(job)
+
+    async def _relay(self, job: Job) -> Refusal | None:
+        settlement = self.settlement
+        client = self._client
+        async with aclosing(self._pipeline.inference.run(job)) as events:
+            async for event in events:
+                if isinstance(event, bytes):
+                    if self._stream and settlement.first_token_s < 0:
+                        settlement.first_token_s = clock.monotonic_s() - self._started_s
+                    settlement.response_bytes += len(event)
+                    await client.write(event)
+                elif isinstance(event, Head):
+                    await self._start(event)
+                elif isinstance(event, End):
+                    return await self._finish(event)
+                elif self._stream:
+                    await client.write(sse.COMMENT)
+        raise AssertionError("a reply ended without an End")
+
+    async def _start(self, head: Head) -> None:
+        self._head = head
+        settlement = self.settlement
+        settlement.status = head.status
+        settlement.backend = head.backend
+        settlement.attempts = head.attempts
+        headers = head.headers
+        headers.append((b"x-request-id", settlement.request_id.encode()))
+        if head.status >= 400:
+            headers += relayed_error_headers(head.status, headers)
+        elif settlement.stream and any(n == b"content-type" and v.startswith(b"text/event-stream") for n, v in headers):
+            self._stream = True
+            headers = [field for field in headers if field[0] not in (b"cache-control", b"x-accel-buffering")]
+            headers += STREAM_HEADERS
+        await self._client.start(head.status, headers)
+
+    async def _finish(self, end: End) -> Refusal | None:
+        settlement = self.settlement
+        settlement.usage = end.usage
+        if self._head is None:
+            settlement.backend = end.backend
+            settlement.attempts = end.attempts
+            settlement.ending = _ending(end)
+            return end.refusal or INTERNAL
+        if end.refusal is None:
+            settlement.ending = "complete" if settlement.status < 400 else "refused"
+            settlement.code = "" if settlement.status < 400 else "backend_error"
+        else:
+            settlement.ending = _ending(end)
+            settlement.code = end.refusal.code
+        self._settle()
+        if end.refusal is not None:
+            await self._break_off(end.refusal)
+        else:
+            await self._client.finish()
+        return None
+
+    async def _break_off(self, refusal: Refusal) -> None:
+        """The rest is missing: an event stream can say so; any other answer must not look whole."""
+        if self._stream:
+            await self._client.write(openai.render_error_event(refusal))
+            await self._client.finish()
+
+    async def _cut(self) -> None:
+        """The task was cancelled: by `end`, or because the client left."""
+        settlement = self.settlement
+        if self._head is not None:
+            settlement.usage = self._head.usage_so_far()
+        elif self._job is not None:
+            # The backend may have read the prompt; nobody can say what that cost.
+            settlement.usage = Usage(len(self._job.body) // BYTES_PER_TOKEN, 0, "estimate")
+        settlement.ending = "shutdown" if self._shutdown else "client_gone"
+        if not self._shutdown:
+            settlement.status = settlement.status or CLIENT_CLOSED_REQUEST
+            settlement.code = "client_closed_request"
+            return
+        self._close(DRAINED)
+        self._settle()
+        if self._head is None:
+            await self._client.refuse(DRAINED)
+        else:
+            await self._break_off(DRAINED)
+
+    def _refused(self, refusal: Refusal) -> None:
+        if self.settlement.ending == "failed":
+            self.settlement.ending = "refused"
+        self._close(refusal)
+        self._settle()
+
+    def _close(self, refusal: Refusal) -> None:
+        self.settlement.code = refusal.code
+        if self._head is None:
+            self.settlement.status = refusal.status
+
+    def _settle(self) -> None:
+        if not self._settled:
+            self._settled = True
+            self.settlement.duration_s = clock.monotonic_s() - self._started_s
+            self._pipeline.admission.settle(self.settlement)
+
+
+def _ending(end: End) -> Ending:
+    match end.cause:
+        case "timeout":
+            return "timeout"
+        case "none":
+            return "refused"
+        case _:
+            return "upstream_broken"
+
+
+class Pipeline:
+    """What all exchanges share. `inference` may be replaced at any time (reload); running exchanges keep theirs."""
+
+    def __init__(self, admission: Admission, inference: Inference) -> None:
+        self.admission = admission
+        self.inference = inference
+        self.running: set[Exchange] = set()
+
+    async def serve(self, caller: Caller, client: Client, settlement: Settlement) -> None:
+        """Answer one request."""
+        exchange = Exchange(self, client, settlement)
+        self.running.add(exchange)
+        try:
+            await exchange.run(caller)
+        finally:
+            self.running.discard(exchange)
+
+    async def refuse(
+        self, client: Client, settlement: Settlement, refusal: Refusal, extra: Headers | None = None
+    ) -> None:
+        """Refuse a request that is none of the known ones."""
+        settlement.status, settlement.code, settlement.ending = refusal.status, refusal.code, "refused"
+        self.admission.settle(settlement)
+        await client.refuse(refusal, extra)
+
+    async def serve_known(
+        self,
+        caller: Caller,
+        client: Client,
+        settlement: Settlement,
+        answer: Callable[[], Awaitable[tuple[int, bytes] | Refusal]],
+    ) -> None:
+        """Give a JSON answer, at no cost, to callers who are known."""
+        started_s = clock.monotonic_s()
+        principal = await self.admission.identify(caller)
+        reply = await answer() if isinstance(principal, Principal) else principal
+        if isinstance(principal, Principal):
+            settlement.principal = principal
+        settlement.duration_s = clock.monotonic_s() - started_s
+        if isinstance(reply, Refusal):
+            await self.refuse(client, settlement, reply)
+            return
+        settlement.status, settlement.ending = reply[0], "complete"
+        self.admission.settle(settlement)
+        request_id = (b"x-request-id", settlement.request_id.encode())
+        await client.answer(reply[0], [JSON, (b"content-length", b"%d" % len(reply[1])), request_id], reply[1])
+
+    def end_all(self) -> None:
+        """Cut all running exchanges short."""
+        for exchange in list(self.running):
+            exchange.end()

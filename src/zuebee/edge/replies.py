@@ -1,0 +1,38 @@
+"""PURE. A refusal as an HTTP answer in the caller's dialect."""
+
+import math
+
+from zuebee.contracts.errors import Refusal
+from zuebee.contracts.inference import Headers
+from zuebee.dialects import openai
+
+JSON = (b"content-type", b"application/json")
+
+
+def error_reply(refusal: Refusal, request_id: str) -> tuple[int, Headers, bytes]:
+    """Status, headers and body.
+
+    `x-should-retry` is obeyed by OpenAI's SDKs, which else would retry by status alone; `retry-after` is in whole
+    seconds (RFC 9110, section 10.2.3), `retry-after-ms` exact.
+    """
+    body = openai.render_error(refusal)
+    headers: Headers = [
+        JSON,
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", request_id.encode()),
+        (b"x-should-retry", b"true" if refusal.should_retry else b"false"),
+    ]
+    if refusal.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(refusal.retry_after_s))))
+        headers.append((b"retry-after-ms", b"%d" % math.ceil(refusal.retry_after_s * 1000)))
+    if refusal.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    return refusal.status, headers, body
+
+
+def relayed_error_headers(status: int, headers: Headers) -> Headers:
+    """What is added to an error answer that a backend gave: whether the client should try again."""
+    if any(name == b"x-should-retry" for name, _ in headers):
+        return []
+    # The gateway has tried for the client already; only a request to wait is worth another try.
+    return [(b"x-should-retry", b"true" if status in (429, 503) else b"false")]

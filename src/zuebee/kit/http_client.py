@@ -1,0 +1,103 @@
+"""An HTTP/1.1 client for one origin: a pool of keep-alive connections.
+
+A connection whose exchange did not end cleanly is closed and never given out again.
+"""
+
+import asyncio
+from collections import deque
+
+from zuebee.kit.http_connect import Connector
+from zuebee.kit.http_connection import Connection, HttpFailure, Timeouts
+
+__all__ = ["Connection", "HttpFailure", "HttpPool", "Timeouts"]
+
+IDLE_LIMIT_S = 60.0
+
+
+class HttpPool:
+    """Keep-alive connections to one origin.
+
+    At most `max_connections` exchanges at once (more fail with `overflow`) and `max_idle` idle connections.
+    """
+
+    def __init__(self, connector: Connector, *, max_idle: int, max_connections: int) -> None:
+        self.in_use = 0
+        self._connector = connector
+        self._max_idle = max_idle
+        self._max_connections = max_connections
+        self._idle: deque[Connection] = deque()
+        self._closed = False
+
+    async def send(self, head: bytes, body: bytes, timeouts: Timeouts, *, is_head: bool = False) -> Connection:
+        """Send a request and return the connection once the head of the answer is there.
+
+        The caller reads the body and must call `finish`. Raises HttpFailure. A kept connection that the server
+        closed before it saw the request is replaced by a new one, once (RFC 9112, section 9.3.1).
+        """
+        kept = self._take_idle()
+        if kept is not None:
+            try:
+                return await self._exchange(kept, head, body, timeouts, is_head)
+            except HttpFailure as failure:
+                if kept.answered or failure.kind != "reset":
+                    raise
+        return await self._exchange(await self._open(), head, body, timeouts, is_head)
+
+    async def _exchange(
+        self, connection: Connection, head: bytes, body: bytes, timeouts: Timeouts, is_head: bool
+    ) -> Connection:
+        try:
+            await connection.start(head, body, timeouts, is_head=is_head)
+        except BaseException:
+            connection.finish()
+            raise
+        return connection
+
+    def _take_idle(self) -> Connection | None:
+        loop = asyncio.get_running_loop()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable and loop.time() - connection.idle_since_s < IDLE_LIMIT_S:
+                self.in_use += 1
+                return connection
+            connection.abort()
+        return None
+
+    async def _open(self) -> Connection:
+        if self.in_use >= self._max_connections:
+            raise HttpFailure("overflow", "too many connections to this backend", sent=False)
+        self.in_use += 1
+        loop = asyncio.get_running_loop()
+        try:
+            return await self._connector.connect(lambda: Connection(self, loop))
+        except TimeoutError:
+            self.in_use -= 1
+            raise HttpFailure("connect_timeout", "connecting took too long", sent=False) from None
+        except OSError as error:
+            self.in_use -= 1
+            raise HttpFailure("connect", f"cannot connect: {error}", sent=False) from error
+        except BaseException:
+            self.in_use -= 1
+            raise
+
+    def ended(self, connection: Connection, *, reusable: bool) -> None:
+        """Take back a connection whose exchange is over."""
+        self.in_use -= 1
+        if not reusable:
+            return
+        if self._closed or len(self._idle) >= self._max_idle:
+            connection.abort()
+            return
+        connection.idle_since_s = asyncio.get_running_loop().time()
+        self._idle.append(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """Forget an idle connection that the server closed."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def close(self) -> None:
+        """Close the idle connections now, and the others as their exchanges end."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().abort()

@@ -1,0 +1,335 @@
+"""One HTTP/1.1 connection to a server, on an asyncio protocol and httptools' response parser.
+
+Framing: RFC 9112. Every wait has a deadline, and what is buffered for a slow consumer is bounded. Nothing is
+decoded or followed: compressed bodies and redirects come as they are.
+"""
+
+import asyncio
+from typing import Literal, Protocol, cast
+
+import httptools
+
+HIGH_WATER_BYTES = 256 * 1024
+MAX_HEADERS = 200
+MAX_HEADER_BYTES = 128 * 1024
+MAX_INTERIM = 16
+
+Failure = Literal[
+    "connect", "overflow", "connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout",
+    "reset", "truncated", "malformed",
+]  # fmt: skip
+
+
+class HttpFailure(Exception):
+    """An exchange that did not end well. `sent`: the request may have reached the server."""
+
+    def __init__(self, kind: Failure, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.kind: Failure = kind
+        self.message = message
+        self.sent = sent
+
+
+class Timeouts:
+    """Seconds an exchange may take: to the first byte, between bytes, and in all."""
+
+    __slots__ = ("first_byte_s", "idle_s", "total_s")
+
+    def __init__(self, first_byte_s: float, idle_s: float, total_s: float) -> None:
+        self.first_byte_s = first_byte_s
+        self.idle_s = idle_s
+        self.total_s = total_s
+
+
+class Owner(Protocol):
+    """Who gave the connection out and takes it back."""
+
+    def ended(self, connection: "Connection", *, reusable: bool) -> None:
+        """The exchange is over."""
+        ...
+
+    def lost(self, connection: "Connection") -> None:
+        """The server closed an idle connection."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """One connection to the origin, and the answer of the exchange it carries.
+
+    `status` and `headers` (names in lower case) are set once `HttpPool.send` returned; then `read` gives the body.
+    """
+
+    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.complete = False
+        self.idle_since_s = 0.0
+        self.exchanges = 0
+        self._owner = owner
+        self._loop = loop
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._parser: httptools.HttpResponseParser = None  # type: ignore[assignment]
+        self._failure: HttpFailure | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._chunks: list[bytes] = []
+        self._buffered_bytes = 0
+        self._header_bytes = 0
+        self._paused = False
+        self._busy = False
+        self._lost = False
+        self._keep_alive = False
+        self._head_seen = False
+        self._answered = False
+        self._until_close = False
+        self._skip_body = False
+        self._interim = 0
+        self._timeouts = Timeouts(0, 0, 0)
+        self._total_deadline_s = 0.0
+        self._deadline_s = 0.0
+        self._deadline_kind: Failure = "first_byte_timeout"
+        self._quiet_at_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = 0.0
+
+    # --- the exchange, as its user sees it ---
+
+    async def read(self, quiet_s: float = 0.0) -> bytes | None:
+        """The next bytes of the body, as they came; `b""` at its end.
+
+        With `quiet_s`, None when nothing came for so long. Raises HttpFailure when the answer breaks off.
+        """
+        while not self._chunks:
+            if self.complete:
+                return b""
+            if self._failure is not None:
+                raise self._failure
+            if quiet_s and not await self._wait_quiet(quiet_s):
+                return None
+            if not quiet_s:
+                await self._wait()
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self._buffered_bytes = 0
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of the body that arrived and were not read."""
+        return self._buffered_bytes
+
+    def finish(self) -> None:
+        """End the exchange: reuse the connection if it ended cleanly and was read, else close it."""
+        if not self._busy:
+            return
+        self._busy = False
+        reusable = (
+            self.complete
+            and self._keep_alive
+            and self._failure is None
+            and not self._chunks
+            and not self._lost
+            and not self._transport.is_closing()
+            and self._transport.get_write_buffer_size() == 0
+        )
+        if not reusable:
+            self.abort()
+        self._owner.ended(self, reusable=reusable)
+
+    def abort(self) -> None:
+        """Close at once, dropping what was not sent."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # --- used by the pool ---
+
+    @property
+    def usable(self) -> bool:
+        """Whether another exchange may begin."""
+        return not self._lost and not self._transport.is_closing()
+
+    @property
+    def answered(self) -> bool:
+        """Whether any byte of an answer came in this exchange."""
+        return self._answered
+
+    async def start(self, head: bytes, body: bytes, timeouts: Timeouts, *, is_head: bool) -> None:
+        """Send a request and wait for the head of its answer."""
+        self.status = 0
+        self.headers = []
+        self.complete = False
+        self.exchanges += 1
+        self._header_bytes = self._buffered_bytes = self._interim = 0
+        self._head_seen = self._answered = self._until_close = self._keep_alive = False
+        self._skip_body = is_head
+        self._busy = True
+        if self._lost:
+            self._failure = HttpFailure("reset", "the server closed the connection")
+            raise self._failure
+        now = self._loop.time()
+        self._timeouts = timeouts
+        self._total_deadline_s = now + timeouts.total_s
+        self._set_deadline(now + timeouts.first_byte_s, "first_byte_timeout")
+        if len(body) < 65536:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+        while not self._head_seen:
+            if self._failure is not None:
+                raise self._failure
+            await self._wait()
+
+    # --- waiting ---
+
+    async def _wait(self) -> None:
+        self._waiter = waiter = self._loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    async def _wait_quiet(self, quiet_s: float) -> bool:
+        self._quiet_at_s = self._loop.time() + quiet_s
+        if self._quiet_at_s < self._timer_at_s:
+            self._arm(self._quiet_at_s)
+        try:
+            await self._wait()
+        finally:
+            self._quiet_at_s = 0.0
+        return bool(self._chunks) or self.complete or self._failure is not None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # One timer serves all deadlines of all exchanges. To move a deadline back costs nothing: the timer looks again
+    # when it fires.
+
+    def _set_deadline(self, at_s: float, kind: Failure) -> None:
+        if at_s >= self._total_deadline_s:
+            at_s, kind = self._total_deadline_s, "total_timeout"
+        self._deadline_s = at_s
+        self._deadline_kind = kind
+        if self._timer is None or at_s < self._timer_at_s:
+            self._arm(at_s)
+
+    def _arm(self, at_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at_s = at_s
+        self._timer = self._loop.call_later(max(at_s - self._loop.time(), 0.0), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self._busy:
+            return
+        now = self._loop.time() + 0.001
+        if self._quiet_at_s and now >= self._quiet_at_s:
+            self._wake()
+            self._quiet_at_s = 0.0
+        if now < self._deadline_s:
+            quiet = self._quiet_at_s
+            self._arm(min(self._deadline_s, quiet) if quiet else self._deadline_s)
+        elif self._chunks and now < self._total_deadline_s:
+            # The consumer is slow, not the server: only the total deadline counts.
+            self._set_deadline(now + self._timeouts.idle_s, "idle_timeout")
+        else:
+            self._fail(self._deadline_kind, "the server took too long")
+
+    def _fail(self, kind: Failure, message: str) -> None:
+        if self._failure is None and not self.complete:
+            self._failure = HttpFailure(kind, message)
+        self.abort()
+        self._wake()
+
+    # --- transport callbacks ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._parser = httptools.HttpResponseParser(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._busy:
+            self._owner.lost(self)
+            return
+        if self._head_seen and self._until_close and exc is None and self._failure is None:
+            self.complete = True
+        elif not self.complete and self._failure is None:
+            kind: Failure = "truncated" if exc is None and self._answered else "reset"
+            self._failure = HttpFailure(kind, "the server closed the connection")
+        self._wake()
+
+    def data_received(self, data: bytes) -> None:
+        unasked = self.complete or not self._busy
+        if unasked:
+            # Bytes that belong to no exchange: whatever follows could not be trusted.
+            self.abort()
+            return
+        self._answered = True
+        self._feed(data)
+        if self.complete:
+            self._wake()
+        elif self._chunks:
+            if self._buffered_bytes > HIGH_WATER_BYTES and not self._paused:
+                self._paused = True
+                self._transport.pause_reading()
+            self._set_deadline(self._loop.time() + self._timeouts.idle_s, "idle_timeout")
+            self._wake()
+        elif self._head_seen:
+            self._wake()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            # After a complete answer the fail only closes: the answer stands, the connection is not to be trusted.
+            self._fail("malformed", f"the server's answer is not valid HTTP: {error}")
+        except httptools.HttpParserUpgrade:
+            self._fail("malformed", "the server switched protocols")
+
+    # --- parser callbacks ---
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_bytes += len(name) + len(value)
+        if self.complete:
+            raise ValueError("bytes after the end of the answer")
+        if len(self.headers) >= MAX_HEADERS or self._header_bytes > MAX_HEADER_BYTES:
+            raise ValueError("too many headers")
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise ValueError("too many interim answers")
+            self.headers = []
+            return
+        self.status = status
+        self._head_seen = True
+        self._keep_alive = self._parser.should_keep_alive()
+        framed = status in (204, 304)
+        for name, value in self.headers:
+            if name == b"content-length" or (name == b"transfer-encoding" and b"chunked" in value.lower()):
+                framed = True
+        self._until_close = not framed
+        if self._skip_body:
+            self.complete = True
+            self._keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        if not self.complete:
+            self._chunks.append(body)
+            self._buffered_bytes += len(body)
+
+    def on_message_complete(self) -> None:
+        if self._head_seen:
+            self.complete = True

@@ -1,0 +1,125 @@
+"""An ASGI application on a guarded listener whose end the caller controls, step by step."""
+
+import asyncio
+import socket
+import ssl
+from email.utils import formatdate
+from functools import partial
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from zuebee.kit import clock
+from zuebee.kit.http_guard import GuardedProtocol, Phase, ReceiveLimits, RenderError
+
+__all__ = ["HttpServer", "ReceiveLimits", "RenderError"]
+
+SWEEP_INTERVAL_S = 0.25
+BACKLOG = 2048
+
+
+class HttpServer:
+    """Listens, serves, drains. The caller calls `start`, then at the end `stop_accepting`, `drain`, `close`."""
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        limits: ReceiveLimits,
+        keep_alive_s: float,
+        render_error: RenderError,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._config = Config(
+            app,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=keep_alive_s,  # type: ignore[arg-type]
+            interface="asgi3",
+        )
+        self._config.load()
+        self._state = ServerState()
+        self._limits = limits
+        self._render_error = render_error
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._phase = Phase()
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; returns the port (useful with port 0). Raises OSError."""
+        loop = asyncio.get_running_loop()
+        make = partial(
+            GuardedProtocol,
+            self._config,
+            self._state,
+            {},
+            loop,
+            self._limits,
+            self._render_error,
+            self._phase,
+        )
+        self._sweep()
+        self._server = await loop.create_server(make, host or None, port, ssl=self._tls, backlog=BACKLOG)
+        sock: socket.socket = self._server.sockets[0]
+        return int(sock.getsockname()[1])
+
+    @property
+    def connection_count(self) -> int:
+        """Open client connections."""
+        return len(self._state.connections)
+
+    @property
+    def running_count(self) -> int:
+        """Requests being answered."""
+        return len(self._state.tasks)
+
+    def begin_drain(self) -> None:
+        """From now on each connection ends with the answer it carries. New ones are still taken."""
+        self._phase.draining = True
+
+    def stop_accepting(self) -> None:
+        """Close the listening socket and the idle connections."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+
+    async def wait_idle(self, timeout_s: float, hurry: asyncio.Event) -> bool:
+        """Wait until no request runs; False if `timeout_s` passed or `hurry` was set first."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + timeout_s
+        while self._state.tasks:
+            if loop.time() >= until_s or hurry.is_set():
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
+    async def close(self) -> None:
+        """Close all connections, whatever they do."""
+        self.stop_accepting()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in list(self._state.connections):
+            connection.transport.close()
+        await asyncio.sleep(0)
+        for task in list(self._state.tasks):
+            task.cancel()
+        if self._state.tasks:
+            await asyncio.wait(list(self._state.tasks), timeout=5)
+
+    def _sweep(self) -> None:
+        """Four times a second: overdue clients, and the Date header of the coming answers."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in list(self._state.connections):
+            connection.sweep(now)  # type: ignore[union-attr]
+        date = formatdate(clock.wall_s(), usegmt=True).encode()
+        # Replaced in place: running cycles hold a reference to this list.
+        self._state.default_headers[:] = [(b"date", date)]
+        self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)

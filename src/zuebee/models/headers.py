@@ -1,0 +1,63 @@
+"""PURE. Which header fields pass, in each direction.
+
+Upstream only an allow-list passes: what is not on it (cookies, credentials, `X-Forwarded-*`, hop-by-hop fields)
+never leaves the house. Downstream everything passes but hop-by-hop fields (RFC 9110, section 7.6.1) and what the
+gateway says itself.
+"""
+
+from zuebee.contracts.inference import Headers
+
+_UPSTREAM = frozenset(
+    {
+        b"accept",
+        b"accept-language",
+        b"baggage",
+        b"content-type",
+        b"idempotency-key",
+        b"openai-beta",
+        b"traceparent",
+        b"tracestate",
+        b"user-agent",
+    }
+)
+_UPSTREAM_PREFIX = b"x-stainless-"
+
+_NOT_DOWNSTREAM = frozenset(
+    {
+        b"alt-svc",
+        b"connection",
+        b"content-length",
+        b"date",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-connection",
+        b"server",
+        b"set-cookie",
+        b"strict-transport-security",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"x-request-id",
+    }
+)
+
+NEVER_UPSTREAM = frozenset(
+    {"host", "authorization", "connection", "content-length", "transfer-encoding", "te", "upgrade"}
+)
+"""What an operator cannot put on the allow-list."""
+
+
+def upstream_lines(headers: Headers, extra: frozenset[bytes]) -> bytes:
+    """The header lines of a client's request that go to the backend. `extra`: more names to let pass."""
+    lines = []
+    for name, value in headers:
+        if name in _UPSTREAM or name in extra or name.startswith(_UPSTREAM_PREFIX):
+            lines.append(name + b": " + value + b"\r\n")
+    return b"".join(lines)
+
+
+def downstream(headers: Headers) -> Headers:
+    """The header fields of a backend's answer that go to the client."""
+    return [field for field in headers if field[0] not in _NOT_DOWNSTREAM]

@@ -1,0 +1,55 @@
+"""PURE. The head of a request to a backend: request line and header lines, as bytes."""
+
+from urllib.parse import urlsplit
+
+from zuebee.contracts.inference import Job
+from zuebee.models.headers import upstream_lines
+
+
+class RequestHead:
+    """Builds the heads of one backend's requests from parts that never change."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None,
+        headers: dict[str, str],
+        forward_headers: list[str],
+        authority: str,
+        request_prefix: bytes,
+        proxy_lines: bytes,
+    ) -> None:
+        self._base = request_prefix + urlsplit(url).path.rstrip("/").encode()
+        self._forward = frozenset(name.lower().encode() for name in forward_headers)
+        lines = [b"host: " + authority.encode(), b"accept-encoding: identity"]
+        if api_key:
+            lines.append(b"authorization: Bearer " + api_key.encode())
+        lines += [f"{name.lower()}: {value}".encode("latin-1") for name, value in headers.items()]
+        self._lines = b" HTTP/1.1\r\n" + b"\r\n".join(lines) + b"\r\n" + proxy_lines
+        self._paths: dict[str, bytes] = {}
+
+    def _path(self, path: str) -> bytes:
+        # A base URL may or may not end in /v1, as OpenAI's own does: never say it twice.
+        if path.startswith("/v1/") and self._base.endswith(b"/v1"):
+            path = path[3:]
+        return self._base + path.encode()
+
+    def post(self, job: Job, body_bytes: int) -> bytes:
+        """The head of a job's request."""
+        path = self._paths.get(job.path)
+        if path is None:
+            path = self._paths[job.path] = b"POST " + self._path(job.path)
+        if job.query:
+            path += b"?" + job.query
+        return b"%b%bx-request-id: %b\r\n%bcontent-length: %d\r\n\r\n" % (
+            path,
+            self._lines,
+            job.request_id.encode(),
+            upstream_lines(job.headers, self._forward),
+            body_bytes,
+        )
+
+    def get(self, path: str, method: str = "GET") -> bytes:
+        """The head of a request without a body."""
+        return b"%b %b%b\r\n" % (method.encode(), self._path(path), self._lines)

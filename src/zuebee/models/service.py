@@ -1,0 +1,282 @@
+"""One backend as an `Inference`: sends the client's bytes, passes the answer on as it comes, reads the usage.
+
+The body goes out as it came, but for `stream_options.include_usage` in streams. The head of a stream is held back until
+its first event, so that a backend that answers 200 and then fails can still be replaced by another.
+"""
+
+import contextlib
+import logging
+
+from zuebee.config import BackendSettings
+from zuebee.contracts.errors import Refusal
+from zuebee.contracts.inference import QUIET, End, Event, FailureCause, Head, Headers, Job, Reply, Usage
+from zuebee.dialects import openai
+from zuebee.dialects.openai_stream import StreamMeter
+from zuebee.kit.http_client import Connection, HttpFailure, HttpPool, Timeouts
+from zuebee.kit.http_connect import Origin
+from zuebee.models.estimate import TokenRatios
+from zuebee.models.headers import downstream
+from zuebee.models.request_head import RequestHead
+
+MAX_HELD_BYTES = 1 << 20
+TAIL_BYTES = 1 << 16
+DONE_WAIT_S = 0.05
+
+_log = logging.getLogger("zuebee.models")
+
+_FAILURES: dict[str, tuple[int, str, FailureCause, str]] = {
+    "connect": (503, "backend_unreachable", "connect_failure", "The model server cannot be reached."),
+    "overflow": (503, "backend_busy", "overload", "The model server has too many requests."),
+    "connect_timeout": (503, "backend_unreachable", "connect_failure", "The model server cannot be reached in time."),
+    "first_byte_timeout": (504, "backend_timeout", "timeout", "The model server did not answer in time."),
+    "idle_timeout": (504, "backend_stalled", "timeout", "The model server stopped in the middle of its answer."),
+    "total_timeout": (504, "backend_timeout", "timeout", "The answer took longer than allowed."),
+    "reset": (502, "backend_broken", "broken", "The model server closed the connection."),
+    "truncated": (502, "incomplete_answer", "broken", "The model server's answer broke off."),
+    "malformed": (502, "bad_answer", "broken", "The model server's answer is not valid."),
+}
+
+
+class BackendInference:
+    """Runs jobs on one backend over a pool of kept connections."""
+
+    def __init__(self, settings: BackendSettings, name: str, proxy_url: str | None, quiet_s: float) -> None:
+        origin = Origin(
+            settings.url, timeout_s=settings.connect_timeout_s, ca_file=settings.ca_file, proxy_url=proxy_url
+        )
+        self.name = name
+        self.url = settings.url
+        self._pool = HttpPool(origin, max_idle=settings.max_idle_connections, max_connections=settings.max_connections)
+        self._head = RequestHead(
+            settings.url,
+            api_key=settings.api_key,
+            headers=settings.headers,
+            forward_headers=settings.forward_headers,
+            authority=origin.authority,
+            request_prefix=origin.request_prefix,
+            proxy_lines=origin.request_headers,
+        )
+        self._timeouts = Timeouts(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.timeout_s)
+        self._quiet_s = quiet_s
+        self._asks_usage = settings.include_usage != "never"
+        self._may_stop_asking = settings.include_usage == "auto"
+        self._ratios = TokenRatios()
+
+    def run(self, job: Job) -> Reply:
+        """See `Inference.run`."""
+        return self._run_stream(job) if job.stream else self._run_plain(job)
+
+    async def get(self, path: str, method: str, timeout_s: float, max_bytes: int = MAX_HELD_BYTES) -> tuple[int, bytes]:
+        """Status and body of a small request of the gateway's own (probes, model lists). Raises HttpFailure."""
+        timeouts = Timeouts(timeout_s, timeout_s, timeout_s)
+        connection = await self._pool.send(self._head.get(path, method), b"", timeouts, is_head=method == "HEAD")
+        try:
+            return connection.status, await _read(connection, max_bytes)
+        finally:
+            connection.finish()
+
+    def close(self) -> None:
+        """Let go of the idle connections; running jobs finish."""
+        self._pool.close()
+
+    # --- answers in one piece ---
+
+    async def _run_plain(self, job: Job) -> Reply:
+        connection = None
+        try:
+            connection = await self._pool.send(self._head.post(job, len(job.body)), job.body, self._timeouts)
+            body = await _read(connection, MAX_HELD_BYTES)
+            if connection.complete and not connection.buffered_bytes:
+                for event in self._whole_answer(job, connection.status, connection.headers, body):
+                    yield event
+            else:
+                async for event in self._long_answer(job, connection, body):
+                    yield event
+        except HttpFailure as failure:
+            yield self._failed(failure)
+        finally:
+            if connection is not None:
+                connection.finish()
+
+    def _whole_answer(self, job: Job, status: int, headers: Headers, body: bytes) -> tuple[Event, ...]:
+        """The events of an answer that is all there."""
+        if (refused := self._unfit(status, headers)) is not None:
+            return (refused,)
+        usage = None
+        if status == 200:
+            try:
+                usage = self._answer_usage(job, headers, body)
+            except openai.NotJson:
+                return (self._failed(HttpFailure("malformed", "not JSON")),)
+        fields = downstream(headers)
+        fields.append((b"content-length", b"%d" % len(body)))
+        return Head(status, fields, self.name, lambda: usage), body, End(usage, backend=self.name)
+
+    async def _long_answer(self, job: Job, connection: Connection, begun: bytes) -> Reply:
+        """An answer too long to hold: passed on as it comes, its usage read from its last bytes."""
+        if (refused := self._unfit(connection.status, connection.headers)) is not None:
+            yield refused
+            return
+        fields = downstream(connection.headers)
+        fields += [field for field in connection.headers if field[0] == b"content-length"]
+        yield Head(connection.status, fields, self.name, lambda: None)
+        data: bytes | None = begun
+        tail = b""
+        while data:
+            tail = (tail + data)[-TAIL_BYTES:]
+            yield data
+            data = await connection.read()
+        figures = openai.tail_usage(tail) if connection.status == 200 else None
+        usage = Usage(*figures, "provider") if figures else Usage(self._prompt_estimate(job), 0, "estimate")
+        yield End(usage if connection.status == 200 else None, backend=self.name)
+
+    def _answer_usage(self, job: Job, headers: Headers, body: bytes) -> Usage | None:
+        figures = None
+        if not any(name == b"content-encoding" for name, _ in headers):
+            figures = openai.answer_usage(body)
+        if figures is None:
+            completion_tokens = round(openai.answer_text_bytes(body) / 4)
+            return Usage(self._prompt_estimate(job), completion_tokens, "estimate")
+        self._ratios.learn(job.model, len(job.body), figures[0])
+        return Usage(*figures, "provider")
+
+    def _prompt_estimate(self, job: Job) -> int:
+        return self._ratios.estimate(job.model, len(job.body))
+
+    def _unfit(self, status: int, headers: Headers) -> End | None:
+        """What must not reach a client: redirects, pages, and the backend's opinion of the gateway's own key."""
+        if status == 401:
+            _log.error("%s refuses the gateway's own key: check api_key of this backend", self.name)
+            refusal = Refusal(502, "api_error", "backend_refused_key", "The model server refuses the gateway's key.")
+            return End(refusal=refusal, cause="broken", backend=self.name)
+        page = status < 400 and any(name == b"content-type" and b"text/html" in value for name, value in headers)
+        if page or 300 <= status < 400:
+            return self._failed(HttpFailure("malformed", f"status {status}, not an answer of a model server"))
+        return None
+
+    # --- streams ---
+
+    async def _run_stream(self, job: Job) -> Reply:
+        connection = None
+        meter = StreamMeter(hide_usage=not job.stream_usage)
+        headed = False
+        begun = b""
+        try:
+            connection, held = await self._open_stream(job)
+            if held is not None:
+                for event in self._whole_answer(job, connection.status, connection.headers, held):
+                    yield event
+                return
+            while not meter.ended():
+                data = await connection.read(self._quiet_s if headed else 0)
+                if data is None:
+                    yield QUIET
+                    continue
+                if not data:
+                    break
+                block = meter.feed(data)
+                if not headed:
+                    begun += block
+                    if not (meter.chunks or meter.done):
+                        continue
+                    headed = True
+                    yield self._stream_head(job, connection, meter)
+                    block = begun
+                if block:
+                    yield block
+            yield self._stream_end(job, meter)
+        except HttpFailure as failure:
+            if meter.whole:
+                yield self._stream_end(job, meter)
+            else:
+                yield self._failed(failure, self._stream_usage(job, meter) if headed else None)
+        finally:
+            if connection is not None:
+                await self._leave(connection, meter)
+
+    async def _open_stream(self, job: Job) -> tuple[Connection, bytes | None]:
+        """Send the job. The second value is the whole body where the answer is no event stream."""
+        asks = self._asks_usage and not job.stream_usage
+        body = openai.ask_for_usage(job.body) if asks else job.body
+        connection = await self._pool.send(self._head.post(job, len(body)), body, self._timeouts)
+        if connection.status == 200 and _is_event_stream(connection.headers):
+            return connection, None
+        try:
+            held = await _read(connection, MAX_HELD_BYTES)
+            if asks and self._may_stop_asking and connection.status in (400, 422) and b"stream_options" in held:
+                self._asks_usage = False
+                _log.warning("%s refuses stream_options: usage of its streams will be estimated", self.name)
+                connection.finish()
+                return await self._open_stream(job)
+            if not connection.complete:
+                raise HttpFailure("malformed", "not an event stream, and too long")
+        except BaseException:
+            connection.finish()
+            raise
+        return connection, held
+
+    def _stream_head(self, job: Job, connection: Connection, meter: StreamMeter) -> Head:
+        return Head(200, downstream(connection.headers), self.name, lambda: self._stream_usage(job, meter))
+
+    def _stream_usage(self, job: Job, meter: StreamMeter) -> Usage:
+        whole = meter.whole
+        if meter.usage is not None:
+            return Usage(*meter.usage, "provider" if whole else "partial")
+        return Usage(self._prompt_estimate(job), meter.chunks, "estimate" if whole else "partial")
+
+    def _stream_end(self, job: Job, meter: StreamMeter) -> End:
+        usage = self._stream_usage(job, meter) if meter.chunks or meter.usage else None
+        if meter.whole:
+            if meter.usage is not None:
+                self._ratios.learn(job.model, len(job.body), meter.usage[0])
+            return End(usage, backend=self.name)
+        if meter.error is not None:
+            status, code, message = openai.read_error(meter.error)
+            refusal = Refusal(
+                status or 502,
+                "invalid_request_error" if 400 <= status < 500 else "api_error",
+                code or "backend_error",
+                message or "The model server reported an error.",
+            )
+            return End(usage, refusal, "none" if 400 <= status < 500 else "overload", backend=self.name)
+        if meter.fault:
+            return self._failed(HttpFailure("malformed", meter.fault), usage)
+        return self._failed(HttpFailure("truncated", "the stream ended early"), usage)
+
+    async def _leave(self, connection: Connection, meter: StreamMeter) -> None:
+        """After `[DONE]` only the end of the body is missing; with it the connection can be used again."""
+        if meter.done and not connection.complete and not connection.buffered_bytes:
+            with contextlib.suppress(HttpFailure):
+                await connection.read(DONE_WAIT_S)
+        connection.finish()
+
+    def _failed(self, failure: HttpFailure, usage: Usage | None = None) -> End:
+        status, code, cause, message = _FAILURES[failure.kind]
+        _log.info("%s: %s: %s", self.name, failure.kind, failure.message)
+        refusal = Refusal(
+            status,
+            "timeout_error" if status == 504 else "overloaded_error" if status == 503 else "api_error",
+            code,
+            message,
+            retry_after_s=None if failure.sent else 1.0,
+            should_retry=not failure.sent,
+        )
+        return End(usage, refusal, cause, failure.sent, self.name)
+
+
+def _is_event_stream(headers: Headers) -> bool:
+    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
+
+
+async def _read(connection: Connection, max_bytes: int) -> bytes:
+    """The body up to its end, or until more than `max_bytes` are there."""
+    data = await connection.read() or b""
+    if connection.complete and not connection.buffered_bytes:
+        return data
+    parts = [data]
+    size = len(data)
+    while data and size <= max_bytes:
+        data = await connection.read() or b""
+        parts.append(data)
+        size += len(data)
+    return b"".join(parts)

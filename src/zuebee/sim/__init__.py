@@ -1,0 +1,1 @@
+"""A simulated OpenAI-compatible model server with faults on request: for demonstrations, tests and load."""

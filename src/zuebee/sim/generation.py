@@ -1,0 +1,163 @@
+"""PURE. An answer of one or more choices, rendered as one JSON body or as a stream of events.
+
+Everything in a frame that does not change from token to token is made once; a token costs one join of bytes.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from zuebee.sim import tools
+from zuebee.sim.faults import UsageKind
+from zuebee.sim.settings import CREATED_S
+from zuebee.sim.steps import DONE, Send, Step, Wait
+from zuebee.sim.text import Token
+from zuebee.sim.usage import usage_json
+
+
+class Shape(NamedTuple):
+    """How one of the two endpoints names things."""
+
+    body: str
+    frame: str
+    field: bytes
+    """What of a choice grows in a stream."""
+    tail: bytes
+    chat: bool
+
+
+CHAT = Shape("chat.completion", "chat.completion.chunk", b"delta", b'"logprobs":null', True)
+TEXT = Shape("text_completion", "text_completion", b"text", b'"logprobs":null', False)
+
+
+class Choice(NamedTuple):
+    """One choice: its tokens, how it finished, and its tool calls if it has any."""
+
+    tokens: list[Token]
+    finish: str
+    calls: list[tools.ToolCall]
+
+    @property
+    def text(self) -> str:
+        """What the tokens say."""
+        return "".join(token.text for token in self.tokens)
+
+
+class Pace(NamedTuple):
+    """When tokens come."""
+
+    first_s: float
+    gap_s: float
+
+
+class Answer(NamedTuple):
+    """An answer before it is rendered."""
+
+    shape: Shape
+    id: str
+    model: str
+    choices: list[Choice]
+    prompt_tokens: int
+    hostile: UsageKind | None
+
+    @property
+    def completion_tokens(self) -> int:
+        """The tokens of all choices."""
+        return sum(len(choice.tokens) for choice in self.choices)
+
+
+def body(answer: Answer) -> bytes:
+    """Return the answer as one JSON body."""
+    choices = []
+    for index, choice in enumerate(answer.choices):
+        said: dict[str, Any] = {"text": choice.text}
+        if answer.shape.chat:
+            message: dict[str, Any] = {"role": "assistant", "content": None if choice.calls else choice.text}
+            if choice.calls:
+                message["tool_calls"] = tools.message(choice.calls)
+            said = {"message": message}
+        choices.append({"index": index, **said, "logprobs": None, "finish_reason": choice.finish})
+    value: dict[str, Any] = {
+        "id": answer.id,
+        "object": answer.shape.body,
+        "created": CREATED_S,
+        "model": answer.model,
+        "choices": choices,
+    }
+    usage = usage_json(answer.prompt_tokens, answer.completion_tokens, answer.hostile)
+    if usage is not None:
+        value["usage"] = msgspec.Raw(usage)
+    return msgspec.json.encode(value)
+
+
+class _Frames:
+    """The frames of one stream."""
+
+    def __init__(self, answer: Answer, continuous: bool) -> None:
+        shape = answer.shape
+        self._start = b'data: {"id":%b,"object":%b,"created":%d,"model":%b,"choices":[' % (
+            msgspec.json.encode(answer.id),
+            msgspec.json.encode(shape.frame),
+            CREATED_S,
+            msgspec.json.encode(answer.model),
+        )
+        self._shape, self._answer, self._continuous = shape, answer, continuous
+        self._before = [
+            self._start + b'{"index":%d,"%b":' % (index, shape.field) for index in range(len(answer.choices))
+        ]
+        self._after = b',%b,"finish_reason":null}]' % shape.tail
+
+    def _end(self, done: int) -> bytes:
+        if self._continuous:
+            usage = usage_json(self._answer.prompt_tokens, done, self._answer.hostile)
+            if usage is not None:
+                return b',"usage":%b}\n\n' % usage
+        return b"}\n\n"
+
+    def role(self, index: int) -> Send:
+        """Return the first event of a choice of a chat."""
+        delta = b'{"role":"assistant","content":""}'
+        return Send(b"".join((self._before[index], delta, self._after, self._end(0))), 1)
+
+    def token(self, index: int, token: Token, done: int) -> Send:
+        """Return the event of one token, `done` tokens being sent with it."""
+        said = token.delta if self._shape.chat else token.json
+        return Send(b"".join((self._before[index], said, self._after, self._end(done))), 1, 1)
+
+    def finish(self, index: int, reason: str, done: int) -> Send:
+        """Return the event that closes a choice."""
+        nothing = b"{}" if self._shape.chat else b'""'
+        after = b',%b,"finish_reason":"%b"}]' % (self._shape.tail, reason.encode())
+        return Send(b"".join((self._before[index], nothing, after, self._end(done))), 1)
+
+    def usage(self, done: int) -> Send | None:
+        """Return the extra event with the usage of the whole answer and no choices."""
+        usage = usage_json(self._answer.prompt_tokens, done, self._answer.hostile)
+        return None if usage is None else Send(b'%b],"usage":%b}\n\n' % (self._start, usage), 1)
+
+
+def events(answer: Answer, pace: Pace, *, include: bool, continuous: bool) -> Iterator[Step]:
+    """Yield the events of the answer as they come: every choice says one token at a time.
+
+    With `include`, the usage comes in an event of its own before `[DONE]`; with `continuous`, in every event.
+    """
+    frames, gap = _Frames(answer, continuous), Wait(pace.gap_s)
+    if pace.first_s:
+        yield Wait(pace.first_s)
+    if answer.shape.chat:
+        yield from (frames.role(index) for index in range(len(answer.choices)))
+    done = 0
+    for tick in range(max(len(choice.tokens) for choice in answer.choices) + 1):
+        if gap.delay_s and tick:
+            yield gap
+        for index, choice in enumerate(answer.choices):
+            if tick < len(choice.tokens):
+                done += 1
+                yield frames.token(index, choice.tokens[tick], done)
+            elif tick == len(choice.tokens):
+                yield frames.finish(index, choice.finish, done)
+    last = frames.usage(done) if include else None
+    if last is not None:
+        yield last
+    yield Send(DONE, 1)

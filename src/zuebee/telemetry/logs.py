@@ -1,0 +1,114 @@
+"""Logs: one JSON object a line. Never a prompt, an answer or a key."""
+
+import logging
+import os
+import re
+import sys
+
+import msgspec
+
+from zuebee.contracts.admission import Settlement
+from zuebee.kit import clock
+from zuebee.kit.batch_writer import BatchWriter
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+FLUSH_INTERVAL_S = 0.1
+MAX_WAITING_LINES = 100_000
+MAX_TEXT = 200
+
+_SECRET = re.compile(r"\b(sk-|Bearer\s+)[A-Za-z0-9._~+/=-]{6,}")
+
+
+def redact(text: str) -> str:
+    """The text with what looks like a key made unreadable."""
+    return _SECRET.sub(r"\1***", text)
+
+
+class JsonFormatter(logging.Formatter):
+    """A record of the process log as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": clock.rfc3339(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+        }
+        if record.exc_info:
+            entry["trace"] = redact(self.formatException(record.exc_info))
+        return msgspec.json.encode(entry).decode()
+
+
+def set_up(level: str) -> None:
+    """Send the process log to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(LEVELS[level])
+    # What uvicorn reports there are the manners of clients: answered, counted and no news.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+
+
+class AccessLog:
+    """A `Recorder` that writes a line for each request, in a thread of its own; lines are dropped, never waited for."""
+
+    def __init__(self, target: str) -> None:
+        self._fd = {"stdout": 1, "stderr": 2}.get(target)
+        self._own = self._fd is None
+        if self._fd is None:
+            self._fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        self._writer: BatchWriter[Settlement] = BatchWriter(
+            "access-log", self._write, interval_s=FLUSH_INTERVAL_S, max_items=MAX_WAITING_LINES
+        )
+
+    def record(self, settlement: Settlement) -> None:
+        """See `Recorder.record`."""
+        self._writer.put(settlement)
+
+    @property
+    def dropped(self) -> int:
+        """Lines that could not be written."""
+        return self._writer.dropped
+
+    def close(self) -> None:
+        """Write what waits, briefly."""
+        self._writer.close(2.0)
+        if self._own and self._fd is not None:
+            os.close(self._fd)
+
+    def _write(self, batch: list[Settlement]) -> None:
+        data = memoryview(b"".join(map(access_line, batch)))
+        assert self._fd is not None
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+
+def access_line(settlement: Settlement) -> bytes:
+    """One request as a line of JSON."""
+    usage = settlement.usage
+    entry = {
+        "time": clock.rfc3339(settlement.at_s),
+        "request_id": settlement.request_id,
+        "client_request_id": settlement.client_request_id[:MAX_TEXT],
+        "key": settlement.principal.name,
+        "user": settlement.principal.user_id,
+        "address": settlement.address,
+        "method": settlement.method,
+        "path": settlement.route[:MAX_TEXT],
+        "model": settlement.model[:MAX_TEXT],
+        "stream": settlement.stream,
+        "status": settlement.status,
+        "ending": settlement.ending,
+        "code": settlement.code,
+        "backend": settlement.backend,
+        "attempts": settlement.attempts,
+        "prompt_tokens": usage.prompt_tokens if usage else None,
+        "completion_tokens": usage.completion_tokens if usage else None,
+        "usage_source": usage.source if usage else None,
+        "request_bytes": settlement.request_bytes,
+        "response_bytes": settlement.response_bytes,
+        "duration_ms": round(settlement.duration_s * 1000, 3),
+        "first_token_ms": round(settlement.first_token_s * 1000, 3) if settlement.first_token_s >= 0 else None,
+    }
+    return msgspec.json.encode(entry) + b"\n"

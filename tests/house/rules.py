@@ -1,0 +1,184 @@
+"""The rules that one Python file can break by itself. Each says what it forbids and how to mend it."""
+
+import ast
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+from tests.house.streams import unowned_streams
+from tests.support.source import Source, imported_modules, references
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+
+Find = Callable[[Source], Iterable[tuple[int, str]]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`find` yields (line, what) of each breach; `bad` breaks the rule and `good` is its mended form."""
+
+    name: str
+    mend: str
+    find: Find
+    bad: str
+    good: str
+    at: str = "src/zuebee/room/file.py"  # where the two snippets are pretended to stand
+
+    def breaches(self, source: Source) -> list[str]:
+        return [f"{source.path}:{line}: {what}. {self.mend}" for line, what in self.find(source)]
+
+
+# Where each heavy dependency lives: as few files as can be, so that it can be replaced there.
+HOMES = {
+    "httptools": ("kit/http_connection.py", "sim/connection.py"),
+    "prometheus_client": ("telemetry/metrics.py",),
+    "sqlite3": ("kit/database.py",),
+    "typer": ("cli.py",),
+    "uvicorn": ("kit/http_server.py", "kit/http_guard.py"),
+    "uvloop": ("app/lifecycle.py",),
+    "yaml": ("kit/yaml_tree.py",),
+}
+EVERYWHERE = frozenset({"msgspec"})  # the message type of every room
+
+# Files that decide and touch nothing: the same arguments get the same answer, whatever the time. These must;
+# any other file whose docstring says PURE is held to it as well.
+PURE = (
+    "contracts/*.py",
+    "dialects/*.py",
+    "admission/firewall.py",
+    "auth/credentials.py",
+    "dispatch/balancer.py",
+    "dispatch/health.py",
+    "dispatch/retry.py",
+    "limits/buckets.py",
+)
+IMPURE = (
+    "asyncio",
+    "concurrent",
+    "ctypes",
+    "http.client",
+    "http.server",
+    "httptools",
+    "io",
+    "multiprocessing",
+    "os",
+    "pathlib",
+    "prometheus_client",
+    "random",
+    "secrets",
+    "select",
+    "signal",
+    "socket",
+    "sqlite3",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "time",
+    "urllib.request",
+    "uvicorn",
+    "uvloop",
+    "zuebee.kit.clock",
+    "zuebee.kit.tasks",
+    "zuebee.kit.http_client",
+    "zuebee.kit.http_server",
+)
+
+_WALL_CLOCK = frozenset(
+    [
+        "time.time",
+        "time.time_ns",
+        "time.ctime",
+        "time.localtime",
+        "datetime.datetime.now",
+        "datetime.datetime.utcnow",
+        "datetime.datetime.today",
+        "datetime.date.today",
+    ]
+)
+_TASK_OWNERS = ("kit/tasks.py", "kit/http_guard.py")  # the second keeps uvicorn's own set of running requests
+_TASK_STARTERS = frozenset(["create_task", "ensure_future"])
+_ENVIRONMENT = frozenset(["os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv"])
+_UNFINISHED = re.compile(
+    r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X", "NotImplemented" + "Error"]) + r")\b"
+)
+
+
+def long_files(source: Source) -> Iterator[tuple[int, str]]:
+    lines = source.text.count("\n")
+    if lines > MAX_FILE_LINES:
+        yield lines, f"{lines} lines, more than {MAX_FILE_LINES}"
+
+
+def long_functions(source: Source) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > MAX_FUNCTION_LINES:
+                yield node.lineno, f"{node.name} has {lines} lines, more than {MAX_FUNCTION_LINES}"
+
+
+def stray_tasks(source: Source) -> Iterator[tuple[int, str]]:
+    if source.inside and source.inside not in _TASK_OWNERS:
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Attribute) and node.attr in _TASK_STARTERS:
+                yield node.lineno, f"{node.attr} starts a task that nobody watches"
+            elif isinstance(node, ast.ImportFrom):
+                yield from ((node.lineno, f"{a.name} is imported") for a in node.names if a.name in _TASK_STARTERS)
+
+
+def wall_clock(source: Source) -> Iterator[tuple[int, str]]:
+    if source.inside and source.inside != "kit/clock.py":
+        yield from (
+            (line, f"{name} reads the wall clock") for line, name in references(source.tree) if name in _WALL_CLOCK
+        )
+
+
+def environment(source: Source) -> Iterator[tuple[int, str]]:
+    if source.inside and source.inside != "config.py":
+        yield from ((line, f"{name} is read") for line, name in references(source.tree) if name in _ENVIRONMENT)
+
+
+def bare_streams(source: Source) -> Iterator[tuple[int, str]]:
+    if source.inside:
+        yield from ((line, f"`{text}` is consumed but not owned") for line, text in unowned_streams(source.tree))
+
+
+def late_imports(source: Source) -> Iterator[tuple[int, str]]:
+    if source.inside and source.inside not in ("app/wiring.py", "cli.py"):
+        for function in ast.walk(source.tree):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield from ((line, f"{function.name} imports {module}") for line, module in imported_modules(function))
+
+
+def strayed_dependencies(source: Source) -> Iterator[tuple[int, str]]:
+    if source.inside:
+        for line, module in imported_modules(source.tree):
+            package = module.partition(".")[0]
+            homes = HOMES.get(package)
+            if homes and not _matches(source.inside, homes):
+                yield line, f"{package} is imported outside {' and '.join(homes)}"
+
+
+def impure_imports(source: Source) -> Iterator[tuple[int, str]]:
+    if _matches(source.inside, PURE) or (source.inside and _says_pure(source)):
+        for line, module in imported_modules(source.tree):
+            if any(f"{module}.".startswith(f"{impure}.") for impure in IMPURE):
+                yield line, f"a pure file imports {module}"
+
+
+def _says_pure(source: Source) -> bool:
+    return re.search(r"\bPURE\b", ast.get_docstring(source.tree) or "") is not None
+
+
+def unfinished(source: Source) -> Iterator[tuple[int, str]]:
+    if source.inside:
+        for number, line in enumerate(source.text.splitlines(), 1):
+            if mark := _UNFINISHED.search(line):
+                yield number, f"{mark[0]} marks unfinished work"
+
+
+def _matches(path: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(path, pattern) for pattern in patterns)

@@ -1,0 +1,115 @@
+"""What a user can name is in the docs, and what the docs link to is there."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import pytest
+import typer
+
+from tests.support import surface
+from tests.support.source import ROOT, Source, package_files, tracked_files
+
+PAGES = [name for name in tracked_files() if name.endswith(".md")]
+CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
+LINK = re.compile(r"\]\((?!https?://|mailto:|#)([^)#\s]+)")
+
+
+def undocumented(names: Iterable[str], text: str) -> list[str]:
+    """Names that do not stand, whole, in a code span or code block of the text."""
+    code = "\n".join(CODE.findall(text))
+    return [name for name in names if not re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w/-])", code)]
+
+
+def docs() -> str:
+    return "\n".join((ROOT / name).read_text(encoding="utf-8") for name in PAGES)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """One kind of thing that a user can name, where the code names it and where the docs should."""
+
+    kind: str
+    module: str
+    names: Callable[[], list[str]]
+    page: str
+
+
+SURFACES = [
+    Surface("setting", "zuebee.config", surface.setting_paths, "docs/configuration.md"),
+    Surface("metric", "zuebee.telemetry.metrics", surface.metric_names, "docs/metrics.md"),
+    Surface("route", "zuebee.edge.http", surface.routes, "docs/api.md"),
+    Surface("flag", "zuebee.cli", surface.commands_and_flags, "docs/cli.md"),
+]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(SURFACES[0], marks=pytest.mark.requirement("A328")),
+        pytest.param(SURFACES[1], marks=pytest.mark.requirement("A352")),
+        pytest.param(SURFACES[2], marks=pytest.mark.requirement("A327")),
+        SURFACES[3],
+    ],
+    ids=lambda part: part.kind,
+)
+def test_all_that_a_user_can_name_is_documented(part: Surface) -> None:
+    if not exists(part.module):
+        pytest.skip(f"{part.module} is not written yet")
+    names = part.names()
+    assert names, f"tests/support/surface.py finds no {part.kind} in {part.module}; teach it the new shape."
+    missing = undocumented(names, docs())
+    assert not missing, f"Describe it in {part.page}, in backticks."
+
+
+def exists(module: str) -> bool:
+    path = module.removeprefix("zuebee.").replace(".", "/")
+    return bool({f"{path}.py", f"{path}/__init__.py"} & {source.inside for source in package_files()})
+
+
+def test_links_inside_the_repository_lead_somewhere() -> None:
+    broken = [
+        f"{page}: {target}"
+        for page in PAGES
+        for target in LINK.findall((ROOT / page).read_text(encoding="utf-8"))
+        if not (ROOT / Path(page).parent / target).exists()
+    ]
+    assert not broken, "Mend the link, or write what it promises."
+
+
+def test_an_undocumented_name_is_seen() -> None:
+    text = "Set `server.port` to 1, see\n```\nGET /health/live\n```\nand server.host."
+    assert undocumented(["server.port", "/health/live"], text) == []
+    assert undocumented(["server.host", "port", "/health"], text) == ["server.host", "port", "/health"]
+
+
+def test_settings_are_found_at_every_depth() -> None:
+    class Leaf(msgspec.Struct):
+        url_text: str = msgspec.field(name="url")
+        weight: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+    class Root(msgspec.Struct):
+        backends: list[Leaf]
+        tls: Leaf | None = None
+        models: dict[str, Leaf] = {}
+
+    expected = ["backends", "backends[].url", "backends[].weight", "tls", "tls.url", "tls.weight"]
+    assert surface.setting_paths(Root) == [*expected, "models", "models.*.url", "models.*.weight"]
+
+
+def test_metrics_routes_and_flags_are_found() -> None:
+    metrics = Source("m.py", "hits = prometheus_client.Counter('hits_total', 'Hits.', ['by'])\n")
+    assert surface.metric_names(metrics) == ["hits_total"]
+    table = Source("h.py", "ROUTES: tuple = (Route('/health', health), Route('/v1/models', models))\n")
+    assert surface.routes(table) == ["/health", "/v1/models"]
+    app = typer.Typer()
+    app.command("run")(_run)
+    app.command("check")(_run)
+    assert {"zuebee run", "zuebee check", "--port"} <= set(surface.commands_and_flags(app))
+
+
+def _run(port: int = 1) -> None:
+    """A command for the test above; typer asks for one."""

@@ -1,0 +1,94 @@
+"""Markers mean something: each is registered and used, names rows that exist, and is recorded truthfully."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.support.acceptance import Claim, load_rows, status_by_row
+from tests.support.source import ROOT, python_files, references
+
+
+def test_the_table_of_rows_is_whole() -> None:
+    rows = list(load_rows().values())
+    assert [row.id for row in rows] == [f"A{number:03}" for number in range(1, 382)]
+    assert {row.milestone for row in rows} == {"gateway", "later"}
+    assert all(row.title for row in rows)
+
+
+def test_every_registered_marker_is_used() -> None:
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    registered = {re.split(r"[(:]", marker)[0] for marker in options["markers"]}
+    tests = [source for source in python_files() if source.path.startswith("tests/")]
+    used = {
+        name.split(".")[2] for source in tests for _, name in references(source.tree) if name.startswith("pytest.mark.")
+    }
+    assert registered <= used, "Take the marker that no test carries out of pyproject.toml."
+
+
+def test_a_row_is_proven_by_a_pass_and_unproven_by_a_failure() -> None:
+    claims = [
+        Claim("one", ("A001", "A002"), "passed"),
+        Claim("two", ("A002",), "failed"),
+        Claim("three", ("A003",), "skipped"),
+    ]
+    statuses = status_by_row(["A001", "A002", "A003", "A004"], {claim.test: claim for claim in claims})
+    assert statuses == {"A001": "proven", "A002": "failing", "A003": "not yet", "A004": "not yet"}
+
+
+def run_pytest(directory: Path, tests: str) -> subprocess.CompletedProcess[str]:
+    (directory / "test_it.py").write_text("import pytest\n" + tests)
+    (directory / "pytest.ini").write_text(
+        "[pytest]\nasyncio_default_fixture_loop_scope = function\nmarkers = requirement\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "tests.support.requirements_plugin",
+        "-p",
+        "no:cacheprovider",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_outcomes_are_recorded(tmp_path: Path) -> None:
+    result = run_pytest(
+        tmp_path,
+        """
+@pytest.fixture
+def breaks_at_the_end():
+    yield
+    raise RuntimeError
+
+@pytest.mark.requirement("A001", "A002")
+def test_passes(): pass
+
+@pytest.mark.requirement("A003")
+def test_fails(): assert False
+
+@pytest.mark.requirement("A004")
+def test_skips(): pytest.skip("no reason")
+
+@pytest.mark.requirement("A005")
+def test_ends_badly(breaks_at_the_end): pass
+""",
+    )
+    record = json.loads((tmp_path / ".cache" / "requirements.json").read_text())
+    outcomes = {row: entry["outcome"] for entry in record.values() for row in entry["rows"]}
+    expected = {"A001": "passed", "A002": "passed", "A003": "failed", "A004": "skipped", "A005": "failed"}
+    assert outcomes == expected, result.stdout
+
+
+@pytest.mark.parametrize("mark", ["requirement('A999')", "requirement()"])
+def test_a_row_that_does_not_exist_fails_the_run(tmp_path: Path, mark: str) -> None:
+    result = run_pytest(tmp_path, f"@pytest.mark.{mark}\ndef test_claims(): pass\n")
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "test_claims" in result.stderr
