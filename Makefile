@@ -54,7 +54,11 @@ requirements: $(VENV)/.installed-dev ## List the acceptance rows of this milesto
 
 .PHONY: bench
 bench: install ## Measure CPU per request and per streamed chunk beside nginx, Envoy and LiteLLM where installed
-	@$(BIN)/python bench/run.py $(ARGS)
+	@$(BIN)/python -m bench $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: ## Install Envoy and LiteLLM for `make bench` into a folder of their own
+	@sh bench/install_peers.sh
 
 .PHONY: structure
 structure: $(VENV)/.installed-dev ## Rewrite the project structure (docs/structure.md) from the tree

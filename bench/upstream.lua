@@ -66,4 +66,14 @@ function upstream.chat_completion()
   ngx.print(COMPLETION)
 end
 
+-- Gateways ask for this to see which models there are, or whether the server lives.
+function upstream.models()
+  local models = {}
+  for i, pause_ms in ipairs({ 0, 1, 50 }) do
+    models[i] = string.format('{"id":"paced-%dms","object":"model","created":%d,"owned_by":"bench"}', pause_ms, CREATED)
+  end
+  ngx.header["content-type"] = "application/json"
+  ngx.print('{"object":"list","data":[' .. table.concat(models, ",") .. "]}")
+end
+
 return upstream
