@@ -9,9 +9,7 @@ from bench import cost, streams
 
 def main() -> int:
     """Measure what ZueBee costs and what its callers feel; return 1 if either could not be measured well."""
-    parser = argparse.ArgumentParser(
-        prog="bench", description="CPU cost beside the peers, then what callers feel"
-    )
+    parser = argparse.ArgumentParser(prog="bench", description="CPU cost beside the peers, then what callers feel")
     parser.add_argument("--results", type=Path, help="also write cost.json and streams.json into this folder")
     results: Path | None = parser.parse_args().results
     if results:

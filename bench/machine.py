@@ -60,9 +60,7 @@ def resident_bytes(pids: Iterable[int]) -> int:
 def write_calls(pid: int) -> int:
     """How often the tree has called write() or writev(). The kernel does not count send() and sendmsg()."""
     texts = (Path(f"/proc/{member}/io").read_text() for member in process_tree(pid))
-    return sum(
-        int(line.split()[1]) for text in texts for line in text.splitlines() if line.startswith("syscw")
-    )
+    return sum(int(line.split()[1]) for text in texts for line in text.splitlines() if line.startswith("syscw"))
 
 
 def busy_s(cores: frozenset[int]) -> float:

@@ -61,9 +61,7 @@ def litellm(directory: Path, upstream_port: int) -> Service:
         "1",
     ]
     # Its price list comes from the package instead of from the Internet.
-    return Service(
-        "litellm", command, port, "/health/liveliness", {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}, 90.0
-    )
+    return Service("litellm", command, port, "/health/liveliness", {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}, 90.0)
 
 
 PEERS: dict[str, Callable[[Path, int], Service]] = {

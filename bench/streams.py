@@ -54,9 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(_bars(figures))
     if options.json:
         shape = {"proxy": options.proxy, "streams": options.streams, "seconds": options.seconds}
-        report.write_json(
-            options.json, {"measured": "streams", "cores": str(cores), **shape, **asdict(figures)}
-        )
+        report.write_json(options.json, {"measured": "streams", "cores": str(cores), **shape, **asdict(figures)})
     return int(any(gaps.broken_streams for gaps in [*figures.direct, *figures.proxied]))
 
 
