@@ -24,8 +24,8 @@ run: install ## Start the gate with a simulated model server behind it; prints a
 install: $(VENV)/.installed ## Put the locked packages and the `zuebee` command into .venv
 
 .PHONY: vllm
-vllm: install ## Install and serve a real vLLM on the CPU with a tiny model
-	@scripts/vllm/serve.sh $(ARGS)
+vllm: ## Install and serve a real vLLM on the CPU with a tiny model
+	@$(PYTHON) scripts/vllm/serve.py $(ARGS)
 
 ##@ Work on it
 

@@ -44,11 +44,9 @@ class Fleet:
         self,
         make: Callable[[BackendSettings], tuple[str, Reachable]],
         health_paths: Mapping[str, str],
-        on_health: Callable[[str, bool], None],
     ) -> None:
         self._make = make
         self._health_paths = health_paths
-        self._on_health = on_health
         self._members: list[Member] = []
         self._probes = Tasks()
 
@@ -104,7 +102,6 @@ class Fleet:
                 _log.info("backend %s is back", member.backend.name)
             elif not passed and health.probe_failed(first=first):
                 _log.warning("backend %s is out: %s", member.backend.name, reason)
-            self._on_health(member.backend.name, not health.probed_down)
             first = False
             await asyncio.sleep(checks.interval_s * random.uniform(1 - JITTER, 1 + JITTER))
 

@@ -69,4 +69,4 @@ def decode_custom(kind: type, value: object) -> Any:
     """msgspec's hook for the types above."""
     if kind is Duration or kind is Timeout or kind is Size:
         return kind.parse(value)
-    raise NotImplementedError(kind)
+    raise TypeError(f"no setting is of type {kind}")

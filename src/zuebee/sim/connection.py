@@ -164,9 +164,7 @@ class Connection(asyncio.Protocol):
         if not exchange.keep_alive:
             self._transport.close()
         elif self._waiting:
-            self._loop.call_soon(
-                self._next
-            )  # not from here: a thousand waiting requests would be as deep a stack
+            self._loop.call_soon(self._next)  # not from here: a thousand waiting requests would be as deep a stack
         elif self._reading_paused:
             self._reading_paused = False
             self._transport.resume_reading()

@@ -64,9 +64,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def __post_init__(self) -> None:
         name = self.name
         if name and name not in FAULTS and not _STATUS.fullmatch(name):
-            raise FaultError(
-                f"unknown fault {name!r}; there are: {', '.join(FAULTS)}, and any status from 400 to 599"
-            )
+            raise FaultError(f"unknown fault {name!r}; there are: {', '.join(FAULTS)}, and any status from 400 to 599")
 
     @property
     def name(self) -> str:

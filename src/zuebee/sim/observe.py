@@ -114,9 +114,7 @@ class Observer:
             {
                 "method": request.method,
                 "target": request.target.decode("latin-1"),
-                "headers": [
-                    [name.decode("latin-1"), value.decode("latin-1")] for name, value in request.headers
-                ],
+                "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in request.headers],
                 "body_base64": base64.b64encode(request.body).decode(),
                 "connection": request.connection,
             }

@@ -107,9 +107,7 @@ class Site:
             return self._only("GET", method) or _Draft(lambda _: answers.models(self._settings))
         name = path.removeprefix("/v1/models/")
         if name in models:
-            return self._only("GET", method) or _Draft(
-                lambda _: json_reply(answers.model_card(name, self._settings))
-            )
+            return self._only("GET", method) or _Draft(lambda _: json_reply(answers.model_card(name, self._settings)))
         if path == "/health":
             return self._only("GET", method) or _Draft(lambda _: Reply(headers=[]))
         return _Draft(lambda _: json_reply({"detail": "Not Found"}, status=404))
@@ -134,6 +132,4 @@ class Site:
         kind, answer = _INFERENCE[request.path]
         ask = decode(request.body, kind)
         model = model_of(ask.model, self._settings)
-        return _Draft(
-            partial(answer, ask, answer_id, model, self._settings), ask.prompt_tokens, ask.sim, model
-        )
+        return _Draft(partial(answer, ask, answer_id, model, self._settings), ask.prompt_tokens, ask.sim, model)

@@ -95,7 +95,5 @@ def dripped(steps: Iterable[Step], interval_s: float) -> Iterator[Step]:
             continue
         last = len(step.data) - 1
         for place in range(len(step.data)):
-            yield (
-                step._replace(data=step.data[place:]) if place == last else Send(step.data[place : place + 1])
-            )
+            yield (step._replace(data=step.data[place:]) if place == last else Send(step.data[place : place + 1]))
             yield pause

@@ -61,9 +61,7 @@ def token(text: str) -> Token:
     return Token(text, encoded, b'{"content":%b}' % encoded)
 
 
-_CORPUS = [
-    [token(word) for word in re.findall(r" [\w'-]+|[^\w\s]", " " + sentence)] for sentence in _SENTENCES
-]
+_CORPUS = [[token(word) for word in re.findall(r" [\w'-]+|[^\w\s]", " " + sentence)] for sentence in _SENTENCES]
 _OPENINGS = [token(sentence[0].text.lstrip()) for sentence in _CORPUS]
 _FULL_STOP = token(".")
 

@@ -93,9 +93,7 @@ def call_tokens(call: ToolCall, place: int) -> list[Token]:
     }
     text, size = call.arguments, PIECE_CHARACTERS
     pieces = [text[start : start + size] for start in range(0, len(text), size)]
-    return [_delta(opening)] + [
-        _delta({"index": place, "function": {"arguments": piece}}) for piece in pieces
-    ]
+    return [_delta(opening)] + [_delta({"index": place, "function": {"arguments": piece}}) for piece in pieces]
 
 
 def _delta(part: dict[str, Any]) -> Token:

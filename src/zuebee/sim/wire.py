@@ -28,9 +28,7 @@ _INTERIM = (
 )
 _GARBAGE = b"HTTP/9.9 999 Nobody Asked\r\ncontent-length: banana\r\n\r\n\x00\xff\x00"
 _PAGE = b"<!DOCTYPE html><html><head><title>Welcome</title></head><body><h1>It works!</h1></body></html>\n"
-_NOT_JSON = (
-    b'{"id":"chatcmpl-broken","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":'
-)
+_NOT_JSON = b'{"id":"chatcmpl-broken","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":'
 _INTERIM_GAP_S = 0.01
 
 _REASONS = {
@@ -142,9 +140,7 @@ def _status(status: int, retry_after_s: int | None) -> Reply:
 
 
 def _big_json(size_bytes: int) -> bytes:
-    return b'{"id":"chatcmpl-big","object":"chat.completion.chunk","choices":[],"padding":"%b"}' % (
-        b"x" * size_bytes
-    )
+    return b'{"id":"chatcmpl-big","object":"chat.completion.chunk","choices":[],"padding":"%b"}' % (b"x" * size_bytes)
 
 
 def _data(payload: bytes) -> Send:

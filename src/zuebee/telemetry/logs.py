@@ -7,11 +7,14 @@ import sys
 
 import msgspec
 
+from zuebee.config import LogSettings
 from zuebee.contracts.admission import Settlement
 from zuebee.kit import clock
 from zuebee.kit.batch_writer import BatchWriter
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+_STREAMS = {"stderr": sys.stderr, "stdout": sys.stdout}
+
 FLUSH_INTERVAL_S = 0.1
 MAX_WAITING_LINES = 100_000
 MAX_TEXT = 200
@@ -39,13 +42,25 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(entry).decode()
 
 
-def set_up(level: str) -> None:
-    """Send the process log to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+class TextFormatter(logging.Formatter):
+    """A record of the process log as a line for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{clock.rfc3339(record.created)} {record.levelname:<7} {redact(record.getMessage())}"
+        return f"{line}\n{redact(self.formatException(record.exc_info))}" if record.exc_info else line
+
+
+def set_up(settings: LogSettings) -> None:
+    """Send the process log where the settings say. Raises OSError."""
+    handler: logging.Handler
+    if settings.output in _STREAMS:
+        handler = logging.StreamHandler(_STREAMS[settings.output])
+    else:
+        handler = logging.FileHandler(settings.output)
+    handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(LEVELS[level])
+    root.setLevel(LEVELS[settings.level])
     # What uvicorn reports there are the manners of clients: answered, counted and no news.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 

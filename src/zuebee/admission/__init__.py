@@ -1,0 +1,1 @@
+"""May this request run, and at whose cost?"""

@@ -1,0 +1,122 @@
+"""The life of the process: start in order, report ready, reload, drain, stop in reverse."""
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import Callable
+
+import uvloop
+
+from zuebee.app.wiring import CannotReload, Platform
+from zuebee.config import Settings
+from zuebee.config_check import listen_address
+from zuebee.config_file import ConfigError, Loaded
+from zuebee.kit.tasks import Tasks
+
+_log = logging.getLogger("zuebee")
+
+CUT_WAIT_S = 5.0
+
+Load = Callable[[], Loaded]
+
+
+class CannotStart(Exception):
+    """A reason not to start, in one line."""
+
+
+class Process:
+    """Runs a platform until a signal ends it."""
+
+    def __init__(self, settings: Settings, load: Load) -> None:
+        self._platform = Platform(settings)
+        self._load = load
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._tasks = Tasks()
+        self._reloading = asyncio.Lock()
+
+    async def run(self, on_ready: Callable[[str], None]) -> None:
+        """Serve until SIGTERM or SIGINT, then drain. Raises CannotStart."""
+        platform = self._platform
+        address = listen_address(platform.settings)
+        try:
+            await platform.apply(platform.settings)
+            try:
+                port = await platform.server.start(address.host, address.port)
+            except OSError as error:
+                raise CannotStart(f"cannot listen on {platform.settings.listen}: {error.strerror or error}") from None
+            self._watch_signals()
+            # What lives until the end need not be looked at by each collection.
+            gc.collect()
+            gc.freeze()
+            on_ready(_url(address.host, port, secure=platform.settings.server.tls is not None))
+            await self._stop.wait()
+            await self._drain()
+        finally:
+            await self._tasks.aclose()
+            await platform.server.close()
+            await platform.aclose()
+
+    def _watch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.spawn(self._reload(), "reload"))
+
+    def _on_stop(self) -> None:
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def _reload(self) -> None:
+        """Read the configuration again; a bad one is refused whole and the old one stays."""
+        async with self._reloading:
+            try:
+                loaded = self._load()
+                await self._platform.apply(loaded.settings)
+            except (ConfigError, CannotReload, OSError, ValueError) as error:
+                self._platform.metrics.reloads.labels("refused").inc()
+                _log.error("configuration not reloaded, the old one stays: %s", error)
+                return
+            self._platform.metrics.reloads.labels("ok").inc()
+            for warning in loaded.warnings:
+                _log.warning("%s", warning)
+            _log.info("configuration reloaded")
+
+    async def _drain(self) -> None:
+        platform = self._platform
+        shutdown = platform.settings.shutdown
+        platform.draining = True
+        platform.server.begin_drain()
+        _log.info("stopping: %d requests running, %g s of grace", platform.server.running_count, shutdown.grace_s)
+        try:
+            async with asyncio.timeout(shutdown.grace_s):
+                await self._hurry.wait()
+        except TimeoutError:
+            pass
+        platform.server.stop_accepting()
+        if not await platform.server.wait_idle(shutdown.drain_s, self._hurry):
+            _log.warning("stopping: %d requests are cut", platform.server.running_count)
+            platform.pipeline.end_all()
+            await platform.server.wait_idle(CUT_WAIT_S, asyncio.Event())
+        _log.info("stopped")
+
+
+def _url(host: str, port: int, *, secure: bool) -> str:
+    shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return f"{'https' if secure else 'http'}://{shown}:{port}"
+
+
+def serve(loaded: Loaded, load: Load, on_ready: Callable[[str], None]) -> None:
+    """Run a process with these settings until it is told to stop. Raises CannotStart."""
+
+    async def main() -> None:
+        try:
+            process = Process(loaded.settings, load)
+        except (OSError, ValueError) as error:
+            raise CannotStart(str(error)) from None
+        await process.run(on_ready)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

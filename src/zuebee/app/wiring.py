@@ -1,0 +1,174 @@
+"""Settings -> objects. What is plugged into what is decided here and nowhere else."""
+
+import ssl
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from zuebee.admission.service import AdmissionService
+from zuebee.auth.service import KeyAuthenticator, OpenDoor
+from zuebee.auth.sources import FileSource, file_records
+from zuebee.config import BackendSettings, Settings, TlsSettings
+from zuebee.contracts.admission import Authenticator, Recorder
+from zuebee.contracts.errors import Refusal
+from zuebee.contracts.inference import Headers
+from zuebee.dispatch.fleet import Fleet, Reachable
+from zuebee.dispatch.model_list import ModelList
+from zuebee.dispatch.service import Dispatcher
+from zuebee.edge.address import TrustedProxies
+from zuebee.edge.http import HttpEdge
+from zuebee.edge.operator import Operator, OperatorPorts, Readiness
+from zuebee.edge.pipeline import Pipeline
+from zuebee.edge.replies import error_reply
+from zuebee.kit import clock
+from zuebee.kit.http_connect import bypasses_proxy
+from zuebee.kit.http_server import HttpServer, ReceiveLimits
+from zuebee.limits.service import MemoryLimiter
+from zuebee.models.catalogue import KINDS
+from zuebee.models.service import BackendInference
+from zuebee.telemetry.logs import AccessLog
+from zuebee.telemetry.metrics import Metrics
+from zuebee.usage.recorder import UsageStore
+
+FIXED = ("listen", "server", "usage", "log", "metrics", "stream", "proxy")
+"""Settings that a running process cannot change."""
+
+
+class CannotReload(Exception):
+    """New settings that differ where a running process cannot follow."""
+
+
+class Platform:
+    """All parts of one process. Made from settings that were checked; `apply` first, then serve."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.draining = False
+        self.metrics = Metrics(settings.metrics.max_models)
+        self._store = UsageStore(settings.usage.path, settings.usage.retention_days)
+        self._access_log = None if settings.log.access == "off" else AccessLog(settings.log.access)
+        recorders: list[Recorder] = [self._store, self.metrics]
+        if self._access_log is not None:
+            recorders.append(self._access_log)
+        limiter = MemoryLimiter(self._store.tokens_since)
+        self._admission = AdmissionService(_authenticator(settings), limiter, recorders)
+        self._fleet = Fleet(self._make_backend, {kind: fact.health_path for kind, fact in KINDS.items()})
+        self._dispatcher = Dispatcher([], settings.routing)
+        self.pipeline = Pipeline(self._admission, self._dispatcher)
+        self._tls = _tls_context(settings.server.tls)
+        self.server = self._make_server()
+        self._lend_gauges()
+
+    async def apply(self, settings: Settings) -> None:
+        """Put settings in force, at once and as a whole. Running requests keep what they began with.
+
+        Raises CannotReload, OSError or ValueError, and then nothing has changed.
+        """
+        changed = [name for name in FIXED if getattr(settings, name) != getattr(self.settings, name)]
+        if changed:
+            raise CannotReload(f"{', '.join(changed)} cannot change in a running process; restart it")
+        authenticator = _authenticator(settings)
+        if self._tls is not None and settings.server.tls is not None:
+            self._tls.load_cert_chain(settings.server.tls.cert_file, settings.server.tls.key_file)
+        backends = await self._fleet.apply(settings.backends, settings.health_check)
+        self._dispatcher = Dispatcher(backends, settings.routing)
+        self.pipeline.inference = self._dispatcher
+        self._admission.authenticator = authenticator
+        self.settings = settings
+
+    async def aclose(self) -> None:
+        """Stop probing, and write what waits."""
+        await self._fleet.aclose()
+        self._store.close()
+        if self._access_log is not None:
+            self._access_log.close()
+
+    def readiness(self) -> Readiness:
+        """Whether requests can be served."""
+        backends = self._dispatcher.backends
+        fit = sum(backend.health.fit(clock.monotonic_s()) for backend in backends)
+        if self.draining:
+            return Readiness(False, "shutting down", fit, len(backends))
+        return Readiness(fit > 0, "" if fit else "no backend is fit", fit, len(backends))
+
+    def _make_backend(self, settings: BackendSettings) -> tuple[str, Reachable]:
+        parts = urlsplit(settings.url)
+        proxies = self.settings.proxy
+        proxy = proxies.https if parts.scheme == "https" else proxies.http
+        if bypasses_proxy(parts.hostname or "", proxies.no_proxy):
+            proxy = None
+        name = settings.name or parts.netloc
+        return name, BackendInference(settings, name, proxy, self.settings.stream.heartbeat_s)
+
+    def _make_server(self) -> HttpServer:
+        settings = self.settings
+        models = ModelList(self._fleet)
+        operator = Operator(
+            self.pipeline,
+            OperatorPorts(self.readiness, models.cards, self.metrics.exposition),
+            metrics_path=settings.metrics.path if settings.metrics.enabled else None,
+            metrics_token=settings.metrics.token,
+        )
+        edge = HttpEdge(
+            self.pipeline,
+            operator,
+            max_body_bytes=settings.server.max_body_size,
+            proxies=TrustedProxies(settings.server.trusted_proxies),
+        )
+        limits = ReceiveLimits(
+            settings.server.header_timeout_s,
+            settings.server.body_timeout_s,
+            settings.server.body_min_bytes_per_s,
+            settings.server.write_timeout_s,
+            settings.server.max_headers,
+            settings.server.max_header_bytes,
+            settings.server.max_connections,
+        )
+        return HttpServer(
+            edge,
+            limits=limits,
+            keep_alive_s=settings.server.keep_alive_s,
+            render_error=_render_error,
+            tls=self._tls,
+        )
+
+    def _lend_gauges(self) -> None:
+        lend = self.metrics.lend
+        lend("zuebee_requests_running", lambda: [((), len(self.pipeline.running))])
+        lend("zuebee_connections", lambda: [((), self.server.connection_count)])
+        lend("zuebee_backend_healthy", self._healthy)
+        lend("zuebee_backend_in_flight", lambda: (((b.name,), b.in_flight) for b in self._dispatcher.backends))
+        lend("zuebee_records_dropped_total", self._dropped)
+        lend("zuebee_ready", lambda: [((), float(self.readiness().ready))])
+
+    def _healthy(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        now_s = clock.monotonic_s()
+        return (((b.name,), float(b.health.fit(now_s))) for b in self._dispatcher.backends)
+
+    def _dropped(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        yield ("usage",), self._store.dropped
+        if self._access_log is not None:
+            yield ("access_log",), self._access_log.dropped
+
+
+def _authenticator(settings: Settings) -> Authenticator:
+    if not settings.auth_on:
+        return OpenDoor()
+    sources = [FileSource(file_records(settings))]
+    return KeyAuthenticator(sources, settings.auth.header_names, settings.auth.mode)
+
+
+def _tls_context(tls: TlsSettings | None) -> ssl.SSLContext | None:
+    if tls is None or not tls.enabled:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.client_ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(tls.cert_file, tls.key_file)
+    modes = {"none": ssl.CERT_NONE, "request": ssl.CERT_OPTIONAL, "require": ssl.CERT_REQUIRED}
+    context.verify_mode = modes[tls.client_auth]
+    return context
+
+
+def _render_error(status: int, code: str, message: str) -> tuple[Headers, bytes]:
+    """An error of the protocol guard, in the words of the edge."""
+    _, headers, body = error_reply(Refusal(status, "invalid_request_error", code, message), "")
+    return [field for field in headers if field[0] not in (b"content-length", b"x-request-id")], body

@@ -1,0 +1,1 @@
+"""PURE. What the rooms know of one another."""

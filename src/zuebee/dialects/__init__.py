@@ -1,0 +1,1 @@
+"""PURE wire formats: bytes in, bytes out."""
