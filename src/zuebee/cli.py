@@ -117,8 +117,7 @@ def sim(
     first_token_delay_s: Annotated[float, typer.Option(help="Wait before the first token.", min=0)] = 0.0,
 ) -> None:
     """Run the simulated model server: OpenAI's API, made-up answers, real faults on request (docs/sim.md)."""
-    import uvloop
-
+    from zuebee.app.lifecycle import run_loop
     from zuebee.sim.server import SimSettings, serve
 
     settings = SimSettings(
@@ -137,8 +136,7 @@ def sim(
         await serve(settings, lambda url: typer.echo(f"simulated model server at {url}"), stop)
 
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve_until_signal())
+        run_loop(serve_until_signal())
     except OSError as error:
         typer.echo(f"zuebee sim cannot start: {error}", err=True)
         raise typer.Exit(1) from None

@@ -34,7 +34,7 @@ class Rule:
 HOMES = {
     "httptools": ("kit/http_connection.py", "sim/connection.py"),
     "prometheus_client": ("telemetry/metrics.py",),
-    "sqlite3": ("kit/database.py",),
+    "sqlite3": ("usage/recorder.py",),
     "typer": ("cli.py",),
     "uvicorn": ("kit/http_server.py", "kit/http_guard.py"),
     "uvloop": ("app/lifecycle.py",),

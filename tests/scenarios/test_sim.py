@@ -96,7 +96,9 @@ class Wire:
         host, port = url.split("//")[1].split(":")
         self.socket = socket.create_connection((host, int(port)), TIMEOUT_S)
 
-    def send(self, body: Any = None, path: str = CHAT, headers: str = "", method: str = "POST", version: str = "1.1") -> None:
+    def send(
+        self, body: Any = None, path: str = CHAT, headers: str = "", method: str = "POST", version: str = "1.1"
+    ) -> None:
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         head = f"{method} {path} HTTP/{version}\r\nhost: sim\r\n{headers}content-length: {len(data)}\r\n\r\n"
         self.socket.sendall(head.encode() + data)

@@ -1,12 +1,9 @@
 """`zuebee run --demo`: the platform with a simulated model server behind it, in one process."""
 
-import asyncio
 import secrets
 from collections.abc import Callable
 
-import uvloop
-
-from zuebee.app.lifecycle import CannotStart, Process
+from zuebee.app.lifecycle import CannotStart, Process, run_loop
 from zuebee.config_file import Loaded, loads
 from zuebee.sim.server import SimSettings
 from zuebee.sim.server import start as start_sim
@@ -50,5 +47,4 @@ def serve_demo(port: int, environ: dict[str, str], on_ready: Callable[[str, str]
         finally:
             await sim.close()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
+    run_loop(main())

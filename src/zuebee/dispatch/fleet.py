@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol
 
 from zuebee.config import BackendSettings, HealthCheckSettings
 from zuebee.contracts.inference import Inference
+from zuebee.dispatch.backend import Backend
 from zuebee.dispatch.health import Health
-from zuebee.dispatch.service import Backend
 from zuebee.kit.tasks import Tasks
 
 _log = logging.getLogger("zuebee.dispatch")

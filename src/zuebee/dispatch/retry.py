@@ -3,7 +3,6 @@
 Full jitter after AWS' Builders' Library; the budget after Envoy: retries at once are a share of the running requests.
 """
 
-import random
 from email.utils import parsedate_to_datetime
 
 from zuebee.config import RetrySettings
@@ -46,10 +45,13 @@ def worth_a_retry(first: Head | End, settings: RetrySettings) -> bool:
     return first.cause == "overload" and "5xx" in allowed
 
 
-def backoff_s(retry: int, settings: RetrySettings, rng: random.Random) -> float:
-    """How long to wait before the `retry`-th retry (from 1): anything up to an exponentially growing bound."""
+def backoff_s(retry: int, settings: RetrySettings, draw: float) -> float:
+    """How long to wait before the `retry`-th retry (from 1): anything up to an exponentially growing bound.
+
+    `draw` is a random number between 0 and 1.
+    """
     bound_s = min(settings.initial_wait_s * settings.multiplier ** (retry - 1), settings.max_wait_s)
-    return rng.uniform(0, bound_s)
+    return draw * bound_s
 
 
 def retry_after_s(headers: Headers, now_wall_s: float) -> float | None:

@@ -12,26 +12,15 @@ from contextlib import aclosing
 
 from zuebee.config import RoutingSettings
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import End, Event, Head, Inference, Job, Reply
-from zuebee.dispatch.balancer import CHOOSERS, Node, fit, matches
-from zuebee.dispatch.health import Health
+from zuebee.contracts.inference import End, Event, Head, Job, Reply
+from zuebee.dispatch.backend import Backend
+from zuebee.dispatch.balancer import CHOOSERS, fit, matches
 from zuebee.dispatch.retry import OVERLOADED, RetryBudget, backoff_s, is_failure, retry_after_s, worth_a_retry
 from zuebee.kit import clock
 
 _log = logging.getLogger("zuebee.dispatch")
 
 DEFAULT_COOLDOWN_S = 1.0
-
-
-class Backend(Node):
-    """A node that can be talked to."""
-
-    def __init__(
-        self, name: str, url: str, inference: Inference, *, weight: int, health: Health, models: Sequence[str]
-    ) -> None:
-        super().__init__(name, weight, health, models)
-        self.url = url
-        self.inference = inference
 
 
 class Dispatcher:
@@ -42,7 +31,6 @@ class Dispatcher:
         self._retry = routing.retry
         self._chooser = CHOOSERS[routing.load_balance]()
         self._budget = RetryBudget(routing.retry.budget_percent)
-        self._rng = random.Random()
         by_url = {backend.url: backend for backend in backends}
         self._chains = [
             (rule.models, [by_url[url] for url in (rule.primary, *rule.fallback)]) for rule in routing.fallback
@@ -135,7 +123,7 @@ class Dispatcher:
             return None
         if any(other not in tried and not other.cooling_s(model, now_s) for other in candidates):
             return 0.0
-        wait_s = max(backoff_s(len(tried), settings, self._rng), backend.cooling_s(model, now_s))
+        wait_s = max(backoff_s(len(tried), settings, random.random()), backend.cooling_s(model, now_s))
         return wait_s if wait_s <= settings.max_wait_s else None
 
     def _note_failure(self, backend: Backend, model: str, first: Head | End, now_s: float) -> None:

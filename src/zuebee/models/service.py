@@ -4,8 +4,8 @@ The body goes out as it came, but for `stream_options.include_usage` in streams.
 its first event, so that a backend that answers 200 and then fails can still be replaced by another.
 """
 
-import contextlib
 import logging
+from contextlib import aclosing, suppress
 
 from zuebee.config import BackendSettings
 from zuebee.contracts.errors import Refusal
@@ -90,8 +90,9 @@ class BackendInference:
                 for event in self._whole_answer(job, connection.status, connection.headers, body):
                     yield event
             else:
-                async for event in self._long_answer(job, connection, body):
-                    yield event
+                async with aclosing(self._long_answer(job, connection, body)) as events:
+                    async for event in events:
+                        yield event
         except HttpFailure as failure:
             yield self._failed(failure)
         finally:
@@ -246,7 +247,7 @@ class BackendInference:
     async def _leave(self, connection: Connection, meter: StreamMeter) -> None:
         """After `[DONE]` only the end of the body is missing; with it the connection can be used again."""
         if meter.done and not connection.complete and not connection.buffered_bytes:
-            with contextlib.suppress(HttpFailure):
+            with suppress(HttpFailure):
                 await connection.read(DONE_WAIT_S)
         connection.finish()
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
+from zuebee.kit.tasks import Tasks
 from zuebee.sim.connection import Connection
 from zuebee.sim.settings import SimSettings
 from zuebee.sim.site import Site
@@ -21,7 +22,7 @@ class SimServer:
         self._loop = asyncio.get_running_loop()
         self._connections: set[Connection] = set()
         self._listener: asyncio.Server | None = None
-        self._reopening: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
         self._accepted = 0
         self.port = settings.port
         self.site = Site(settings, self.refuse)
@@ -51,7 +52,7 @@ class SimServer:
         self._listener.close()
         self._listener = None
         self._loop.call_soon(self._close_idle)
-        self._reopening = asyncio.ensure_future(self._listen_after(for_s))
+        self._tasks.spawn(self._listen_after(for_s), "listen again")
 
     async def _listen_after(self, for_s: float) -> None:
         await asyncio.sleep(for_s)
@@ -77,9 +78,7 @@ class SimServer:
 
     async def close(self) -> None:
         """Stop listening and cut all connections."""
-        if self._reopening is not None:
-            self._reopening.cancel()
-            await asyncio.wait([self._reopening])
+        await self._tasks.aclose()
         for connection in list(self._connections):
             connection.abort()
         if self._listener is not None:

@@ -1,0 +1,18 @@
+"""One backend: what the balancer knows of it, and how to talk to it."""
+
+from collections.abc import Sequence
+
+from zuebee.contracts.inference import Inference
+from zuebee.dispatch.balancer import Node
+from zuebee.dispatch.health import Health
+
+
+class Backend(Node):
+    """A node that can be talked to."""
+
+    def __init__(
+        self, name: str, url: str, inference: Inference, *, weight: int, health: Health, models: Sequence[str]
+    ) -> None:
+        super().__init__(name, weight, health, models)
+        self.url = url
+        self.inference = inference
