@@ -306,6 +306,12 @@ def test_dialect_b_whole() -> None:
         ),
         ("listen: ':1'\nserver: {listen: ':2'}", "server.listen: given twice: also as `listen`"),
         ("routing: {load_balance_strategy: random}", None),
+        ("routing: {enabled: perhaps}", "routing.enabled: expected `true` or `false`"),
+        (
+            "log: {access: off}\nlogging: {access: {output: stdout}}",
+            "logging.access.output: given twice: also as `log.access`",
+        ),
+        ("server: {read_timeout: [1]}", "server.read_timeout: expected a timeout such as `10s`, got a list"),
         (
             "usage: {reporters: [{name: a, type: builtin, builtin: {days: 3}}]}",
             "usage.reporters[0].builtin.days: unknown key `days`; known: `retention_days`",
@@ -327,10 +333,21 @@ def test_what_would_surprise_is_refused(text: str, expected: str | None) -> None
         ("logging: {access: {enabled: true, format: json, output: stdout}}", "stdout"),
         ("logging: {access: {output: file, file: /a.log}}", "/a.log"),
         ("log: {access: off}", "off"),
+        ("logging: {request: {enabled: false}}", "stdout"),
+        ("logging: {enabled: false, request: {enabled: true}}", "off"),
+        ("logging: {access: {}}", "stdout"),
     ],
 )
 def test_access_log(text: str, access: str) -> None:
     assert settings(text + "\n").log.access == access
+
+
+def test_tls_without_a_certificate_is_not_plain_http() -> None:
+    assert problems("server: {tls: {}}\n") == [
+        "f:2: server.tls.cert_file: required, but missing",
+        "f:2: server.tls.key_file: required, but missing",
+    ]
+    assert settings("server: {tls: {enabled: false}}\n").server.tls is None
 
 
 def test_routing_that_is_off_retries_nothing() -> None:

@@ -72,6 +72,12 @@ def problems(text: str) -> list[str]:
             "auth.pipeline[0].path: unknown key `path`; known: `enabled`, `file`, `keys`, `name`, `type`",
         ),
         ("auth: {pipeline: {type: file}}", "auth.pipeline: expected a list"),
+        ("auth: {pipeline: [file, {type: file}]}", "auth.pipeline[0]: expected a mapping"),
+        ("auth: {pipeline: [{type: file}, {type: static, keys: x}]}", "auth.pipeline[1].keys: expected a list"),
+        ("auth: {skip_paths: /v1}", "auth.skip_paths: expected a list"),
+        ("auth: {defaults: 5}", "auth.defaults: expected a mapping"),
+        ("auth: {status_codes: [403]}", "auth.status_codes: expected a mapping"),
+        ("auth: {storage: [file]}", "auth.storage: expected a single value"),
     ],
 )
 def test_what_would_change_who_gets_in_is_refused(text: str, expected: str) -> None:
