@@ -85,12 +85,13 @@ def test_every_field_of_the_access_log_is_explained() -> None:
     assert firsts(table(METRICS, "Field")) == list(line)
 
 
-def test_every_column_of_the_usage_records_is_explained(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "heading"), [("usage_records", "Column"), ("usage_days", "Total")])
+def test_every_column_of_the_usage_records_is_explained(name: str, heading: str, tmp_path: Path) -> None:
     UsageStore(str(tmp_path / "usage.db"), 0).close()
     connection = sqlite3.connect(tmp_path / "usage.db")
-    columns = [row[1] for row in connection.execute("PRAGMA table_info(usage_records)")]
+    columns = [row[1] for row in connection.execute(f"PRAGMA table_xinfo({name})")]
     connection.close()
-    assert firsts(table(METRICS, "Column")) == columns
+    assert firsts(table(METRICS, heading)) == columns
 
 
 def test_endings_and_sources_of_usage_are_explained() -> None:
