@@ -137,7 +137,7 @@ class Exchange:
         headers = head.headers
         headers.append((b"x-request-id", settlement.request_id.encode()))
         if head.status >= 400:
-            headers += relayed_error_headers(head.status, headers)
+            headers += relayed_error_headers(head.status, headers, head.attempts)
         elif settlement.stream and any(n == b"content-type" and v.startswith(b"text/event-stream") for n, v in headers):
             self._stream = True
             headers = [field for field in headers if field[0] not in (b"cache-control", b"x-accel-buffering")]
