@@ -40,7 +40,7 @@ def worth_a_retry(first: Head | End, settings: RetrySettings) -> bool:
         return "429" in allowed if first.status == 429 else first.status >= 500 and "5xx" in allowed
     if first.cause == "timeout":
         return "timeout" in allowed
-    if first.cause in ("connect_failure", "broken"):
+    if first.cause in ("connect_failure", "broken", "unwelcome"):
         return "connect_failure" in allowed
     return first.cause == "overload" and "5xx" in allowed
 

@@ -123,6 +123,8 @@ class Dispatcher:
             return None
         if any(other not in tried and not other.cooling_s(model, now_s) for other in candidates):
             return 0.0
+        if isinstance(first, End) and first.cause == "unwelcome":
+            return None
         wait_s = max(backoff_s(len(tried), settings, random.random()), backend.cooling_s(model, now_s))
         return wait_s if wait_s <= settings.max_wait_s else None
 

@@ -149,7 +149,7 @@ class BackendInference:
         if status == 401:
             _log.error("%s refuses the gateway's own key: check api_key of this backend", self.name)
             refusal = Refusal(502, "api_error", "backend_refused_key", "The model server refuses the gateway's key.")
-            return End(refusal=refusal, cause="broken", backend=self.name)
+            return End(refusal=refusal, cause="unwelcome", backend=self.name)
         page = status < 400 and any(name == b"content-type" and b"text/html" in value for name, value in headers)
         if page or 300 <= status < 400:
             return self._failed(HttpFailure("malformed", f"status {status}, not an answer of a model server"))
