@@ -43,11 +43,6 @@ _NOT_DOWNSTREAM = frozenset(
     }
 )
 
-NEVER_UPSTREAM = frozenset(
-    {"host", "authorization", "connection", "content-length", "transfer-encoding", "te", "upgrade"}
-)
-"""What an operator cannot put on the allow-list."""
-
 
 def upstream_lines(headers: Headers, extra: frozenset[bytes]) -> bytes:
     """The header lines of a client's request that go to the backend. `extra`: more names to let pass."""
