@@ -89,15 +89,20 @@ def key_hash(key: str) -> str:
 
 
 def _split_listen(listen: str) -> Address:
-    match = re.fullmatch(r"(?:(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*):)?(?P<port>\d{1,5})", listen.strip())
-    if not match or int(match["port"]) > 65535:
+    match = re.fullmatch(r"(?:(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):)?(?P<port>\d{1,5})", listen.strip())
+    if not match or int(match["port"]) > 65535 or (match["v6"] is not None and not _is_ipv6(match["v6"])):
         raise ValueError("expected `host:port`, `[IPv6]:port`, `:port` or a port")
-    host = match["host"] or ""
-    if host.startswith("["):
-        host = str(ipaddress.IPv6Address(host[1:-1]))
-    elif host and not _HOST.fullmatch(host):
+    host = match["v6"] or match["host"] or ""
+    if match["host"] and not _HOST.fullmatch(host):
         raise ValueError("expected a host name or address before the port")
     return Address(host, int(match["port"]))
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

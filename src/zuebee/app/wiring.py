@@ -8,6 +8,7 @@ from zuebee.admission.service import AdmissionService
 from zuebee.auth.service import KeyAuthenticator, OpenDoor
 from zuebee.auth.sources import FileSource, file_records
 from zuebee.config import BackendSettings, Settings, TlsSettings
+from zuebee.config_check import listen_address
 from zuebee.contracts.admission import Authenticator, Recorder
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers
@@ -66,6 +67,9 @@ class Platform:
         changed = [name for name in FIXED if getattr(settings, name) != getattr(self.settings, name)]
         if changed:
             raise CannotReload(f"{', '.join(changed)} cannot change in a running process; restart it")
+        if listen_address(settings) != listen_address(self.settings):
+            # Without keys and without a host only the loopback is served, but the socket is bound already.
+            raise CannotReload("with the first key, or without the last, `listen` means another address; restart it")
         authenticator = _authenticator(settings)
         if self._tls is not None and settings.server.tls is not None:
             self._tls.load_cert_chain(settings.server.tls.cert_file, settings.server.tls.key_file)

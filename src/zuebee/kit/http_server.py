@@ -39,6 +39,7 @@ class HttpServer:
             access_log=False,
             server_header=False,
             date_header=False,
+            proxy_headers=False,
             timeout_keep_alive=keep_alive_s,  # type: ignore[arg-type]
             interface="asgi3",
         )

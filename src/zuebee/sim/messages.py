@@ -1,4 +1,4 @@
-"""PURE. Replies: a status, headers, and either a body or a stream of events; and the bodies of errors."""
+"""PURE. Requests as they came over the wire, and the replies to them, with the error bodies of a model server."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +23,33 @@ _ERROR_TYPES = {
     500: "InternalServerError",
     503: "ServiceUnavailableError",
 }
+
+
+@dataclass(slots=True, kw_only=True)
+class Request:
+    """One request: the header names are lower case, the target is as it was sent."""
+
+    method: str
+    target: bytes
+    headers: Headers
+    body: bytes
+    connection: int
+    """The number of the connection, counted from 1."""
+    keep_alive: bool = True
+    chunks: bool = True
+    """Whether the client understands the chunked coding (HTTP/1.1)."""
+
+    @property
+    def path(self) -> str:
+        """The target without its query."""
+        return self.target.partition(b"?")[0].decode("latin-1")
+
+    def header(self, name: bytes) -> str | None:
+        """Return the first value of a header, or None."""
+        for key, value in self.headers:
+            if key == name:
+                return value.decode("latin-1")
+        return None
 
 
 @dataclass(slots=True, kw_only=True)
