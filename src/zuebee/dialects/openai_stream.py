@@ -24,6 +24,7 @@ class _Choice(msgspec.Struct):
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
+_decode_lines = msgspec.json.Decoder(_Chunk).decode_lines
 _choices = msgspec.json.Decoder(list[_Choice])
 
 
@@ -51,19 +52,18 @@ class StreamMeter:
         Left out are the extra usage chunk when `hide_usage`, an error event (it is in `error`), and whatever follows
         the end.
         """
-        if not self._rest and not self.done:
-            # Nearly always one read is one event, on one line.
-            end = len(data) - 2
-            if data.find(b"\n") == end and data.endswith(b"\n\n") and data.startswith(b"data: "):
-                try:
-                    chunk = _decode_chunk(data[6:end])
-                except (ValueError, RecursionError):
-                    pass
-                else:
-                    if chunk.usage is UNSET and chunk.error is UNSET and not self.fault:
-                        self.chunks += 1
-                        self._last_choices = chunk.choices
-                        return data
+        # Nearly always a read is one event or a few, each on one line: checked in one go, passed on as they are.
+        if not self._rest and data.endswith(b"\n\n") and data.startswith(b"data: ") and not self.ended():
+            try:
+                chunks = _decode_lines(data[6:-2].replace(b"\n\ndata: ", b"\n"))
+            except (ValueError, RecursionError):
+                return self._feed_any(data)
+            for chunk in chunks:
+                if chunk.usage is not UNSET or chunk.error is not UNSET:
+                    return self._feed_any(data)
+            self.chunks += len(chunks)
+            self._last_choices = chunks[-1].choices
+            return data
         return self._feed_any(data)
 
     def _feed_any(self, data: bytes) -> bytes:
