@@ -31,9 +31,10 @@ class Dispatcher:
         self._retry = routing.retry
         self._chooser = CHOOSERS[routing.load_balance]()
         self._budget = RetryBudget(routing.retry.budget_percent)
-        by_url = {backend.url: backend for backend in backends}
+        by_url = {backend.url.rstrip("/"): backend for backend in backends}
         self._chains = [
-            (rule.models, [by_url[url] for url in (rule.primary, *rule.fallback)]) for rule in routing.fallback
+            (rule.models, [by_url[url.rstrip("/")] for url in (rule.primary, *rule.fallback)])
+            for rule in routing.fallback
         ]
 
     def run(self, job: Job) -> Reply:
@@ -48,6 +49,7 @@ class Dispatcher:
         tried: list[Backend] = []
         budget = self._budget
         budget.running += 1
+        holding = 0  # a place in the budget, held from the decision to try again until that try has begun its answer
         try:
             while True:
                 backend = self._choose(candidates, chained, tried, job.model)
@@ -58,13 +60,17 @@ class Dispatcher:
                 tried.append(backend)
                 wait_s = None
                 started_s = clock.monotonic_s()
-                budget.retrying += len(tried) > 1
                 backend.in_flight += 1
                 try:
                     async with aclosing(backend.inference.run(job)) as events:
                         event = await anext(events)
+                        budget.retrying -= holding
+                        holding = 0
                         wait_s = self._judge(backend, job.model, event, candidates, tried, started_s)
-                        if wait_s is None:
+                        if wait_s is not None:
+                            budget.retrying += 1
+                            holding = 1
+                        else:
                             if isinstance(event, (Head, End)):
                                 event.attempts = len(tried)
                             yield event
@@ -73,13 +79,13 @@ class Dispatcher:
                             self._note_end(backend, event)
                 finally:
                     backend.in_flight -= 1
-                    budget.retrying -= len(tried) > 1
                 if wait_s is None:
                     return
                 if wait_s > 0:
                     await asyncio.sleep(wait_s)
         finally:
             budget.running -= 1
+            budget.retrying -= holding
 
     def _candidates(self, model: str) -> tuple[list[Backend], bool]:
         """The backends for a model, and whether they are to be tried in just this order."""
