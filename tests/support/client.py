@@ -108,6 +108,7 @@ class Opened:
                 parts.append(part)
         except (http.client.IncompleteRead, ConnectionError, TimeoutError):
             whole = False
+        self._response.close()
         body = b"".join(parts)
         promised = next((int(value) for name, value in self.headers if name == "content-length"), len(body))
         whole = whole and promised == len(body)
