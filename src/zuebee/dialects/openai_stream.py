@@ -11,6 +11,7 @@ from zuebee.dialects.openai import usage_figures
 from zuebee.dialects.sse import EventCutter, EventTooLarge, event_data, split_events
 
 DONE = b"[DONE]"
+DONE_EVENT = b"data: [DONE]\n\n"
 
 
 class _Chunk(msgspec.Struct):
@@ -53,20 +54,29 @@ class StreamMeter:
         the end.
         """
         # Nearly always a read is one event or a few, each on one line: checked in one go, passed on as they are.
-        if not self._rest and data.endswith(b"\n\n") and data.startswith(b"data: ") and not self.ended():
+        if self._rest or not data.startswith(b"data: ") or not data.endswith(b"\n\n") or self.ended():
+            return self._feed_any(data)
+        done = data.endswith(DONE_EVENT)
+        block = data[: -len(DONE_EVENT)] if done else data
+        if block:
             try:
-                chunks = _decode_lines(data[6:-2].replace(b"\n\ndata: ", b"\n"))
+                chunks = _decode_lines(block[6:-2].replace(b"\n\ndata: ", b"\n"))
             except (ValueError, RecursionError):
                 return self._feed_any(data)
+            last = chunks.pop()
             for chunk in chunks:
                 if chunk.usage is not UNSET or chunk.error is not UNSET:
                     return self._feed_any(data)
+            if last.error is not UNSET:
+                return self._feed_any(data)
             self.chunks += len(chunks)
-            self._last_choices = chunks[-1].choices
-            return data
-        return self._feed_any(data)
+            if not self._counts(last):
+                block = block[: block.rfind(b"\n\n", 0, -2) + 2] if chunks else b""
+        self.done = done
+        return block + DONE_EVENT if done else block
 
     def _feed_any(self, data: bytes) -> bytes:
+        """The same for whatever may come."""
         if self.ended():
             return b""
         try:
@@ -99,21 +109,17 @@ class StreamMeter:
         if chunk.error is not UNSET and bytes(chunk.error) != b"null":
             self.error = chunk.error
             return False
-        if chunk.usage is UNSET:
-            self.chunks += 1
-            self._last_choices = chunk.choices
-            return True
-        return self._note_usage(chunk)
+        return self._counts(chunk)
 
-    def _note_usage(self, chunk: _Chunk) -> bool:
-        figures = usage_figures(chunk.usage)
-        if figures is not None:
-            self.usage = figures
-        extra = chunk.choices is UNSET or bytes(chunk.choices).translate(None, b" \t\r\n") == b"[]"
-        if not extra:
-            self.chunks += 1
-            self._last_choices = chunk.choices
-        return not (extra and self._hide_usage)
+    def _counts(self, chunk: _Chunk) -> bool:
+        """Count a chunk; False if it is the extra one that only tells of usage, and that is to be hidden."""
+        if chunk.usage is not UNSET:
+            self.usage = usage_figures(chunk.usage) or self.usage
+            if chunk.choices is UNSET or bytes(chunk.choices).translate(None, b" \t\r\n") == b"[]":
+                return not self._hide_usage
+        self.chunks += 1
+        self._last_choices = chunk.choices
+        return True
 
     @property
     def whole(self) -> bool:

@@ -37,6 +37,8 @@ class Dispatcher:
             for rule in routing.fallback
         ]
 
+        self._alike = not self._chains and not any(backend.selective for backend in backends)
+
     def run(self, job: Job) -> Reply:
         """See `Inference.run`."""
         return self._run(job)
@@ -89,6 +91,8 @@ class Dispatcher:
 
     def _candidates(self, model: str) -> tuple[list[Backend], bool]:
         """The backends for a model, and whether they are to be tried in just this order."""
+        if self._alike:
+            return self.backends, False
         for models, chain in self._chains:
             if not models or any(matches(pattern, model) for pattern in models):
                 return chain, True

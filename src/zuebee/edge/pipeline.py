@@ -5,9 +5,9 @@ the end of an answer finds its place free again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from typing import Protocol
+from typing import Any, Protocol
 
 from zuebee.contracts.admission import Admission, Caller, Ending, Principal, Settlement
 from zuebee.contracts.errors import DRAINED, INTERNAL, Refusal
@@ -83,6 +83,8 @@ class Exchange:
 
     async def run(self, caller: Caller) -> None:
         """From the first look to the settlement. Raises nothing but cancellation that is not ours."""
+        running = self._pipeline.running
+        running.add(self)
         try:
             refusal = await self._admit_and_relay(caller)
             if refusal is not None:
@@ -99,6 +101,7 @@ class Exchange:
             raise
         finally:
             self._settle()
+            running.discard(self)
 
     async def _admit_and_relay(self, caller: Caller) -> Refusal | None:
         settlement = self.settlement
@@ -257,14 +260,9 @@ class Pipeline:
         self.inference = inference
         self.running: set[Exchange] = set()
 
-    async def serve(self, caller: Caller, client: Client, settlement: Settlement) -> None:
+    def serve(self, caller: Caller, client: Client, settlement: Settlement) -> Coroutine[Any, Any, None]:
         """Answer one request."""
-        exchange = Exchange(self, client, settlement)
-        self.running.add(exchange)
-        try:
-            await exchange.run(caller)
-        finally:
-            self.running.discard(exchange)
+        return Exchange(self, client, settlement).run(caller)
 
     async def refuse(
         self, client: Client, settlement: Settlement, refusal: Refusal, extra: Headers | None = None

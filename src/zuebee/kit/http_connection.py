@@ -11,6 +11,7 @@ from typing import Literal, Protocol, cast
 import httptools
 
 HIGH_WATER_BYTES = 256 * 1024
+JOIN_BYTES = 64 * 1024
 MAX_HEADERS = 200
 MAX_HEADER_BYTES = 128 * 1024
 MAX_INTERIM = 16
@@ -187,8 +188,8 @@ class Connection(asyncio.Protocol):
         """Whether any byte of an answer came in this exchange."""
         return self._answered
 
-    async def start(self, head: bytes, body: bytes, timeouts: Timeouts, *, is_head: bool) -> None:
-        """Send a request and wait for the head of its answer."""
+    def begin(self, head: bytes, body: bytes, timeouts: Timeouts, *, is_head: bool) -> None:
+        """Send a request; `answer` waits for the head of its answer."""
         self.status = 0
         self.headers = []
         self.complete = False
@@ -199,28 +200,34 @@ class Connection(asyncio.Protocol):
         self._busy = True
         if self._lost:
             self._failure = HttpFailure("reset", "the server closed the connection")
-            raise self._failure
+            return
         now = self._loop.time()
         self._timeouts = timeouts
         self._total_deadline_s = now + timeouts.total_s
         self._set_deadline(now + timeouts.first_byte_s, "first_byte_timeout")
-        if len(body) < 65536:
+        if len(body) < JOIN_BYTES:
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))
-        while not self._head_seen:
-            if self._failure is not None:
-                raise self._failure
-            await self._wait()
+
+    async def answer(self) -> "Connection":
+        """Wait for the head of the answer; raises HttpFailure, and then the exchange is finished."""
+        try:
+            while not self._head_seen:
+                if self._failure is not None:
+                    raise self._failure
+                self._waiter = waiter = self._loop.create_future()
+                await waiter
+        except BaseException:
+            self.finish()
+            raise
+        return self
 
     # --- waiting ---
 
     async def _wait(self) -> None:
         self._waiter = waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
+        await waiter
 
     async def _wait_quiet(self, quiet_s: float) -> bool:
         self._quiet_s = quiet_s
@@ -303,6 +310,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         unasked = self.complete or not self._busy
+        if not self._head_seen:
+            self._header_bytes += len(data)
         if unasked:
             # Bytes that belong to no exchange: whatever follows could not be trusted.
             self.abort()
@@ -321,6 +330,8 @@ class Connection(asyncio.Protocol):
             self._wake()
         elif self._head_seen:
             self._wake()
+        elif self._header_bytes > MAX_HEADER_BYTES:
+            self._fail("malformed", "the head of the answer is too large")
 
     def _pour_on(self) -> None:
         now_s = self._loop.time()
@@ -347,11 +358,8 @@ class Connection(asyncio.Protocol):
     # --- parser callbacks ---
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value)
         if self.complete:
             raise ValueError("bytes after the end of the answer")
-        if len(self.headers) >= MAX_HEADERS or self._header_bytes > MAX_HEADER_BYTES:
-            raise ValueError("too many headers")
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -365,6 +373,8 @@ class Connection(asyncio.Protocol):
         self.status = status
         self._head_seen = True
         self._keep_alive = self._parser.should_keep_alive()
+        if len(self.headers) > MAX_HEADERS:
+            raise ValueError("too many header fields")
         framed = status in (204, 304)
         for name, value in self.headers:
             if name == b"content-length" or (name == b"transfer-encoding" and b"chunked" in value.lower()):
