@@ -122,6 +122,7 @@ def _with_include_usage(options: str) -> str:
 
 class _Answer(msgspec.Struct):
     usage: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
 
 
 class _UsageFigures(msgspec.Struct):
@@ -157,6 +158,15 @@ def answer_usage(body: bytes) -> tuple[int, int] | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotJson(str(error)) from None
     return usage_figures(answer.usage)
+
+
+def answer_error(body: bytes) -> Raw | None:
+    """What stands under `error` in an answer, for `read_error`; None if it tells of none."""
+    try:
+        error = _answer.decode(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return None if error is UNSET or bytes(error) == b"null" else error
 
 
 def tail_usage(tail: bytes) -> tuple[int, int] | None:
