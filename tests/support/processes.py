@@ -22,6 +22,8 @@ import yaml
 T = TypeVar("T")
 
 START_TIMEOUT_S = 20.0
+SOURCES = str(Path(__file__).parents[2] / "src")
+"""What runs is the code beside these tests, whatever is installed."""
 KEY = "sk-test-0123456789abcdef"
 READY = re.compile(r"ready at (https?://\S+)")
 SIM_READY = re.compile(r"simulated model server at (http://\S+)")
@@ -49,7 +51,7 @@ class Process:
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 cwd=log.parent,
-                env={**os.environ, **environ},
+                env={**os.environ, "PYTHONPATH": SOURCES, **environ},
             )
         self.url = until(lambda: self._find(ready), f"{arguments} is ready", START_TIMEOUT_S)
 
