@@ -13,7 +13,6 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 TOO_LARGE = "request_too_large"
-EVENT_STREAM = b"text/event-stream"
 
 
 class AsgiClient:
@@ -78,11 +77,9 @@ class AsgiClient:
         self._whole_body_read = True
         return body
 
-    async def start(self, status: int, headers: Headers) -> None:
+    async def start(self, status: int, headers: Headers, *, events: bool) -> None:
         """See `Client.start`."""
-        self._events = any(
-            name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers
-        )
+        self._events = events
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, data: bytes) -> None:
@@ -93,6 +90,19 @@ class AsgiClient:
         if self._held:
             await self._send({"type": "http.response.body", "body": self._held, "more_body": True})
         self._held = data
+
+    def write_now(self, data: bytes) -> bool:
+        """See `Client.write_now`."""
+        passes: bool = self._scope["zuebee.cycle"].write_now(data)
+        return passes
+
+    async def drain(self) -> None:
+        """See `Client.drain`."""
+        await self._scope["zuebee.cycle"].drain()
+
+    def cancel(self) -> None:
+        """See `Client.cancel`."""
+        self._scope["zuebee.cancel"]()
 
     async def finish(self) -> None:
         """See `Client.finish`."""

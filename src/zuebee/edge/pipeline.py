@@ -29,16 +29,28 @@ class Client(Protocol):
         """The request, once its body is there."""
         ...
 
-    async def start(self, status: int, headers: Headers) -> None:
-        """Send the head of the answer."""
+    async def start(self, status: int, headers: Headers, *, events: bool) -> None:
+        """Send the head of the answer; `events`: its body goes out as it comes."""
         ...
 
     async def write(self, data: bytes) -> None:
         """Send a part of its body; waits while the client is slow."""
         ...
 
+    def write_now(self, data: bytes) -> bool:
+        """Send events without waiting; False when the client should be waited for."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until the client takes more."""
+        ...
+
     async def finish(self) -> None:
         """End the body."""
+        ...
+
+    def cancel(self) -> None:
+        """Cancel the task that serves this request."""
         ...
 
     async def refuse(self, refusal: Refusal, extra: Headers | None = None) -> None:
@@ -58,18 +70,16 @@ class Exchange:
         self._pipeline = pipeline
         self._client = client
         self._started_s = clock.monotonic_s()
-        self._task = asyncio.current_task()
         self._settled = False
         self._shutdown = False
         self._job: Job | None = None
         self._head: Head | None = None
-        self._stream = False
+        self._events = False
 
     def end(self) -> None:
         """The gateway stops: tell the client, settle, and be done."""
-        if self._task is not None:
-            self._shutdown = True
-            self._task.cancel()
+        self._shutdown = True
+        self._client.cancel()
 
     async def run(self, caller: Caller) -> None:
         """From the first look to the settlement. Raises nothing but cancellation that is not ours."""
@@ -116,20 +126,39 @@ class Exchange:
         async with aclosing(self._pipeline.inference.run(job)) as events:
             async for event in events:
                 if isinstance(event, bytes):
-                    if self._stream and settlement.first_token_s < 0:
-                        settlement.first_token_s = clock.monotonic_s() - self._started_s
                     settlement.response_bytes += len(event)
-                    await client.write(event)
+                    if self._events:
+                        await self._first_events(event)
+                    else:
+                        await client.write(event)
                 elif isinstance(event, Head):
                     await self._start(event)
                 elif isinstance(event, End):
                     return await self._finish(event)
-                elif self._stream:
+                elif self._events:
                     await client.write(sse.COMMENT)
         raise AssertionError("a reply ended without an End")
 
+    async def _first_events(self, block: bytes) -> None:
+        """Pass events on; the first ones tell when the first token came, and open the short way for the rest."""
+        await self._client.write(block)
+        if self.settlement.first_token_s < 0:
+            self.settlement.first_token_s = clock.monotonic_s() - self._started_s
+            if self._head is not None and self._head.pump is not None:
+                await self._head.pump(self, sse.COMMENT)
+
+    def write(self, data: bytes) -> bool:
+        """See `Sink.write`."""
+        self.settlement.response_bytes += len(data)
+        return self._client.write_now(data)
+
+    async def drain(self) -> None:
+        """See `Sink.drain`."""
+        await self._client.drain()
+
     async def _start(self, head: Head) -> None:
         self._head = head
+        self._events = head.events
         settlement = self.settlement
         settlement.status = head.status
         settlement.backend = head.backend
@@ -138,11 +167,10 @@ class Exchange:
         headers.append((b"x-request-id", settlement.request_id.encode()))
         if head.status >= 400:
             headers += relayed_error_headers(head.status, headers)
-        elif settlement.stream and any(n == b"content-type" and v.startswith(b"text/event-stream") for n, v in headers):
-            self._stream = True
+        elif head.events:
             headers = [field for field in headers if field[0] not in (b"cache-control", b"x-accel-buffering")]
             headers += STREAM_HEADERS
-        await self._client.start(head.status, headers)
+        await self._client.start(head.status, headers, events=head.events)
 
     async def _finish(self, end: End) -> Refusal | None:
         settlement = self.settlement
@@ -167,7 +195,7 @@ class Exchange:
 
     async def _break_off(self, refusal: Refusal) -> None:
         """The rest is missing: an event stream can say so; any other answer must not look whole."""
-        if self._stream:
+        if self._events:
             await self._client.write(openai.render_error_event(refusal))
             await self._client.finish()
 

@@ -23,6 +23,7 @@ class HttpPool:
     def __init__(self, connector: Connector, *, max_idle: int, max_connections: int) -> None:
         self.in_use = 0
         self._connector = connector
+        self._loop = asyncio.get_running_loop()
         self._max_idle = max_idle
         self._max_connections = max_connections
         self._idle: deque[Connection] = deque()
@@ -54,10 +55,9 @@ class HttpPool:
         return connection
 
     def _take_idle(self) -> Connection | None:
-        loop = asyncio.get_running_loop()
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable and loop.time() - connection.idle_since_s < IDLE_LIMIT_S:
+            if connection.usable and self._loop.time() - connection.idle_since_s < IDLE_LIMIT_S:
                 self.in_use += 1
                 return connection
             connection.abort()
@@ -67,9 +67,8 @@ class HttpPool:
         if self.in_use >= self._max_connections:
             raise HttpFailure("overflow", "too many connections to this backend", sent=False)
         self.in_use += 1
-        loop = asyncio.get_running_loop()
         try:
-            return await self._connector.connect(lambda: Connection(self, loop))
+            return await self._connector.connect(lambda: Connection(self, self._loop))
         except TimeoutError:
             self.in_use -= 1
             raise HttpFailure("connect_timeout", "connecting took too long", sent=False) from None
@@ -88,7 +87,7 @@ class HttpPool:
         if self._closed or len(self._idle) >= self._max_idle:
             connection.abort()
             return
-        connection.idle_since_s = asyncio.get_running_loop().time()
+        connection.idle_since_s = self._loop.time()
         self._idle.append(connection)
 
     def lost(self, connection: Connection) -> None:

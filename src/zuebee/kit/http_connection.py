@@ -5,6 +5,7 @@ decoded or followed: compressed bodies and redirects come as they are.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Literal, Protocol, cast
 
 import httptools
@@ -74,6 +75,8 @@ class Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._buffered_bytes = 0
         self._header_bytes = 0
+        self._take: Callable[[bytes], bool] | None = None
+        self._poured = False
         self._paused = False
         self._busy = False
         self._lost = False
@@ -87,6 +90,7 @@ class Connection(asyncio.Protocol):
         self._total_deadline_s = 0.0
         self._deadline_s = 0.0
         self._deadline_kind: Failure = "first_byte_timeout"
+        self._quiet_s = 0.0
         self._quiet_at_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s = 0.0
@@ -107,6 +111,33 @@ class Connection(asyncio.Protocol):
                 return None
             if not quiet_s:
                 await self._wait()
+        return self._take_chunks()
+
+    async def pour(self, take: Callable[[bytes], bool], quiet_s: float = 0.0) -> bool | None:
+        """Hand the body to `take` as it arrives, without waking anybody, until it says False.
+
+        Returns True when `take` said so, False at the end of the body, None after `quiet_s` of silence. Raises
+        HttpFailure when the answer breaks off. What `take` refused it has taken; reading stops until the next call.
+        """
+        if self._chunks and not take(self._take_chunks()):
+            return True
+        self._take = take
+        try:
+            while not self._poured:
+                if self.complete:
+                    return False
+                if self._failure is not None:
+                    raise self._failure
+                if quiet_s and not await self._wait_quiet(quiet_s):
+                    return None
+                if not quiet_s:
+                    await self._wait()
+            return True
+        finally:
+            self._take = None
+            self._poured = False
+
+    def _take_chunks(self) -> bytes:
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
@@ -192,6 +223,7 @@ class Connection(asyncio.Protocol):
             self._waiter = None
 
     async def _wait_quiet(self, quiet_s: float) -> bool:
+        self._quiet_s = quiet_s
         self._quiet_at_s = self._loop.time() + quiet_s
         if self._quiet_at_s < self._timer_at_s:
             self._arm(self._quiet_at_s)
@@ -199,7 +231,7 @@ class Connection(asyncio.Protocol):
             await self._wait()
         finally:
             self._quiet_at_s = 0.0
-        return bool(self._chunks) or self.complete or self._failure is not None
+        return bool(self._chunks) or self.complete or self._poured or self._failure is not None
 
     def _wake(self) -> None:
         waiter = self._waiter
@@ -275,7 +307,9 @@ class Connection(asyncio.Protocol):
             return
         self._answered = True
         self._feed(data)
-        if self.complete:
+        if self._chunks and self._take is not None:
+            self._pour_on()
+        elif self.complete:
             self._wake()
         elif self._chunks:
             if self._buffered_bytes > HIGH_WATER_BYTES and not self._paused:
@@ -284,6 +318,19 @@ class Connection(asyncio.Protocol):
             self._set_deadline(self._loop.time() + self._timeouts.idle_s, "idle_timeout")
             self._wake()
         elif self._head_seen:
+            self._wake()
+
+    def _pour_on(self) -> None:
+        now_s = self._loop.time()
+        self._set_deadline(now_s + self._timeouts.idle_s, "idle_timeout")
+        if self._quiet_at_s:
+            self._quiet_at_s = now_s + self._quiet_s
+        assert self._take is not None
+        if not self._take(self._take_chunks()):
+            self._poured = True
+            self._take = None
+            self._wake()
+        elif self.complete:
             self._wake()
 
     def _feed(self, data: bytes) -> None:

@@ -19,8 +19,20 @@ class Cycle(RequestResponseCycle):
     _head = b""
     _chunked = False
 
+    def write_now(self, data: bytes) -> bool:
+        """Send a part of a chunked body without waiting; False when the client should be waited for (`drain`)."""
+        if not self.disconnected:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return not self.flow.write_paused
+
+    async def drain(self) -> None:
+        """Wait until the client takes more, or is gone."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+
     async def run_asgi(self, app: Any) -> None:
         """Run the application; whatever it leaves undone ends the connection."""
+        self.scope["zuebee.cycle"] = self  # type: ignore[typeddict-unknown-key]
         try:
             await app(self.scope, self.receive, self.send)
         except Exception:

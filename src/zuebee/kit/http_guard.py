@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from httptools import parse_url
+from httptools import HttpParserError, HttpParserUpgrade, parse_url
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -22,6 +22,11 @@ from zuebee.kit.http_cycle import Cycle
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
 
 _ASGI: Any = {"version": "3.0", "spec_version": "2.3"}
+
+INVALID_HTTP = (400, "invalid_http", "The request is not valid HTTP/1.1.")
+INVALID_HOST = (400, "invalid_host", "The Host header field is missing, repeated or not valid.")
+URI_TOO_LONG = (414, "uri_too_long", "The request target is too long.")
+HEADERS_TOO_LARGE = (431, "headers_too_large", "The request has too many or too large header fields.")
 
 RenderError = Callable[[int, str, str], tuple[list[tuple[bytes, bytes]], bytes]]
 """(status, code, message) -> headers and body of an error answer."""
@@ -37,6 +42,10 @@ class ReceiveLimits(NamedTuple):
     max_headers: int
     max_header_bytes: int
     max_connections: int
+
+
+class Refused(Exception):
+    """A request that is not worth reading on."""
 
 
 class Phase:
@@ -65,10 +74,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._receiving = False
         self._running: asyncio.Task[Any] | None = None
         self._deadline_s = 0.0
-        self._deadline_part = "headers"
-        self._header_count = 0
+        self._in_headers = True
         self._header_bytes = 0
-        self._hosts = 0
+        self._idle_since_s = 0.0
         self._refusal: tuple[int, str, str] | None = None
         self._unsent_bytes = 0
         self._stalled_since_s = 0.0
@@ -91,7 +99,18 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        super().data_received(data)
+        self._idle_since_s = 0.0
+        if self._in_headers:
+            self._header_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+            if self._in_headers and self._header_bytes > self._limits.max_header_bytes:
+                self._refuse(HEADERS_TOO_LARGE)
+        except HttpParserUpgrade:
+            # Offers to speak something else (h2c, websocket) are not taken up; the request itself is answered.
+            pass
+        except (HttpParserError, Refused):
+            self.send_400_response("")
 
     # --- parser callbacks ---
 
@@ -99,36 +118,34 @@ class GuardedProtocol(HttpToolsProtocol):
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
-        self._header_count = self._header_bytes = self._hosts = 0
         self._deadline_s = self.loop.time() + self._limits.header_timeout_s
-        self._deadline_part = "headers"
         self._receiving = True
 
     def on_url(self, url: bytes) -> None:
-        self._header_bytes += len(url)
-        if self._header_bytes > self._limits.max_header_bytes:
-            self._refuse(414, "uri_too_long", "The request target is too long.")
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        self._header_count += 1
-        self._header_bytes += len(name) + len(value)
-        if self._header_count > self._limits.max_headers or self._header_bytes > self._limits.max_header_bytes:
-            self._refuse(431, "headers_too_large", "The request has too many or too large header fields.")
-        if name == b"host":
-            self._hosts += 1
-            if self._hosts > 1 or _HOST.fullmatch(value) is None:
-                self._refuse(400, "invalid_host", "The Host header field is repeated or not valid.")
-        elif name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
+        # Trailers come after the application has decided by the headers; they are not read.
+        if self._in_headers:
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if not self._hosts and self.parser.get_http_version() != "1.0":
-            self._refuse(400, "invalid_host", "The Host header field is missing.")
+        self._in_headers = False
+        hosts = 0
+        header_bytes = len(self.url)
+        for name, value in self.headers:
+            header_bytes += len(name) + len(value)
+            if name == b"host":
+                hosts += 1
+                if _HOST.fullmatch(value) is None:
+                    self._refuse(INVALID_HOST)
+            elif name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+        if hosts != 1 and (hosts or self.parser.get_http_version() != "1.0"):
+            self._refuse(INVALID_HOST)
+        if len(self.headers) > self._limits.max_headers or header_bytes > self._limits.max_header_bytes:
+            self._refuse(URI_TOO_LONG if len(self.url) > self._limits.max_header_bytes else HEADERS_TOO_LARGE)
         self._deadline_s = self.loop.time() + self._limits.body_timeout_s
-        self._deadline_part = "body"
         self._begin_cycle()
 
     def _begin_cycle(self) -> None:
@@ -180,24 +197,37 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._deadline_s = 0.0
         self._receiving = False
+        self._in_headers = True
+        self._header_bytes = 0
         super().on_message_complete()
 
     # --- uvicorn's own steps ---
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = task = self.loop.create_task(cycle.run_asgi(app))
+        cycle.scope["zuebee.cancel"] = task.cancel  # type: ignore[typeddict-unknown-key]
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
+    def _refuse(self, refusal: tuple[int, str, str]) -> None:
         # Raised through the parser, so that nothing after this byte is looked at.
-        self._refusal = (status, code, message)
-        raise ValueError(message)
+        self._refusal = refusal
+        raise Refused(refusal[1])
+
+    def on_response_complete(self) -> None:
+        """The answer is out: begin with the next request of this connection, or wait for one."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since_s = self.loop.time()
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that could not be parsed or was refused while being received, and close."""
-        status, code, message = self._refusal or (400, "invalid_http", "The request is not valid HTTP/1.1.")
-        self._close_with(status, code, message)
+        self._close_with(*(self._refusal or INVALID_HTTP))
 
     def _close_with(self, status: int, code: str, message: str) -> None:
         self._deadline_s = 0.0
@@ -223,7 +253,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def sweep(self, now_s: float) -> None:
         """Close the connection if its client is overdue with a request, or takes nothing of an answer."""
         if self._deadline_s and now_s > self._deadline_s:
-            self._close_with(408, "request_timeout", f"The request's {self._deadline_part} took too long to arrive.")
+            self._close_with(408, "request_timeout", "The request took too long to arrive.")
+        if self._idle_since_s and now_s - self._idle_since_s > self.timeout_keep_alive:
+            self.transport.close()
         if not self.flow.write_paused:
             self._stalled_since_s = 0.0
             return

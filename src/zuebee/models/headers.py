@@ -5,6 +5,8 @@ never leaves the house. Downstream everything passes but hop-by-hop fields (RFC 
 gateway says itself.
 """
 
+from typing import NamedTuple
+
 from zuebee.contracts.inference import Headers
 
 _UPSTREAM = frozenset(
@@ -58,6 +60,28 @@ def upstream_lines(headers: Headers, extra: frozenset[bytes]) -> bytes:
     return b"".join(lines)
 
 
-def downstream(headers: Headers) -> Headers:
-    """The header fields of a backend's answer that go to the client."""
-    return [field for field in headers if field[0] not in _NOT_DOWNSTREAM]
+class AnswerFields(NamedTuple):
+    """The header fields of a backend's answer: those that go on to the client, and what the gateway reads in them."""
+
+    passed: Headers
+    content_type: bytes
+    content_length: bytes
+    encoded: bool
+
+
+def downstream(headers: Headers) -> AnswerFields:
+    """Sort the header fields of a backend's answer."""
+    passed = []
+    content_type = content_length = b""
+    encoded = False
+    for field in headers:
+        name = field[0]
+        if name not in _NOT_DOWNSTREAM:
+            passed.append(field)
+            if name == b"content-type":
+                content_type = field[1]
+            elif name == b"content-encoding":
+                encoded = True
+        elif name == b"content-length":
+            content_length = field[1]
+    return AnswerFields(passed, content_type, content_length, encoded)
