@@ -216,11 +216,20 @@ async def test_a_client_that_asks_is_told_to_go_on(place: Place) -> None:
         assert (await client.ask(BODY)).status == 200
 
 
-async def test_an_upgrade_is_not_followed(place: Place) -> None:
+@pytest.mark.parametrize("offer", ["websocket", "h2c"])
+@pytest.mark.parametrize("pieces", [1, 2, 300])
+async def test_an_upgrade_is_not_followed_and_the_request_answered(place: Place, offer: str, pieces: int) -> None:
     gateway, _ = place
-    answer = await ask(gateway.port, request(BODY, connection="upgrade", upgrade="websocket"))
-    assert answer.status == 200
-    assert answer.headers["connection"] == "close"
+    asked = {"connection": "Upgrade, HTTP2-Settings", "upgrade": offer, "HTTP2-Settings": "AAEAAEAAAAIAAAABAAMAAABk"}
+    data = request(BODY, **asked)
+    step = -(-len(data) // pieces)
+    async with wire(gateway.port) as client:
+        for at in range(0, len(data), step):
+            client.send(data[at : at + step])
+            await asyncio.sleep(0)
+        first = await client.ask(b"")
+        second = await client.ask(request(BODY))
+    assert (first.status, second.status) == (200, 200)
 
 
 async def test_tls_to_a_plain_port_fails_at_once(place: Place) -> None:
