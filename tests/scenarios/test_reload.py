@@ -1,4 +1,4 @@
-"""SIGHUP under load: the new configuration holds from now on, running streams keep the old one, and nobody is failed."""
+"""SIGHUP under load: the new configuration holds from now on, running streams keep the old one, nobody is failed."""
 
 import asyncio
 import re
@@ -6,7 +6,6 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest

@@ -1,4 +1,4 @@
-"""The end of the process: nobody is cut without a word, nothing is left unsettled, and it takes no longer than allowed."""
+"""The end of the process: nobody is cut without a word, all is settled, and it takes no longer than allowed."""
 
 import asyncio
 import signal
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import Gateway, Sim, running, simulated, until
-from tests.support.raw_http import DONE, Wire, ask, chat, eventually, head, request, wire
+from tests.support.raw_http import DONE, Wire, chat, eventually, head, request, wire
 
 SHORT, LONG = 150, 50
 LATE_S = 4.0

@@ -41,7 +41,7 @@ def counts(place: Place) -> Iterator[dict[str, int]]:
     yield before
     metrics = gateway.metrics()
     assert metrics["zuebee_requests_running"] == 0
-    assert summed(gateway, "zuebee_backend_in_flight") == 0
+    assert gateway.total("zuebee_backend_in_flight") == 0
     assert metrics["zuebee_connections"] == 1, "only the reader of the metrics is connected"
     assert sim.stats()["streams_open"] == 0
 
@@ -49,16 +49,11 @@ def counts(place: Place) -> Iterator[dict[str, int]]:
 async def settled(gateway: Gateway, counts: dict[str, int]) -> list[dict[str, Any]]:
     """The new lines of the access log, once nothing runs and all is written."""
     await eventually(lambda: gateway.metrics()["zuebee_connections"] == 1, "all connections are closed")
-    endings, records = (summed(gateway, f"zuebee_{name}_total") for name in ("endings", "usage_records"))
+    endings, records = (gateway.total(f"zuebee_{name}_total") for name in ("endings", "usage_records"))
     await eventually(lambda: len(gateway.access_lines()) >= endings, "all requests are logged")
     await eventually(lambda: len(gateway.usage_rows()) >= records, "all requests are on record")
     assert (len(gateway.access_lines()), len(gateway.usage_rows())) == (endings, records)
     return gateway.access_lines()[counts["lines"] :]
-
-
-def summed(gateway: Gateway, name: str) -> float:
-    """A metric over all its labels."""
-    return sum(value for series, value in gateway.metrics().items() if series.partition("{")[0] == name)
 
 
 BODY = request(chat())
