@@ -58,7 +58,7 @@ bench: install ## Measure CPU per request and per streamed chunk beside nginx, E
 
 <<<<<<< HEAD
 .PHONY: docs
-docs: $(VENV)/.installed-dev ## Rewrite the reference of settings (docs/configuration.md) from the code
+docs: $(VENV)/.installed-dev ## Rewrite the references of settings and metrics (docs/) from the code
 	@$(BIN)/python scripts/make_docs.py
 =======
 .PHONY: bench-peers

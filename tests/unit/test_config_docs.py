@@ -1,14 +1,13 @@
 """The documentation of the configuration says what the code does."""
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any, get_args, get_origin
 
 import msgspec
 import pytest
 
+from tests.support.pages import make_docs
 from zuebee.app.wiring import FIXED
 from zuebee.config import Settings
 from zuebee.config_check import listen_address
@@ -20,15 +19,6 @@ ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "configuration.md"
 EXAMPLE = (ROOT / "config.yaml.example").read_text()
 VARIABLES = dict.fromkeys(("BACKEND_KEY", "TEAM_KEY", "WAREHOUSE_DSN", "METRICS_TOKEN"), "a-long-enough-value")
-
-
-def make_docs() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_docs", ROOT / "scripts" / "make_docs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def known_keys(kind: Any = Settings, path: str = "") -> set[str]:

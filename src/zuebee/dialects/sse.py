@@ -55,6 +55,14 @@ def _last_end(data: bytearray, start: int) -> int:
 
 def split_events(block: bytes) -> Iterator[bytes]:
     """The events of a block of whole events, each with its empty line; joined again they are the block."""
+    if b"\r" not in block:
+        start = 0
+        while (end := block.find(b"\n\n", start)) >= 0:
+            yield block[start : end + 2]
+            start = end + 2
+        if start < len(block):
+            yield block[start:]
+        return
     start = 0
     for end in _END.finditer(block):
         yield block[start : end.end()]
@@ -65,5 +73,7 @@ def split_events(block: bytes) -> Iterator[bytes]:
 
 def event_data(event: bytes) -> bytes:
     """The data of one event: its `data` lines joined by line feeds; `b""` for a comment or an event without data."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return event[6:-2]
     lines = event.replace(b"\r\n", b"\n").replace(b"\r", b"\n").lstrip(b"\xef\xbb\xbf").split(b"\n")
     return b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))

@@ -36,6 +36,8 @@ class Dispatcher:
             (rule.models, [by_url[url] for url in (rule.primary, *rule.fallback)]) for rule in routing.fallback
         ]
 
+        self._alike = not self._chains and not any(backend.selective for backend in backends)
+
     def run(self, job: Job) -> Reply:
         """See `Inference.run`."""
         return self._run(job)
@@ -51,13 +53,12 @@ class Dispatcher:
         try:
             while True:
                 backend = self._choose(candidates, chained, tried, job.model)
-                cooling_s = backend.cooling_s(job.model, clock.monotonic_s())
-                if cooling_s > 0 and not tried:
+                started_s = clock.monotonic_s()
+                if not tried and (cooling_s := backend.cooling_s(job.model, started_s)):
                     yield End(refusal=_cooling(cooling_s), sent=False, backend=backend.name, attempts=0)
                     return
                 tried.append(backend)
                 wait_s = None
-                started_s = clock.monotonic_s()
                 budget.retrying += len(tried) > 1
                 backend.in_flight += 1
                 try:
@@ -83,6 +84,8 @@ class Dispatcher:
 
     def _candidates(self, model: str) -> tuple[list[Backend], bool]:
         """The backends for a model, and whether they are to be tried in just this order."""
+        if self._alike:
+            return self.backends, False
         for models, chain in self._chains:
             if not models or any(matches(pattern, model) for pattern in models):
                 return chain, True

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import Headers, Job, Operation
+from zuebee.contracts.inference import Headers, Job, Operation, Sink
 from zuebee.dialects import openai
 from zuebee.edge.replies import error_reply
 
@@ -21,11 +21,20 @@ class AsgiClient:
     An answer in one piece is sent in one piece, when it is finished; an event stream goes out as it comes.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, request_id: str, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        fields: dict[bytes, bytes],
+        receive: Receive,
+        send: Send,
+        request_id: str,
+        max_body_bytes: int,
+    ) -> None:
         self.request_id = request_id
         self.path = ""
         self.operation: Operation = "chat"
         self._scope = scope
+        self._fields = fields
         self._receive = receive
         self._send = send
         self._max_body_bytes = max_body_bytes
@@ -55,11 +64,11 @@ class AsgiClient:
 
     async def _read_body(self) -> bytes | Refusal:
         limit = self._max_body_bytes
-        for name, value in self._scope["headers"]:
-            if name == b"content-length" and int(value) > limit:
-                return _too_large(limit)
-            if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-                return Refusal(415, "invalid_request_error", "unsupported_encoding", "Compressed bodies are not read.")
+        if int(self._fields.get(b"content-length", 0)) > limit:
+            return _too_large(limit)
+        encoding = self._fields.get(b"content-encoding")
+        if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
+            return Refusal(415, "invalid_request_error", "unsupported_encoding", "Compressed bodies are not read.")
         message = await self._receive()
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
@@ -91,14 +100,10 @@ class AsgiClient:
             await self._send({"type": "http.response.body", "body": self._held, "more_body": True})
         self._held = data
 
-    def write_now(self, data: bytes) -> bool:
-        """See `Client.write_now`."""
-        passes: bool = self._scope["zuebee.cycle"].write_now(data)
-        return passes
-
-    async def drain(self) -> None:
-        """See `Client.drain`."""
-        await self._scope["zuebee.cycle"].drain()
+    def sink(self) -> Sink:
+        """See `Client.sink`."""
+        sink: Sink = self._scope["zuebee.cycle"]
+        return sink
 
     def cancel(self) -> None:
         """See `Client.cancel`."""

@@ -5,13 +5,13 @@ the end of an answer finds its place free again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from typing import Protocol
+from typing import Any, Protocol
 
 from zuebee.contracts.admission import Admission, Caller, Ending, Principal, Settlement
 from zuebee.contracts.errors import DRAINED, INTERNAL, Refusal
-from zuebee.contracts.inference import End, Head, Headers, Inference, Job, Usage
+from zuebee.contracts.inference import End, Head, Headers, Inference, Job, Sink, Usage
 from zuebee.dialects import openai, sse
 from zuebee.edge.replies import JSON, relayed_error_headers
 from zuebee.kit import clock
@@ -37,12 +37,8 @@ class Client(Protocol):
         """Send a part of its body; waits while the client is slow."""
         ...
 
-    def write_now(self, data: bytes) -> bool:
-        """Send events without waiting; False when the client should be waited for."""
-        ...
-
-    async def drain(self) -> None:
-        """Wait until the client takes more."""
+    def sink(self) -> Sink:
+        """Where the events after the first may be pushed; it counts what it was given."""
         ...
 
     async def finish(self) -> None:
@@ -83,6 +79,8 @@ class Exchange:
 
     async def run(self, caller: Caller) -> None:
         """From the first look to the settlement. Raises nothing but cancellation that is not ours."""
+        running = self._pipeline.running
+        running.add(self)
         try:
             refusal = await self._admit_and_relay(caller)
             if refusal is not None:
@@ -99,6 +97,7 @@ class Exchange:
             raise
         finally:
             self._settle()
+            running.discard(self)
 
     async def _admit_and_relay(self, caller: Caller) -> Refusal | None:
         settlement = self.settlement
@@ -123,6 +122,7 @@ class Exchange:
     async def _relay(self, job: Job) -> Refusal | None:
         settlement = self.settlement
         client = self._client
+        refusal, ended = None, False
         async with aclosing(self._pipeline.inference.run(job)) as events:
             async for event in events:
                 if isinstance(event, bytes):
@@ -134,10 +134,12 @@ class Exchange:
                 elif isinstance(event, Head):
                     await self._start(event)
                 elif isinstance(event, End):
-                    return await self._finish(event)
+                    # Not left here: a reply that runs out ends more cheaply than one that is closed.
+                    refusal, ended = await self._finish(event), True
                 elif self._events:
                     await client.write(sse.COMMENT)
-        raise AssertionError("a reply ended without an End")
+        assert ended, "a reply ended without an End"
+        return refusal
 
     async def _first_events(self, block: bytes) -> None:
         """Pass events on; the first ones tell when the first token came, and open the short way for the rest."""
@@ -145,16 +147,11 @@ class Exchange:
         if self.settlement.first_token_s < 0:
             self.settlement.first_token_s = clock.monotonic_s() - self._started_s
             if self._head is not None and self._head.pump is not None:
-                await self._head.pump(self, sse.COMMENT)
-
-    def write(self, data: bytes) -> bool:
-        """See `Sink.write`."""
-        self.settlement.response_bytes += len(data)
-        return self._client.write_now(data)
-
-    async def drain(self) -> None:
-        """See `Sink.drain`."""
-        await self._client.drain()
+                sink = self._client.sink()
+                try:
+                    await self._head.pump(sink, sse.COMMENT)
+                finally:
+                    self.settlement.response_bytes += sink.written_bytes
 
     async def _start(self, head: Head) -> None:
         self._head = head
@@ -255,14 +252,9 @@ class Pipeline:
         self.inference = inference
         self.running: set[Exchange] = set()
 
-    async def serve(self, caller: Caller, client: Client, settlement: Settlement) -> None:
+    def serve(self, caller: Caller, client: Client, settlement: Settlement) -> Coroutine[Any, Any, None]:
         """Answer one request."""
-        exchange = Exchange(self, client, settlement)
-        self.running.add(exchange)
-        try:
-            await exchange.run(caller)
-        finally:
-            self.running.discard(exchange)
+        return Exchange(self, client, settlement).run(caller)
 
     async def refuse(
         self, client: Client, settlement: Settlement, refusal: Refusal, extra: Headers | None = None

@@ -4,7 +4,6 @@ A connection whose exchange did not end cleanly is closed and never given out ag
 """
 
 import asyncio
-from collections import deque
 
 from zuebee.kit.http_connect import Connector
 from zuebee.kit.http_connection import Connection, HttpFailure, Timeouts
@@ -26,7 +25,7 @@ class HttpPool:
         self._loop = asyncio.get_running_loop()
         self._max_idle = max_idle
         self._max_connections = max_connections
-        self._idle: deque[Connection] = deque()
+        self._idle: list[Connection] = []
         self._closed = False
 
     async def send(self, head: bytes, body: bytes, timeouts: Timeouts, *, is_head: bool = False) -> Connection:
@@ -37,22 +36,15 @@ class HttpPool:
         """
         kept = self._take_idle()
         if kept is not None:
+            kept.begin(head, body, timeouts, is_head=is_head)
             try:
-                return await self._exchange(kept, head, body, timeouts, is_head)
+                return await kept.answer()
             except HttpFailure as failure:
                 if kept.answered or failure.kind != "reset":
                     raise
-        return await self._exchange(await self._open(), head, body, timeouts, is_head)
-
-    async def _exchange(
-        self, connection: Connection, head: bytes, body: bytes, timeouts: Timeouts, is_head: bool
-    ) -> Connection:
-        try:
-            await connection.start(head, body, timeouts, is_head=is_head)
-        except BaseException:
-            connection.finish()
-            raise
-        return connection
+        fresh = await self._open()
+        fresh.begin(head, body, timeouts, is_head=is_head)
+        return await fresh.answer()
 
     def _take_idle(self) -> Connection | None:
         while self._idle:

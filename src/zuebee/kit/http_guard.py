@@ -7,13 +7,15 @@ the application's own words. References: RFC 9110 and 9112.
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from zuebee.kit.http_cycle import Cycle
@@ -52,6 +54,7 @@ class Phase:
     """What all connections of a server know of its life."""
 
     draining = False
+    running = 0
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -71,8 +74,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._limits = limits
         self._render_error = render_error
         self._phase = phase
+        self._cycle: Cycle = None  # type: ignore[assignment]
+        self._waiting: deque[Cycle] = deque()
         self._receiving = False
-        self._running: asyncio.Task[Any] | None = None
+        self._good_host = b""
+        self._worker: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
         self._deadline_s = 0.0
         self._in_headers = True
         self._offers_upgrade = False
@@ -91,11 +98,17 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._deadline_s = 0.0
-        if self._running is not None and not self._running.done():
-            self._running.cancel()
-        self._running = None
+        self.connections.discard(self)
+        self._deadline_s = self._idle_since_s = 0.0
+        cycle = self._cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.wake()
+        self.flow.resume_writing()
+        self._waiting.clear()
+        self.cancel()
+        self.transport.close()
+        self.parser = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -150,19 +163,18 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._in_headers = False
         hosts = 0
-        header_bytes = len(self.url)
         for name, value in self.headers:
-            header_bytes += len(name) + len(value)
             if name == b"host":
                 hosts += 1
-                if _HOST.fullmatch(value) is None:
+                if value != self._good_host and _HOST.fullmatch(value) is None:
                     self._refuse(INVALID_HOST)
+                self._good_host = value
             elif name == b"expect" and value.lower() == b"100-continue":
                 self.expect_100_continue = True
         if hosts != 1 and (hosts or self.parser.get_http_version() != "1.0"):
             self._refuse(INVALID_HOST)
-        if len(self.headers) > self._limits.max_headers or header_bytes > self._limits.max_header_bytes:
-            self._refuse(URI_TOO_LONG if len(self.url) > self._limits.max_header_bytes else HEADERS_TOO_LARGE)
+        if len(self.headers) > self._limits.max_headers or self._header_bytes > self._limits.max_header_bytes:
+            self._check_head_size()
         self._deadline_s = self.loop.time() + self._limits.body_timeout_s
         self._begin_cycle()
 
@@ -172,7 +184,7 @@ class GuardedProtocol(HttpToolsProtocol):
         url = parse_url(self.url)
         path = url.path.decode("ascii")
         version = parser.get_http_version()
-        self.scope = {
+        scope: dict[str, Any] = {
             "type": "http",
             "asgi": _ASGI,
             "http_version": version,
@@ -187,29 +199,43 @@ class GuardedProtocol(HttpToolsProtocol):
             "headers": self.headers,
         }
         lasts = not self._phase.draining and parser.should_keep_alive()
-        earlier = self.cycle
-        self.cycle = Cycle(
-            scope=self.scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
+        cycle = self._cycle = Cycle(
+            scope,
+            self.transport,
+            self.flow,
+            self.loop,
+            self.server_state.default_headers,
+            self.on_response_complete,
+            expects_continue=self.expect_100_continue,
             keep_alive=lasts and version != "1.0",
-            on_response=self.on_response_complete,
         )
-        if earlier is None or earlier.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
+        scope["zuebee.cycle"] = cycle
+        scope["zuebee.cancel"] = self.cancel
+        self._waiting.append(cycle)
+        if self._worker is None:
+            self._worker = self.loop.create_task(self._work())
+        elif self._idle is not None:
+            if not self._idle.done():
+                self._idle.set_result(None)
         else:
+            # Pipelined behind a running request (RFC 9112, section 9.3.2): nothing more is read until it is answered.
             self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _check_head_size(self) -> None:
+        """What came in may be more than the head; now the head itself is measured."""
+        head_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if len(self.headers) > self._limits.max_headers or head_bytes > self._limits.max_header_bytes:
+            self._refuse(URI_TOO_LONG if len(self.url) > self._limits.max_header_bytes else HEADERS_TOO_LARGE)
 
     def on_body(self, body: bytes) -> None:
         self._deadline_s += len(body) / self._limits.body_min_bytes_per_s
-        super().on_body(body)
+        cycle = self._cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.wake()
 
     def on_message_complete(self) -> None:
         if self._offers_upgrade:
@@ -218,31 +244,50 @@ class GuardedProtocol(HttpToolsProtocol):
         self._receiving = False
         self._in_headers = True
         self._header_bytes = 0
-        super().on_message_complete()
+        self._cycle.more_body = False
+        self._cycle.wake()
 
-    # --- uvicorn's own steps ---
+    # --- the requests of a connection, one after the other ---
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = task = self.loop.create_task(cycle.run_asgi(app))
-        cycle.scope["zuebee.cancel"] = task.cancel  # type: ignore[typeddict-unknown-key]
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+    async def _work(self) -> None:
+        """Run the requests of this connection. One task for all of them: a new one each time costs more."""
+        phase = self._phase
+        while not self.transport.is_closing():
+            if not self._waiting:
+                self._idle = self.loop.create_future()
+                await self._idle
+                self._idle = None
+                continue
+            cycle = self._waiting.popleft()
+            phase.running += 1
+            try:
+                await cycle.run_asgi(self.app)
+            finally:
+                phase.running -= 1
+
+    def on_response_complete(self) -> None:
+        """The answer is out: go on reading, and wait for the next request."""
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if not self._waiting:
+                self._idle_since_s = self.loop.time()
+
+    def shutdown(self) -> None:
+        """Close now if nothing runs here, else after the running answer."""
+        if self._cycle is None or self._cycle.response_complete:
+            self.transport.close()
+        else:
+            self._cycle.keep_alive = False
+
+    def cancel(self) -> None:
+        """Cancel the running request."""
+        if self._worker is not None:
+            self._worker.cancel()
 
     def _refuse(self, refusal: tuple[int, str, str]) -> None:
         # Raised through the parser, so that nothing after this byte is looked at.
         self._refusal = refusal
         raise Refused(refusal[1])
-
-    def on_response_complete(self) -> None:
-        """The answer is out: begin with the next request of this connection, or wait for one."""
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-        else:
-            self._idle_since_s = self.loop.time()
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that could not be parsed or was refused while being received, and close."""
@@ -250,7 +295,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _close_with(self, status: int, code: str, message: str) -> None:
         self._deadline_s = 0.0
-        cycle = self.cycle
+        cycle = self._cycle
         in_answer = cycle is not None and cycle.response_started and not cycle.response_complete
         if in_answer or not self._receiving:
             # An error in the middle of an answer would look like a part of it, and nobody asked for one in silence.
@@ -263,8 +308,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.write(b"".join(head) + body)
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
-        if self._running is not None:
-            self._running.cancel()
+        self.cancel()
         self.transport.close()
 
     # --- deadlines ---

@@ -5,6 +5,7 @@ never leaves the house. Downstream everything passes but hop-by-hop fields (RFC 
 gateway says itself.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from zuebee.contracts.inference import Headers
@@ -51,13 +52,16 @@ NEVER_UPSTREAM = frozenset(
 """What an operator cannot put on the allow-list."""
 
 
-def upstream_lines(headers: Headers, extra: frozenset[bytes]) -> bytes:
-    """The header lines of a client's request that go to the backend. `extra`: more names to let pass."""
-    lines = []
-    for name, value in headers:
-        if name in _UPSTREAM or name in extra or name.startswith(_UPSTREAM_PREFIX):
-            lines.append(name + b": " + value + b"\r\n")
-    return b"".join(lines)
+def allowed_upstream(extra: Sequence[str] = ()) -> frozenset[bytes]:
+    """The allow-list, with the operator's additions."""
+    return _UPSTREAM.union(name.lower().encode() for name in extra if name.lower() not in NEVER_UPSTREAM)
+
+
+def upstream_lines(headers: Headers, allowed: frozenset[bytes]) -> bytes:
+    """The header lines of a client's request that go to the backend."""
+    return b"".join(
+        [b"%b: %b\r\n" % field for field in headers if field[0] in allowed or field[0].startswith(_UPSTREAM_PREFIX)]
+    )
 
 
 class AnswerFields(NamedTuple):
