@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from httptools import HttpParserError, HttpParserUpgrade, parse_url
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -82,6 +82,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._idle: asyncio.Future[None] | None = None
         self._deadline_s = 0.0
         self._in_headers = True
+        self._offers_upgrade = False
         self._header_bytes = 0
         self._idle_since_s = 0.0
         self._refusal: tuple[int, str, str] | None = None
@@ -119,11 +120,25 @@ class GuardedProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
             if self._in_headers and self._header_bytes > self._limits.max_header_bytes:
                 self._refuse(HEADERS_TOO_LARGE)
-        except HttpParserUpgrade:
-            # Offers to speak something else (h2c, websocket) are not taken up; the request itself is answered.
-            pass
+        except HttpParserUpgrade as stop:
+            if self._offers_upgrade:
+                self._decline_upgrade(data[stop.args[0] :])
         except (HttpParserError, Refused):
             self.send_400_response("")
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Read the request again without its offer to speak something else (h2c, websocket).
+
+        With the offer httptools takes what follows the head for another protocol. Java's HTTP client makes it in
+        every first request, also in those with a body.
+        """
+        parser = self.parser
+        lines = [b"%b %b HTTP/%b\r\n" % (parser.get_method(), self.url, parser.get_http_version().encode())]
+        lines += [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        self.parser = HttpRequestParser(self)
+        self._offers_upgrade = False
+        self._header_bytes = 0
+        self.data_received(b"".join((*lines, b"\r\n", rest)))
 
     # --- parser callbacks ---
 
@@ -143,6 +158,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._offers_upgrade = True
+            return
         self._in_headers = False
         hosts = 0
         for name, value in self.headers:
@@ -180,8 +198,7 @@ class GuardedProtocol(HttpToolsProtocol):
             "query_string": url.query or b"",
             "headers": self.headers,
         }
-        # After an upgrade that we do not follow, llhttp parses nothing more on this connection.
-        lasts = not self._phase.draining and not parser.should_upgrade() and parser.should_keep_alive()
+        lasts = not self._phase.draining and parser.should_keep_alive()
         cycle = self._cycle = Cycle(
             scope,
             self.transport,
@@ -221,6 +238,8 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle.wake()
 
     def on_message_complete(self) -> None:
+        if self._offers_upgrade:
+            return
         self._deadline_s = 0.0
         self._receiving = False
         self._in_headers = True
