@@ -51,7 +51,7 @@ class StreamMeter:
         Left out are the extra usage chunk when `hide_usage`, an error event (it is in `error`), and whatever follows
         the end.
         """
-        if not self._rest and not self.done:
+        if not self._rest and not self.done and self.error is None and not self.fault:
             # Nearly always one read is one event, on one line.
             end = len(data) - 2
             if data.find(b"\n") == end and data.endswith(b"\n\n") and data.startswith(b"data: "):
@@ -60,7 +60,7 @@ class StreamMeter:
                 except (ValueError, RecursionError):
                     pass
                 else:
-                    if chunk.usage is UNSET and chunk.error is UNSET and not self.fault:
+                    if chunk.usage is UNSET and chunk.error is UNSET:
                         self.chunks += 1
                         self._last_choices = chunk.choices
                         return data
@@ -109,7 +109,8 @@ class StreamMeter:
         figures = usage_figures(chunk.usage)
         if figures is not None:
             self.usage = figures
-        extra = chunk.choices is UNSET or bytes(chunk.choices).translate(None, b" \t\r\n") == b"[]"
+        empty = chunk.choices is UNSET or bytes(chunk.choices).translate(None, b" \t\r\n") == b"[]"
+        extra = empty and chunk.usage is not UNSET and bytes(chunk.usage) != b"null"
         if not extra:
             self.chunks += 1
             self._last_choices = chunk.choices
