@@ -14,7 +14,7 @@ OVERLOADED = frozenset({429, 503, 529})
 
 
 class RetryBudget:
-    """Counts running requests and retries; a retry holds its place until its try is over."""
+    """Counts running requests and retries; a retry holds its place from the decision to its end."""
 
     def __init__(self, percent: int) -> None:
         self.running = 0

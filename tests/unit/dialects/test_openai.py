@@ -292,7 +292,7 @@ def test_an_answer_without_usage_has_none() -> None:
     assert answer_usage(b"[1]") is None
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b'{"usage":', b'{"a":' + b"[" * 100_000, b'{"usage":"\xff"}'])
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"usage":', b'{"a":' + b"[" * 100_000])
 def test_what_is_not_json_is_told(body: bytes) -> None:
     with pytest.raises(openai.NotJson):
         answer_usage(body)
