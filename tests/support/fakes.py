@@ -101,3 +101,13 @@ def virtual_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualTime]:
     """Time that passes only in sleeps and by `advance`."""
     with monkeypatch.context() as patch:
         yield VirtualTime(patch)
+
+
+async def until(check: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Wait for `check` to become true; raises TimeoutError after `timeout_s`.
+
+    It polls: what is waited for knows nothing of the test.
+    """
+    async with asyncio.timeout(timeout_s):
+        while not check():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)

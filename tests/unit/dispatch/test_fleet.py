@@ -1,10 +1,9 @@
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.support.fakes import FakeInference
+from tests.support.fakes import FakeInference, until
 from zuebee.config import BackendSettings, HealthCheckSettings
 from zuebee.dispatch.backend import Backend
 from zuebee.dispatch.fleet import Fleet, Reachable, gather_answers
@@ -50,12 +49,6 @@ class Servers:
 def checks(**changes: Any) -> HealthCheckSettings:
     fields = {"interval_s": Timeout(0.005), "timeout_s": Timeout(0.2), "unhealthy_threshold": 2, "healthy_threshold": 2}
     return HealthCheckSettings(**{**fields, **changes})
-
-
-async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not check():
-            await asyncio.sleep(0.002)
 
 
 def up(backend: Backend) -> bool:
@@ -141,7 +134,7 @@ def named_after(made: tuple[str, Reachable], status: int) -> tuple[str, Reachabl
 async def test_a_reload_keeps_what_did_not_change() -> None:
     servers = Servers()
     fleet = Fleet(servers, PATHS)
-    a, b, c = await fleet.apply(backends("http://a", "http://b", "http://c"), OFF)
+    a, b, _ = await fleet.apply(backends("http://a", "http://b", "http://c"), OFF)
     b.health.probed_down = True
     changed = [
         BackendSettings(url="http://a"),

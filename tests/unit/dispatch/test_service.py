@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fakes import FakeInference, Step, VirtualTime, answer, failure, head, make_job
+from tests.support.fakes import FakeInference, Step, VirtualTime, answer, failure, head, make_job, until
 from zuebee.config import FallbackSettings, RetrySettings, RoutingSettings
 from zuebee.contracts.inference import End, Event, Head, Inference
 from zuebee.dispatch.backend import Backend
@@ -115,7 +115,7 @@ async def test_nothing_is_tried_again_once_something_was_passed_on(virtual_time:
 
 @pytest.mark.requirement("A143")
 async def test_a_server_that_names_a_wait_gets_it(virtual_time: VirtualTime) -> None:
-    target, backends = dispatcher([answer(429, [(b"retry-after", b"7")]), answer()])
+    target, _ = dispatcher([answer(429, [(b"retry-after", b"7")]), answer()])
     assert status_of(await ask(target)) == 200
     assert virtual_time.slept[0] >= 7
 
@@ -136,7 +136,7 @@ async def test_a_wait_too_long_for_us_is_passed_to_the_client(virtual_time: Virt
 
 
 async def test_only_the_overloaded_model_cools_down(virtual_time: VirtualTime) -> None:
-    target, backends = dispatcher([OVERLOADED, answer()])
+    target, _ = dispatcher([OVERLOADED, answer()])
     await ask(target, "m")
     assert status_of(await ask(target, "other")) == 200
 
@@ -182,11 +182,9 @@ async def test_retries_stop_at_the_budget(waits: bool, monkeypatch: pytest.Monke
     if not waits:
         target.backends[1].weight = 0  # never the first choice
     asked = [asyncio.ensure_future(ask(target)) for _ in range(30)]
-    async with asyncio.timeout(5):
-        while failing.begun < 30:
-            await asyncio.sleep(0)
-        gate.set()
-        await asyncio.wait(asked, timeout=0.05)
+    await until(lambda: failing.begun == 30)
+    gate.set()
+    await asyncio.wait(asked, timeout=0.05)
     assert sum(not task.done() for task in asked) == 6  # 20 % of 30
     for task in asked:
         task.cancel()
