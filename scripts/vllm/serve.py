@@ -22,7 +22,8 @@ TRIED_PYTHONS = ((3, 11), (3, 12))
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = HERE / "requirements.txt"
 MODEL_MAKER = HERE / "make_tiny_model.py"
-CACHE = HERE.parent.parent / ".cache" / "vllm"
+# Resolved, so that the checkouts of one machine may share an installation by a link.
+CACHE = (HERE.parent.parent / ".cache" / "vllm").resolve()
 VENV = CACHE / "venv"
 PYTHON = VENV / "bin" / "python"
 MODEL = CACHE / "model"
