@@ -17,6 +17,7 @@ TESTED_ELSEWHERE = {
 }
 
 REGISTRY_ADDRESSES = re.compile(r"pypi\.org/" + "simple|files\\.python" + "hosted")
+CONFLICT_MARKS = re.compile(r"^(<{7}|>{7}) ")
 MACHINE_PATHS = re.compile(r"(?<![\w.~-])/" + r"(work|root|home/\w+|tmp/wt)/")
 
 
@@ -98,7 +99,13 @@ def test_nothing_of_anybodys_machine_is_committed(pattern: re.Pattern[str]) -> N
     assert not found, "\n".join(["Leave the address or path to the machine that runs it:", *found])
 
 
+def test_no_merge_was_committed_half_done() -> None:
+    found = [f"{name}:{n}" for name in tracked_files() for n, line in lines(name) if CONFLICT_MARKS.search(line)]
+    assert not found, "Decide between the two sides of the merge."
+
+
 def test_the_patterns_see_what_they_forbid() -> None:
+    assert CONFLICT_MARKS.search("<" * 7 + " HEAD")
     assert REGISTRY_ADDRESSES.search("--index-url https://pypi." + "org/simple")
     assert MACHINE_PATHS.search("cache = '/" + "work/main/.venv'")
     assert not MACHINE_PATHS.search("docs/" + "work/in-progress.md")
