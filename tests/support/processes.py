@@ -39,6 +39,11 @@ def until(check: Callable[[], T], what: str, timeout_s: float = 10.0) -> T:
     raise AssertionError(f"not within {timeout_s} s: {what}")
 
 
+def _surroundings() -> dict[str, str]:
+    """Our environment without what is set in it for a gateway or for these tests."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ZUEBEE_")}
+
+
 class Process:
     """A `zuebee` command with its output in a file."""
 
@@ -51,7 +56,7 @@ class Process:
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 cwd=log.parent,
-                env={**os.environ, "PYTHONPATH": SOURCES, **environ},
+                env={**_surroundings(), "PYTHONPATH": SOURCES, **environ},
             )
         self.url = until(lambda: self._find(ready), f"{arguments} is ready", START_TIMEOUT_S)
 
