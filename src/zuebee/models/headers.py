@@ -46,6 +46,11 @@ _NOT_DOWNSTREAM = frozenset(
     }
 )
 
+NEVER_UPSTREAM = frozenset(
+    {"host", "authorization", "connection", "content-length", "transfer-encoding", "te", "upgrade"}
+)
+"""What an operator cannot put on the allow-list."""
+
 
 def allowed_upstream(extra: Sequence[str] = ()) -> frozenset[bytes]:
     """The allow-list, with the operator's additions."""
