@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -18,7 +19,8 @@ from zuebee.kit.tasks import Tasks
 
 _log = logging.getLogger("zuebee")
 
-CUT_WAIT_S = 5.0
+CUT_WAIT_S = 2.0
+"""For the last words to those who are cut: who does not read them must not hold up the end."""
 
 Load = Callable[[], Loaded]
 
@@ -43,11 +45,15 @@ class Process:
         platform = self._platform
         address = listen_address(platform.settings)
         try:
-            await platform.apply(platform.settings)
+            try:
+                await platform.apply(platform.settings)
+            except (OSError, ValueError) as error:
+                raise CannotStart(str(error)) from None
             try:
                 port = await platform.server.start(address.host, address.port)
             except OSError as error:
-                raise CannotStart(f"cannot listen on {platform.settings.listen}: {error.strerror or error}") from None
+                reason = os.strerror(error.errno) if error.errno else error
+                raise CannotStart(f"cannot listen on {platform.settings.listen}: {reason}") from None
             self._watch_signals()
             _spare_the_hot_path()
             on_ready(_url(address.host, port, secure=platform.settings.server.tls is not None))

@@ -71,9 +71,12 @@ class Platform:
             # Without keys and without a host only the loopback is served, but the socket is bound already.
             raise CannotReload("with the first key, or without the last, `listen` means another address; restart it")
         authenticator = _authenticator(settings)
-        if self._tls is not None and settings.server.tls is not None:
-            self._tls.load_cert_chain(settings.server.tls.cert_file, settings.server.tls.key_file)
+        tls = settings.server.tls
+        # Tried on a context of its own: a certificate whose key does not fit would stay in the one in use.
+        _tls_context(tls)
         backends = await self._fleet.apply(settings.backends, settings.health_check)
+        if self._tls is not None and tls is not None:
+            self._tls.load_cert_chain(tls.cert_file, tls.key_file)
         self._dispatcher = Dispatcher(backends, settings.routing)
         self.pipeline.inference = self._dispatcher
         self._admission.authenticator = authenticator
@@ -164,9 +167,13 @@ def _authenticator(settings: Settings) -> Authenticator:
 def _tls_context(tls: TlsSettings | None) -> ssl.SSLContext | None:
     if tls is None or not tls.enabled:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.client_ca_file)
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.client_ca_file)
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    except ssl.SSLError as error:
+        files = ", ".join(filter(None, (tls.cert_file, tls.key_file, tls.client_ca_file)))
+        raise OSError(f"{files}: {error}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(tls.cert_file, tls.key_file)
     modes = {"none": ssl.CERT_NONE, "request": ssl.CERT_OPTIONAL, "require": ssl.CERT_REQUIRED}
     context.verify_mode = modes[tls.client_auth]
     return context

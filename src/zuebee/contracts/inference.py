@@ -47,7 +47,9 @@ class Job(msgspec.Struct):
 
 
 class Sink(Protocol):
-    """Takes data as it comes."""
+    """Takes data as it comes, and counts it in `written_bytes`."""
+
+    written_bytes: int
 
     def write(self, data: bytes) -> bool:
         """Take some; False when the sender should `drain` before it gives more."""

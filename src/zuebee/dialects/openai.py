@@ -50,14 +50,28 @@ def read_request(body: bytes) -> Request | Refusal:
         return bad_request(f"The request is not valid: {text.partition(' - at')[0]}.", param=param)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return bad_request(f"The body is not valid JSON: {error}", code="invalid_json")
+    if not (body.isascii() or _is_utf8(body)):
+        return bad_request("The body is not valid UTF-8.", code="invalid_json")
     if _may_repeat(body) and (repeated := _repeated_key(body)):
         return bad_request(f"The field `{repeated}` is given more than once.", param=repeated)
     return Request(peek.model, bool(peek.stream), bool(options is not None and options.include_usage))
 
 
+def _is_utf8(body: bytes) -> bool:
+    # The decoder does not look into fields that it skips.
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _may_repeat(body: bytes) -> bool:
     # Cheap and never wrong in the safe direction: a repeated key is here twice, or spelled with an escape.
-    return body.count(b'"model"') > 1 or body.count(b'"stream') > 2 or _ESCAPED_LETTER.search(body) is not None
+    if body.count(b'"model"') > 1 or _ESCAPED_LETTER.search(body) is not None:
+        return True
+    # Two may be one `stream` and its options.
+    return body.count(b'"stream') > 1 and (body.count(b'"stream"') > 1 or body.count(b'"stream_options"') > 1)
 
 
 def _repeated_key(body: bytes) -> str | None:

@@ -30,13 +30,14 @@ _choices = msgspec.json.Decoder(list[_Choice])
 
 
 class StreamMeter:
-    """Watches one stream. After `feed` ask `ended`.
+    """Watches one stream. Nothing more of the stream counts once it is `over`.
 
     `usage`: prompt and completion tokens as last reported. `chunks`: events with choices so far. `error`: what the
     server said under `error`. `fault`: why its bytes cannot be trusted.
     """
 
     def __init__(self, *, hide_usage: bool) -> None:
+        self.over = False
         self.done = False
         self.error: Raw | None = None
         self.fault = ""
@@ -54,7 +55,9 @@ class StreamMeter:
         the end.
         """
         # Nearly always a read is one event or a few, each on one line: checked in one go, passed on as they are.
-        if self._rest or not data.startswith(b"data: ") or not data.endswith(b"\n\n") or self.ended():
+        if self.over:
+            return b""
+        if self._rest or not data.startswith(b"data: ") or not data.endswith(b"\n\n"):
             return self._feed_any(data)
         done = data.endswith(DONE_EVENT)
         block = data[: -len(DONE_EVENT)] if done else data
@@ -72,44 +75,46 @@ class StreamMeter:
             self.chunks += len(chunks)
             if not self._counts(last):
                 block = block[: block.rfind(b"\n\n", 0, -2) + 2] if chunks else b""
-        self.done = done
-        return block + DONE_EVENT if done else block
+        if done:
+            self.done = self.over = True
+            return block + DONE_EVENT
+        return block
 
     def _feed_any(self, data: bytes) -> bytes:
         """The same for whatever may come."""
-        if self.ended():
-            return b""
         try:
             block = self._cutter.feed(data)
         except EventTooLarge:
-            self.fault = "an event is too large"
+            self._give_up("an event is too large")
             return b""
         kept = []
         for event in split_events(block):
             payload = event_data(event)
             if not payload or self._passes(payload):
                 kept.append(event)
-            if self.ended():
+            if self.over:
                 break
         return b"".join(kept)
-
-    def ended(self) -> bool:
-        """Whether nothing more of the stream counts."""
-        return self.done or bool(self.fault) or self.error is not None
 
     def _passes(self, data: bytes) -> bool:
         """Take note of an event; whether it is to be passed on."""
         try:
             chunk = _decode_chunk(data)
         except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
-            self.done = data.strip() == DONE
-            if not self.done:
-                self.fault = "an event is not a JSON object"
-            return self.done
+            if data.strip() != DONE:
+                self._give_up("an event is not a JSON object")
+                return False
+            self.done = self.over = True
+            return True
         if chunk.error is not UNSET and bytes(chunk.error) != b"null":
             self.error = chunk.error
+            self.over = True
             return False
         return self._counts(chunk)
+
+    def _give_up(self, fault: str) -> None:
+        self.fault = fault
+        self.over = True
 
     def _counts(self, chunk: _Chunk) -> bool:
         """Count a chunk; False if it is the extra one that only tells of usage, and that is to be hidden."""
@@ -126,7 +131,7 @@ class StreamMeter:
         """Whether the stream, if it ended now, would be whole: `[DONE]` came, or each choice gave its finish reason."""
         if self.done:
             return True
-        if self._last_choices is UNSET or self._rest.strip() or self.ended():
+        if self._last_choices is UNSET or self._rest.strip() or self.over:
             return False
         try:
             choices = _choices.decode(self._last_choices)

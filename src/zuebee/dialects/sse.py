@@ -3,12 +3,14 @@
 Format: WHATWG HTML, section 9.2 (server-sent events).
 """
 
+import re
 from collections.abc import Iterator
 
 MAX_EVENT_BYTES = 1 << 20
 COMMENT = b": keep-alive\n\n"
 
 _ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
+_END = re.compile(rb"\n\r?\n|\r\r")
 
 
 class EventTooLarge(Exception):
@@ -62,11 +64,11 @@ def split_events(block: bytes) -> Iterator[bytes]:
             yield block[start:]
         return
     start = 0
-    while start < len(block):
-        ends = [found + len(mark) for mark in _ENDS if (found := block.find(mark, start)) >= 0]
-        end = min(ends) if ends else len(block)
-        yield block[start:end]
-        start = end
+    for end in _END.finditer(block):
+        yield block[start : end.end()]
+        start = end.end()
+    if start < len(block):
+        yield block[start:]
 
 
 def event_data(event: bytes) -> bytes:

@@ -55,13 +55,12 @@ class Dispatcher:
         try:
             while True:
                 backend = self._choose(candidates, chained, tried, job.model)
-                cooling_s = backend.cooling_s(job.model, clock.monotonic_s())
-                if cooling_s > 0 and not tried:
+                started_s = clock.monotonic_s()
+                if not tried and (cooling_s := backend.cooling_s(job.model, started_s)):
                     yield End(refusal=_cooling(cooling_s), sent=False, backend=backend.name, attempts=0)
                     return
                 tried.append(backend)
                 wait_s = None
-                started_s = clock.monotonic_s()
                 backend.in_flight += 1
                 try:
                     async with aclosing(backend.inference.run(job)) as events:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import Headers, Job, Operation
+from zuebee.contracts.inference import Headers, Job, Operation, Sink
 from zuebee.dialects import openai
 from zuebee.edge.replies import error_reply
 
@@ -100,14 +100,10 @@ class AsgiClient:
             await self._send({"type": "http.response.body", "body": self._held, "more_body": True})
         self._held = data
 
-    def write_now(self, data: bytes) -> bool:
-        """See `Client.write_now`."""
-        passes: bool = self._scope["zuebee.cycle"].write_now(data)
-        return passes
-
-    async def drain(self) -> None:
-        """See `Client.drain`."""
-        await self._scope["zuebee.cycle"].drain()
+    def sink(self) -> Sink:
+        """See `Client.sink`."""
+        sink: Sink = self._scope["zuebee.cycle"]
+        return sink
 
     def cancel(self) -> None:
         """See `Client.cancel`."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from zuebee.contracts.admission import Admission, Caller, Ending, Principal, Settlement
 from zuebee.contracts.errors import DRAINED, INTERNAL, Refusal
-from zuebee.contracts.inference import End, Head, Headers, Inference, Job, Usage
+from zuebee.contracts.inference import End, Head, Headers, Inference, Job, Sink, Usage
 from zuebee.dialects import openai, sse
 from zuebee.edge.replies import JSON, relayed_error_headers
 from zuebee.kit import clock
@@ -37,12 +37,8 @@ class Client(Protocol):
         """Send a part of its body; waits while the client is slow."""
         ...
 
-    def write_now(self, data: bytes) -> bool:
-        """Send events without waiting; False when the client should be waited for."""
-        ...
-
-    async def drain(self) -> None:
-        """Wait until the client takes more."""
+    def sink(self) -> Sink:
+        """Where the events after the first may be pushed; it counts what it was given."""
         ...
 
     async def finish(self) -> None:
@@ -126,6 +122,7 @@ class Exchange:
     async def _relay(self, job: Job) -> Refusal | None:
         settlement = self.settlement
         client = self._client
+        refusal, ended = None, False
         async with aclosing(self._pipeline.inference.run(job)) as events:
             async for event in events:
                 if isinstance(event, bytes):
@@ -137,10 +134,12 @@ class Exchange:
                 elif isinstance(event, Head):
                     await self._start(event)
                 elif isinstance(event, End):
-                    return await self._finish(event)
+                    # Not left here: a reply that runs out ends more cheaply than one that is closed.
+                    refusal, ended = await self._finish(event), True
                 elif self._events:
                     await client.write(sse.COMMENT)
-        raise AssertionError("a reply ended without an End")
+        assert ended, "a reply ended without an End"
+        return refusal
 
     async def _first_events(self, block: bytes) -> None:
         """Pass events on; the first ones tell when the first token came, and open the short way for the rest."""
@@ -148,16 +147,11 @@ class Exchange:
         if self.settlement.first_token_s < 0:
             self.settlement.first_token_s = clock.monotonic_s() - self._started_s
             if self._head is not None and self._head.pump is not None:
-                await self._head.pump(self, sse.COMMENT)
-
-    def write(self, data: bytes) -> bool:
-        """See `Sink.write`."""
-        self.settlement.response_bytes += len(data)
-        return self._client.write_now(data)
-
-    async def drain(self) -> None:
-        """See `Sink.drain`."""
-        await self._client.drain()
+                sink = self._client.sink()
+                try:
+                    await self._head.pump(sink, sse.COMMENT)
+                finally:
+                    self.settlement.response_bytes += sink.written_bytes
 
     async def _start(self, head: Head) -> None:
         self._head = head

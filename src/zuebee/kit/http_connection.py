@@ -78,6 +78,7 @@ class Connection(asyncio.Protocol):
         self._header_bytes = 0
         self._take: Callable[[bytes], bool] | None = None
         self._poured = False
+        self._heard_s = 0.0
         self._paused = False
         self._busy = False
         self._lost = False
@@ -123,6 +124,7 @@ class Connection(asyncio.Protocol):
         if self._chunks and not take(self._take_chunks()):
             return True
         self._take = take
+        self._heard_s = 0.0
         try:
             while not self._poured:
                 if self.complete:
@@ -247,8 +249,7 @@ class Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    # One timer serves all deadlines of all exchanges. To move a deadline back costs nothing: the timer looks again
-    # when it fires.
+    # One timer serves all deadlines of all exchanges. To move one back costs nothing: the timer looks when it fires.
 
     def _set_deadline(self, at_s: float, kind: Failure) -> None:
         if at_s >= self._total_deadline_s:
@@ -269,6 +270,11 @@ class Connection(asyncio.Protocol):
         if not self._busy:
             return
         now = self._loop.time() + 0.001
+        if self._take is not None and self._heard_s:
+            self._deadline_s = min(self._heard_s + self._timeouts.idle_s, self._total_deadline_s)
+            self._deadline_kind = "idle_timeout" if self._deadline_s < self._total_deadline_s else "total_timeout"
+            if self._quiet_at_s:
+                self._quiet_at_s = max(self._quiet_at_s, self._heard_s + self._quiet_s)
         if self._quiet_at_s and now >= self._quiet_at_s:
             self._wake()
             self._quiet_at_s = 0.0
@@ -318,8 +324,9 @@ class Connection(asyncio.Protocol):
             return
         self._answered = True
         self._feed(data)
-        if self._chunks and self._take is not None:
-            self._pour_on()
+        take = self._take
+        if take is not None and self._chunks:
+            self._pour_on(take)
         elif self.complete:
             self._wake()
         elif self._chunks:
@@ -333,13 +340,14 @@ class Connection(asyncio.Protocol):
         elif self._header_bytes > MAX_HEADER_BYTES:
             self._fail("malformed", "the head of the answer is too large")
 
-    def _pour_on(self) -> None:
-        now_s = self._loop.time()
-        self._set_deadline(now_s + self._timeouts.idle_s, "idle_timeout")
-        if self._quiet_at_s:
-            self._quiet_at_s = now_s + self._quiet_s
-        assert self._take is not None
-        if not self._take(self._take_chunks()):
+    def _pour_on(self, take: Callable[[bytes], bool]) -> None:
+        # The deadlines are moved by the timer when it fires: here it must only be known when something came.
+        self._heard_s = self._loop.time()
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self._buffered_bytes = 0
+        if not take(data):
             self._poured = True
             self._take = None
             self._wake()

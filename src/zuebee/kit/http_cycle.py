@@ -19,12 +19,12 @@ Fields = list[tuple[bytes, bytes]]
 
 
 class Cycle:
-    """Offers ASGI's `receive` and `send` to the application, and `write_now` for those in a hurry."""
+    """Offers ASGI's `receive` and `send` to the application, and `write` for those in a hurry."""
 
     __slots__ = (
         "_body_waiter", "_chunked", "_default_headers", "_expects_continue", "_head", "_loop", "_on_response", "body",
         "disconnected", "flow", "keep_alive", "more_body", "response_complete", "response_started", "scope",
-        "transport",
+        "transport", "written_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +48,7 @@ class Cycle:
         self.disconnected = False
         self.response_started = False
         self.response_complete = False
+        self.written_bytes = 0
         self._loop = loop
         self._default_headers = default_headers
         self._on_response = on_response
@@ -116,10 +117,12 @@ class Cycle:
                 self.transport.close()
             self._on_response()
 
-    def write_now(self, data: bytes) -> bool:
+    def write(self, data: bytes) -> bool:
         """Send a part of a chunked body without waiting; False when the client should be waited for (`drain`)."""
         if not self.disconnected:
-            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            size = len(data)
+            self.written_bytes += size
+            self.transport.write(b"%x\r\n%b\r\n" % (size, data))
         return not self.flow.write_paused
 
     async def drain(self) -> None:

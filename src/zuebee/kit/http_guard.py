@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from httptools import HttpParserError, HttpParserUpgrade, parse_url
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -78,9 +78,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self._waiting: deque[Cycle] = deque()
         self._receiving = False
         self._good_host = b""
-        self._running: asyncio.Task[Any] | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
         self._deadline_s = 0.0
         self._in_headers = True
+        self._offers_upgrade = False
         self._header_bytes = 0
         self._idle_since_s = 0.0
         self._refusal: tuple[int, str, str] | None = None
@@ -103,10 +105,8 @@ class GuardedProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.wake()
         self.flow.resume_writing()
-        if self._running is not None and not self._running.done():
-            self._running.cancel()
-        self._running = None
         self._waiting.clear()
+        self.cancel()
         self.transport.close()
         self.parser = None  # type: ignore[assignment]
 
@@ -120,11 +120,25 @@ class GuardedProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
             if self._in_headers and self._header_bytes > self._limits.max_header_bytes:
                 self._refuse(HEADERS_TOO_LARGE)
-        except HttpParserUpgrade:
-            # Offers to speak something else (h2c, websocket) are not taken up; the request itself is answered.
-            pass
+        except HttpParserUpgrade as stop:
+            if self._offers_upgrade:
+                self._decline_upgrade(data[stop.args[0] :])
         except (HttpParserError, Refused):
             self.send_400_response("")
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Read the request again without its offer to speak something else (h2c, websocket).
+
+        With the offer httptools takes what follows the head for another protocol. Java's HTTP client makes it in
+        every first request, also in those with a body.
+        """
+        parser = self.parser
+        lines = [b"%b %b HTTP/%b\r\n" % (parser.get_method(), self.url, parser.get_http_version().encode())]
+        lines += [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        self.parser = HttpRequestParser(self)
+        self._offers_upgrade = False
+        self._header_bytes = 0
+        self.data_received(b"".join((*lines, b"\r\n", rest)))
 
     # --- parser callbacks ---
 
@@ -144,6 +158,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._offers_upgrade = True
+            return
         self._in_headers = False
         hosts = 0
         for name, value in self.headers:
@@ -181,9 +198,7 @@ class GuardedProtocol(HttpToolsProtocol):
             "query_string": url.query or b"",
             "headers": self.headers,
         }
-        # After an upgrade that we do not follow, llhttp parses nothing more on this connection.
-        lasts = not self._phase.draining and not parser.should_upgrade() and parser.should_keep_alive()
-        earlier = self._cycle
+        lasts = not self._phase.draining and parser.should_keep_alive()
         cycle = self._cycle = Cycle(
             scope,
             self.transport,
@@ -195,11 +210,16 @@ class GuardedProtocol(HttpToolsProtocol):
             keep_alive=lasts and version != "1.0",
         )
         scope["zuebee.cycle"] = cycle
-        if earlier is None or earlier.response_complete:
-            self._start_cycle(cycle)
+        scope["zuebee.cancel"] = self.cancel
+        self._waiting.append(cycle)
+        if self._worker is None:
+            self._worker = self.loop.create_task(self._work())
+        elif self._idle is not None:
+            if not self._idle.done():
+                self._idle.set_result(None)
         else:
+            # Pipelined behind a running request (RFC 9112, section 9.3.2): nothing more is read until it is answered.
             self.flow.pause_reading()
-            self._waiting.appendleft(cycle)
 
     def _check_head_size(self) -> None:
         """What came in may be more than the head; now the head itself is measured."""
@@ -218,6 +238,8 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle.wake()
 
     def on_message_complete(self) -> None:
+        if self._offers_upgrade:
+            return
         self._deadline_s = 0.0
         self._receiving = False
         self._in_headers = True
@@ -227,27 +249,28 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # --- the requests of a connection, one after the other ---
 
-    def _start_cycle(self, cycle: Cycle) -> None:
-        self._running = task = self.loop.create_task(self._run(cycle))
-        cycle.scope["zuebee.cancel"] = task.cancel
-
-    async def _run(self, cycle: Cycle) -> None:
+    async def _work(self) -> None:
+        """Run the requests of this connection. One task for all of them: a new one each time costs more."""
         phase = self._phase
-        phase.running += 1
-        try:
-            await cycle.run_asgi(self.app)
-        finally:
-            phase.running -= 1
+        while not self.transport.is_closing():
+            if not self._waiting:
+                self._idle = self.loop.create_future()
+                await self._idle
+                self._idle = None
+                continue
+            cycle = self._waiting.popleft()
+            phase.running += 1
+            try:
+                await cycle.run_asgi(self.app)
+            finally:
+                phase.running -= 1
 
     def on_response_complete(self) -> None:
-        """The answer is out: begin with the next request of this connection, or wait for one."""
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if self._waiting:
-            self._start_cycle(self._waiting.pop())
-        else:
-            self._idle_since_s = self.loop.time()
+        """The answer is out: go on reading, and wait for the next request."""
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if not self._waiting:
+                self._idle_since_s = self.loop.time()
 
     def shutdown(self) -> None:
         """Close now if nothing runs here, else after the running answer."""
@@ -258,8 +281,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def cancel(self) -> None:
         """Cancel the running request."""
-        if self._running is not None:
-            self._running.cancel()
+        if self._worker is not None:
+            self._worker.cancel()
 
     def _refuse(self, refusal: tuple[int, str, str]) -> None:
         # Raised through the parser, so that nothing after this byte is looked at.

@@ -67,7 +67,11 @@ class HttpServer:
             self._phase,
         )
         self._sweep()
-        self._server = await loop.create_server(make, host or None, port, ssl=self._tls, backlog=BACKLOG)
+        # Until the handshake is done there is no protocol to watch the clock.
+        handshake_s = self._limits.header_timeout_s if self._tls is not None else None
+        self._server = await loop.create_server(
+            make, host or None, port, ssl=self._tls, backlog=BACKLOG, ssl_handshake_timeout=handshake_s
+        )
         sock: socket.socket = self._server.sockets[0]
         return int(sock.getsockname()[1])
 

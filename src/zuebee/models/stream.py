@@ -16,7 +16,7 @@ class StreamRelay:
     async def begin(self, connection: Connection) -> bytes:
         """All up to and with the first event that counts. Raises HttpFailure."""
         begun = b""
-        while not (self.meter.chunks or self.meter.ended()):
+        while not (self.meter.chunks or self.meter.over):
             data = await connection.read()
             if not data:
                 break
@@ -27,7 +27,7 @@ class StreamRelay:
         """The next events that pass, None at the end. Raises HttpFailure."""
         if self._failure is not None:
             raise self._failure
-        while not self.meter.ended():
+        while not self.meter.over:
             data = await connection.read(self._quiet_s)
             if data is None:
                 return QUIET
@@ -42,14 +42,14 @@ class StreamRelay:
 
         It raises nothing: a failure is for `next_event` to tell.
         """
-        feed, write, ended = self.meter.feed, sink.write, self.meter.ended
+        meter, feed, write = self.meter, self.meter.feed, sink.write
 
         def take(data: bytes) -> bool:
             block = feed(data)
-            return (not block or write(block)) and not ended()
+            return (not block or write(block)) and not meter.over
 
         try:
-            while not ended():
+            while not meter.over:
                 poured = await connection.pour(take, self._quiet_s)
                 if poured is None:
                     write(heartbeat)

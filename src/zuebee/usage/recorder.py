@@ -69,12 +69,15 @@ DAY_S = 86400
 
 
 class UsageStore:
-    """A `Recorder` on a SQLite file. Raises OSError or sqlite3.Error at once if the file cannot be used."""
+    """A `Recorder` on a SQLite file. Raises OSError at once if the file cannot be used."""
 
     def __init__(self, path: str, retention_days: int) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
-        self._prepare(path)
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
+            self._prepare(path)
+        except sqlite3.Error as error:
+            raise OSError(f"{path}: {error}") from None
         self._retention_s = retention_days * 86400.0
         self._cleaned_at_s = 0.0
         self._writer: BatchWriter[Settlement] = BatchWriter(
@@ -89,7 +92,7 @@ class UsageStore:
     def _prepare(self, path: str) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(f"{path} was written by a newer version")
+            raise sqlite3.DatabaseError("written by a newer version")
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
         self._connection.executescript(_SCHEMA)
