@@ -25,7 +25,7 @@ START_TIMEOUT_S = 20.0
 SOURCES = str(Path(__file__).parents[2] / "src")
 """What runs is the code beside these tests, whatever is installed."""
 KEY = "sk-test-0123456789abcdef"
-READY = re.compile(r"ready at (https?://\S+)")
+READY = re.compile(r"ready at (https?://[^\s\"]+)")
 SIM_READY = re.compile(r"simulated model server at (http://\S+)")
 
 
@@ -173,6 +173,10 @@ class Gateway(Process):
         lines = self.get("/metrics")[1].decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
+
+    def total(self, name: str) -> float:
+        """A metric over all its labels."""
+        return sum(value for series, value in self.metrics().items() if series.partition("{")[0] == name)
 
 
 @contextmanager

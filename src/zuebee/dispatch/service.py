@@ -61,10 +61,12 @@ class Dispatcher:
                     return
                 tried.append(backend)
                 wait_s = None
+                event: Event | None = None
+                first: Event | None = None
                 backend.in_flight += 1
                 try:
                     async with aclosing(backend.inference.run(job)) as events:
-                        event = await anext(events)
+                        first = event = await anext(events)
                         budget.retrying -= holding
                         holding = 0
                         wait_s = self._judge(backend, job.model, event, candidates, tried, started_s)
@@ -77,8 +79,9 @@ class Dispatcher:
                             yield event
                             async for event in events:
                                 yield event
-                            self._note_end(backend, event)
                 finally:
+                    # Here, because who has taken the last event does not come back for more.
+                    self._note_end(backend, first, event)
                     backend.in_flight -= 1
                 if wait_s is None:
                     return
@@ -101,9 +104,11 @@ class Dispatcher:
         if len(candidates) == 1:
             return candidates[0]
         now_s = clock.monotonic_s()
-        fresh = [backend for backend in candidates if backend not in tried]
-        rested = [backend for backend in fresh if not backend.cooling_s(model, now_s)]
-        nodes = fit(rested or fresh or candidates, now_s)
+        rested = [backend for backend in candidates if not backend.cooling_s(model, now_s)]
+        if not rested:
+            return min(candidates, key=lambda backend: backend.cooling_s(model, now_s))
+        fresh = [backend for backend in rested if backend not in tried]
+        nodes = fit(fresh or rested, now_s)
         chosen = nodes[0] if chained else self._chooser.choose(nodes, now_s)
         assert isinstance(chosen, Backend)
         return chosen
@@ -121,7 +126,6 @@ class Dispatcher:
         assert isinstance(first, (Head, End))
         now_s = clock.monotonic_s()
         if not is_failure(first):
-            backend.health.request_succeeded(now_s)
             backend.observe(now_s - started_s, now_s)
             return None
         self._note_failure(backend, model, first, now_s)
@@ -146,10 +150,14 @@ class Dispatcher:
         if not overloaded and backend.health.request_failed(now_s):
             _log.warning("backend %s is ejected: too many failures in a row", backend.name)
 
-    def _note_end(self, backend: Backend, last: Event) -> None:
-        """A reply that began well may still break off."""
-        broke_off = isinstance(last, End) and last.cause in ("broken", "timeout")
-        if broke_off and backend.health.request_failed(clock.monotonic_s()):
+    def _note_end(self, backend: Backend, first: Event | None, last: Event | None) -> None:
+        """Only the end tells whether a reply that began well was a success; without one its reader has left."""
+        if not isinstance(last, End) or not isinstance(first, (Head, End)) or is_failure(first):
+            return
+        now_s = clock.monotonic_s()
+        if last.cause == "none":
+            backend.health.request_succeeded(now_s)
+        elif backend.health.request_failed(now_s):
             _log.warning("backend %s is ejected: too many answers broke off", backend.name)
 
 
