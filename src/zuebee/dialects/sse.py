@@ -55,14 +55,6 @@ def _last_end(data: bytearray, start: int) -> int:
 
 def split_events(block: bytes) -> Iterator[bytes]:
     """The events of a block of whole events, each with its empty line; joined again they are the block."""
-    if b"\r" not in block:
-        start = 0
-        while (end := block.find(b"\n\n", start)) >= 0:
-            yield block[start : end + 2]
-            start = end + 2
-        if start < len(block):
-            yield block[start:]
-        return
     start = 0
     for end in _END.finditer(block):
         yield block[start : end.end()]
