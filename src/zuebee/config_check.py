@@ -25,6 +25,24 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d
 _UNSENDABLE = re.compile(r"[^\x21-\x7e]")
 _UNSENDABLE_MESSAGE = "contains spaces, line breaks or characters that a header cannot carry"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# What the gateway says to a backend itself: twice, or as a client has it, it would be read differently at both ends.
+_NEVER_FORWARDED = frozenset(
+    {
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "content-length",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-request-id",
+    }
+)
 
 
 class Finding(NamedTuple):
@@ -145,13 +163,13 @@ def _backends(settings: Settings, is_file: Callable[[str], bool]) -> Iterator[Fi
                 yield Finding((*path, name), f"the same {name} as `backends[{other}]`")
         if backend.ca_file is not None and not is_file(backend.ca_file):
             yield Finding((*path, "ca_file"), "no such file, or it cannot be read")
-        yield from _headers(path, backend)
+        yield from _headers(path, backend, {name.lower() for name in settings.auth.header_names})
         if backend.health_path is not None and not backend.health_path.startswith("/"):
             yield Finding((*path, "health_path"), "expected a path that begins with `/`")
         yield from _patterns((*path, "models"), backend.models)
 
 
-def _headers(path: Path, backend: BackendSettings) -> Iterator[Finding]:
+def _headers(path: Path, backend: BackendSettings, key_carriers: set[str]) -> Iterator[Finding]:
     for name, value in backend.headers.items():
         if not _HEADER_NAME.fullmatch(name):
             yield Finding((*path, "headers", name), "not a header name")
@@ -160,6 +178,10 @@ def _headers(path: Path, backend: BackendSettings) -> Iterator[Finding]:
     for index, name in enumerate(backend.forward_headers):
         if not _HEADER_NAME.fullmatch(name):
             yield Finding((*path, "forward_headers", index), "not a header name")
+        elif name.lower() in key_carriers:
+            yield Finding((*path, "forward_headers", index), "carries the caller's key, which no backend may see")
+        elif name.lower() in _NEVER_FORWARDED:
+            yield Finding((*path, "forward_headers", index), "a header that the gateway must write itself")
     if backend.api_key is not None and _UNSENDABLE.search(backend.api_key):
         yield Finding((*path, "api_key"), _UNSENDABLE_MESSAGE)
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from zuebee.admission.service import AdmissionService
 from zuebee.auth.service import KeyAuthenticator, OpenDoor
 from zuebee.auth.sources import FileSource, file_records
-from zuebee.config import BackendSettings, Settings, TlsSettings
+from zuebee.config import BackendSettings, RoutingSettings, Settings, TlsSettings
 from zuebee.config_check import listen_address
 from zuebee.contracts.admission import Authenticator, Recorder
 from zuebee.contracts.errors import Refusal
@@ -53,7 +53,7 @@ class Platform:
         limiter = MemoryLimiter(self._store.tokens_since)
         self._admission = AdmissionService(_authenticator(settings), limiter, recorders)
         self._fleet = Fleet(self._make_backend, {kind: fact.health_path for kind, fact in KINDS.items()})
-        self._dispatcher = Dispatcher([], settings.routing)
+        self._dispatcher = Dispatcher([], RoutingSettings())
         self.pipeline = Pipeline(self._admission, self._dispatcher)
         self._tls = _tls_context(settings.server.tls)
         self.server = self._make_server()

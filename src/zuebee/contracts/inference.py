@@ -78,7 +78,8 @@ class Head(msgspec.Struct):
     attempts: int = 1
 
 
-FailureCause = Literal["none", "connect_failure", "timeout", "broken", "overload"]
+FailureCause = Literal["none", "connect_failure", "timeout", "broken", "overload", "unwelcome"]
+"""`unwelcome`: the backend will have none of us (our key, say). Another one may; this one will not change its mind."""
 
 
 class End(msgspec.Struct):

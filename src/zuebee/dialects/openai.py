@@ -3,7 +3,6 @@
 Reference: OpenAI API, "Chat", "Completions", "Embeddings". Bodies pass as they came; only these fields are looked at.
 """
 
-import json
 import re
 from typing import Any
 
@@ -13,7 +12,10 @@ from msgspec import UNSET, Raw, UnsetType
 from zuebee.contracts.errors import Refusal, bad_request
 
 MAX_TOKENS = 10**9
+MAX_CODE = 64
+MAX_MESSAGE = 2000
 _PEEKED = ("model", "stream", "stream_options")
+_QUOTED = tuple(f'"{name}"'.encode() for name in _PEEKED)
 
 
 class _Peek(msgspec.Struct):
@@ -36,12 +38,14 @@ class Request(msgspec.Struct):
 
 _peek = msgspec.json.Decoder(_Peek)
 _stream_options = msgspec.json.Decoder(_StreamOptions | None)
-_ESCAPED_LETTER = re.compile(rb"\\u00[67]")
+_ESCAPED_LETTER = re.compile(rb"\\u00[5-7]")  # the letters, and the underscore
 
 
 def read_request(body: bytes) -> Request | Refusal:
     """Look at the few fields that matter. A key given twice is refused: two readers could read it differently."""
     try:
+        if not body.isascii():
+            body.decode()  # msgspec does not look at the bytes of what it skips
         peek = _peek.decode(body)
         options = _stream_options.decode(peek.stream_options) if peek.stream_options is not UNSET else None
     except msgspec.ValidationError as error:
@@ -68,67 +72,67 @@ def _is_utf8(body: bytes) -> bool:
 
 def _may_repeat(body: bytes) -> bool:
     # Cheap and never wrong in the safe direction: a repeated key is here twice, or spelled with an escape.
-    if body.count(b'"model"') > 1 or _ESCAPED_LETTER.search(body) is not None:
-        return True
-    # Two may be one `stream` and its options.
-    return body.count(b'"stream') > 1 and (body.count(b'"stream"') > 1 or body.count(b'"stream_options"') > 1)
+    return any(body.count(name) > 1 for name in _QUOTED) or _ESCAPED_LETTER.search(body) is not None
 
 
 def _repeated_key(body: bytes) -> str | None:
     seen = set()
-    for key, _, _ in top_level_items(body.decode()):
+    for key, _, _ in top_level_items(body):
         if key in seen and key in _PEEKED:
             return key
         seen.add(key)
     return None
 
 
-_decoder = json.JSONDecoder()
-_BLANK = re.compile(r"[ \t\n\r]*")
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],]', re.DOTALL)
+_COLON = re.compile(rb"[ \t\n\r]*:[ \t\n\r]*")
+_BLANK = b" \t\n\r"
+_read_key = msgspec.json.Decoder(str).decode
 
 
-def top_level_items(text: str) -> list[tuple[str, int, int]]:
-    """Each key of a JSON object with the place of its value, from and to. The text must be a valid object."""
+def top_level_items(data: bytes) -> list[tuple[str, int, int]]:
+    """Each key of a JSON object with the place of its value, from and to. `data` must be a valid object.
+
+    Works through any depth of nesting and any length of numbers: nothing but the keys is decoded.
+    """
     items: list[tuple[str, int, int]] = []
-    at = text.index("{") + 1
-    while True:
-        at = _skip_blank(text, at)
-        if text[at] == ",":
-            at = _skip_blank(text, at + 1)
-        if text[at] == "}":
-            return items
-        key, at = _decoder.raw_decode(text, at)
-        start = _skip_blank(text, text.index(":", at) + 1)
-        _, at = _decoder.raw_decode(text, start)
-        items.append((key, start, at))
-
-
-def _skip_blank(text: str, at: int) -> int:
-    match = _BLANK.match(text, at)
-    return match.end() if match else at
+    depth = start = 0
+    key = None
+    for token in _TOKEN.finditer(data):
+        at = token.start()
+        mark = data[at : at + 1]
+        if mark == b'"':
+            if depth == 1 and key is None:
+                key = _read_key(token[0])
+                colon = _COLON.match(data, token.end())
+                start = colon.end() if colon else token.end()
+            continue
+        if depth == 1 and key is not None and mark in (b",", b"}"):
+            items.append((key, start, start + len(data[start:at].rstrip(_BLANK))))
+            key = None
+        depth += (mark in (b"{", b"[")) - (mark in (b"}", b"]"))
+    return items
 
 
 def ask_for_usage(body: bytes) -> bytes:
     """The body of a stream request with `stream_options.include_usage` on, every other byte as it came."""
     start = body.index(b"{") + 1
-    if b'"stream_options"' not in body and _ESCAPED_LETTER.search(body) is None:
-        return body[:start] + b'"stream_options":{"include_usage":true},' + body[start:]
-    text = body.decode()
-    for key, value_start, value_end in top_level_items(text):
-        if key == "stream_options":
-            value = _with_include_usage(text[value_start:value_end])
-            return (text[:value_start] + value + text[value_end:]).encode()
+    if b'"stream_options"' in body or _ESCAPED_LETTER.search(body) is not None:
+        for key, value_start, value_end in top_level_items(body):
+            if key == "stream_options":
+                value = _with_include_usage(body[value_start:value_end])
+                return body[:value_start] + value + body[value_end:]
     return body[:start] + b'"stream_options":{"include_usage":true},' + body[start:]
 
 
-def _with_include_usage(options: str) -> str:
-    if options == "null":
-        return '{"include_usage":true}'
+def _with_include_usage(options: bytes) -> bytes:
+    if options == b"null":
+        return b'{"include_usage":true}'
     items = top_level_items(options)
-    for key, start, end in items:
+    for key, start, end in reversed(items):  # of a key given twice, the last one counts
         if key == "include_usage":
-            return options[:start] + "true" + options[end:]
-    return '{"include_usage":true' + ("," if items else "") + options[1:].lstrip()
+            return options[:start] + b"true" + options[end:]
+    return b'{"include_usage":true' + (b"," if items else b"") + options[1:]
 
 
 # --- answers ---
@@ -136,6 +140,7 @@ def _with_include_usage(options: str) -> str:
 
 class _Answer(msgspec.Struct):
     usage: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
 
 
 class _UsageFigures(msgspec.Struct):
@@ -173,6 +178,15 @@ def answer_usage(body: bytes) -> tuple[int, int] | None:
     return usage_figures(answer.usage)
 
 
+def answer_error(body: bytes) -> Raw | None:
+    """What stands under `error` in an answer, for `read_error`; None if it tells of none."""
+    try:
+        error = _answer.decode(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return None if error is UNSET or bytes(error) == b"null" else error
+
+
 def tail_usage(tail: bytes) -> tuple[int, int] | None:
     """The same from the last bytes of an answer too long to keep."""
     found = _USAGE_OBJECT.findall(tail)
@@ -185,7 +199,7 @@ def usage_figures(usage: Raw | bytes | UnsetType) -> tuple[int, int] | None:
         return None
     try:
         figures = _figures.decode(usage)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if figures is None or figures.prompt_tokens is None:
         return None
@@ -227,16 +241,16 @@ def render_error_event(refusal: Refusal) -> bytes:
 
 
 def read_error(raw: Raw | bytes) -> tuple[int, str, str]:
-    """Status (0 if none), code and message of what stands under `error` in an answer or event."""
+    """Status (0 if none), code and message (both cut to a sensible length) of what stands under `error`."""
     try:
         error = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return 0, "", ""
     if isinstance(error, str):
-        return 0, "", error
+        return 0, "", error[:MAX_MESSAGE]
     if not isinstance(error, dict):
         return 0, "", ""
     code = error.get("code")
     status = code if isinstance(code, int) and not isinstance(code, bool) and 400 <= code <= 599 else 0
     name = str(error.get("type") or code or "")
-    return status, name, str(error.get("message") or "")
+    return status, name[:MAX_CODE], str(error.get("message") or "")[:MAX_MESSAGE]

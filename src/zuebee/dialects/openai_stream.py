@@ -120,7 +120,8 @@ class StreamMeter:
         """Count a chunk; False if it is the extra one that only tells of usage, and that is to be hidden."""
         if chunk.usage is not UNSET:
             self.usage = usage_figures(chunk.usage) or self.usage
-            if chunk.choices is UNSET or bytes(chunk.choices).translate(None, b" \t\r\n") == b"[]":
+            empty = chunk.choices is UNSET or bytes(chunk.choices).translate(None, b" \t\r\n") == b"[]"
+            if empty and bytes(chunk.usage) != b"null":
                 return not self._hide_usage
         self.chunks += 1
         self._last_choices = chunk.choices

@@ -63,6 +63,8 @@ class Fleet:
             old = known.get(settings.url)
             if old is not None and old.settings == settings:
                 members.append(known.pop(settings.url))
+                old.backend.health.unhealthy_threshold = checks.unhealthy_threshold
+                old.backend.health.healthy_threshold = checks.healthy_threshold
             else:
                 members.append(self._member(settings, checks, old))
         await self._probes.aclose()
@@ -95,14 +97,12 @@ class Fleet:
     async def _watch(self, member: Member, checks: HealthCheckSettings) -> None:
         """Probe one backend for ever; the first time at once."""
         health = member.backend.health
-        first = True
         while True:
             passed, reason = await self._probe(member, checks)
             if passed and health.probe_passed():
                 _log.info("backend %s is back", member.backend.name)
-            elif not passed and health.probe_failed(first=first):
+            elif not passed and health.probe_failed():
                 _log.warning("backend %s is out: %s", member.backend.name, reason)
-            first = False
             await asyncio.sleep(checks.interval_s * random.uniform(1 - JITTER, 1 + JITTER))
 
     async def _probe(self, member: Member, checks: HealthCheckSettings) -> tuple[bool, str]:

@@ -15,8 +15,9 @@ class Health:
     def __init__(self, *, unhealthy_threshold: int, healthy_threshold: int) -> None:
         self.probed_down = False
         self.ejected_until_s = 0.0
-        self._unhealthy_threshold = unhealthy_threshold
-        self._healthy_threshold = healthy_threshold
+        self.unhealthy_threshold = unhealthy_threshold
+        self.healthy_threshold = healthy_threshold
+        self._probed = False
         self._probes_failed = 0
         self._probes_passed = 0
         self._failures = 0
@@ -38,26 +39,30 @@ class Health:
         if self._failures < CONSECUTIVE_FAILURES or now_s < self.ejected_until_s:
             return False
         self._failures = 0
+        self._probes_passed = 0
         self._ejections += 1
         self.ejected_until_s = now_s + min(EJECTION_S * self._ejections, MAX_EJECTION_S)
         return True
 
     def probe_passed(self) -> bool:
-        """A probe was answered well; True if that brings the backend back."""
+        """A probe was answered well; True if that brings the backend back. Enough of them end an ejection, too."""
+        self._probed = True
         self._probes_failed = 0
         self._probes_passed += 1
-        back = self.probed_down and self._probes_passed >= self._healthy_threshold
-        if back:
-            self.probed_down = False
-        if not self.probed_down and self._probes_passed >= self._healthy_threshold:
-            self.ejected_until_s = 0.0
+        if self._probes_passed < self.healthy_threshold:
+            return False
+        back = self.probed_down
+        self.probed_down = False
+        self.ejected_until_s = 0.0
         return back
 
-    def probe_failed(self, *, first: bool = False) -> bool:
-        """A probe failed; True if that takes the backend out. The `first` of all decides alone."""
+    def probe_failed(self) -> bool:
+        """A probe failed; True if that takes the backend out. The first probe of all decides alone."""
+        first = not self._probed
+        self._probed = True
         self._probes_passed = 0
         self._probes_failed += 1
-        out = not self.probed_down and (first or self._probes_failed >= self._unhealthy_threshold)
+        out = not self.probed_down and (first or self._probes_failed >= self.unhealthy_threshold)
         if out:
             self.probed_down = True
         return out

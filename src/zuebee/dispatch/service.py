@@ -31,9 +31,10 @@ class Dispatcher:
         self._retry = routing.retry
         self._chooser = CHOOSERS[routing.load_balance]()
         self._budget = RetryBudget(routing.retry.budget_percent)
-        by_url = {backend.url: backend for backend in backends}
+        by_url = {backend.url.rstrip("/"): backend for backend in backends}
         self._chains = [
-            (rule.models, [by_url[url] for url in (rule.primary, *rule.fallback)]) for rule in routing.fallback
+            (rule.models, [by_url[url.rstrip("/")] for url in (rule.primary, *rule.fallback)])
+            for rule in routing.fallback
         ]
 
         self._alike = not self._chains and not any(backend.selective for backend in backends)
@@ -50,6 +51,7 @@ class Dispatcher:
         tried: list[Backend] = []
         budget = self._budget
         budget.running += 1
+        holding = 0  # a place in the budget, held from the decision to try again until that try has begun its answer
         try:
             while True:
                 backend = self._choose(candidates, chained, tried, job.model)
@@ -59,28 +61,35 @@ class Dispatcher:
                     return
                 tried.append(backend)
                 wait_s = None
-                budget.retrying += len(tried) > 1
+                event: Event | None = None
+                first: Event | None = None
                 backend.in_flight += 1
                 try:
                     async with aclosing(backend.inference.run(job)) as events:
-                        event = await anext(events)
+                        first = event = await anext(events)
+                        budget.retrying -= holding
+                        holding = 0
                         wait_s = self._judge(backend, job.model, event, candidates, tried, started_s)
-                        if wait_s is None:
+                        if wait_s is not None:
+                            budget.retrying += 1
+                            holding = 1
+                        else:
                             if isinstance(event, (Head, End)):
                                 event.attempts = len(tried)
                             yield event
                             async for event in events:
                                 yield event
-                            self._note_end(backend, event)
                 finally:
+                    # Here, because who has taken the last event does not come back for more.
+                    self._note_end(backend, first, event)
                     backend.in_flight -= 1
-                    budget.retrying -= len(tried) > 1
                 if wait_s is None:
                     return
                 if wait_s > 0:
                     await asyncio.sleep(wait_s)
         finally:
             budget.running -= 1
+            budget.retrying -= holding
 
     def _candidates(self, model: str) -> tuple[list[Backend], bool]:
         """The backends for a model, and whether they are to be tried in just this order."""
@@ -95,9 +104,11 @@ class Dispatcher:
         if len(candidates) == 1:
             return candidates[0]
         now_s = clock.monotonic_s()
-        fresh = [backend for backend in candidates if backend not in tried]
-        rested = [backend for backend in fresh if not backend.cooling_s(model, now_s)]
-        nodes = fit(rested or fresh or candidates, now_s)
+        rested = [backend for backend in candidates if not backend.cooling_s(model, now_s)]
+        if not rested:
+            return min(candidates, key=lambda backend: backend.cooling_s(model, now_s))
+        fresh = [backend for backend in rested if backend not in tried]
+        nodes = fit(fresh or rested, now_s)
         chosen = nodes[0] if chained else self._chooser.choose(nodes, now_s)
         assert isinstance(chosen, Backend)
         return chosen
@@ -115,7 +126,6 @@ class Dispatcher:
         assert isinstance(first, (Head, End))
         now_s = clock.monotonic_s()
         if not is_failure(first):
-            backend.health.request_succeeded(now_s)
             backend.observe(now_s - started_s, now_s)
             return None
         self._note_failure(backend, model, first, now_s)
@@ -126,6 +136,8 @@ class Dispatcher:
             return None
         if any(other not in tried and not other.cooling_s(model, now_s) for other in candidates):
             return 0.0
+        if isinstance(first, End) and first.cause == "unwelcome":
+            return None
         wait_s = max(backoff_s(len(tried), settings, random.random()), backend.cooling_s(model, now_s))
         return wait_s if wait_s <= settings.max_wait_s else None
 
@@ -138,10 +150,14 @@ class Dispatcher:
         if not overloaded and backend.health.request_failed(now_s):
             _log.warning("backend %s is ejected: too many failures in a row", backend.name)
 
-    def _note_end(self, backend: Backend, last: Event) -> None:
-        """A reply that began well may still break off."""
-        broke_off = isinstance(last, End) and last.cause in ("broken", "timeout")
-        if broke_off and backend.health.request_failed(clock.monotonic_s()):
+    def _note_end(self, backend: Backend, first: Event | None, last: Event | None) -> None:
+        """Only the end tells whether a reply that began well was a success; without one its reader has left."""
+        if not isinstance(last, End) or not isinstance(first, (Head, End)) or is_failure(first):
+            return
+        now_s = clock.monotonic_s()
+        if last.cause == "none":
+            backend.health.request_succeeded(now_s)
+        elif backend.health.request_failed(now_s):
             _log.warning("backend %s is ejected: too many answers broke off", backend.name)
 
 

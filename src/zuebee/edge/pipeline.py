@@ -166,7 +166,7 @@ class Exchange:
         headers = head.headers
         headers.append((b"x-request-id", settlement.request_id.encode()))
         if head.status >= 400:
-            headers += relayed_error_headers(head.status, headers)
+            headers += relayed_error_headers(head.status, headers, head.attempts)
         elif head.events:
             headers = [field for field in headers if field[0] not in (b"cache-control", b"x-accel-buffering")]
             headers += STREAM_HEADERS
@@ -201,6 +201,8 @@ class Exchange:
 
     async def _cut(self) -> None:
         """The task was cancelled: by `end`, or because the client left."""
+        if self._settled:
+            return  # a client may leave as soon as it has all; what is on record is not touched
         settlement = self.settlement
         if self._head is not None:
             settlement.usage = self._head.usage_so_far()

@@ -23,11 +23,6 @@ class SlidingWindow:
         times.append(now_s)
         return 0.0
 
-    def give_back(self) -> None:
-        """Forget the latest event."""
-        if self._times:
-            self._times.pop()
-
 
 def period_start_s(period: str, now_s: float) -> float:
     """When the period around `now_s` (seconds since 1970) began: midnight, Monday or the first, UTC; 0 for never."""

@@ -46,15 +46,10 @@ _NOT_DOWNSTREAM = frozenset(
     }
 )
 
-NEVER_UPSTREAM = frozenset(
-    {"host", "authorization", "connection", "content-length", "transfer-encoding", "te", "upgrade"}
-)
-"""What an operator cannot put on the allow-list."""
-
 
 def allowed_upstream(extra: Sequence[str] = ()) -> frozenset[bytes]:
     """The allow-list, with the operator's additions."""
-    return _UPSTREAM.union(name.lower().encode() for name in extra if name.lower() not in NEVER_UPSTREAM)
+    return _UPSTREAM.union(name.lower().encode() for name in extra)
 
 
 def upstream_lines(headers: Headers, allowed: frozenset[bytes]) -> bytes:

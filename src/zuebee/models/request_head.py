@@ -30,10 +30,8 @@ class RequestHead:
         self._paths: dict[str, bytes] = {}
 
     def _path(self, path: str) -> bytes:
-        # A base URL may or may not end in /v1, as OpenAI's own does: never say it twice.
-        if path.startswith("/v1/") and self._base.endswith(b"/v1"):
-            path = path[3:]
-        return self._base + path.encode()
+        # A base URL may or may not end in /v1, as OpenAI's own does: never say it twice, nor before `/health`.
+        return self._base.removesuffix(b"/v1") + path.encode()
 
     def post(self, job: Job, body_bytes: int) -> bytes:
         """The head of a job's request."""

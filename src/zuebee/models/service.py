@@ -7,6 +7,8 @@ its first event, so that a backend that answers 200 and then fails can still be 
 import logging
 from contextlib import aclosing, suppress
 
+from msgspec import Raw
+
 from zuebee.config import BackendSettings
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import (
@@ -120,6 +122,8 @@ class BackendInference:
                 usage = self._answer_usage(job, fields, body)
             except openai.NotJson:
                 return (self._failed(HttpFailure("malformed", "not JSON")),)
+            if usage.source == "estimate" and (error := openai.answer_error(body)) is not None:
+                return (self._reported(error, None),)
         fields.passed.append((b"content-length", b"%d" % len(body)))
         return Head(status, fields.passed, self.name, lambda: usage), body, End(usage, backend=self.name)
 
@@ -158,7 +162,7 @@ class BackendInference:
         if status == 401:
             _log.error("%s refuses the gateway's own key: check api_key of this backend", self.name)
             refusal = Refusal(502, "api_error", "backend_refused_key", "The model server refuses the gateway's key.")
-            return End(refusal=refusal, cause="broken", backend=self.name)
+            return End(refusal=refusal, cause="unwelcome", backend=self.name)
         if 300 <= status < 400 or (status < 300 and b"text/html" in fields.content_type):
             return self._failed(HttpFailure("malformed", f"status {status}, not an answer of a model server"))
         return None
@@ -235,24 +239,30 @@ class BackendInference:
                 self._ratios.learn(job.model, len(job.body), meter.usage[0])
             return End(usage, backend=self.name)
         if meter.error is not None:
-            status, code, message = openai.read_error(meter.error)
-            refusal = Refusal(
-                status or 502,
-                "invalid_request_error" if 400 <= status < 500 else "api_error",
-                code or "backend_error",
-                message or "The model server reported an error.",
-            )
-            return End(usage, refusal, "none" if 400 <= status < 500 else "overload", backend=self.name)
+            return self._reported(meter.error, usage)
         if meter.fault:
             return self._failed(HttpFailure("malformed", meter.fault), usage)
         return self._failed(HttpFailure("truncated", "the stream ended early"), usage)
 
+    def _reported(self, error: Raw, usage: Usage | None) -> End:
+        """A backend that answered 200 says in the answer that it failed."""
+        status, code, message = openai.read_error(error)
+        refusal = Refusal(
+            status or 502,
+            "invalid_request_error" if 400 <= status < 500 else "api_error",
+            code or "backend_error",
+            message or "The model server reported an error.",
+        )
+        return End(usage, refusal, "none" if 400 <= status < 500 else "overload", backend=self.name)
+
     async def _leave(self, connection: Connection, meter: StreamMeter) -> None:
         """After `[DONE]` only the end of the body is missing; with it the connection can be used again."""
-        if meter.done and not connection.complete and not connection.buffered_bytes:
-            with suppress(HttpFailure):
-                await connection.read(DONE_WAIT_S)
-        connection.finish()
+        try:
+            if meter.done and not connection.complete and not connection.buffered_bytes:
+                with suppress(HttpFailure):
+                    await connection.read(DONE_WAIT_S)
+        finally:
+            connection.finish()
 
     def _failed(self, failure: HttpFailure, usage: Usage | None = None) -> End:
         status, code, cause, message = _FAILURES[failure.kind]

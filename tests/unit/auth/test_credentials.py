@@ -1,0 +1,130 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zuebee.auth.credentials import (
+    MAX_KEY_BYTES,
+    KeyRecord,
+    digest_of,
+    find_key,
+    judge,
+    parse_networks,
+    same_digest,
+    within,
+)
+from zuebee.contracts.admission import ANONYMOUS
+from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED
+from zuebee.contracts.inference import Headers
+
+CARRIERS = [b"authorization", b"x-api-key"]
+
+
+@pytest.mark.requirement("A075", "A076", "A250")
+@pytest.mark.parametrize(
+    ("headers", "key"),
+    [
+        ([(b"authorization", b"Bearer k")], b"k"),
+        ([(b"authorization", b"bearer k")], b"k"),
+        ([(b"authorization", b"BEARER   k  ")], b"k"),
+        ([(b"x-api-key", b"k")], b"k"),
+        ([(b"x-api-key", b" k ")], b"k"),
+        ([(b"x-api-key", b"k2"), (b"authorization", b"Bearer k1")], b"k1"),
+        ([(b"authorization", b"Basic eDp5"), (b"x-api-key", b"k")], b"k"),
+        ([(b"authorization", b"Bearer "), (b"x-api-key", b"k")], b"k"),
+        ([(b"authorization", b"Bearer " + b"k" * MAX_KEY_BYTES)], None),
+        ([(b"authorization", b"k")], None),
+        ([(b"authorization", b"Bearer")], None),
+        ([(b"authorization", b"")], None),
+        ([(b"x-api-key", b"  ")], None),
+        ([(b"cookie", b"k")], None),
+        ([], None),
+    ],
+)
+def test_where_a_key_is_found(headers: Headers, key: bytes | None) -> None:
+    assert find_key(headers, CARRIERS) == key
+
+
+def test_the_carriers_have_an_order() -> None:
+    headers = [(b"authorization", b"Bearer one"), (b"x-api-key", b"two")]
+    assert find_key(headers, CARRIERS) == b"one"
+    assert find_key(headers, CARRIERS[::-1]) == b"two"
+    assert find_key(headers, []) is None
+
+
+@given(st.lists(st.tuples(st.sampled_from(CARRIERS), st.binary(max_size=30))))
+def test_no_header_raises(headers: Headers) -> None:
+    find_key(headers, CARRIERS)
+
+
+@pytest.mark.requirement("A251")
+def test_keys_are_compared_by_digest() -> None:
+    assert digest_of(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert same_digest(digest_of(b"a"), digest_of(b"a"))
+    assert not same_digest(digest_of(b"a"), digest_of(b"b"))
+
+
+@pytest.mark.requirement("A254")
+@pytest.mark.parametrize(
+    ("address", "networks", "inside"),
+    [
+        ("10.1.2.3", ["10.0.0.0/8"], True),
+        ("11.1.2.3", ["10.0.0.0/8"], False),
+        ("10.1.2.3", ["10.1.2.3"], True),
+        ("10.1.2.4", ["10.1.2.3"], False),
+        ("10.1.2.3", ["10.1.2.99/24"], True),
+        ("10.1.2.3", ["192.168.0.0/16", " 10.0.0.0/8 "], True),
+        ("2001:db8::1", ["2001:db8::/32"], True),
+        ("2001:db9::1", ["2001:db8::/32"], False),
+        ("2001:DB8:0::1", ["2001:db8::1"], True),
+        ("::ffff:10.1.2.3", ["10.0.0.0/8"], True),
+        ("::ffff:11.1.2.3", ["10.0.0.0/8"], False),
+        ("::1", ["127.0.0.0/8"], False),
+        ("10.1.2.3", ["::/0"], False),
+        ("2001:db8::1", ["0.0.0.0/0"], False),
+        ("10.1.2.3", [], False),
+        ("", ["0.0.0.0/0", "::/0"], False),
+        ("localhost", ["0.0.0.0/0", "::/0"], False),
+        ("10.1.2.3:80", ["0.0.0.0/0"], False),
+        ("010.1.2.3", ["0.0.0.0/0"], False),
+    ],
+)
+def test_addresses_in_networks(address: str, networks: list[str], inside: bool) -> None:
+    assert within(address, parse_networks(networks)) is inside
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/33", "ten", "", "10.0.0"])
+def test_what_is_no_network(text: str) -> None:
+    with pytest.raises(ValueError, match="does not appear"):
+        parse_networks([text])
+
+
+def record(**changes: object) -> KeyRecord:
+    return KeyRecord(digest="d", principal=ANONYMOUS, **changes)  # type: ignore[arg-type]
+
+
+OURS = parse_networks(["10.0.0.0/8"])
+ONE = parse_networks(["10.0.0.1"])
+
+
+@pytest.mark.requirement("A254")
+@pytest.mark.parametrize(
+    ("known", "address", "refusal"),
+    [
+        (record(), "1.2.3.4", None),
+        (record(), "", None),
+        (record(active=False), "1.2.3.4", KEY_DISABLED),
+        (record(active=False, expired=True), "1.2.3.4", KEY_EXPIRED),
+        (record(expires_at_s=100.0), "1.2.3.4", KEY_EXPIRED),
+        (record(expires_at_s=100.001), "1.2.3.4", None),
+        (record(allowed=OURS), "10.9.9.9", None),
+        (record(allowed=OURS), "11.9.9.9", ADDRESS_REFUSED),
+        (record(allowed=OURS), "", ADDRESS_REFUSED),
+        (record(denied=OURS), "10.9.9.9", ADDRESS_REFUSED),
+        (record(denied=OURS), "::ffff:10.9.9.9", ADDRESS_REFUSED),
+        (record(denied=OURS), "11.9.9.9", None),
+        (record(allowed=OURS, denied=ONE), "10.0.0.1", ADDRESS_REFUSED),
+        (record(allowed=OURS, denied=ONE), "10.0.0.2", None),
+    ],
+)
+def test_whether_a_known_key_may_be_used(known: KeyRecord, address: str, refusal: object) -> None:
+    assert judge(known, address, 100.0) == refusal

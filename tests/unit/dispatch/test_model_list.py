@@ -1,0 +1,91 @@
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.fakes import FakeInference, VirtualTime
+from zuebee.config import BackendSettings, HealthCheckSettings
+from zuebee.dispatch.fleet import Fleet, Reachable
+from zuebee.dispatch.model_list import FRESH_S, MAX_MODELS, ModelList
+
+
+class Server(FakeInference):
+    """Lists its models."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__([])
+        self.answer = status, body
+        self.asked = 0
+
+    async def get(self, path: str, method: str, timeout_s: float) -> tuple[int, bytes]:
+        assert (method, path) == ("GET", "/v1/models")
+        self.asked += 1
+        if self.answer[0] == 0:
+            raise OSError("gone")
+        return self.answer
+
+    def close(self) -> None:
+        pass
+
+
+def listing(*names: Any) -> bytes:
+    return json.dumps({"object": "list", "data": [{"id": name, "root": "x"} for name in names]}).encode()
+
+
+async def listed(*backends: tuple[Server, list[str]]) -> ModelList:
+    servers = {f"http://{n}": server for n, (server, _) in enumerate(backends)}
+
+    def make(settings: BackendSettings) -> tuple[str, Reachable]:
+        return settings.url, servers[settings.url]
+
+    fleet = Fleet(make, {})
+    settings = [BackendSettings(url=url, models=models) for url, (_, models) in zip(servers, backends, strict=True)]
+    await fleet.apply(settings, HealthCheckSettings(enabled=False))
+    return ModelList(fleet)
+
+
+async def names(models: ModelList) -> list[str]:
+    return [card["id"] for card in await models.cards()]
+
+
+async def test_the_lists_of_all_backends_are_one() -> None:
+    models = await listed((Server(200, listing("a", "b")), []), (Server(200, listing("b", "c")), []))
+    assert await names(models) == ["a", "b", "c"]
+    assert (await models.cards())[0] == {"id": "a", "root": "x"}
+
+
+async def test_only_what_a_backend_is_declared_to_serve_counts() -> None:
+    models = await listed((Server(200, listing("llama-1", "other")), ["llama*", "mine"]))
+    assert await names(models) == ["llama-1", "mine"]
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        Server(0, b""),
+        Server(500, listing("x")),
+        Server(200, b"<html>"),
+        Server(200, b"[" * 100_000),
+        Server(200, b'{"data":[{"id":7},{"name":"x"}]}'),
+        Server(200, b'{"data":"x"}'),
+    ],
+)
+async def test_a_backend_that_gives_no_list_spoils_nothing(server: Server) -> None:
+    models = await listed((server, ["declared", "pattern*"]), (Server(200, listing("a")), []))
+    assert sorted(await names(models)) == ["a", "declared"]
+
+
+async def test_the_list_is_kept_for_a_moment(virtual_time: VirtualTime) -> None:
+    server = Server(200, listing("a"))
+    models = await listed((server, []))
+    for _ in range(5):
+        await models.cards()
+    assert server.asked == 1
+    server.answer = 200, listing("b")
+    virtual_time.advance(FRESH_S)
+    assert await names(models) == ["b"]
+
+
+async def test_the_list_is_bounded() -> None:
+    models = await listed((Server(200, listing(*map(str, range(MAX_MODELS + 5)))), []))
+    assert len(await models.cards()) == MAX_MODELS

@@ -1,0 +1,45 @@
+import pytest
+
+from zuebee.models.headers import NEVER_UPSTREAM, downstream, upstream_lines
+
+NONE: frozenset[bytes] = frozenset()
+
+
+@pytest.mark.requirement("A077", "A146")
+def test_upstream_passes_what_is_allowed() -> None:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"authorization", b"Bearer secret"),
+        (b"x-api-key", b"secret"),
+        (b"cookie", b"secret"),
+        (b"x-forwarded-for", b"10.0.0.1"),
+        (b"forwarded", b"for=10.0.0.1"),
+        (b"host", b"gate"),
+        (b"connection", b"x"),
+        (b"transfer-encoding", b"chunked"),
+        (b"accept-encoding", b"gzip"),
+        (b"openai-organization", b"org"),
+        (b"x-stainless-lang", b"python"),
+        (b"user-agent", b"ua"),
+        (b"traceparent", b"00-1"),
+    ]
+    assert upstream_lines(headers, NONE) == (
+        b"content-type: application/json\r\nx-stainless-lang: python\r\nuser-agent: ua\r\ntraceparent: 00-1\r\n"
+    )
+
+
+def test_an_operator_may_let_more_pass() -> None:
+    headers = [(b"x-tenant", b"a"), (b"x-other", b"b")]
+    assert upstream_lines(headers, frozenset({b"x-tenant"})) == b"x-tenant: a\r\n"
+    assert {"host", "content-length", "transfer-encoding", "connection", "authorization"} <= NEVER_UPSTREAM
+
+
+@pytest.mark.requirement("A146")
+def test_downstream_passes_all_but_what_concerns_the_connection() -> None:
+    kept = [(b"content-type", b"text/event-stream"), (b"x-ratelimit-limit", b"5"), (b"openai-processing-ms", b"7")]
+    dropped = [
+        (name, b"x")
+        for name in (b"connection", b"keep-alive", b"transfer-encoding", b"trailer", b"upgrade", b"te", b"server")
+    ]
+    dropped += [(b"content-length", b"2"), (b"date", b"d"), (b"set-cookie", b"a=b"), (b"x-request-id", b"theirs")]
+    assert downstream([*dropped, *kept]) == kept

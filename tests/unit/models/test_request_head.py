@@ -1,0 +1,74 @@
+from typing import Any
+
+import pytest
+
+from tests.support.fakes import make_job
+from zuebee.models.request_head import RequestHead
+
+
+def builder(url: str = "http://h:1", **changes: Any) -> RequestHead:
+    fields: dict[str, Any] = {
+        "api_key": None,
+        "headers": {},
+        "forward_headers": [],
+        "authority": "h:1",
+        "request_prefix": b"",
+        "proxy_lines": b"",
+    }
+    return RequestHead(url, **{**fields, **changes})
+
+
+def lines(head: bytes) -> list[bytes]:
+    assert head.endswith(b"\r\n\r\n")
+    return head[:-4].split(b"\r\n")
+
+
+@pytest.mark.requirement("A246")
+@pytest.mark.parametrize(
+    ("url", "path", "target"),
+    [
+        ("http://h", "/v1/chat/completions", b"/v1/chat/completions"),
+        ("http://h/", "/v1/chat/completions", b"/v1/chat/completions"),
+        ("http://h/v1", "/v1/chat/completions", b"/v1/chat/completions"),
+        ("http://h/v1/", "/v1/embeddings", b"/v1/embeddings"),
+        ("http://h/base", "/v1/embeddings", b"/base/v1/embeddings"),
+        ("http://h/api/v1", "/v1/models", b"/api/v1/models"),
+        ("http://h/v1", "/health", b"/health"),
+        ("http://h/api/v1", "/health", b"/api/health"),
+        ("http://h/av1", "/v1/models", b"/av1/v1/models"),
+    ],
+)
+def test_paths(url: str, path: str, target: bytes) -> None:
+    assert lines(builder(url).get(path))[0] == b"GET " + target + b" HTTP/1.1"
+    assert lines(builder(url).post(make_job(path=path), 0))[0] == b"POST " + target + b" HTTP/1.1"
+
+
+@pytest.mark.requirement("A146")
+def test_the_query_is_kept_and_belongs_to_one_request() -> None:
+    head = builder()
+    assert lines(head.post(make_job(query=b"a=1&b=%20"), 2))[0].split()[1] == b"/v1/chat/completions?a=1&b=%20"
+    assert lines(head.post(make_job(), 2))[0].split()[1] == b"/v1/chat/completions"
+
+
+@pytest.mark.requirement("A077")
+def test_the_backend_gets_its_own_key_and_not_the_callers() -> None:
+    job = make_job(headers=[(b"authorization", b"Bearer callers"), (b"x-api-key", b"callers"), (b"x-mine", b"1")])
+    head = builder(api_key="theirs", headers={"X-Extra": "e"}, forward_headers=["X-Mine"]).post(job, 13)
+    assert b"callers" not in head
+    assert lines(head)[1:] == [
+        b"host: h:1",
+        b"accept-encoding: identity",
+        b"authorization: Bearer theirs",
+        b"x-extra: e",
+        b"x-request-id: req_1",
+        b"x-mine: 1",
+        b"content-length: 13",
+    ]
+    assert b"authorization" not in builder().post(job, 13)
+
+
+def test_through_a_forward_proxy() -> None:
+    head = builder("http://h:1/v1", request_prefix=b"http://h:1", proxy_lines=b"proxy-authorization: Basic x\r\n")
+    first, *rest = lines(head.get("/v1/models", "HEAD"))
+    assert first == b"HEAD http://h:1/v1/models HTTP/1.1"
+    assert rest[-1] == b"proxy-authorization: Basic x"
