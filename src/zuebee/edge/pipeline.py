@@ -61,6 +61,18 @@ class Client(Protocol):
 class Exchange:
     """One request on its way. `end` cuts it short from outside."""
 
+    __slots__ = (
+        "_client",
+        "_events",
+        "_head",
+        "_job",
+        "_pipeline",
+        "_settled",
+        "_shutdown",
+        "_started_s",
+        "settlement",
+    )
+
     def __init__(self, pipeline: "Pipeline", client: Client, settlement: Settlement) -> None:
         self.settlement = settlement
         self._pipeline = pipeline
