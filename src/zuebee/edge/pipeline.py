@@ -99,11 +99,14 @@ class Exchange:
                 self._refused(refusal)
                 await self._client.refuse(refusal)
         except asyncio.CancelledError:
-            await self._cut()
+            # Settled is settled: its client had the whole answer, and is free to leave before we are done with it.
+            if not self._settled:
+                await self._cut()
         except Exception:
-            self.settlement.ending = "failed"
-            self._close(INTERNAL)
-            self._settle()
+            if not self._settled:
+                self.settlement.ending = "failed"
+                self._close(INTERNAL)
+                self._settle()
             if self._head is None:
                 await self._client.refuse(INTERNAL)
             raise
