@@ -81,11 +81,12 @@ class Exchange:
         except asyncio.CancelledError:
             await self._cut()
         except Exception:
-            self.settlement.ending = "failed"
-            self._close(INTERNAL)
-            self._settle()
-            if self._head is None:
-                await self._client.refuse(INTERNAL)
+            if not self._settled:
+                self.settlement.ending = "failed"
+                self._close(INTERNAL)
+                self._settle()
+                if self._head is None:
+                    await self._client.refuse(INTERNAL)
             raise
         finally:
             self._settle()
@@ -173,6 +174,8 @@ class Exchange:
 
     async def _cut(self) -> None:
         """The task was cancelled: by `end`, or because the client left."""
+        if self._settled:
+            return  # the answer was over, and what was said of it stands
         settlement = self.settlement
         if self._head is not None:
             settlement.usage = self._head.usage_so_far()
