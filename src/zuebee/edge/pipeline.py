@@ -213,8 +213,6 @@ class Exchange:
 
     async def _cut(self) -> None:
         """The task was cancelled: by `end`, or because the client left."""
-        if self._settled:
-            return  # a client may leave as soon as it has all; what is on record is not touched
         settlement = self.settlement
         if self._head is not None:
             settlement.usage = self._head.usage_so_far()
