@@ -128,9 +128,15 @@ class Dispatcher:
         settings = self._retry
         if not settings.enabled or len(tried) > settings.max_retries:
             return None
-        if not worth_a_retry(first, settings) or not self._budget.allows():
+        if not worth_a_retry(first, settings):
             return None
-        if any(other not in tried and not other.cooling_s(model, now_s) for other in candidates):
+        others = [other for other in candidates if other not in tried and not other.cooling_s(model, now_s)]
+        # What a dying backend drops is taken over outside the budget: the others get no more than its own share.
+        dropped = isinstance(first, End) and first.cause in ("connect_failure", "broken")
+        takeover = dropped and any(other.health.fit(now_s) for other in others)
+        if not takeover and not self._budget.allows():
+            return None
+        if others:
             return 0.0
         if isinstance(first, End) and first.cause == "unwelcome":
             return None
