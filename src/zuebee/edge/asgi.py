@@ -21,6 +21,11 @@ class AsgiClient:
     An answer in one piece is sent in one piece, when it is finished; an event stream goes out as it comes.
     """
 
+    __slots__ = (
+        "_events", "_fields", "_headers", "_held", "_max_body_bytes", "_receive", "_scope", "_send", "_status",
+        "_whole_body_read", "operation", "path", "request_id",
+    )  # fmt: skip
+
     def __init__(
         self,
         scope: Scope,
@@ -40,6 +45,8 @@ class AsgiClient:
         self._max_body_bytes = max_body_bytes
         self._whole_body_read = False
         self._events = False
+        self._status = 0
+        self._headers: Headers | None = None
         self._held = b""
 
     async def read_job(self) -> Job | Refusal:
@@ -89,7 +96,13 @@ class AsgiClient:
     async def start(self, status: int, headers: Headers, *, events: bool) -> None:
         """See `Client.start`."""
         self._events = events
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self._status, self._headers = status, headers
+        if events:
+            await self._send_head()
+
+    async def _send_head(self) -> None:
+        await self._send({"type": "http.response.start", "status": self._status, "headers": self._headers})
+        self._headers = None
 
     async def write(self, data: bytes) -> None:
         """See `Client.write`."""
@@ -97,6 +110,8 @@ class AsgiClient:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
             return
         if self._held:
+            if self._headers is not None:
+                await self._send_head()
             await self._send({"type": "http.response.body", "body": self._held, "more_body": True})
         self._held = data
 
@@ -111,7 +126,10 @@ class AsgiClient:
 
     async def finish(self) -> None:
         """See `Client.finish`."""
-        await self._send({"type": "http.response.body", "body": self._held, "more_body": False})
+        if self._headers is not None:
+            self._scope["zuebee.cycle"].respond(self._status, self._headers, self._held)
+        else:
+            await self._send({"type": "http.response.body", "body": self._held, "more_body": False})
 
     async def refuse(self, refusal: Refusal, extra: Headers | None = None) -> None:
         """See `Client.refuse`."""
@@ -125,8 +143,7 @@ class AsgiClient:
         if not self._whole_body_read and self._scope["method"] not in ("GET", "HEAD"):
             # What the client still sends of its body must not be taken for its next request.
             headers = [*headers, (b"connection", b"close")]
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        self._scope["zuebee.cycle"].respond(status, headers, body)
 
 
 def _too_large(limit: int) -> Refusal:

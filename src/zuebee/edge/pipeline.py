@@ -61,6 +61,18 @@ class Client(Protocol):
 class Exchange:
     """One request on its way. `end` cuts it short from outside."""
 
+    __slots__ = (
+        "_client",
+        "_events",
+        "_head",
+        "_job",
+        "_pipeline",
+        "_settled",
+        "_shutdown",
+        "_started_s",
+        "settlement",
+    )
+
     def __init__(self, pipeline: "Pipeline", client: Client, settlement: Settlement) -> None:
         self.settlement = settlement
         self._pipeline = pipeline
@@ -87,13 +99,16 @@ class Exchange:
                 self._refused(refusal)
                 await self._client.refuse(refusal)
         except asyncio.CancelledError:
-            await self._cut()
+            # Settled is settled: its client had the whole answer, and is free to leave before we are done with it.
+            if not self._settled:
+                await self._cut()
         except Exception:
-            self.settlement.ending = "failed"
-            self._close(INTERNAL)
-            self._settle()
-            if self._head is None:
-                await self._client.refuse(INTERNAL)
+            if not self._settled:
+                self.settlement.ending = "failed"
+                self._close(INTERNAL)
+                self._settle()
+                if self._head is None:
+                    await self._client.refuse(INTERNAL)
             raise
         finally:
             self._settle()

@@ -114,10 +114,7 @@ class Cycle:
         if data:
             self.transport.write(data)
         if not more_body:
-            self.response_complete = True
-            if not self.keep_alive:
-                self.transport.close()
-            self._on_response()
+            self._end()
 
     def write(self, data: bytes) -> bool:
         """Send a part of a body of unknown length at once; False when the client should be waited for (`drain`)."""
@@ -126,6 +123,20 @@ class Cycle:
             self.written_bytes += size
             self.transport.write(b"%x\r\n%b\r\n" % (size, data) if self._chunked else data)
         return not self.flow.write_paused
+
+    def respond(self, status: int, headers: Fields, body: bytes) -> None:
+        """Send a whole answer, its headers telling its length, without waiting."""
+        if self.disconnected:
+            return
+        self._start(status, headers)
+        self.transport.write(self._head if self.scope["method"] == "HEAD" else self._head + body)
+        self._end()
+
+    def _end(self) -> None:
+        self.response_complete = True
+        if not self.keep_alive:
+            self.transport.close()
+        self._on_response()
 
     async def drain(self) -> None:
         """Wait until the client takes more, or is gone."""

@@ -63,6 +63,29 @@ class Phase:
     running = 0
 
 
+class Target(NamedTuple):
+    """A request target, taken apart."""
+
+    path: str
+    raw_path: bytes
+    query: bytes
+
+
+_targets: dict[bytes, Target] = {}
+MAX_TARGETS = 1000
+
+
+def _read_target(url: bytes) -> Target:
+    """Take a request target apart, and remember it: most are the same few. Raises what the parser refuses."""
+    parts = parse_url(url)
+    raw_path = parts.path or b"/"
+    path = raw_path.decode("ascii")
+    target = Target(unquote(path) if "%" in path else path, raw_path, parts.query or b"")
+    if len(_targets) < MAX_TARGETS and len(url) < 200:
+        _targets[url] = target
+    return target
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """One client connection. `sweep` is called a few times a second by the server and acts on overdue deadlines."""
 
@@ -202,9 +225,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _begin_cycle(self, version: str) -> None:
         """Hand the request to the application, behind those that came before it on this connection."""
         parser = self.parser
-        url = parse_url(self.url)
-        raw_path = url.path or b"/"
-        path = raw_path.decode("ascii")
+        target = _targets.get(self.url) or _read_target(self.url)
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": _ASGI,
@@ -214,9 +235,9 @@ class GuardedProtocol(HttpToolsProtocol):
             "scheme": self.scheme or "http",
             "method": parser.get_method().decode("ascii"),
             "root_path": "",
-            "path": unquote(path) if "%" in path else path,
-            "raw_path": raw_path,
-            "query_string": url.query or b"",
+            "path": target.path,
+            "raw_path": target.raw_path,
+            "query_string": target.query,
             "headers": self.headers,
         }
         lasts = not self._phase.draining and parser.should_keep_alive()
