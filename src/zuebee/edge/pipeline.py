@@ -107,8 +107,8 @@ class Exchange:
                 self.settlement.ending = "failed"
                 self._close(INTERNAL)
                 self._settle()
-            if self._head is None:
-                await self._client.refuse(INTERNAL)
+                if self._head is None:
+                    await self._client.refuse(INTERNAL)
             raise
         finally:
             self._settle()
