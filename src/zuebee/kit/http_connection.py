@@ -238,11 +238,9 @@ class Connection(asyncio.Protocol):
             self._arm(self._quiet_at_s)
         try:
             await self._wait()
-            # The timer takes the moment away. Whatever else woke us, a piece of framing at least, was no silence.
-            silent = not self._quiet_at_s
+            return bool(self._quiet_at_s)  # only the timer takes it away: whatever else woke us was no silence
         finally:
             self._quiet_at_s = 0.0
-        return not silent or bool(self._chunks) or self.complete or self._poured or self._failure is not None
 
     def _wake(self) -> None:
         waiter = self._waiter

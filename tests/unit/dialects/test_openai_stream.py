@@ -225,7 +225,9 @@ def test_an_endless_event_ends_the_stream() -> None:
     ],
 )
 def test_without_done_a_stream_is_whole_if_its_choices_finished(parts: list[bytes], whole: bool) -> None:
-    assert replay(parts, hide=False).whole is whole
+    for hide in (False, True):
+        assert replay(parts, hide=hide).whole is whole
+        assert replay([b"".join(parts)], hide=hide).whole is whole
 
 
 @given(st.binary(max_size=300), st.integers(0, 300))
