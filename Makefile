@@ -56,6 +56,16 @@ requirements: $(VENV)/.installed-dev ## List the acceptance rows of this milesto
 bench: install ## Measure CPU per request and per streamed chunk beside nginx, Envoy and LiteLLM where installed
 	@$(BIN)/python -m bench $(ARGS)
 
+<<<<<<< HEAD
+.PHONY: docs
+docs: $(VENV)/.installed-dev ## Rewrite the references of settings and metrics (docs/) from the code
+	@$(BIN)/python scripts/make_docs.py
+=======
+.PHONY: bench-peers
+bench-peers: ## Install Envoy and LiteLLM for `make bench` into a folder of their own
+	@sh bench/install_peers.sh
+>>>>>>> bench
+
 .PHONY: structure
 structure: $(VENV)/.installed-dev ## Rewrite the project structure (docs/structure.md) from the tree
 	@$(BIN)/python -m tests.support.structure

@@ -1,6 +1,7 @@
 """What the kernel knows of a process tree (CPU time, memory, write calls), and the cores to share out."""
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,20 @@ def busy_s(cores: frozenset[int]) -> float:
     lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
     # user, nice, system, (idle, iowait,) irq, softirq, steal
     return sum(sum(map(int, f[1:4] + f[6:9])) for f in lines if f and f[0] in names) / _TICKS_PER_S
+
+
+class Neighbours:
+    """Watches what other programs take of the cores that a process tree is meant to have for itself."""
+
+    def __init__(self, pid: int, cores: frozenset[int]) -> None:
+        self._pid, self._cores = pid, cores
+        self._cpu_s, self._busy_s, self._since_s = cpu_time_s(pid), busy_s(cores), time.perf_counter()
+
+    def share(self) -> float:
+        """Return the part of one core that others took since this was made."""
+        own_s = cpu_time_s(self._pid) - self._cpu_s
+        others_s = busy_s(self._cores) - self._busy_s - own_s
+        return max(0.0, others_s / (time.perf_counter() - self._since_s))
 
 
 def _all_stats() -> Iterator[tuple[int, list[str]]]:

@@ -72,13 +72,12 @@ def measure(kind: Kind, proxy: Contender, body: Path, seconds: int, cores: machi
     """
     pid = proxy.process.pid
     cpu_s, writes = machine.cpu_time_s(pid), machine.write_calls(pid)
-    busy_s = machine.busy_s(cores.proxy)
+    neighbours = machine.Neighbours(pid, cores.proxy)
     seen = load.run(proxy.process.port, body, seconds, cores.load)
     cpu_s, writes = machine.cpu_time_s(pid) - cpu_s, machine.write_calls(pid) - writes
-    busy_s = machine.busy_s(cores.proxy) - busy_s
+    others_share = neighbours.share()
     streams = max(seen.requests, seen.received_bytes / proxy.stream_bytes)
     units = streams * EVENTS if kind.stream else float(seen.requests + load.CONNECTIONS)
-    others_share = max(0.0, (busy_s - cpu_s) / (seen.duration_us / 1e6))
     return Sample(max(units, 1.0), cpu_s * 1e6, writes, seen.failed, others_share)
 
 

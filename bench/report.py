@@ -28,6 +28,13 @@ def bar(what: str, figure: float | None, limit: float, unit: str = "") -> str:
     return f"{verdict:<12}  {what}: {figure:.3g}{unit}, at most {limit:.3g}{unit}"
 
 
+def noise(others_share: float) -> str:
+    """Warn if others were at work on the proxy's core."""
+    if others_share < _NOISE_SHARE:
+        return ""
+    return f"Other programs took up to {others_share:.0%} of the proxy's core: trust the figures only roughly.\n"
+
+
 def cost_table(results: Mapping[str, Mapping[str, Summary]]) -> str:
     """CPU time per unit, the spread of the rounds, the ratio to nginx, and how many writes an event took."""
     head = ["CPU µs per", "request", "", "x nginx", "paced chunk", "", "x nginx", "writes"]
@@ -39,8 +46,7 @@ def cost_table(results: Mapping[str, Mapping[str, Summary]]) -> str:
         rows.append([name, *figures, str(sum(summary.failed for summary in kinds.values()))])
     summaries = [summary for kinds in results.values() for summary in kinds.values()]
     others = max((summary.others_share for summary in summaries), default=0.0)
-    warning = f"Other programs took {others:.0%} of the proxy's core: trust the ratios only roughly.\n"
-    return table(head, rows) + (warning if others > _NOISE_SHARE else "")
+    return table(head, rows) + noise(others)
 
 
 def cost_bars(results: Mapping[str, Mapping[str, Summary]]) -> str:

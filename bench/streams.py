@@ -29,6 +29,7 @@ class Figures:
     memory: list[Memory]
     first_event: FirstEvent
     start_up_s: list[float]
+    others_share: list[float]
 
     @property
     def added_p99_ms(self) -> float:
@@ -80,13 +81,15 @@ def _run(options: argparse.Namespace, cores: machine.Cores, directory: Path) -> 
         with running(service, cores.proxy, directory) as proxy:
             preflight.check(options.proxy, proxy)
             first = first_event(upstream, proxy, options.repeats)
-            direct, proxied, memory = [], [], []
+            direct, proxied, memory, others_share = [], [], [], []
             for _ in range(options.rounds):
                 direct.append(wave(upstream, options.streams, options.seconds)[0])
+                neighbours = machine.Neighbours(proxy.pid, cores.proxy)
                 gaps, held = wave(proxy, options.streams, options.seconds)
+                others_share.append(neighbours.share())
                 proxied.append(gaps)
                 memory.append(held)
-    return Figures(direct, proxied, memory, first, start_up_s)
+    return Figures(direct, proxied, memory, first, start_up_s, others_share)
 
 
 def _allow_many_files() -> None:
@@ -117,6 +120,7 @@ def _tables(figures: Figures) -> str:
             report.table(["resident memory, MB", "before", "during", "after", "KB/stream"], memory_rows),
             f"first event after {first.direct_ms:.2f} ms directly, {first.proxied_ms:.2f} ms proxied",
             f"ready after {', '.join(f'{s:.2f}' for s in figures.start_up_s)} s\n",
+            report.noise(max(figures.others_share)),
         ]
     )
 

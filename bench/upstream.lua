@@ -9,8 +9,8 @@ local upstream = {}
 
 local COMPLETION = string.format(
   '{"id":"%s","object":"chat.completion","created":%d,"model":"paced","choices":[{"index":0,"message":{"role":"assistant",'
-    .. '"reasoning_content":null,"content":"A proxy stands between the caller and the server, passes on what it is '
-    .. 'given and keeps the books meanwhile.","tool_calls":[]},"logprobs":null,"finish_reason":"stop",'
+    .. '"reasoning_content":null,"content":"A proxy stands between caller and server, passes on what it '
+    .. 'is given, keeps books.","tool_calls":[]},"logprobs":null,"finish_reason":"stop",'
     .. '"stop_reason":null}],%s,"prompt_logprobs":null,"kv_transfer_params":null}',
   ID, CREATED, USAGE)
 
@@ -64,6 +64,16 @@ function upstream.chat_completion()
   ngx.header["content-type"] = "application/json"
   ngx.header["content-length"] = #COMPLETION
   ngx.print(COMPLETION)
+end
+
+-- Gateways ask for this to see which models there are, or whether the server lives.
+function upstream.models()
+  local models = {}
+  for i, pause_ms in ipairs({ 0, 1, 50 }) do
+    models[i] = string.format('{"id":"paced-%dms","object":"model","created":%d,"owned_by":"bench"}', pause_ms, CREATED)
+  end
+  ngx.header["content-type"] = "application/json"
+  ngx.print('{"object":"list","data":[' .. table.concat(models, ",") .. "]}")
 end
 
 return upstream

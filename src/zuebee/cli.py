@@ -63,7 +63,10 @@ def run(
             _run_demo(port)
             return
         loaded = _load_or_exit(path)
-        logs.set_up(loaded.settings.log)
+        try:
+            logs.set_up(loaded.settings.log)
+        except OSError as error:
+            raise CannotStart(str(error)) from None
         for warning in loaded.warnings:
             _log.warning("%s", warning)
         serve(loaded, lambda: load(path, config.environment()), lambda url: _log.info("ready at %s", url))

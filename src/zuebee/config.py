@@ -1,6 +1,6 @@
 """Every setting: its type, its default and what it means. Nothing else reads the environment.
 
-A settings object is immutable; a reload makes a new one. YAML names are the seeds' (`timeout: 3s`), attribute
+A settings object is immutable; a reload makes a new one. YAML names are LLMProxy's (`timeout: 3s`), attribute
 names carry the unit (`timeout_s`). `config_file.py` turns a file into `Settings`.
 """
 
@@ -228,9 +228,9 @@ class ApiKeySettings(Section, frozen=True, kw_only=True):
     max_concurrent: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="Overrides rate_limit.per_key.")] = (
         None
     )
-    last_reset_at: Annotated[str | None, Meta(description="Accepted for the seed's files; not used.")] = None
-    created_at: Annotated[str | None, Meta(description="Accepted for the seed's files; not used.")] = None
-    updated_at: Annotated[str | None, Meta(description="Accepted for the seed's files; not used.")] = None
+    last_reset_at: Annotated[str | None, Meta(description="Accepted for LLMProxy's files; not used.")] = None
+    created_at: Annotated[str | None, Meta(description="Accepted for LLMProxy's files; not used.")] = None
+    updated_at: Annotated[str | None, Meta(description="Accepted for LLMProxy's files; not used.")] = None
 
 
 class PerKeyLimitSettings(Section, frozen=True, kw_only=True):
@@ -269,7 +269,9 @@ class UsageSettings(Section, frozen=True, kw_only=True):
     enabled: Annotated[bool, Meta(description="Off: reporters are ignored; records are kept all the same.")] = True
     path: Annotated[str, Meta(description="SQLite file; its folder is made when missing.")] = "data/zuebee.db"
     retention_days: Annotated[int, Meta(ge=0, description="Older records are removed once a day; 0: kept.")] = 0
-    reporters: Annotated[list[ReporterSettings], Meta(description="The seed's reporters.")] = []
+    reporters: Annotated[
+        list[ReporterSettings], Meta(description="Where records are to be reported; not sent in this version.")
+    ] = []
 
 
 class LogSettings(Section, frozen=True, kw_only=True):

@@ -25,6 +25,24 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d
 _UNSENDABLE = re.compile(r"[^\x21-\x7e]")
 _UNSENDABLE_MESSAGE = "contains spaces, line breaks or characters that a header cannot carry"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# What the gateway says to a backend itself: twice, or as a client has it, it would be read differently at both ends.
+_NEVER_FORWARDED = frozenset(
+    {
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "content-length",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-request-id",
+    }
+)
 
 
 class Finding(NamedTuple):
@@ -71,15 +89,20 @@ def key_hash(key: str) -> str:
 
 
 def _split_listen(listen: str) -> Address:
-    match = re.fullmatch(r"(?:(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*):)?(?P<port>\d{1,5})", listen.strip())
-    if not match or int(match["port"]) > 65535:
+    match = re.fullmatch(r"(?:(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]*)):)?(?P<port>\d{1,5})", listen.strip())
+    if not match or int(match["port"]) > 65535 or (match["v6"] is not None and not _is_ipv6(match["v6"])):
         raise ValueError("expected `host:port`, `[IPv6]:port`, `:port` or a port")
-    host = match["host"] or ""
-    if host.startswith("["):
-        host = str(ipaddress.IPv6Address(host[1:-1]))
-    elif host and not _HOST.fullmatch(host):
+    host = match["v6"] or match["host"] or ""
+    if match["host"] and not _HOST.fullmatch(host):
         raise ValueError("expected a host name or address before the port")
     return Address(host, int(match["port"]))
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:
@@ -140,13 +163,13 @@ def _backends(settings: Settings, is_file: Callable[[str], bool]) -> Iterator[Fi
                 yield Finding((*path, name), f"the same {name} as `backends[{other}]`")
         if backend.ca_file is not None and not is_file(backend.ca_file):
             yield Finding((*path, "ca_file"), "no such file, or it cannot be read")
-        yield from _headers(path, backend)
+        yield from _headers(path, backend, {name.lower() for name in settings.auth.header_names})
         if backend.health_path is not None and not backend.health_path.startswith("/"):
             yield Finding((*path, "health_path"), "expected a path that begins with `/`")
         yield from _patterns((*path, "models"), backend.models)
 
 
-def _headers(path: Path, backend: BackendSettings) -> Iterator[Finding]:
+def _headers(path: Path, backend: BackendSettings, key_carriers: set[str]) -> Iterator[Finding]:
     for name, value in backend.headers.items():
         if not _HEADER_NAME.fullmatch(name):
             yield Finding((*path, "headers", name), "not a header name")
@@ -155,6 +178,10 @@ def _headers(path: Path, backend: BackendSettings) -> Iterator[Finding]:
     for index, name in enumerate(backend.forward_headers):
         if not _HEADER_NAME.fullmatch(name):
             yield Finding((*path, "forward_headers", index), "not a header name")
+        elif name.lower() in key_carriers:
+            yield Finding((*path, "forward_headers", index), "carries the caller's key, which no backend may see")
+        elif name.lower() in _NEVER_FORWARDED:
+            yield Finding((*path, "forward_headers", index), "a header that the gateway must write itself")
     if backend.api_key is not None and _UNSENDABLE.search(backend.api_key):
         yield Finding((*path, "api_key"), _UNSENDABLE_MESSAGE)
 

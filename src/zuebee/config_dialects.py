@@ -11,9 +11,11 @@ from collections.abc import Callable
 from zuebee.config_dialects_access import translate_access
 from zuebee.config_dialects_tools import (
     Notes,
+    disabled,
     drop_zeros,
     ensure,
     move,
+    put,
     scalar,
     script,
     seconds,
@@ -43,8 +45,8 @@ def translate(root: Mapping) -> Notes:
         _refused,
         _server,
         _logs,
-        _routing,
         _backends,
+        _routing,
         _health_check,
         _metrics,
         _usage,
@@ -60,7 +62,8 @@ def _refused(root: Mapping, notes: Notes) -> None:
         parent: Mapping | None = root
         for part in path[:-1]:
             parent = section(parent, str(part)) if parent else None
-        if parent and (node := parent.items.pop(str(path[-1]), None)) and not switched_off(node):
+        node = parent.items.pop(str(path[-1]), None) if parent else None
+        if node and not switched_off(node) and not disabled(parent):
             notes.refuse(node, f"{reason}; remove it or set `enabled: false`")
     if storage := root.items.pop("storage", None):
         notes.warn(storage, "has no effect: records are kept in SQLite (`usage.path`), limits in memory")
@@ -74,14 +77,12 @@ def _server(root: Mapping, notes: Notes) -> None:
     drop_zeros(server, _LIMITS, notes)
     move(server, "idle_timeout", server, "keep_alive", notes)
     read = server.items.get("read_timeout")
-    if read and isinstance(read, Scalar):
+    if read and (value_s := seconds(read)) is not None:
         # Theirs covers headers and body together. Headers never need longer than our default.
-        if (value_s := seconds(read)) is not None:
-            shorter = scalar(read, f"{min(value_s, _DEFAULT_HEADER_TIMEOUT_S)}")
-            server.items.setdefault("header_timeout", shorter)
-        move(server, "read_timeout", server, "body_timeout", notes)
-    tls = section(server, "tls")
-    if tls and switched_off(tls):
+        shorter = scalar(read, f"{min(value_s, _DEFAULT_HEADER_TIMEOUT_S)}")
+        server.items.setdefault("header_timeout", shorter)
+    move(server, "read_timeout", server, "body_timeout", notes)
+    if disabled(server.items.get("tls")):
         del server.items["tls"]
 
 
@@ -95,8 +96,8 @@ def _logs(root: Mapping, notes: Notes) -> None:
     del root.items["logging"]
     access = section(logging, "access")
     log = ensure(root, "log", logging)
-    if switched_off(logging) or (access and switched_off(access)):
-        log.items.setdefault("access", scalar(logging, "off"))
+    if disabled(logging) or disabled(access):
+        put(log, "access", scalar(logging, "off"), notes)
     elif access:
         script(access, notes)
         _log_file(access, log, "access", notes)
@@ -117,9 +118,9 @@ def _log_file(source: Mapping, log: Mapping, key: str, notes: Notes) -> None:
             return
         if isinstance(file, Mapping) and {"rotate", "max_size", "max_age", "compress"} & set(file.items):
             notes.warn(file, "rotation has no effect: use logrotate with copytruncate")
-        log.items.setdefault(key, path)
+        put(log, key, path, notes)
     elif output is not None:
-        log.items.setdefault(key, output)
+        put(log, key, output, notes)
 
 
 def _routing(root: Mapping, notes: Notes) -> None:
@@ -133,12 +134,13 @@ def _routing(root: Mapping, notes: Notes) -> None:
         if default := routing.items.pop(key, None):
             for backend in sections(root.items.get("backends")):
                 backend.items.setdefault(key, default)
+    off = disabled(routing)
     enabled = routing.items.pop("enabled", None)
-    if truth(enabled) is False:
+    if off:
         place = routing.place
         root.items["routing"] = Mapping(place, {"retry": Mapping(place, {"enabled": scalar(routing, "false")})})
         notes.warn(routing, "switched off: no retries, no fallback, weighted balancing")
-    elif enabled is not None and truth(enabled) is None:
+    elif enabled and truth(enabled) is None:
         notes.refuse(enabled, "expected `true` or `false`")
 
 

@@ -4,7 +4,7 @@ Nothing here is dropped silently: a provider, script or limit that would have re
 in, is translated or refused with a reason, unless it is switched off.
 """
 
-from zuebee.config_dialects_tools import Notes, is_null, script, section, sections, switched_off
+from zuebee.config_dialects_tools import Notes, disabled, is_null, script, section, sections, switched_off
 from zuebee.kit.struct_tree import number, truth
 from zuebee.kit.yaml_tree import Mapping, Node, Scalar, Sequence, unknown
 
@@ -28,32 +28,29 @@ def translate_access(root: Mapping, notes: Notes) -> None:
 def _auth(root: Mapping, auth: Mapping, notes: Notes) -> None:
     parts = ("storage", "defaults", "pipeline", "skip_paths", "status_codes")
     storage, defaults, pipeline, skip_paths, status_codes = (auth.items.pop(key, None) for key in parts)
-    if truth(auth.items.get("enabled")) is False:
+    if disabled(auth):
         return
-    if isinstance(storage, Scalar) and not storage.is_null and storage.text != "file":
+    if notes.wants(storage, Scalar) and not storage.is_null and storage.text != "file":
         notes.refuse(storage, "only `file` is supported: keys are those of `api_keys`")
-    if pipeline and not is_null(pipeline):
+    if notes.wants(pipeline, Sequence):
         _pipeline(root, pipeline, notes)
-    if isinstance(defaults, Mapping):
+    if notes.wants(defaults, Mapping):
         _defaults(root, defaults, notes)
-    for path in skip_paths.items if isinstance(skip_paths, Sequence) else ():
+    for path in skip_paths.items if notes.wants(skip_paths, Sequence) else ():
         if not (isinstance(path, Scalar) and path.text.startswith(_OPEN_PATHS)):
             notes.refuse(path, "only health and metrics are served without a key")
-    if isinstance(status_codes, Mapping):
+    if notes.wants(status_codes, Mapping):
         _status_codes(status_codes, notes)
 
 
-def _pipeline(root: Mapping, pipeline: Node, notes: Notes) -> None:
+def _pipeline(root: Mapping, pipeline: Sequence, notes: Notes) -> None:
     """Providers in a row. With one source of keys their order and `mode` make no difference."""
-    if not isinstance(pipeline, Sequence):
-        notes.refuse(pipeline, "expected a list")
-        return
     file_keys = root.items.get("api_keys")
-    running = [each for each in sections(pipeline) if truth(each.items.get("enabled")) is not False]
+    running = [each for each in pipeline.items if notes.wants(each, Mapping) and not disabled(each)]
     kinds = [_provider(root, each, notes) for each in running]
     if not running:
         notes.refuse(pipeline, "no provider is enabled, so nobody could get in")
-    elif isinstance(file_keys, Sequence) and file_keys.items and "file" not in kinds:
+    elif isinstance(file_keys, Sequence) and file_keys.items and set(kinds) == {"static"}:
         notes.refuse(file_keys, "not asked by `auth.pipeline`: add a provider of type `file`, or remove them")
 
 
@@ -72,20 +69,17 @@ def _provider(root: Mapping, provider: Mapping, notes: Notes) -> str:
         if inner:
             notes.leftovers(inner, ("keys",))
         for holder in (provider, inner):
-            if holder and (keys := holder.items.get("keys")):
-                _add_keys(root, keys, notes)
+            keys = holder.items.get("keys") if holder else None
+            if notes.wants(keys, Sequence):
+                _add_keys(root, keys)
         notes.leftovers(provider, ("name", "type", "enabled", "keys", name))
     return name
 
 
-def _add_keys(root: Mapping, keys: Node, notes: Notes) -> None:
+def _add_keys(root: Mapping, keys: Sequence) -> None:
     known = root.items.get("api_keys")
-    if not isinstance(keys, Sequence):
-        notes.refuse(keys, "expected a list")
-    elif isinstance(known, Sequence):
-        root.items["api_keys"] = Sequence(known.place, [*known.items, *keys.items])
-    else:
-        root.items["api_keys"] = keys
+    before = known.items if isinstance(known, Sequence) else []
+    root.items["api_keys"] = Sequence(keys.place, [*before, *keys.items])
 
 
 def _defaults(root: Mapping, defaults: Mapping, notes: Notes) -> None:
@@ -118,21 +112,25 @@ def _api_key(key: Mapping) -> None:
 
 
 def _rate_limit(limits: Mapping, notes: Notes) -> None:
-    off = truth(limits.items.get("enabled")) is False
-    unused = Notes()
-    told = unused if off else notes
+    off = disabled(limits)
+    told = Notes() if off else notes
     script(limits, told)
     limits.items.pop("redis", None)  # the name of a cache, for `storage: redis` only
     everyone = limits.items.pop("global", None)
     if everyone and not switched_off(everyone) and _limits_something(everyone):
         told.refuse(everyone, "a limit for all keys together is not supported yet; set `enabled: false`")
-    if (storage := limits.items.get("storage")) and off:
-        limits.items["storage"] = Scalar(storage.place, "memory")
-    per_key = section(limits, "per_key")
-    for name in _UNSUPPORTED_LIMITS if per_key else ():
-        node = per_key.items.pop(name, None) if per_key else None
-        if per_key and node and not switched_off(per_key) and number(node) != 0 and not is_null(node):
-            told.refuse(node, "not supported yet; use `requests_per_minute` and `max_concurrent`")
+    if off:
+        limits.items.pop("storage", None)
+    if per_key := section(limits, "per_key"):
+        _per_key(per_key, told)
+
+
+def _per_key(per_key: Mapping, notes: Notes) -> None:
+    off = switched_off(per_key)
+    for name in _UNSUPPORTED_LIMITS:
+        node = per_key.items.pop(name, None)
+        if node and not off and number(node) != 0 and not is_null(node):
+            notes.refuse(node, "not supported yet; use `requests_per_minute` and `max_concurrent`")
 
 
 def _limits_something(everyone: Node) -> bool:

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypeGuard, TypeVar
 
 from zuebee.kit.struct_tree import number, truth
 from zuebee.kit.units import Duration
 from zuebee.kit.yaml_tree import Mapping, Node, Problem, Scalar, Sequence, path_text, unknown
+
+N = TypeVar("N", Scalar, Sequence, Mapping)
+_KINDS: dict[type[Node], str] = {Scalar: "a single value", Sequence: "a list", Mapping: "a mapping"}
 
 
 @dataclass(slots=True)
@@ -22,6 +26,14 @@ class Notes:
     def warn(self, node: Node, message: str) -> None:
         """The file can be used, but this part does not do what it says."""
         self.warnings.append(Problem(node.place, message))
+
+    def wants(self, node: Node | None, kind: type[N]) -> TypeGuard[N]:
+        """Whether the node is of that kind; one that is neither that nor empty is refused."""
+        if node is None or isinstance(node, kind):
+            return node is not None
+        if not is_null(node):
+            self.refuse(node, f"expected {_KINDS[kind]}")
+        return False
 
     def leftovers(self, node: Mapping, known: Iterable[str]) -> None:
         """Refuse the keys of a part that has no counterpart among our settings, except the known ones."""
@@ -56,18 +68,26 @@ def scalar(origin: Node, text: str) -> Scalar:
 
 def move(source: Mapping, key: str, target: Mapping, new_key: str, notes: Notes) -> None:
     """Rename or move an entry; both spellings at once are refused."""
-    if key not in source.items:
-        return
-    node = source.items.pop(key)
-    if new_key in target.items:
-        notes.refuse(node, f"given twice: also as `{path_text(target.items[new_key].place.path)}`")
+    if node := source.items.pop(key, None):
+        put(target, new_key, node, notes)
+
+
+def put(target: Mapping, key: str, node: Node, notes: Notes) -> None:
+    """Give an entry another name; one that is given under that name as well is refused."""
+    if key in target.items:
+        notes.refuse(node, f"given twice: also as `{path_text(target.items[key].place.path)}`")
     else:
-        target.items[new_key] = node
+        target.items[key] = node
 
 
 def is_null(node: Node) -> bool:
     """Whether a key stands there without a value."""
     return isinstance(node, Scalar) and node.is_null
+
+
+def disabled(node: Node | None) -> bool:
+    """Whether a part says `enabled: false`."""
+    return isinstance(node, Mapping) and truth(node.items.get("enabled")) is False
 
 
 def switched_off(node: Node) -> bool:

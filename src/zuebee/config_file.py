@@ -19,6 +19,8 @@ from zuebee.config_environment import apply_overrides, fill_proxies, resolve_ref
 from zuebee.kit.struct_tree import build, place_of
 from zuebee.kit.yaml_tree import MAX_TEXT_BYTES, Mapping, Place, Problem, Scalar, parse
 
+MAX_PROBLEMS = 100  # an alias can repeat one mistake thousands of times
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -32,7 +34,9 @@ class ConfigError(Exception):
     """A file that cannot be used; `problems` are complete sentences with file, line and key path."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        self.problems = [str(each) for each in sorted(problems, key=lambda each: each.place.line)]
+        said = _in_order(problems)
+        more = [f"and {len(said) - MAX_PROBLEMS} more"] if len(said) > MAX_PROBLEMS else []
+        self.problems = said[:MAX_PROBLEMS] + more
         super().__init__("\n".join(self.problems))
 
 
@@ -71,8 +75,11 @@ def loads(text: str, source: str, environ: Environ[str, str], is_file: Callable[
     said = [(finding, Problem(place_of(root, finding.path), finding.message)) for finding in findings]
     if any(finding.fatal for finding, _ in said):
         raise ConfigError([problem for finding, problem in said if finding.fatal])
-    warnings = [*notes.warnings, *(problem for _, problem in said)]
-    return Loaded(_without_keys(settings), [str(each) for each in warnings])
+    return Loaded(_without_keys(settings), _in_order([*notes.warnings, *(problem for _, problem in said)]))
+
+
+def _in_order(problems: list[Problem]) -> list[str]:
+    return [str(each) for each in sorted(problems, key=lambda each: each.place.line)]
 
 
 def _is_readable_file(path: str) -> bool:

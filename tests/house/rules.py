@@ -32,11 +32,11 @@ class Rule:
 
 # Where each heavy dependency lives: as few files as can be, so that it can be replaced there.
 HOMES = {
-    "httptools": ("kit/http_connection.py", "sim/connection.py"),
+    "httptools": ("kit/http_connection.py", "kit/http_guard.py", "sim/connection.py"),
     "prometheus_client": ("telemetry/metrics.py",),
     "sqlite3": ("usage/recorder.py",),
     "typer": ("cli.py",),
-    "uvicorn": ("kit/http_server.py", "kit/http_guard.py"),
+    "uvicorn": ("kit/http_server.py", "kit/http_guard.py", "kit/http_cycle.py"),
     "uvloop": ("app/lifecycle.py",),
     "yaml": ("kit/yaml_tree.py",),
 }

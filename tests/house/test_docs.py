@@ -11,10 +11,12 @@ import pytest
 import typer
 
 from tests.support import surface
+from tests.support.pages import anchors
 from tests.support.source import ROOT, Source, package_files, tracked_files
 
 PAGES = [name for name in tracked_files() if name.endswith(".md")]
 CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
+ANCHOR = re.compile(r"\]\((?!https?://|mailto:)([^)#\s]*)#([^)\s]+)\)")
 LINK = re.compile(r"\]\((?!https?://|mailto:|#)([^)#\s]+)")
 
 
@@ -80,6 +82,20 @@ def test_links_inside_the_repository_lead_somewhere() -> None:
     assert not broken, "Mend the link, or write what it promises."
 
 
+def test_links_to_headings_lead_to_one() -> None:
+    broken = [
+        f"{page}: {target}#{anchor}"
+        for page in PAGES
+        for target, anchor in ANCHOR.findall((ROOT / page).read_text(encoding="utf-8"))
+        if anchor not in anchors((ROOT / Path(page).parent / target if target else ROOT / page).read_text())
+    ]
+    assert not broken, "Name the heading as GitHub does: lower case, dashes for blanks, no punctuation."
+
+
+def test_headings_are_spelled_as_github_does() -> None:
+    assert anchors("# What survives\n\n## `server`, and more\n") == {"what-survives", "server-and-more"}
+
+
 def test_an_undocumented_name_is_seen() -> None:
     text = "Set `server.port` to 1, see\n```\nGET /health/live\n```\nand server.host."
     assert undocumented(["server.port", "/health/live"], text) == []
@@ -101,7 +117,7 @@ def test_settings_are_found_at_every_depth() -> None:
 
 
 def test_metrics_routes_and_flags_are_found() -> None:
-    metrics = Source("m.py", "hits = prometheus_client.Counter('hits_total', 'Hits.', ['by'])\n")
+    metrics = Source("m.py", "METRICS = {'hits_total': Description('counter', ('by',), 'Hits.')}\n")
     assert surface.metric_names(metrics) == ["hits_total"]
     table = Source("h.py", "ROUTES: tuple = (Route('/health', health), Route('/v1/models', models))\n")
     assert surface.routes(table) == ["/health", "/v1/models"]

@@ -22,8 +22,10 @@ import yaml
 T = TypeVar("T")
 
 START_TIMEOUT_S = 20.0
+SOURCES = str(Path(__file__).parents[2] / "src")
+"""What runs is the code beside these tests, whatever is installed."""
 KEY = "sk-test-0123456789abcdef"
-READY = re.compile(r"ready at (https?://\S+)")
+READY = re.compile(r"ready at (https?://[^\s\"]+)")
 SIM_READY = re.compile(r"simulated model server at (http://\S+)")
 
 
@@ -49,7 +51,7 @@ class Process:
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 cwd=log.parent,
-                env={**os.environ, **environ},
+                env={**os.environ, "PYTHONPATH": SOURCES, **environ},
             )
         self.url = until(lambda: self._find(ready), f"{arguments} is ready", START_TIMEOUT_S)
 
@@ -171,6 +173,10 @@ class Gateway(Process):
         lines = self.get("/metrics")[1].decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
+
+    def total(self, name: str) -> float:
+        """A metric over all its labels."""
+        return sum(value for series, value in self.metrics().items() if series.partition("{")[0] == name)
 
 
 @contextmanager

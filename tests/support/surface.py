@@ -9,8 +9,6 @@ import msgspec.inspect
 
 from tests.support.source import Source, dotted_name, package_files
 
-_METRIC_KINDS = frozenset(["Counter", "Gauge", "Histogram", "Summary", "Info", "Enum"])
-
 
 def setting_paths(settings: type | None = None) -> list[str]:
     """Every key of the configuration file: `server.tls.cert_file`, `backends[].url`."""
@@ -37,12 +35,11 @@ def _keys(kind: Any, path: str) -> Iterator[str]:
 
 
 def metric_names(source: Source | None = None) -> list[str]:
-    """The first argument of every metric that telemetry/metrics.py makes."""
-    tree = (source or _package_file("telemetry/metrics.py")).tree
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    made = [call for call in calls if dotted_name(call.func).rpartition(".")[2] in _METRIC_KINDS]
-    names = [call.args[0].value for call in made if call.args and isinstance(call.args[0], ast.Constant)]
-    return [name for name in names if isinstance(name, str)]
+    """Every name in the table METRICS of telemetry/metrics.py."""
+    statements = (source or _package_file("telemetry/metrics.py")).tree.body
+    tables = [statement for statement in statements if _assigns(statement, "METRICS")]
+    keys = (key for table in tables for node in ast.walk(table) if isinstance(node, ast.Dict) for key in node.keys)
+    return [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
 
 
 def routes(source: Source | None = None) -> list[str]:

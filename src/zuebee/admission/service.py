@@ -1,6 +1,7 @@
 """May this request run, and what became of it."""
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from zuebee.contracts.admission import Authenticator, Caller, Grant, Limiter, Principal, Recorder, Settlement
 from zuebee.contracts.errors import Refusal
@@ -15,9 +16,9 @@ class AdmissionService:
         self._limiter = limiter
         self._recorders = tuple(recorders)
 
-    async def identify(self, caller: Caller) -> Principal | Refusal:
+    def identify(self, caller: Caller) -> Coroutine[Any, Any, Principal | Refusal]:
         """See `Admission.identify`."""
-        return await self.authenticator.identify(caller)
+        return self.authenticator.identify(caller)
 
     async def admit(self, principal: Principal, job: Job) -> Grant | Refusal:
         """See `Admission.admit`."""

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 from zuebee.admission.service import AdmissionService
 from zuebee.auth.service import KeyAuthenticator, OpenDoor
 from zuebee.auth.sources import FileSource, file_records
-from zuebee.config import BackendSettings, Settings, TlsSettings
+from zuebee.config import BackendSettings, RoutingSettings, Settings, TlsSettings
+from zuebee.config_check import listen_address
 from zuebee.contracts.admission import Authenticator, Recorder
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers
@@ -52,7 +53,7 @@ class Platform:
         limiter = MemoryLimiter(self._store.tokens_since)
         self._admission = AdmissionService(_authenticator(settings), limiter, recorders)
         self._fleet = Fleet(self._make_backend, {kind: fact.health_path for kind, fact in KINDS.items()})
-        self._dispatcher = Dispatcher([], settings.routing)
+        self._dispatcher = Dispatcher([], RoutingSettings())
         self.pipeline = Pipeline(self._admission, self._dispatcher)
         self._tls = _tls_context(settings.server.tls)
         self.server = self._make_server()
@@ -66,10 +67,16 @@ class Platform:
         changed = [name for name in FIXED if getattr(settings, name) != getattr(self.settings, name)]
         if changed:
             raise CannotReload(f"{', '.join(changed)} cannot change in a running process; restart it")
+        if listen_address(settings) != listen_address(self.settings):
+            # Without keys and without a host only the loopback is served, but the socket is bound already.
+            raise CannotReload("with the first key, or without the last, `listen` means another address; restart it")
         authenticator = _authenticator(settings)
-        if self._tls is not None and settings.server.tls is not None:
-            self._tls.load_cert_chain(settings.server.tls.cert_file, settings.server.tls.key_file)
+        tls = settings.server.tls
+        # Tried on a context of its own: a certificate whose key does not fit would stay in the one in use.
+        _tls_context(tls)
         backends = await self._fleet.apply(settings.backends, settings.health_check)
+        if self._tls is not None and tls is not None:
+            self._tls.load_cert_chain(tls.cert_file, tls.key_file)
         self._dispatcher = Dispatcher(backends, settings.routing)
         self.pipeline.inference = self._dispatcher
         self._admission.authenticator = authenticator
@@ -160,9 +167,13 @@ def _authenticator(settings: Settings) -> Authenticator:
 def _tls_context(tls: TlsSettings | None) -> ssl.SSLContext | None:
     if tls is None or not tls.enabled:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.client_ca_file)
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.client_ca_file)
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    except ssl.SSLError as error:
+        files = ", ".join(filter(None, (tls.cert_file, tls.key_file, tls.client_ca_file)))
+        raise OSError(f"{files}: {error}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(tls.cert_file, tls.key_file)
     modes = {"none": ssl.CERT_NONE, "request": ssl.CERT_OPTIONAL, "require": ssl.CERT_REQUIRED}
     context.verify_mode = modes[tls.client_auth]
     return context

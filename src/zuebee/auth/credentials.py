@@ -3,14 +3,13 @@
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
 
 from zuebee.contracts.admission import Principal
 from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, Refusal
-from zuebee.contracts.inference import Headers
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -39,21 +38,21 @@ def same_digest(one: str, other: str) -> bool:
     return hmac.compare_digest(one, other)
 
 
-def find_key(headers: Headers, carriers: Sequence[bytes]) -> bytes | None:
+def find_key(fields: Mapping[bytes, bytes], carriers: Sequence[bytes]) -> bytes | None:
     """The key of a request: the first of the carriers (header names in lower case) that holds one.
 
     `authorization` must hold a bearer token (RFC 6750; the scheme in any case), other headers the key itself.
     """
     for carrier in carriers:
-        for name, value in headers:
-            if name != carrier or len(value) > MAX_KEY_BYTES:
+        value = fields.get(carrier)
+        if value is None or len(value) > MAX_KEY_BYTES:
+            continue
+        if carrier == b"authorization":
+            scheme, _, value = value.partition(b" ")
+            if scheme.lower() != b"bearer":
                 continue
-            if name == b"authorization":
-                scheme, _, value = value.partition(b" ")
-                if scheme.lower() != b"bearer":
-                    continue
-            if key := value.strip():
-                return key
+        if key := value.strip():
+            return key
     return None
 
 

@@ -30,7 +30,7 @@ class KeyAuthenticator:
 
     async def identify(self, caller: Caller) -> Principal | Refusal:
         """See `Authenticator.identify`."""
-        key = find_key(caller.headers, self._carriers)
+        key = find_key(caller.fields, self._carriers)
         if key is None:
             return NO_KEY
         digest = digest_of(key)

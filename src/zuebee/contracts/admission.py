@@ -1,19 +1,24 @@
 """May this request run, and what became of it: what the edge asks, and what the rooms behind admission answer."""
 
-from typing import Literal, Protocol
+from collections.abc import Coroutine
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import Headers, Job, Usage
+from zuebee.contracts.inference import Job, Usage
 
 
 class Caller(msgspec.Struct):
-    """Who knocks: what is known before a byte of the body is read. `route` is the path as the route table has it."""
+    """Who knocks: what is known before a byte of the body is read.
+
+    `route` is the path as the route table has it. `fields`: the header fields by their name in lower case; of a field
+    that was sent several times, the last.
+    """
 
     method: str
     route: str
-    headers: Headers
+    fields: dict[bytes, bytes]
     address: str
 
 
@@ -78,7 +83,7 @@ class Settlement(msgspec.Struct):
 class Admission(Protocol):
     """The edge's only way to let a request in."""
 
-    async def identify(self, caller: Caller) -> Principal | Refusal:
+    def identify(self, caller: Caller) -> Coroutine[Any, Any, Principal | Refusal]:
         """Who is calling?"""
         ...
 
@@ -97,7 +102,7 @@ class Admission(Protocol):
 class Authenticator(Protocol):
     """Who is calling? Behind admission."""
 
-    async def identify(self, caller: Caller) -> Principal | Refusal:
+    def identify(self, caller: Caller) -> Coroutine[Any, Any, Principal | Refusal]:
         """The principal of the caller's credential. Any error on the way is a refusal."""
         ...
 

@@ -3,7 +3,7 @@
 The dispatcher, one backend, a client to another process and a test's fake are all `Inference`; one may wrap another.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -46,20 +46,40 @@ class Job(msgspec.Struct):
     stream_usage: bool
 
 
+class Sink(Protocol):
+    """Takes data as it comes, and counts it in `written_bytes`."""
+
+    written_bytes: int
+
+    def write(self, data: bytes) -> bool:
+        """Take some; False when the sender should `drain` before it gives more."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until more can be taken."""
+        ...
+
+
 class Head(msgspec.Struct):
     """The reply begins: its status and header fields, and who gives it.
 
     `usage_so_far` answers at any moment what the reply has cost so far, for readers who leave before the `End`.
+    `events`: the data is a stream of server-sent events. `pump`, where there is one, is the short way for the data:
+    instead of being asked for each piece, the reply pushes all that is still to come into a sink, `heartbeat`
+    whenever it is quiet; afterwards the reply goes on with its `End`.
     """
 
     status: int
     headers: Headers
     backend: str
     usage_so_far: Callable[[], "Usage | None"]
+    events: bool = False
+    pump: "Callable[[Sink, bytes], Awaitable[None]] | None" = None
     attempts: int = 1
 
 
-FailureCause = Literal["none", "connect_failure", "timeout", "broken", "overload"]
+FailureCause = Literal["none", "connect_failure", "timeout", "broken", "overload", "unwelcome"]
+"""`unwelcome`: the backend will have none of us (our key, say). Another one may; this one will not change its mind."""
 
 
 class End(msgspec.Struct):

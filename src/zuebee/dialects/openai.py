@@ -54,9 +54,20 @@ def read_request(body: bytes) -> Request | Refusal:
         return bad_request(f"The request is not valid: {text.partition(' - at')[0]}.", param=param)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return bad_request(f"The body is not valid JSON: {error}", code="invalid_json")
+    if not (body.isascii() or _is_utf8(body)):
+        return bad_request("The body is not valid UTF-8.", code="invalid_json")
     if _may_repeat(body) and (repeated := _repeated_key(body)):
         return bad_request(f"The field `{repeated}` is given more than once.", param=repeated)
     return Request(peek.model, bool(peek.stream), bool(options is not None and options.include_usage))
+
+
+def _is_utf8(body: bytes) -> bool:
+    # The decoder does not look into fields that it skips.
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _may_repeat(body: bytes) -> bool:
@@ -129,6 +140,7 @@ def _with_include_usage(options: bytes) -> bytes:
 
 class _Answer(msgspec.Struct):
     usage: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
 
 
 class _UsageFigures(msgspec.Struct):
@@ -164,6 +176,15 @@ def answer_usage(body: bytes) -> tuple[int, int] | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotJson(str(error)) from None
     return usage_figures(answer.usage)
+
+
+def answer_error(body: bytes) -> Raw | None:
+    """What stands under `error` in an answer, for `read_error`; None if it tells of none."""
+    try:
+        error = _answer.decode(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return None if error is UNSET or bytes(error) == b"null" else error
 
 
 def tail_usage(tail: bytes) -> tuple[int, int] | None:

@@ -11,6 +11,7 @@ from zuebee.dialects.openai import usage_figures
 from zuebee.dialects.sse import EventCutter, EventTooLarge, event_data, split_events
 
 DONE = b"[DONE]"
+DONE_EVENT = b"data: [DONE]\n\n"
 
 
 class _Chunk(msgspec.Struct):
@@ -24,17 +25,19 @@ class _Choice(msgspec.Struct):
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
+_decode_lines = msgspec.json.Decoder(_Chunk).decode_lines
 _choices = msgspec.json.Decoder(list[_Choice])
 
 
 class StreamMeter:
-    """Watches one stream. After `feed` ask `ended`.
+    """Watches one stream. Nothing more of the stream counts once it is `over`.
 
     `usage`: prompt and completion tokens as last reported. `chunks`: events with choices so far. `error`: what the
     server said under `error`. `fault`: why its bytes cannot be trusted.
     """
 
     def __init__(self, *, hide_usage: bool) -> None:
+        self.over = False
         self.done = False
         self.error: Raw | None = None
         self.fault = ""
@@ -51,77 +54,85 @@ class StreamMeter:
         Left out are the extra usage chunk when `hide_usage`, an error event (it is in `error`), and whatever follows
         the end.
         """
-        if not self._rest and not self.done and self.error is None and not self.fault:
-            # Nearly always one read is one event, on one line.
-            end = len(data) - 2
-            if data.find(b"\n") == end and data.endswith(b"\n\n") and data.startswith(b"data: "):
-                try:
-                    chunk = _decode_chunk(data[6:end])
-                except (ValueError, RecursionError):
-                    pass
-                else:
-                    if chunk.usage is UNSET and chunk.error is UNSET:
-                        self.chunks += 1
-                        self._last_choices = chunk.choices
-                        return data
-        return self._feed_any(data)
+        # Nearly always a read is one event or a few, each on one line: checked in one go, passed on as they are.
+        if self.over:
+            return b""
+        if self._rest or not data.startswith(b"data: ") or not data.endswith(b"\n\n"):
+            return self._feed_any(data)
+        done = data.endswith(DONE_EVENT)
+        block = data[: -len(DONE_EVENT)] if done else data
+        if block:
+            try:
+                chunks = _decode_lines(block[6:-2].replace(b"\n\ndata: ", b"\n"))
+            except (ValueError, RecursionError):
+                return self._feed_any(data)
+            last = chunks.pop()
+            for chunk in chunks:
+                if chunk.usage is not UNSET or chunk.error is not UNSET:
+                    return self._feed_any(data)
+            if last.error is not UNSET:
+                return self._feed_any(data)
+            self.chunks += len(chunks)
+            if not self._counts(last):
+                block = block[: block.rfind(b"\n\n", 0, -2) + 2] if chunks else b""
+        if done:
+            self.done = self.over = True
+            return block + DONE_EVENT
+        return block
 
     def _feed_any(self, data: bytes) -> bytes:
-        if self.ended():
-            return b""
+        """The same for whatever may come."""
         try:
             block = self._cutter.feed(data)
         except EventTooLarge:
-            self.fault = "an event is too large"
+            self._give_up("an event is too large")
             return b""
         kept = []
         for event in split_events(block):
             payload = event_data(event)
             if not payload or self._passes(payload):
                 kept.append(event)
-            if self.ended():
+            if self.over:
                 break
         return b"".join(kept)
-
-    def ended(self) -> bool:
-        """Whether nothing more of the stream counts."""
-        return self.done or bool(self.fault) or self.error is not None
 
     def _passes(self, data: bytes) -> bool:
         """Take note of an event; whether it is to be passed on."""
         try:
             chunk = _decode_chunk(data)
         except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
-            self.done = data.strip() == DONE
-            if not self.done:
-                self.fault = "an event is not a JSON object"
-            return self.done
+            if data.strip() != DONE:
+                self._give_up("an event is not a JSON object")
+                return False
+            self.done = self.over = True
+            return True
         if chunk.error is not UNSET and bytes(chunk.error) != b"null":
             self.error = chunk.error
+            self.over = True
             return False
-        if chunk.usage is UNSET:
-            self.chunks += 1
-            self._last_choices = chunk.choices
-            return True
-        return self._note_usage(chunk)
+        return self._counts(chunk)
 
-    def _note_usage(self, chunk: _Chunk) -> bool:
-        figures = usage_figures(chunk.usage)
-        if figures is not None:
-            self.usage = figures
-        empty = chunk.choices is UNSET or bytes(chunk.choices).translate(None, b" \t\r\n") == b"[]"
-        extra = empty and chunk.usage is not UNSET and bytes(chunk.usage) != b"null"
-        if not extra:
-            self.chunks += 1
-            self._last_choices = chunk.choices
-        return not (extra and self._hide_usage)
+    def _give_up(self, fault: str) -> None:
+        self.fault = fault
+        self.over = True
+
+    def _counts(self, chunk: _Chunk) -> bool:
+        """Count a chunk; False if it is the extra one that only tells of usage, and that is to be hidden."""
+        if chunk.usage is not UNSET:
+            self.usage = usage_figures(chunk.usage) or self.usage
+            empty = chunk.choices is UNSET or bytes(chunk.choices).translate(None, b" \t\r\n") == b"[]"
+            if empty and bytes(chunk.usage) != b"null":
+                return not self._hide_usage
+        self.chunks += 1
+        self._last_choices = chunk.choices
+        return True
 
     @property
     def whole(self) -> bool:
         """Whether the stream, if it ended now, would be whole: `[DONE]` came, or each choice gave its finish reason."""
         if self.done:
             return True
-        if self._last_choices is UNSET or self._rest.strip() or self.ended():
+        if self._last_choices is UNSET or self._rest.strip() or self.over:
             return False
         try:
             choices = _choices.decode(self._last_choices)

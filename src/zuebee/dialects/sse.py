@@ -65,5 +65,7 @@ def split_events(block: bytes) -> Iterator[bytes]:
 
 def event_data(event: bytes) -> bytes:
     """The data of one event: its `data` lines joined by line feeds; `b""` for a comment or an event without data."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return event[6:-2]
     lines = event.replace(b"\r\n", b"\n").replace(b"\r", b"\n").lstrip(b"\xef\xbb\xbf").split(b"\n")
     return b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))

@@ -22,6 +22,7 @@ class Node:
         self.weight = weight
         self.health = health
         self.in_flight = 0
+        self.selective = bool(models)
         self._models = tuple(models)
         self._current_weight = 0
         self._latency_s = 0.0
@@ -54,7 +55,9 @@ class Node:
 
     def cooling_s(self, model: str, now_s: float) -> float:
         """How long the backend still wants to be left alone."""
-        until_s = self._cooldowns.get(model) if self._cooldowns else None
+        if not self._cooldowns:
+            return 0.0
+        until_s = self._cooldowns.get(model)
         if until_s is None:
             return 0.0
         if until_s <= now_s:

@@ -56,8 +56,7 @@ class Fleet:
         return self._members
 
     async def apply(self, backends: Sequence[BackendSettings], checks: HealthCheckSettings) -> list[Backend]:
-        """Make the fleet that the settings describe."""
-        await self._probes.aclose()
+        """Make the fleet that the settings describe. Raises OSError or ValueError, and then nothing has changed."""
         known = {member.settings.url: member for member in self._members}
         members = []
         for settings in backends:
@@ -68,6 +67,7 @@ class Fleet:
                 old.backend.health.healthy_threshold = checks.healthy_threshold
             else:
                 members.append(self._member(settings, checks, old))
+        await self._probes.aclose()
         for gone in known.values():
             gone.inference.close()
         self._members = members

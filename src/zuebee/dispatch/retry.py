@@ -14,7 +14,7 @@ OVERLOADED = frozenset({429, 503, 529})
 
 
 class RetryBudget:
-    """Counts running requests and retries; a retry holds its place from the decision to its end."""
+    """Counts running requests and retries. A retry holds its place while it waits and until its answer begins."""
 
     def __init__(self, percent: int) -> None:
         self.running = 0
@@ -40,7 +40,7 @@ def worth_a_retry(first: Head | End, settings: RetrySettings) -> bool:
         return "429" in allowed if first.status == 429 else first.status >= 500 and "5xx" in allowed
     if first.cause == "timeout":
         return "timeout" in allowed
-    if first.cause in ("connect_failure", "broken"):
+    if first.cause in ("connect_failure", "broken", "unwelcome"):
         return "connect_failure" in allowed
     return first.cause == "overload" and "5xx" in allowed
 

@@ -31,10 +31,13 @@ class Dispatcher:
         self._retry = routing.retry
         self._chooser = CHOOSERS[routing.load_balance]()
         self._budget = RetryBudget(routing.retry.budget_percent)
-        by_url = {backend.url: backend for backend in backends}
+        by_url = {backend.url.rstrip("/"): backend for backend in backends}
         self._chains = [
-            (rule.models, [by_url[url] for url in (rule.primary, *rule.fallback)]) for rule in routing.fallback
+            (rule.models, [by_url[url.rstrip("/")] for url in (rule.primary, *rule.fallback)])
+            for rule in routing.fallback
         ]
+
+        self._alike = not self._chains and not any(backend.selective for backend in backends)
 
     def run(self, job: Job) -> Reply:
         """See `Inference.run`."""
@@ -47,26 +50,30 @@ class Dispatcher:
             return
         tried: list[Backend] = []
         budget = self._budget
-        held = 0  # 1 from the decision to retry, so that those who wait count too
         budget.running += 1
+        holding = 0  # a place in the budget, held from the decision to try again until that try has begun its answer
         try:
             while True:
                 backend = self._choose(candidates, chained, tried, job.model)
-                cooling_s = backend.cooling_s(job.model, clock.monotonic_s())
-                if cooling_s > 0 and not tried:
+                started_s = clock.monotonic_s()
+                if not tried and (cooling_s := backend.cooling_s(job.model, started_s)):
                     yield End(refusal=_cooling(cooling_s), sent=False, backend=backend.name, attempts=0)
                     return
                 tried.append(backend)
                 wait_s = None
-                started_s = clock.monotonic_s()
-                first: Event | None = None
                 event: Event | None = None
+                first: Event | None = None
                 backend.in_flight += 1
                 try:
                     async with aclosing(backend.inference.run(job)) as events:
                         first = event = await anext(events)
+                        budget.retrying -= holding
+                        holding = 0
                         wait_s = self._judge(backend, job.model, event, candidates, tried, started_s)
-                        if wait_s is None:
+                        if wait_s is not None:
+                            budget.retrying += 1
+                            holding = 1
+                        else:
                             if isinstance(event, (Head, End)):
                                 event.attempts = len(tried)
                             yield event
@@ -78,16 +85,16 @@ class Dispatcher:
                     backend.in_flight -= 1
                 if wait_s is None:
                     return
-                budget.retrying += 1 - held
-                held = 1
                 if wait_s > 0:
                     await asyncio.sleep(wait_s)
         finally:
             budget.running -= 1
-            budget.retrying -= held
+            budget.retrying -= holding
 
     def _candidates(self, model: str) -> tuple[list[Backend], bool]:
         """The backends for a model, and whether they are to be tried in just this order."""
+        if self._alike:
+            return self.backends, False
         for models, chain in self._chains:
             if not models or any(matches(pattern, model) for pattern in models):
                 return chain, True
@@ -129,6 +136,8 @@ class Dispatcher:
             return None
         if any(other not in tried and not other.cooling_s(model, now_s) for other in candidates):
             return 0.0
+        if isinstance(first, End) and first.cause == "unwelcome":
+            return None
         wait_s = max(backoff_s(len(tried), settings, random.random()), backend.cooling_s(model, now_s))
         return wait_s if wait_s <= settings.max_wait_s else None
 

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import Headers, Job, Operation
+from zuebee.contracts.inference import Headers, Job, Operation, Sink
 from zuebee.dialects import openai
 from zuebee.edge.replies import error_reply
 
@@ -13,7 +13,6 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 TOO_LARGE = "request_too_large"
-EVENT_STREAM = b"text/event-stream"
 
 
 class AsgiClient:
@@ -22,11 +21,20 @@ class AsgiClient:
     An answer in one piece is sent in one piece, when it is finished; an event stream goes out as it comes.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, request_id: str, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        fields: dict[bytes, bytes],
+        receive: Receive,
+        send: Send,
+        request_id: str,
+        max_body_bytes: int,
+    ) -> None:
         self.request_id = request_id
         self.path = ""
         self.operation: Operation = "chat"
         self._scope = scope
+        self._fields = fields
         self._receive = receive
         self._send = send
         self._max_body_bytes = max_body_bytes
@@ -56,11 +64,11 @@ class AsgiClient:
 
     async def _read_body(self) -> bytes | Refusal:
         limit = self._max_body_bytes
-        for name, value in self._scope["headers"]:
-            if name == b"content-length" and int(value) > limit:
-                return _too_large(limit)
-            if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-                return Refusal(415, "invalid_request_error", "unsupported_encoding", "Compressed bodies are not read.")
+        if int(self._fields.get(b"content-length", 0)) > limit:
+            return _too_large(limit)
+        encoding = self._fields.get(b"content-encoding")
+        if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
+            return Refusal(415, "invalid_request_error", "unsupported_encoding", "Compressed bodies are not read.")
         message = await self._receive()
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
@@ -78,11 +86,9 @@ class AsgiClient:
         self._whole_body_read = True
         return body
 
-    async def start(self, status: int, headers: Headers) -> None:
+    async def start(self, status: int, headers: Headers, *, events: bool) -> None:
         """See `Client.start`."""
-        self._events = any(
-            name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers
-        )
+        self._events = events
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, data: bytes) -> None:
@@ -93,6 +99,15 @@ class AsgiClient:
         if self._held:
             await self._send({"type": "http.response.body", "body": self._held, "more_body": True})
         self._held = data
+
+    def sink(self) -> Sink:
+        """See `Client.sink`."""
+        sink: Sink = self._scope["zuebee.cycle"]
+        return sink
+
+    def cancel(self) -> None:
+        """See `Client.cancel`."""
+        self._scope["zuebee.cancel"]()
 
     async def finish(self) -> None:
         """See `Client.finish`."""

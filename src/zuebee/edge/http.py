@@ -56,20 +56,20 @@ class HttpEdge:
         path: str = scope["path"]
         route = _INFERENCE.get(path)
         request_id = f"{self._id_prefix}{next(self._ids):08x}"
-        client = AsgiClient(scope, receive, send, request_id=request_id, max_body_bytes=self._max_body_bytes)
         headers: Headers = scope["headers"]
+        fields = dict(headers)
+        client = AsgiClient(scope, fields, receive, send, request_id, self._max_body_bytes)
         peer = scope["client"][0] if scope["client"] else ""
         address = self._proxies.client(peer, headers)
         if route is None or route.operation is None:
-            caller = Caller(scope["method"], self._operator.route_of(path) or _OTHER, headers, address)
+            caller = Caller(scope["method"], self._operator.route_of(path) or _OTHER, fields, address)
             settlement = Settlement(request_id, caller.method, caller.route, address, clock.wall_s())
             await self._operator.answer(path, caller, client, settlement)
             return
-        caller = Caller(scope["method"], route.path, headers, address)
+        caller = Caller(scope["method"], route.path, fields, address)
         settlement = Settlement(request_id, caller.method, route.path, address, clock.wall_s())
-        for name, value in headers:
-            if name == b"x-request-id":
-                settlement.client_request_id = value.decode("latin-1")
+        if b"x-request-id" in fields:
+            settlement.client_request_id = fields[b"x-request-id"].decode("latin-1")
         if caller.method != "POST":
             await self._pipeline.refuse(client, settlement, wrong_method("POST"), [(b"allow", b"POST")])
             return

@@ -85,7 +85,7 @@ class Operator:
 
     async def _metrics(self, caller: Caller, client: AsgiClient) -> None:
         wanted = self._metrics_token
-        fields = dict(caller.headers)
+        fields = caller.fields
         if wanted is not None:
             scheme, _, given = fields.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), wanted.encode()):

@@ -5,13 +5,13 @@ the end of an answer finds its place free again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from typing import Protocol
+from typing import Any, Protocol
 
 from zuebee.contracts.admission import Admission, Caller, Ending, Principal, Settlement
 from zuebee.contracts.errors import DRAINED, INTERNAL, Refusal
-from zuebee.contracts.inference import End, Head, Headers, Inference, Job, Usage
+from zuebee.contracts.inference import End, Head, Headers, Inference, Job, Sink, Usage
 from zuebee.dialects import openai, sse
 from zuebee.edge.replies import JSON, relayed_error_headers
 from zuebee.kit import clock
@@ -29,16 +29,24 @@ class Client(Protocol):
         """The request, once its body is there."""
         ...
 
-    async def start(self, status: int, headers: Headers) -> None:
-        """Send the head of the answer."""
+    async def start(self, status: int, headers: Headers, *, events: bool) -> None:
+        """Send the head of the answer; `events`: its body goes out as it comes."""
         ...
 
     async def write(self, data: bytes) -> None:
         """Send a part of its body; waits while the client is slow."""
         ...
 
+    def sink(self) -> Sink:
+        """Where the events after the first may be pushed; it counts what it was given."""
+        ...
+
     async def finish(self) -> None:
         """End the body."""
+        ...
+
+    def cancel(self) -> None:
+        """Cancel the task that serves this request."""
         ...
 
     async def refuse(self, refusal: Refusal, extra: Headers | None = None) -> None:
@@ -58,21 +66,21 @@ class Exchange:
         self._pipeline = pipeline
         self._client = client
         self._started_s = clock.monotonic_s()
-        self._task = asyncio.current_task()
         self._settled = False
         self._shutdown = False
         self._job: Job | None = None
         self._head: Head | None = None
-        self._stream = False
+        self._events = False
 
     def end(self) -> None:
         """The gateway stops: tell the client, settle, and be done."""
-        if self._task is not None:
-            self._shutdown = True
-            self._task.cancel()
+        self._shutdown = True
+        self._client.cancel()
 
     async def run(self, caller: Caller) -> None:
         """From the first look to the settlement. Raises nothing but cancellation that is not ours."""
+        running = self._pipeline.running
+        running.add(self)
         try:
             refusal = await self._admit_and_relay(caller)
             if refusal is not None:
@@ -90,6 +98,7 @@ class Exchange:
             raise
         finally:
             self._settle()
+            running.discard(self)
 
     async def _admit_and_relay(self, caller: Caller) -> Refusal | None:
         settlement = self.settlement
@@ -114,23 +123,40 @@ class Exchange:
     async def _relay(self, job: Job) -> Refusal | None:
         settlement = self.settlement
         client = self._client
+        refusal, ended = None, False
         async with aclosing(self._pipeline.inference.run(job)) as events:
             async for event in events:
                 if isinstance(event, bytes):
-                    if self._stream and settlement.first_token_s < 0:
-                        settlement.first_token_s = clock.monotonic_s() - self._started_s
                     settlement.response_bytes += len(event)
-                    await client.write(event)
+                    if self._events:
+                        await self._first_events(event)
+                    else:
+                        await client.write(event)
                 elif isinstance(event, Head):
                     await self._start(event)
                 elif isinstance(event, End):
-                    return await self._finish(event)
-                elif self._stream:
+                    # Not left here: a reply that runs out ends more cheaply than one that is closed.
+                    refusal, ended = await self._finish(event), True
+                elif self._events:
                     await client.write(sse.COMMENT)
-        raise AssertionError("a reply ended without an End")
+        assert ended, "a reply ended without an End"
+        return refusal
+
+    async def _first_events(self, block: bytes) -> None:
+        """Pass events on; the first ones tell when the first token came, and open the short way for the rest."""
+        await self._client.write(block)
+        if self.settlement.first_token_s < 0:
+            self.settlement.first_token_s = clock.monotonic_s() - self._started_s
+            if self._head is not None and self._head.pump is not None:
+                sink = self._client.sink()
+                try:
+                    await self._head.pump(sink, sse.COMMENT)
+                finally:
+                    self.settlement.response_bytes += sink.written_bytes
 
     async def _start(self, head: Head) -> None:
         self._head = head
+        self._events = head.events
         settlement = self.settlement
         settlement.status = head.status
         settlement.backend = head.backend
@@ -138,12 +164,11 @@ class Exchange:
         headers = head.headers
         headers.append((b"x-request-id", settlement.request_id.encode()))
         if head.status >= 400:
-            headers += relayed_error_headers(head.status, headers)
-        elif settlement.stream and any(n == b"content-type" and v.startswith(b"text/event-stream") for n, v in headers):
-            self._stream = True
+            headers += relayed_error_headers(head.status, headers, head.attempts)
+        elif head.events:
             headers = [field for field in headers if field[0] not in (b"cache-control", b"x-accel-buffering")]
             headers += STREAM_HEADERS
-        await self._client.start(head.status, headers)
+        await self._client.start(head.status, headers, events=head.events)
 
     async def _finish(self, end: End) -> Refusal | None:
         settlement = self.settlement
@@ -168,14 +193,14 @@ class Exchange:
 
     async def _break_off(self, refusal: Refusal) -> None:
         """The rest is missing: an event stream can say so; any other answer must not look whole."""
-        if self._stream:
+        if self._events:
             await self._client.write(openai.render_error_event(refusal))
             await self._client.finish()
 
     async def _cut(self) -> None:
         """The task was cancelled: by `end`, or because the client left."""
         if self._settled:
-            return  # the answer was over, and what was said of it stands
+            return  # a client may leave as soon as it has all; what is on record is not touched
         settlement = self.settlement
         if self._head is not None:
             settlement.usage = self._head.usage_so_far()
@@ -230,14 +255,9 @@ class Pipeline:
         self.inference = inference
         self.running: set[Exchange] = set()
 
-    async def serve(self, caller: Caller, client: Client, settlement: Settlement) -> None:
+    def serve(self, caller: Caller, client: Client, settlement: Settlement) -> Coroutine[Any, Any, None]:
         """Answer one request."""
-        exchange = Exchange(self, client, settlement)
-        self.running.add(exchange)
-        try:
-            await exchange.run(caller)
-        finally:
-            self.running.discard(exchange)
+        return Exchange(self, client, settlement).run(caller)
 
     async def refuse(
         self, client: Client, settlement: Settlement, refusal: Refusal, extra: Headers | None = None

@@ -30,9 +30,9 @@ def error_reply(refusal: Refusal, request_id: str) -> tuple[int, Headers, bytes]
     return refusal.status, headers, body
 
 
-def relayed_error_headers(status: int, headers: Headers) -> Headers:
-    """What is added to an error answer that a backend gave: whether the client should try again."""
+def relayed_error_headers(status: int, headers: Headers, attempts: int) -> Headers:
+    """What is added to an error answer that a backend gave after `attempts`: whether the client should try again."""
     if any(name == b"x-should-retry" for name, _ in headers):
         return []
-    # The gateway has tried for the client already; only a request to wait is worth another try.
-    return [(b"x-should-retry", b"true" if status in (429, 503) else b"false")]
+    # Where the gateway has tried again, the client's retries would multiply its own: an outage must not become a storm.
+    return [(b"x-should-retry", b"true" if status in (429, 503) and attempts == 1 else b"false")]

@@ -15,7 +15,16 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+_second = (0, "")
+
+
 def rfc3339(at_s: float) -> str:
     """Seconds since 1970 as RFC 3339 in UTC with milliseconds and `Z`."""
-    moment = datetime.fromtimestamp(at_s, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    global _second
+    whole_s = int(at_s)
+    known_s, text = _second
+    if whole_s != known_s:
+        # Records come in the order of time: most ask for the second of the one before.
+        text = datetime.fromtimestamp(whole_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        _second = (whole_s, text)
+    return f"{text}.{int((at_s - whole_s) * 1000):03d}Z"

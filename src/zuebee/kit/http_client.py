@@ -4,7 +4,6 @@ A connection whose exchange did not end cleanly is closed and never given out ag
 """
 
 import asyncio
-from collections import deque
 
 from zuebee.kit.http_connect import Connector
 from zuebee.kit.http_connection import Connection, HttpFailure, Timeouts
@@ -23,9 +22,10 @@ class HttpPool:
     def __init__(self, connector: Connector, *, max_idle: int, max_connections: int) -> None:
         self.in_use = 0
         self._connector = connector
+        self._loop = asyncio.get_running_loop()
         self._max_idle = max_idle
         self._max_connections = max_connections
-        self._idle: deque[Connection] = deque()
+        self._idle: list[Connection] = []
         self._closed = False
 
     async def send(self, head: bytes, body: bytes, timeouts: Timeouts, *, is_head: bool = False) -> Connection:
@@ -36,28 +36,20 @@ class HttpPool:
         """
         kept = self._take_idle()
         if kept is not None:
+            kept.begin(head, body, timeouts, is_head=is_head)
             try:
-                return await self._exchange(kept, head, body, timeouts, is_head)
+                return await kept.answer()
             except HttpFailure as failure:
                 if kept.answered or failure.kind != "reset":
                     raise
-        return await self._exchange(await self._open(), head, body, timeouts, is_head)
-
-    async def _exchange(
-        self, connection: Connection, head: bytes, body: bytes, timeouts: Timeouts, is_head: bool
-    ) -> Connection:
-        try:
-            await connection.start(head, body, timeouts, is_head=is_head)
-        except BaseException:
-            connection.finish()
-            raise
-        return connection
+        fresh = await self._open()
+        fresh.begin(head, body, timeouts, is_head=is_head)
+        return await fresh.answer()
 
     def _take_idle(self) -> Connection | None:
-        loop = asyncio.get_running_loop()
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable and loop.time() - connection.idle_since_s < IDLE_LIMIT_S:
+            if connection.usable and self._loop.time() - connection.idle_since_s < IDLE_LIMIT_S:
                 self.in_use += 1
                 return connection
             connection.abort()
@@ -67,9 +59,8 @@ class HttpPool:
         if self.in_use >= self._max_connections:
             raise HttpFailure("overflow", "too many connections to this backend", sent=False)
         self.in_use += 1
-        loop = asyncio.get_running_loop()
         try:
-            return await self._connector.connect(lambda: Connection(self, loop))
+            return await self._connector.connect(lambda: Connection(self, self._loop))
         except TimeoutError:
             self.in_use -= 1
             raise HttpFailure("connect_timeout", "connecting took too long", sent=False) from None
@@ -88,7 +79,7 @@ class HttpPool:
         if self._closed or len(self._idle) >= self._max_idle:
             connection.abort()
             return
-        connection.idle_since_s = asyncio.get_running_loop().time()
+        connection.idle_since_s = self._loop.time()
         self._idle.append(connection)
 
     def lost(self, connection: Connection) -> None:

@@ -31,7 +31,7 @@ class Origin:
         self.port = parts.port or (443 if self.secure else 80)
         self.authority = _authority(parts)
         self._timeout_s = timeout_s
-        self._tls = ssl.create_default_context(cafile=ca_file) if self.secure else None
+        self._tls = _tls_context(ca_file) if self.secure else None
         self._proxy = urlsplit(proxy_url) if proxy_url else None
 
     @property
@@ -109,6 +109,13 @@ class _Opening(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.established.done():
             self.established.set_exception(exc or ConnectionError("the proxy closed the connection"))
+
+
+def _tls_context(ca_file: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError as error:
+        raise OSError(f"{ca_file}: {error}") from None
 
 
 def _authority(parts: SplitResult) -> str:

@@ -5,11 +5,13 @@ decoded or followed: compressed bodies and redirects come as they are.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Literal, Protocol, cast
 
 import httptools
 
 HIGH_WATER_BYTES = 256 * 1024
+JOIN_BYTES = 64 * 1024
 MAX_HEADERS = 200
 MAX_HEADER_BYTES = 128 * 1024
 MAX_INTERIM = 16
@@ -74,6 +76,9 @@ class Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._buffered_bytes = 0
         self._header_bytes = 0
+        self._take: Callable[[bytes], bool] | None = None
+        self._poured = False
+        self._heard_s = 0.0
         self._paused = False
         self._busy = False
         self._lost = False
@@ -87,6 +92,7 @@ class Connection(asyncio.Protocol):
         self._total_deadline_s = 0.0
         self._deadline_s = 0.0
         self._deadline_kind: Failure = "first_byte_timeout"
+        self._quiet_s = 0.0
         self._quiet_at_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s = 0.0
@@ -107,6 +113,34 @@ class Connection(asyncio.Protocol):
                 return None
             if not quiet_s:
                 await self._wait()
+        return self._take_chunks()
+
+    async def pour(self, take: Callable[[bytes], bool], quiet_s: float = 0.0) -> bool | None:
+        """Hand the body to `take` as it arrives, without waking anybody, until it says False.
+
+        Returns True when `take` said so, False at the end of the body, None after `quiet_s` of silence. Raises
+        HttpFailure when the answer breaks off. What `take` refused it has taken; reading stops until the next call.
+        """
+        if self._chunks and not take(self._take_chunks()):
+            return True
+        self._take = take
+        self._heard_s = 0.0
+        try:
+            while not self._poured:
+                if self.complete:
+                    return False
+                if self._failure is not None:
+                    raise self._failure
+                if quiet_s and not await self._wait_quiet(quiet_s):
+                    return None
+                if not quiet_s:
+                    await self._wait()
+            return True
+        finally:
+            self._take = None
+            self._poured = False
+
+    def _take_chunks(self) -> bytes:
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
@@ -156,8 +190,8 @@ class Connection(asyncio.Protocol):
         """Whether any byte of an answer came in this exchange."""
         return self._answered
 
-    async def start(self, head: bytes, body: bytes, timeouts: Timeouts, *, is_head: bool) -> None:
-        """Send a request and wait for the head of its answer."""
+    def begin(self, head: bytes, body: bytes, timeouts: Timeouts, *, is_head: bool) -> None:
+        """Send a request; `answer` waits for the head of its answer."""
         self.status = 0
         self.headers = []
         self.complete = False
@@ -168,46 +202,54 @@ class Connection(asyncio.Protocol):
         self._busy = True
         if self._lost:
             self._failure = HttpFailure("reset", "the server closed the connection")
-            raise self._failure
+            return
         now = self._loop.time()
         self._timeouts = timeouts
         self._total_deadline_s = now + timeouts.total_s
         self._set_deadline(now + timeouts.first_byte_s, "first_byte_timeout")
-        if len(body) < 65536:
+        if len(body) < JOIN_BYTES:
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))
-        while not self._head_seen:
-            if self._failure is not None:
-                raise self._failure
-            await self._wait()
+
+    async def answer(self) -> "Connection":
+        """Wait for the head of the answer; raises HttpFailure, and then the exchange is finished."""
+        try:
+            while not self._head_seen:
+                if self._failure is not None:
+                    raise self._failure
+                self._waiter = waiter = self._loop.create_future()
+                await waiter
+        except BaseException:
+            self.finish()
+            raise
+        return self
 
     # --- waiting ---
 
     async def _wait(self) -> None:
         self._waiter = waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
+        await waiter
 
     async def _wait_quiet(self, quiet_s: float) -> bool:
+        self._quiet_s = quiet_s
         self._quiet_at_s = self._loop.time() + quiet_s
         if self._quiet_at_s < self._timer_at_s:
             self._arm(self._quiet_at_s)
         try:
             await self._wait()
+            # The timer takes the moment away. Whatever else woke us, a piece of framing at least, was no silence.
+            silent = not self._quiet_at_s
         finally:
             self._quiet_at_s = 0.0
-        return bool(self._chunks) or self.complete or self._failure is not None
+        return not silent or bool(self._chunks) or self.complete or self._poured or self._failure is not None
 
     def _wake(self) -> None:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    # One timer serves all deadlines of all exchanges. To move a deadline back costs nothing: the timer looks again
-    # when it fires.
+    # One timer serves all deadlines of all exchanges. To move one back costs nothing: the timer looks when it fires.
 
     def _set_deadline(self, at_s: float, kind: Failure) -> None:
         if at_s >= self._total_deadline_s:
@@ -228,6 +270,11 @@ class Connection(asyncio.Protocol):
         if not self._busy:
             return
         now = self._loop.time() + 0.001
+        if self._take is not None and self._heard_s:
+            self._deadline_s = min(self._heard_s + self._timeouts.idle_s, self._total_deadline_s)
+            self._deadline_kind = "idle_timeout" if self._deadline_s < self._total_deadline_s else "total_timeout"
+            if self._quiet_at_s:
+                self._quiet_at_s = max(self._quiet_at_s, self._heard_s + self._quiet_s)
         if self._quiet_at_s and now >= self._quiet_at_s:
             self._wake()
             self._quiet_at_s = 0.0
@@ -269,13 +316,18 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         unasked = self.complete or not self._busy
+        if not self._head_seen:
+            self._header_bytes += len(data)
         if unasked:
             # Bytes that belong to no exchange: whatever follows could not be trusted.
             self.abort()
             return
         self._answered = True
         self._feed(data)
-        if self.complete:
+        take = self._take
+        if take is not None and self._chunks:
+            self._pour_on(take)
+        elif self.complete:
             self._wake()
         elif self._chunks:
             if self._buffered_bytes > HIGH_WATER_BYTES and not self._paused:
@@ -284,6 +336,22 @@ class Connection(asyncio.Protocol):
             self._set_deadline(self._loop.time() + self._timeouts.idle_s, "idle_timeout")
             self._wake()
         elif self._head_seen:
+            self._wake()
+        elif self._header_bytes > MAX_HEADER_BYTES:
+            self._fail("malformed", "the head of the answer is too large")
+
+    def _pour_on(self, take: Callable[[bytes], bool]) -> None:
+        # The deadlines are moved by the timer when it fires: here it must only be known when something came.
+        self._heard_s = self._loop.time()
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self._buffered_bytes = 0
+        if not take(data):
+            self._poured = True
+            self._take = None
+            self._wake()
+        elif self.complete:
             self._wake()
 
     def _feed(self, data: bytes) -> None:
@@ -298,11 +366,8 @@ class Connection(asyncio.Protocol):
     # --- parser callbacks ---
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value)
         if self.complete:
             raise ValueError("bytes after the end of the answer")
-        if len(self.headers) >= MAX_HEADERS or self._header_bytes > MAX_HEADER_BYTES:
-            raise ValueError("too many headers")
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -316,6 +381,8 @@ class Connection(asyncio.Protocol):
         self.status = status
         self._head_seen = True
         self._keep_alive = self._parser.should_keep_alive()
+        if len(self.headers) > MAX_HEADERS:
+            raise ValueError("too many header fields")
         framed = status in (204, 304)
         for name, value in self.headers:
             if name == b"content-length" or (name == b"transfer-encoding" and b"chunked" in value.lower()):

@@ -7,15 +7,28 @@ the application's own words. References: RFC 9110 and 9112.
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
+
+from zuebee.kit.http_cycle import Cycle
 
 # A registered name, IPv4 or bracketed IPv6 address, and a port (RFC 3986, section 3.2.2, without userinfo).
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
+
+_ASGI: Any = {"version": "3.0", "spec_version": "2.3"}
+
+INVALID_HTTP = (400, "invalid_http", "The request is not valid HTTP/1.1.")
+INVALID_HOST = (400, "invalid_host", "The Host header field is missing, repeated or not valid.")
+URI_TOO_LONG = (414, "uri_too_long", "The request target is too long.")
+HEADERS_TOO_LARGE = (431, "headers_too_large", "The request has too many or too large header fields.")
 
 RenderError = Callable[[int, str, str], tuple[list[tuple[bytes, bytes]], bytes]]
 """(status, code, message) -> headers and body of an error answer."""
@@ -33,10 +46,15 @@ class ReceiveLimits(NamedTuple):
     max_connections: int
 
 
+class Refused(Exception):
+    """A request that is not worth reading on."""
+
+
 class Phase:
     """What all connections of a server know of its life."""
 
     draining = False
+    running = 0
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -56,13 +74,17 @@ class GuardedProtocol(HttpToolsProtocol):
         self._limits = limits
         self._render_error = render_error
         self._phase = phase
+        self._cycle: Cycle = None  # type: ignore[assignment]
+        self._waiting: deque[Cycle] = deque()
         self._receiving = False
-        self._running: asyncio.Task[Any] | None = None
+        self._good_host = b""
+        self._worker: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
         self._deadline_s = 0.0
-        self._deadline_part = "headers"
-        self._header_count = 0
+        self._in_headers = True
+        self._offers_upgrade = False
         self._header_bytes = 0
-        self._hosts = 0
+        self._idle_since_s = 0.0
         self._refusal: tuple[int, str, str] | None = None
         self._unsent_bytes = 0
         self._stalled_since_s = 0.0
@@ -76,85 +98,204 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._deadline_s = 0.0
-        if self._running is not None and not self._running.done():
-            self._running.cancel()
-        self._running = None
+        self.connections.discard(self)
+        self._deadline_s = self._idle_since_s = 0.0
+        cycle = self._cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.wake()
+        self.flow.resume_writing()
+        self._waiting.clear()
+        self.cancel()
+        self.transport.close()
+        self.parser = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        super().data_received(data)
+        self._idle_since_s = 0.0
+        if self._in_headers:
+            self._header_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+            if self._in_headers and self._header_bytes > self._limits.max_header_bytes:
+                self._refuse(HEADERS_TOO_LARGE)
+        except HttpParserUpgrade as stop:
+            if self._offers_upgrade:
+                self._decline_upgrade(data[stop.args[0] :])
+        except (HttpParserError, Refused):
+            self.send_400_response("")
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Read the request again without its offer to speak something else (h2c, websocket).
+
+        With the offer httptools takes what follows the head for another protocol. Java's HTTP client makes it in
+        every first request, also in those with a body.
+        """
+        parser = self.parser
+        lines = [b"%b %b HTTP/%b\r\n" % (parser.get_method(), self.url, parser.get_http_version().encode())]
+        lines += [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        self.parser = HttpRequestParser(self)
+        self._offers_upgrade = False
+        self._header_bytes = 0
+        self.data_received(b"".join((*lines, b"\r\n", rest)))
 
     # --- parser callbacks ---
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._header_count = self._header_bytes = self._hosts = 0
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
         self._deadline_s = self.loop.time() + self._limits.header_timeout_s
-        self._deadline_part = "headers"
         self._receiving = True
 
     def on_url(self, url: bytes) -> None:
-        self._header_bytes += len(url)
-        if self._header_bytes > self._limits.max_header_bytes:
-            self._refuse(414, "uri_too_long", "The request target is too long.")
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        self._header_count += 1
-        self._header_bytes += len(name) + len(value)
-        if self._header_count > self._limits.max_headers or self._header_bytes > self._limits.max_header_bytes:
-            self._refuse(431, "headers_too_large", "The request has too many or too large header fields.")
-        if name == b"host":
-            self._hosts += 1
-            if self._hosts > 1 or _HOST.fullmatch(value) is None:
-                self._refuse(400, "invalid_host", "The Host header field is repeated or not valid.")
-        elif name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
+        # Trailers come after the application has decided by the headers; they are not read.
+        if self._in_headers:
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if not self._hosts and self.parser.get_http_version() != "1.0":
-            self._refuse(400, "invalid_host", "The Host header field is missing.")
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._offers_upgrade = True
+            return
+        self._in_headers = False
+        hosts = 0
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+                if value != self._good_host and _HOST.fullmatch(value) is None:
+                    self._refuse(INVALID_HOST)
+                self._good_host = value
+            elif name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+        if hosts != 1 and (hosts or self.parser.get_http_version() != "1.0"):
+            self._refuse(INVALID_HOST)
+        if len(self.headers) > self._limits.max_headers or self._header_bytes > self._limits.max_header_bytes:
+            self._check_head_size()
         self._deadline_s = self.loop.time() + self._limits.body_timeout_s
-        self._deadline_part = "body"
-        super().on_headers_complete()
-        if self._phase.draining or self.parser.should_upgrade():
-            # After an upgrade that we do not follow, llhttp parses nothing more on this connection.
-            self.cycle.keep_alive = False
+        self._begin_cycle()
+
+    def _begin_cycle(self) -> None:
+        """Hand the request to the application, behind those that came before it on this connection."""
+        parser = self.parser
+        url = parse_url(self.url)
+        path = url.path.decode("ascii")
+        version = parser.get_http_version()
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme or "http",
+            "method": parser.get_method().decode("ascii"),
+            "root_path": "",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": url.path,
+            "query_string": url.query or b"",
+            "headers": self.headers,
+        }
+        lasts = not self._phase.draining and parser.should_keep_alive()
+        cycle = self._cycle = Cycle(
+            scope,
+            self.transport,
+            self.flow,
+            self.loop,
+            self.server_state.default_headers,
+            self.on_response_complete,
+            expects_continue=self.expect_100_continue,
+            keep_alive=lasts and version != "1.0",
+        )
+        scope["zuebee.cycle"] = cycle
+        scope["zuebee.cancel"] = self.cancel
+        self._waiting.append(cycle)
+        if self._worker is None:
+            self._worker = self.loop.create_task(self._work())
+        elif self._idle is not None:
+            if not self._idle.done():
+                self._idle.set_result(None)
+        else:
+            # Pipelined behind a running request (RFC 9112, section 9.3.2): nothing more is read until it is answered.
+            self.flow.pause_reading()
+
+    def _check_head_size(self) -> None:
+        """What came in may be more than the head; now the head itself is measured."""
+        head_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if len(self.headers) > self._limits.max_headers or head_bytes > self._limits.max_header_bytes:
+            self._refuse(URI_TOO_LONG if len(self.url) > self._limits.max_header_bytes else HEADERS_TOO_LARGE)
 
     def on_body(self, body: bytes) -> None:
         self._deadline_s += len(body) / self._limits.body_min_bytes_per_s
-        super().on_body(body)
+        cycle = self._cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.wake()
 
     def on_message_complete(self) -> None:
+        if self._offers_upgrade:
+            return
         self._deadline_s = 0.0
         self._receiving = False
-        super().on_message_complete()
+        self._in_headers = True
+        self._header_bytes = 0
+        self._cycle.more_body = False
+        self._cycle.wake()
 
-    # --- uvicorn's own steps ---
+    # --- the requests of a connection, one after the other ---
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = task = self.loop.create_task(cycle.run_asgi(app))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+    async def _work(self) -> None:
+        """Run the requests of this connection. One task for all of them: a new one each time costs more."""
+        phase = self._phase
+        while not self.transport.is_closing():
+            if not self._waiting:
+                self._idle = self.loop.create_future()
+                await self._idle
+                self._idle = None
+                continue
+            cycle = self._waiting.popleft()
+            phase.running += 1
+            try:
+                await cycle.run_asgi(self.app)
+            finally:
+                phase.running -= 1
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
+    def on_response_complete(self) -> None:
+        """The answer is out: go on reading, and wait for the next request."""
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if not self._waiting:
+                self._idle_since_s = self.loop.time()
+
+    def shutdown(self) -> None:
+        """Close now if nothing runs here, else after the running answer."""
+        if self._cycle is None or self._cycle.response_complete:
+            self.transport.close()
+        else:
+            self._cycle.keep_alive = False
+
+    def cancel(self) -> None:
+        """Cancel the running request."""
+        if self._worker is not None:
+            self._worker.cancel()
+
+    def _refuse(self, refusal: tuple[int, str, str]) -> None:
         # Raised through the parser, so that nothing after this byte is looked at.
-        self._refusal = (status, code, message)
-        raise ValueError(message)
+        self._refusal = refusal
+        raise Refused(refusal[1])
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that could not be parsed or was refused while being received, and close."""
-        status, code, message = self._refusal or (400, "invalid_http", "The request is not valid HTTP/1.1.")
-        self._close_with(status, code, message)
+        self._close_with(*(self._refusal or INVALID_HTTP))
 
     def _close_with(self, status: int, code: str, message: str) -> None:
         self._deadline_s = 0.0
-        cycle = self.cycle
+        cycle = self._cycle
         in_answer = cycle is not None and cycle.response_started and not cycle.response_complete
         if in_answer or not self._receiving:
             # An error in the middle of an answer would look like a part of it, and nobody asked for one in silence.
@@ -167,8 +308,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.write(b"".join(head) + body)
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
-        if self._running is not None:
-            self._running.cancel()
+        self.cancel()
         self.transport.close()
 
     # --- deadlines ---
@@ -176,7 +316,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def sweep(self, now_s: float) -> None:
         """Close the connection if its client is overdue with a request, or takes nothing of an answer."""
         if self._deadline_s and now_s > self._deadline_s:
-            self._close_with(408, "request_timeout", f"The request's {self._deadline_part} took too long to arrive.")
+            self._close_with(408, "request_timeout", "The request took too long to arrive.")
+        if self._idle_since_s and now_s - self._idle_since_s > self.timeout_keep_alive:
+            self.transport.close()
         if not self.flow.write_paused:
             self._stalled_since_s = 0.0
             return

@@ -17,6 +17,7 @@ __all__ = ["HttpServer", "ReceiveLimits", "RenderError"]
 
 SWEEP_INTERVAL_S = 0.25
 BACKLOG = 2048
+CLOSE_WAIT_S = 5.0
 
 
 class HttpServer:
@@ -39,6 +40,7 @@ class HttpServer:
             access_log=False,
             server_header=False,
             date_header=False,
+            proxy_headers=False,
             timeout_keep_alive=keep_alive_s,  # type: ignore[arg-type]
             interface="asgi3",
         )
@@ -65,7 +67,11 @@ class HttpServer:
             self._phase,
         )
         self._sweep()
-        self._server = await loop.create_server(make, host or None, port, ssl=self._tls, backlog=BACKLOG)
+        # Until the handshake is done there is no protocol to watch the clock.
+        handshake_s = self._limits.header_timeout_s if self._tls is not None else None
+        self._server = await loop.create_server(
+            make, host or None, port, ssl=self._tls, backlog=BACKLOG, ssl_handshake_timeout=handshake_s
+        )
         sock: socket.socket = self._server.sockets[0]
         return int(sock.getsockname()[1])
 
@@ -77,7 +83,7 @@ class HttpServer:
     @property
     def running_count(self) -> int:
         """Requests being answered."""
-        return len(self._state.tasks)
+        return self._phase.running
 
     def begin_drain(self) -> None:
         """From now on each connection ends with the answer it carries. New ones are still taken."""
@@ -94,7 +100,7 @@ class HttpServer:
         """Wait until no request runs; False if `timeout_s` passed or `hurry` was set first."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + timeout_s
-        while self._state.tasks:
+        while self._phase.running:
             if loop.time() >= until_s or hurry.is_set():
                 return False
             await asyncio.sleep(0.02)
@@ -107,11 +113,8 @@ class HttpServer:
             self._sweeper.cancel()
         for connection in list(self._state.connections):
             connection.transport.close()
-        await asyncio.sleep(0)
-        for task in list(self._state.tasks):
-            task.cancel()
-        if self._state.tasks:
-            await asyncio.wait(list(self._state.tasks), timeout=5)
+            connection.cancel()  # type: ignore[union-attr]
+        await self.wait_idle(CLOSE_WAIT_S, asyncio.Event())
 
     def _sweep(self) -> None:
         """Four times a second: overdue clients, and the Date header of the coming answers."""

@@ -5,6 +5,9 @@ never leaves the house. Downstream everything passes but hop-by-hop fields (RFC 
 gateway says itself.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from zuebee.contracts.inference import Headers
 
 _UPSTREAM = frozenset(
@@ -43,21 +46,41 @@ _NOT_DOWNSTREAM = frozenset(
     }
 )
 
-NEVER_UPSTREAM = frozenset(
-    {"host", "authorization", "connection", "content-length", "transfer-encoding", "te", "upgrade"}
-)
-"""What an operator cannot put on the allow-list."""
+
+def allowed_upstream(extra: Sequence[str] = ()) -> frozenset[bytes]:
+    """The allow-list, with the operator's additions."""
+    return _UPSTREAM.union(name.lower().encode() for name in extra)
 
 
-def upstream_lines(headers: Headers, extra: frozenset[bytes]) -> bytes:
-    """The header lines of a client's request that go to the backend. `extra`: more names to let pass."""
-    lines = []
-    for name, value in headers:
-        if name in _UPSTREAM or name in extra or name.startswith(_UPSTREAM_PREFIX):
-            lines.append(name + b": " + value + b"\r\n")
-    return b"".join(lines)
+def upstream_lines(headers: Headers, allowed: frozenset[bytes]) -> bytes:
+    """The header lines of a client's request that go to the backend."""
+    return b"".join(
+        [b"%b: %b\r\n" % field for field in headers if field[0] in allowed or field[0].startswith(_UPSTREAM_PREFIX)]
+    )
 
 
-def downstream(headers: Headers) -> Headers:
-    """The header fields of a backend's answer that go to the client."""
-    return [field for field in headers if field[0] not in _NOT_DOWNSTREAM]
+class AnswerFields(NamedTuple):
+    """The header fields of a backend's answer: those that go on to the client, and what the gateway reads in them."""
+
+    passed: Headers
+    content_type: bytes
+    content_length: bytes
+    encoded: bool
+
+
+def downstream(headers: Headers) -> AnswerFields:
+    """Sort the header fields of a backend's answer."""
+    passed = []
+    content_type = content_length = b""
+    encoded = False
+    for field in headers:
+        name = field[0]
+        if name not in _NOT_DOWNSTREAM:
+            passed.append(field)
+            if name == b"content-type":
+                content_type = field[1]
+            elif name == b"content-encoding":
+                encoded = True
+        elif name == b"content-length":
+            content_length = field[1]
+    return AnswerFields(passed, content_type, content_length, encoded)

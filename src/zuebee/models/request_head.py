@@ -3,7 +3,7 @@
 from urllib.parse import urlsplit
 
 from zuebee.contracts.inference import Job
-from zuebee.models.headers import upstream_lines
+from zuebee.models.headers import allowed_upstream, upstream_lines
 
 
 class RequestHead:
@@ -21,7 +21,7 @@ class RequestHead:
         proxy_lines: bytes,
     ) -> None:
         self._base = request_prefix + urlsplit(url).path.rstrip("/").encode()
-        self._forward = frozenset(name.lower().encode() for name in forward_headers)
+        self._allowed = allowed_upstream(forward_headers)
         lines = [b"host: " + authority.encode(), b"accept-encoding: identity"]
         if api_key:
             lines.append(b"authorization: Bearer " + api_key.encode())
@@ -44,7 +44,7 @@ class RequestHead:
             path,
             self._lines,
             job.request_id.encode(),
-            upstream_lines(job.headers, self._forward),
+            upstream_lines(job.headers, self._allowed),
             body_bytes,
         )
 

@@ -7,16 +7,28 @@ its first event, so that a backend that answers 200 and then fails can still be 
 import logging
 from contextlib import aclosing, suppress
 
+from msgspec import Raw
+
 from zuebee.config import BackendSettings
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import QUIET, End, Event, FailureCause, Head, Headers, Job, Reply, Usage
+from zuebee.contracts.inference import (
+    End,
+    Event,
+    FailureCause,
+    Head,
+    Headers,
+    Job,
+    Reply,
+    Usage,
+)
 from zuebee.dialects import openai
 from zuebee.dialects.openai_stream import StreamMeter
 from zuebee.kit.http_client import Connection, HttpFailure, HttpPool, Timeouts
 from zuebee.kit.http_connect import Origin
 from zuebee.models.estimate import TokenRatios
-from zuebee.models.headers import downstream
+from zuebee.models.headers import AnswerFields, downstream
 from zuebee.models.request_head import RequestHead
+from zuebee.models.stream import StreamRelay
 
 MAX_HELD_BYTES = 1 << 20
 TAIL_BYTES = 1 << 16
@@ -101,26 +113,29 @@ class BackendInference:
 
     def _whole_answer(self, job: Job, status: int, headers: Headers, body: bytes) -> tuple[Event, ...]:
         """The events of an answer that is all there."""
-        if (refused := self._unfit(status, headers)) is not None:
+        fields = downstream(headers)
+        if (refused := self._unfit(status, fields)) is not None:
             return (refused,)
         usage = None
         if status == 200:
             try:
-                usage = self._answer_usage(job, headers, body)
+                usage = self._answer_usage(job, fields, body)
             except openai.NotJson:
                 return (self._failed(HttpFailure("malformed", "not JSON")),)
-        fields = downstream(headers)
-        fields.append((b"content-length", b"%d" % len(body)))
-        return Head(status, fields, self.name, lambda: usage), body, End(usage, backend=self.name)
+            if usage.source == "estimate" and (error := openai.answer_error(body)) is not None:
+                return (self._reported(error, None),)
+        fields.passed.append((b"content-length", b"%d" % len(body)))
+        return Head(status, fields.passed, self.name, lambda: usage), body, End(usage, backend=self.name)
 
     async def _long_answer(self, job: Job, connection: Connection, begun: bytes) -> Reply:
         """An answer too long to hold: passed on as it comes, its usage read from its last bytes."""
-        if (refused := self._unfit(connection.status, connection.headers)) is not None:
+        fields = downstream(connection.headers)
+        if (refused := self._unfit(connection.status, fields)) is not None:
             yield refused
             return
-        fields = downstream(connection.headers)
-        fields += [field for field in connection.headers if field[0] == b"content-length"]
-        yield Head(connection.status, fields, self.name, lambda: None)
+        if fields.content_length:
+            fields.passed.append((b"content-length", fields.content_length))
+        yield Head(connection.status, fields.passed, self.name, lambda: None)
         data: bytes | None = begun
         tail = b""
         while data:
@@ -131,27 +146,24 @@ class BackendInference:
         usage = Usage(*figures, "provider") if figures else Usage(self._prompt_estimate(job), 0, "estimate")
         yield End(usage if connection.status == 200 else None, backend=self.name)
 
-    def _answer_usage(self, job: Job, headers: Headers, body: bytes) -> Usage | None:
-        figures = None
-        if not any(name == b"content-encoding" for name, _ in headers):
-            figures = openai.answer_usage(body)
+    def _answer_usage(self, job: Job, fields: AnswerFields, body: bytes) -> Usage:
+        figures = None if fields.encoded else openai.answer_usage(body)
         if figures is None:
             completion_tokens = round(openai.answer_text_bytes(body) / 4)
             return Usage(self._prompt_estimate(job), completion_tokens, "estimate")
         self._ratios.learn(job.model, len(job.body), figures[0])
-        return Usage(*figures, "provider")
+        return Usage(figures[0], figures[1], "provider")
 
     def _prompt_estimate(self, job: Job) -> int:
         return self._ratios.estimate(job.model, len(job.body))
 
-    def _unfit(self, status: int, headers: Headers) -> End | None:
+    def _unfit(self, status: int, fields: AnswerFields) -> End | None:
         """What must not reach a client: redirects, pages, and the backend's opinion of the gateway's own key."""
         if status == 401:
             _log.error("%s refuses the gateway's own key: check api_key of this backend", self.name)
             refusal = Refusal(502, "api_error", "backend_refused_key", "The model server refuses the gateway's key.")
-            return End(refusal=refusal, cause="broken", backend=self.name)
-        page = status < 400 and any(name == b"content-type" and b"text/html" in value for name, value in headers)
-        if page or 300 <= status < 400:
+            return End(refusal=refusal, cause="unwelcome", backend=self.name)
+        if 300 <= status < 400 or (status < 300 and b"text/html" in fields.content_type):
             return self._failed(HttpFailure("malformed", f"status {status}, not an answer of a model server"))
         return None
 
@@ -159,38 +171,26 @@ class BackendInference:
 
     async def _run_stream(self, job: Job) -> Reply:
         connection = None
-        meter = StreamMeter(hide_usage=not job.stream_usage)
-        headed = False
-        begun = b""
+        stream = StreamRelay(StreamMeter(hide_usage=not job.stream_usage), self._quiet_s)
+        meter = stream.meter
         try:
             connection, held = await self._open_stream(job)
             if held is not None:
                 for event in self._whole_answer(job, connection.status, connection.headers, held):
                     yield event
                 return
-            while not meter.ended():
-                data = await connection.read(self._quiet_s if headed else 0)
-                if data is None:
-                    yield QUIET
-                    continue
-                if not data:
-                    break
-                block = meter.feed(data)
-                if not headed:
-                    begun += block
-                    if not (meter.chunks or meter.done):
-                        continue
-                    headed = True
-                    yield self._stream_head(job, connection, meter)
-                    block = begun
-                if block:
-                    yield block
+            begun = await stream.begin(connection)
+            if meter.chunks or meter.done:
+                yield self._stream_head(job, connection, stream)
+                yield begun
+                while (more := await stream.next_event(connection)) is not None:
+                    yield more
             yield self._stream_end(job, meter)
         except HttpFailure as failure:
             if meter.whole:
                 yield self._stream_end(job, meter)
             else:
-                yield self._failed(failure, self._stream_usage(job, meter) if headed else None)
+                yield self._failed(failure, self._stream_usage(job, meter) if meter.chunks else None)
         finally:
             if connection is not None:
                 await self._leave(connection, meter)
@@ -216,8 +216,15 @@ class BackendInference:
             raise
         return connection, held
 
-    def _stream_head(self, job: Job, connection: Connection, meter: StreamMeter) -> Head:
-        return Head(200, downstream(connection.headers), self.name, lambda: self._stream_usage(job, meter))
+    def _stream_head(self, job: Job, connection: Connection, stream: StreamRelay) -> Head:
+        return Head(
+            200,
+            downstream(connection.headers).passed,
+            self.name,
+            lambda: self._stream_usage(job, stream.meter),
+            events=True,
+            pump=lambda sink, heartbeat: stream.pump(connection, sink, heartbeat),
+        )
 
     def _stream_usage(self, job: Job, meter: StreamMeter) -> Usage:
         whole = meter.whole
@@ -232,24 +239,30 @@ class BackendInference:
                 self._ratios.learn(job.model, len(job.body), meter.usage[0])
             return End(usage, backend=self.name)
         if meter.error is not None:
-            status, code, message = openai.read_error(meter.error)
-            refusal = Refusal(
-                status or 502,
-                "invalid_request_error" if 400 <= status < 500 else "api_error",
-                code or "backend_error",
-                message or "The model server reported an error.",
-            )
-            return End(usage, refusal, "none" if 400 <= status < 500 else "overload", backend=self.name)
+            return self._reported(meter.error, usage)
         if meter.fault:
             return self._failed(HttpFailure("malformed", meter.fault), usage)
         return self._failed(HttpFailure("truncated", "the stream ended early"), usage)
 
+    def _reported(self, error: Raw, usage: Usage | None) -> End:
+        """A backend that answered 200 says in the answer that it failed."""
+        status, code, message = openai.read_error(error)
+        refusal = Refusal(
+            status or 502,
+            "invalid_request_error" if 400 <= status < 500 else "api_error",
+            code or "backend_error",
+            message or "The model server reported an error.",
+        )
+        return End(usage, refusal, "none" if 400 <= status < 500 else "overload", backend=self.name)
+
     async def _leave(self, connection: Connection, meter: StreamMeter) -> None:
         """After `[DONE]` only the end of the body is missing; with it the connection can be used again."""
-        if meter.done and not connection.complete and not connection.buffered_bytes:
-            with suppress(HttpFailure):
-                await connection.read(DONE_WAIT_S)
-        connection.finish()
+        try:
+            if meter.done and not connection.complete and not connection.buffered_bytes:
+                with suppress(HttpFailure):
+                    await connection.read(DONE_WAIT_S)
+        finally:
+            connection.finish()
 
     def _failed(self, failure: HttpFailure, usage: Usage | None = None) -> End:
         status, code, cause, message = _FAILURES[failure.kind]

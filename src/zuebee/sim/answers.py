@@ -20,11 +20,10 @@ from zuebee.sim.asks import (
     prompt_size,
 )
 from zuebee.sim.faults import UsageKind
-from zuebee.sim.generation import CHAT, TEXT, Answer, Choice, Pace, body, events
-from zuebee.sim.replies import EVENT_STREAM, Refused, Reply, json_reply
+from zuebee.sim.generation import CHAT, TEXT, Answer, Choice, Pace, body, events, usage_json
+from zuebee.sim.messages import EVENT_STREAM, Refused, Reply, json_reply
 from zuebee.sim.settings import CREATED_S, SimSettings
 from zuebee.sim.text import cut_at, seed_of, tokens
-from zuebee.sim.usage import usage_json
 
 MAX_INPUTS = 2048
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from zuebee.sim.faults import MODEL_PREFIX, Wish
-from zuebee.sim.replies import Refused
+from zuebee.sim.messages import Refused
 from zuebee.sim.settings import SimSettings
 from zuebee.sim.text import count_tokens
 

@@ -7,9 +7,8 @@ from typing import Protocol, cast
 import httptools
 
 from zuebee.sim.faults import NO_WISH
+from zuebee.sim.messages import Headers, Request, error_reply
 from zuebee.sim.player import Player
-from zuebee.sim.replies import Headers, error_reply
-from zuebee.sim.requests import Request
 from zuebee.sim.site import CONTROL_PREFIX, Exchange, Site
 from zuebee.sim.steps import Stop
 from zuebee.sim.wire import CONTINUE, play
@@ -115,8 +114,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Answer the request, or let it wait for its turn."""
-        if self._transport.is_closing():
-            return
+        if self._transport.is_closing() or self._parser.should_upgrade():
+            return  # the parser raises for an upgrade once this returns
         request = Request(
             method=self._parser.get_method().decode("latin-1"),
             target=self._target,

@@ -6,9 +6,8 @@ from urllib.parse import parse_qs
 import msgspec
 
 from zuebee.sim.faults import FAULTS, Armed, FaultBook, FaultError
+from zuebee.sim.messages import Reply, Request, error_reply, json_reply
 from zuebee.sim.observe import Observer
-from zuebee.sim.replies import Reply, error_reply, json_reply
-from zuebee.sim.requests import Request
 
 
 class Control:

@@ -23,6 +23,7 @@ FAULTS = {
     "no_done": "the stream ends without `[DONE]`",
     "close_delimited": "neither content-length nor chunks: the body ends where the connection does",
     "garbage_after": "bytes that nobody asked for follow the complete message",
+    "close_after": "the connection is closed after a message that promised to keep it, `for_s` seconds later",
     "big_event": "one event (or a body) of `size_bytes`, after `after_events` events",
     "usage": "the usage figures are hostile in the way that `kind` says",
     "interim_1xx": "interim responses (100, 102, 103) come before the final one",
@@ -49,7 +50,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     fault: str | int | None = None
     after_events: Count | None = None
     for_s: Seconds | None = None
-    """`hang`: go on after so long. `refuse`: how long new connections are refused (1 s)."""
+    """`hang`: go on after so long. `refuse`: how long (1 s). `close_after`: how long after the message (0 s)."""
     retry_after_s: Count | None = None
     """The `retry-after` header of an error status; 1 for 429 when not given."""
     interval_s: Seconds = 0.002

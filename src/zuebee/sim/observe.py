@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from zuebee.sim.requests import Request
+from zuebee.sim.messages import Request
 
 MAX_ACCOUNTS = 100_000
 MAX_RECORDED_BYTES = 64 * 1024 * 1024
@@ -41,9 +41,11 @@ class Account(msgspec.Struct):
     connection: int
     path: str
     stream: bool
+    """Whether a stream was asked for, and nothing was wrong with that."""
     status: int
     fault: str
     prompt_tokens: int
+    """0 when the status is not 200: the model never saw the prompt."""
     completion_tokens: int = 0
     """Tokens written to the connection; those that the peer never read count as well."""
     events: int = 0

@@ -52,7 +52,7 @@ class SimServer:
         self._listener.close()
         self._listener = None
         self._loop.call_soon(self._close_idle)
-        self._tasks.spawn(self._listen_after(for_s), "listen again")
+        self._tasks.spawn(self._listen_after(for_s), "sim: listen again")
 
     async def _listen_after(self, for_s: float) -> None:
         await asyncio.sleep(for_s)

@@ -10,9 +10,8 @@ from zuebee.sim import answers
 from zuebee.sim.asks import ChatAsk, CompletionAsk, EmbeddingAsk, decode, model_of
 from zuebee.sim.control import Control
 from zuebee.sim.faults import NO_WISH, FaultBook, FaultError, UsageKind, Wish, asked
+from zuebee.sim.messages import Refused, Reply, Request, error_reply, json_reply
 from zuebee.sim.observe import Account, Observer
-from zuebee.sim.replies import Refused, Reply, error_reply, json_reply
-from zuebee.sim.requests import Request
 from zuebee.sim.settings import SimSettings
 from zuebee.sim.steps import Step
 from zuebee.sim.wire import play
@@ -80,18 +79,19 @@ class Site:
             reply.headers.append((b"x-request-id", request_id.encode("latin-1")))
         if request.method == "HEAD":
             reply.body = b""
+        stream = reply.events is not None
+        played = play(reply, fault, keep_alive=request.keep_alive, chunks=request.chunks)
         account = Account(
             id=answer_id,
             request_id=request_id,
             connection=request.connection,
             path=request.path,
-            stream=reply.events is not None,
-            status=fault.status or reply.status,
+            stream=stream,
+            status=played.status,
             fault=fault.name,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=prompt_tokens if played.status == 200 else 0,
         )
         self.observer.begin(account)
-        played = play(reply, fault, keep_alive=request.keep_alive, chunks=request.chunks)
         return Exchange(played.steps, played.keep_alive, account)
 
     def _armed(self, request: Request) -> Wish | None:

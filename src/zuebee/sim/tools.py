@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from zuebee.sim.asks import ChatAsk, Tool
-from zuebee.sim.replies import Refused
+from zuebee.sim.messages import Refused
 from zuebee.sim.text import Token
 
 PIECE_CHARACTERS = 6

@@ -6,7 +6,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from zuebee.sim.faults import Wish
-from zuebee.sim.replies import HTML, Headers, Reply, error_body, error_reply
+from zuebee.sim.messages import HTML, Headers, Reply, error_body, error_reply
 from zuebee.sim.steps import (
     DONE,
     Send,
@@ -46,10 +46,11 @@ _REASONS = {
 
 
 class Played(NamedTuple):
-    """The steps of an exchange, and whether another may follow it on the connection."""
+    """The steps of an exchange, whether another may follow it on the connection, and the status that is sent."""
 
     steps: Iterator[Step]
     keep_alive: bool
+    status: int
 
 
 def head(status: int, headers: Headers) -> bytes:
@@ -90,7 +91,9 @@ def play(reply: Reply, fault: Wish, *, keep_alive: bool, chunks: bool = True) ->
     steps = chain(_before_head(fault), first, (Send(head(reply.status, headers)),), content)
     if name == "garbage_after":
         steps = chain(steps, (Send(_GARBAGE),))
-    return Played(dripped(steps, fault.interval_s) if name == "slow_drip" else steps, keep_alive)
+    elif name == "close_after":
+        steps = chain(steps, (Wait(fault.for_s or 0), Stop.CLOSE))
+    return Played(dripped(steps, fault.interval_s) if name == "slow_drip" else steps, keep_alive, reply.status)
 
 
 def _before_head(fault: Wish) -> Iterator[Step]:

@@ -99,31 +99,63 @@ class AccessLog:
             data = data[os.write(self._fd, data) :]
 
 
+class AccessEntry(msgspec.Struct):
+    """What the access log says of one request."""
+
+    time: str
+    request_id: str
+    client_request_id: str
+    key: str
+    user: str
+    address: str
+    method: str
+    path: str
+    model: str
+    stream: bool
+    status: int
+    ending: str
+    code: str
+    backend: str
+    attempts: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    usage_source: str | None
+    request_bytes: int
+    response_bytes: int
+    duration_ms: float
+    first_token_ms: float | None
+
+
+_encode = msgspec.json.Encoder().encode
+
+
 def access_line(settlement: Settlement) -> bytes:
     """One request as a line of JSON."""
     usage = settlement.usage
-    entry = {
-        "time": clock.rfc3339(settlement.at_s),
-        "request_id": settlement.request_id,
-        "client_request_id": settlement.client_request_id[:MAX_TEXT],
-        "key": settlement.principal.name,
-        "user": settlement.principal.user_id,
-        "address": settlement.address,
-        "method": settlement.method,
-        "path": settlement.route[:MAX_TEXT],
-        "model": settlement.model[:MAX_TEXT],
-        "stream": settlement.stream,
-        "status": settlement.status,
-        "ending": settlement.ending,
-        "code": settlement.code,
-        "backend": settlement.backend,
-        "attempts": settlement.attempts,
-        "prompt_tokens": usage.prompt_tokens if usage else None,
-        "completion_tokens": usage.completion_tokens if usage else None,
-        "usage_source": usage.source if usage else None,
-        "request_bytes": settlement.request_bytes,
-        "response_bytes": settlement.response_bytes,
-        "duration_ms": round(settlement.duration_s * 1000, 3),
-        "first_token_ms": round(settlement.first_token_s * 1000, 3) if settlement.first_token_s >= 0 else None,
-    }
-    return msgspec.json.encode(entry) + b"\n"
+    principal = settlement.principal
+    first_token_s = settlement.first_token_s
+    entry = AccessEntry(
+        clock.rfc3339(settlement.at_s),
+        settlement.request_id,
+        settlement.client_request_id[:MAX_TEXT],
+        principal.name,
+        principal.user_id,
+        settlement.address,
+        settlement.method,
+        settlement.route,
+        settlement.model[:MAX_TEXT],
+        settlement.stream,
+        settlement.status,
+        settlement.ending,
+        settlement.code,
+        settlement.backend,
+        settlement.attempts,
+        None if usage is None else usage.prompt_tokens,
+        None if usage is None else usage.completion_tokens,
+        None if usage is None else usage.source,
+        settlement.request_bytes,
+        settlement.response_bytes,
+        round(settlement.duration_s * 1000, 3),
+        None if first_token_s < 0 else round(first_token_s * 1000, 3),
+    )
+    return _encode(entry) + b"\n"

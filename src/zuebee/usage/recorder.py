@@ -4,6 +4,7 @@ Rows are written by one thread in batches; a batch is one transaction, flushed t
 """
 
 import sqlite3
+from functools import cache
 from pathlib import Path
 
 from zuebee.contracts.admission import Settlement
@@ -17,16 +18,17 @@ CLEANING_INTERVAL_S = 86400.0
 SCHEMA_VERSION = 1
 
 _COLUMNS = (
-    "request_id", "at_s", "timestamp", "key_id", "key_name", "user_id", "model", "endpoint", "is_stream", "status",
-    "ending", "code", "backend", "attempts", "prompt_tokens", "completion_tokens", "total_tokens", "usage_source",
-    "duration_ms", "first_token_ms",
+    "request_id", "at_s", "key_id", "key_name", "user_id", "model", "endpoint", "is_stream", "status", "ending",
+    "code", "backend", "attempts", "prompt_tokens", "completion_tokens", "usage_source", "duration_ms",
+    "first_token_ms",
 )  # fmt: skip
 
+# Rows are only ever appended, so the table has no index to keep; totals by key and day answer the common questions.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS usage_records (
-    request_id TEXT PRIMARY KEY,
+    id INTEGER PRIMARY KEY,
+    request_id TEXT NOT NULL,
     at_s REAL NOT NULL,
-    timestamp TEXT NOT NULL,
     key_id TEXT NOT NULL,
     key_name TEXT NOT NULL,
     user_id TEXT NOT NULL,
@@ -40,22 +42,42 @@ CREATE TABLE IF NOT EXISTS usage_records (
     attempts INTEGER NOT NULL,
     prompt_tokens INTEGER,
     completion_tokens INTEGER,
-    total_tokens INTEGER,
     usage_source TEXT,
     duration_ms REAL NOT NULL,
-    first_token_ms REAL
+    first_token_ms REAL,
+    total_tokens INTEGER GENERATED ALWAYS AS (prompt_tokens + completion_tokens) VIRTUAL,
+    timestamp TEXT GENERATED ALWAYS AS (strftime('%Y-%m-%dT%H:%M:%fZ', at_s, 'unixepoch')) VIRTUAL
+);
+CREATE TABLE IF NOT EXISTS usage_days (
+    key_id TEXT NOT NULL,
+    day INTEGER NOT NULL,
+    requests INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    PRIMARY KEY (key_id, day)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS usage_records_by_key ON usage_records (key_id, at_s);
 """
+
+_ADD_TO_DAY = """
+INSERT INTO usage_days VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    requests = requests + excluded.requests,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens
+"""
+
+DAY_S = 86400
 
 
 class UsageStore:
-    """A `Recorder` on a SQLite file. Raises OSError or sqlite3.Error at once if the file cannot be used."""
+    """A `Recorder` on a SQLite file. Raises OSError at once if the file cannot be used."""
 
     def __init__(self, path: str, retention_days: int) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
-        self._prepare(path)
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
+            self._prepare(path)
+        except sqlite3.Error as error:
+            raise OSError(f"{path}: {error}") from None
         self._retention_s = retention_days * 86400.0
         self._cleaned_at_s = 0.0
         self._writer: BatchWriter[Settlement] = BatchWriter(
@@ -70,7 +92,7 @@ class UsageStore:
     def _prepare(self, path: str) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(f"{path} was written by a newer version")
+            raise sqlite3.DatabaseError("written by a newer version")
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
         self._connection.executescript(_SCHEMA)
@@ -88,13 +110,16 @@ class UsageStore:
         return self._writer.dropped
 
     def tokens_since(self, key_id: str, since_s: float) -> int:
-        """Tokens on record for a key since a moment."""
-        with sqlite3.connect(self._path, timeout=5.0) as connection:
+        """Tokens on record for a key since the beginning of a day (UTC)."""
+        connection = sqlite3.connect(self._path, timeout=5.0)
+        try:
             row = connection.execute(
-                "SELECT coalesce(sum(total_tokens), 0) FROM usage_records WHERE key_id = ? AND at_s >= ?",
-                (key_id, since_s),
+                "SELECT coalesce(sum(prompt_tokens + completion_tokens), 0) FROM usage_days"
+                " WHERE key_id = ? AND day >= ?",
+                (key_id, int(since_s) // DAY_S),
             ).fetchone()
-        connection.close()
+        finally:
+            connection.close()
         return int(row[0])
 
     def close(self) -> None:
@@ -106,11 +131,12 @@ class UsageStore:
         connection.execute("BEGIN IMMEDIATE")
         try:
             for start in range(0, len(batch), ROWS_PER_STATEMENT):
+                values: list[object] = []
                 rows = batch[start : start + ROWS_PER_STATEMENT]
-                values = ",".join([_ROW] * len(rows))
-                # A batch is tried again when its commit failed in doubt: a row already there is the same row.
-                statement = f"INSERT OR IGNORE INTO usage_records ({','.join(_COLUMNS)}) VALUES {values}"
-                connection.execute(statement, [value for row in rows for value in _row(row)])
+                for settlement in rows:
+                    values += _row(settlement)
+                connection.execute(_insert(len(rows)), values)
+            connection.executemany(_ADD_TO_DAY, _days(batch))
             self._clean()
             connection.execute("COMMIT")
         except BaseException:
@@ -128,15 +154,34 @@ class UsageStore:
 _ROW = f"({','.join('?' * len(_COLUMNS))})"
 
 
+@cache
+def _insert(rows: int) -> str:
+    return f"INSERT INTO usage_records ({','.join(_COLUMNS)}) VALUES {','.join([_ROW] * rows)}"
+
+
+def _days(batch: list[Settlement]) -> list[tuple[str, int, int, int, int]]:
+    """What a batch adds to the totals of its keys and days."""
+    totals: dict[tuple[str, int], list[int]] = {}
+    for settlement in batch:
+        key_and_day = (settlement.principal.key_id, int(settlement.at_s) // DAY_S)
+        total = totals.setdefault(key_and_day, [0, 0, 0])
+        total[0] += 1
+        if settlement.usage is not None:
+            total[1] += settlement.usage.prompt_tokens
+            total[2] += settlement.usage.completion_tokens
+    return [(key_id, day, total[0], total[1], total[2]) for (key_id, day), total in totals.items()]
+
+
 def _row(settlement: Settlement) -> tuple[object, ...]:
     usage = settlement.usage
+    principal = settlement.principal
+    first_token_s = settlement.first_token_s
     return (
         settlement.request_id,
         settlement.at_s,
-        clock.rfc3339(settlement.at_s),
-        settlement.principal.key_id,
-        settlement.principal.name,
-        settlement.principal.user_id,
+        principal.key_id,
+        principal.name,
+        principal.user_id,
         settlement.model,
         settlement.route,
         settlement.stream,
@@ -145,10 +190,9 @@ def _row(settlement: Settlement) -> tuple[object, ...]:
         settlement.code,
         settlement.backend,
         settlement.attempts,
-        usage.prompt_tokens if usage else None,
-        usage.completion_tokens if usage else None,
-        usage.prompt_tokens + usage.completion_tokens if usage else None,
-        usage.source if usage else None,
-        round(settlement.duration_s * 1000, 3),
-        round(settlement.first_token_s * 1000, 3) if settlement.first_token_s >= 0 else None,
+        None if usage is None else usage.prompt_tokens,
+        None if usage is None else usage.completion_tokens,
+        None if usage is None else usage.source,
+        settlement.duration_s * 1000,
+        None if first_token_s < 0 else first_token_s * 1000,
     )

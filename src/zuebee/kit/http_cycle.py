@@ -1,0 +1,157 @@
+"""One request and its answer on a guarded connection.
+
+It has uvicorn's interface for a cycle, and a cheaper way out: the head of an answer is written together with the first
+part of its body, in one system call. Headers come from parsers that refuse line breaks or from the application itself;
+they are checked once, as a whole.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+_log = logging.getLogger("zuebee.http")
+
+Fields = list[tuple[bytes, bytes]]
+
+
+class Cycle:
+    """Offers ASGI's `receive` and `send` to the application, and `write` for those in a hurry."""
+
+    __slots__ = (
+        "_body_waiter", "_chunked", "_default_headers", "_expects_continue", "_head", "_loop", "_on_response", "body",
+        "disconnected", "flow", "keep_alive", "more_body", "response_complete", "response_started", "scope",
+        "transport", "written_bytes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        scope: MutableMapping[str, Any],
+        transport: asyncio.Transport,
+        flow: FlowControl,
+        loop: asyncio.AbstractEventLoop,
+        default_headers: Fields,
+        on_response: Callable[[], None],
+        *,
+        expects_continue: bool,
+        keep_alive: bool,
+    ) -> None:
+        self.scope = scope
+        self.transport = transport
+        self.flow = flow
+        self.keep_alive = keep_alive
+        self.body = bytearray()
+        self.more_body = True
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+        self.written_bytes = 0
+        self._loop = loop
+        self._default_headers = default_headers
+        self._on_response = on_response
+        self._expects_continue = expects_continue
+        self._body_waiter: asyncio.Future[None] | None = None
+        self._head = b""
+        self._chunked = False
+
+    def wake(self) -> None:
+        """Something happened: more of the body, its end, or the client left."""
+        waiter = self._body_waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def run_asgi(self, app: Any) -> None:
+        """Run the application; whatever it leaves undone ends the connection."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except Exception:
+            _log.exception("the application failed")
+        finally:
+            if not self.response_complete and not self.transport.is_closing():
+                # An answer without its end must not look whole.
+                self.transport.close()
+
+    async def receive(self) -> dict[str, Any]:
+        """ASGI: what came of the body since the last call; waits when nothing did."""
+        if self._expects_continue and not self.response_started:
+            self._expects_continue = False
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while self.more_body and not self.body and not self.disconnected:
+            self.flow.resume_reading()
+            self._body_waiter = waiter = self._loop.create_future()
+            await waiter
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        body = bytes(self.body)
+        self.body = bytearray()
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        """ASGI: `http.response.start`, then `http.response.body` until `more_body` is false."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        if message["type"] == "http.response.start":
+            self._start(message["status"], message["headers"])
+            return
+        body: bytes = message["body"]
+        more_body = message["more_body"]
+        if self.scope["method"] == "HEAD":
+            data = self._head
+        elif self._chunked:
+            data = b"%b%x\r\n%b\r\n" % (self._head, len(body), body) if body else self._head
+            if not more_body:
+                data += b"0\r\n\r\n"
+        else:
+            data = self._head + body
+        self._head = b""
+        if data:
+            self.transport.write(data)
+        if not more_body:
+            self.response_complete = True
+            if not self.keep_alive:
+                self.transport.close()
+            self._on_response()
+
+    def write(self, data: bytes) -> bool:
+        """Send a part of a chunked body without waiting; False when the client should be waited for (`drain`)."""
+        if not self.disconnected:
+            size = len(data)
+            self.written_bytes += size
+            self.transport.write(b"%x\r\n%b\r\n" % (size, data))
+        return not self.flow.write_paused
+
+    async def drain(self) -> None:
+        """Wait until the client takes more, or is gone."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+
+    def _start(self, status: int, headers: Fields) -> None:
+        self.response_started = True
+        parts = [STATUS_LINE[status]]
+        framed = status in (204, 304)
+        for field in self._default_headers:
+            parts.append(b"%b: %b\r\n" % field)
+        for field in headers:
+            parts.append(b"%b: %b\r\n" % field)
+            if field[0] == b"content-length":
+                framed = True
+            elif field == (b"connection", b"close"):
+                self.keep_alive = False
+        lines = len(parts)
+        if not self.keep_alive:
+            parts.append(b"connection: close\r\n")
+            lines += 1
+        if not framed:
+            self._chunked = True
+            parts.append(b"transfer-encoding: chunked\r\n")
+            lines += 1
+        parts.append(b"\r\n")
+        head = b"".join(parts)
+        if head.count(b"\n") != lines + 1 or head.count(b"\r") != lines + 1:
+            raise ValueError("a line break in a header field of an answer")
+        self._head = head

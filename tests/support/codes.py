@@ -1,0 +1,68 @@
+"""Every error code that the package can give a client or write into a log, read from its source."""
+
+import ast
+from collections.abc import Iterable, Iterator
+
+from tests.support.source import Source, dotted_name, package_files
+
+Positions = dict[str, int]
+
+
+def error_codes(sources: Iterable[Source] | None = None) -> set[str]:
+    """The values of everything called `code`: parameters and fields of that name, and `(status, code, ...)` tuples."""
+    sources = list(package_files() if sources is None else sources)
+    positions: Positions = {}
+    for source in sources:
+        positions |= _positions(source.tree)
+    return {code for source in sources if "sim/" not in source.inside for code in _codes(source.tree, positions)}
+
+
+def _positions(tree: ast.AST) -> Positions:
+    """For each function or class with a parameter or field `code`: which positional argument it is."""
+    found: Positions = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names = [each.arg for each in node.args.args if each.arg != "self"]
+        elif isinstance(node, ast.ClassDef):
+            names = [dotted_name(each.target) for each in node.body if isinstance(each, ast.AnnAssign)]
+        else:
+            continue
+        if "code" in names:
+            found[node.name] = names.index("code")
+    return found
+
+
+def _codes(tree: ast.Module, positions: Positions) -> Iterator[str]:
+    constants = {dotted_name(one.targets[0]): one.value for one in tree.body if isinstance(one, ast.Assign)}
+    for node in ast.walk(tree):
+        for value in _values(node, positions):
+            for part in ast.walk(constants.get(dotted_name(value), value)):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value:
+                    yield part.value
+
+
+def _values(node: ast.AST, positions: Positions) -> Iterator[ast.expr]:
+    """The expressions that stand where a code belongs."""
+    if isinstance(node, ast.Call):
+        place = positions.get(dotted_name(node.func).rpartition(".")[2])
+        if place is not None and place < len(node.args):
+            yield node.args[place]
+        yield from (keyword.value for keyword in node.keywords if keyword.arg == "code")
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        arguments = [*node.args.args, *node.args.kwonlyargs]
+        defaults = [*node.args.defaults, *node.args.kw_defaults]
+        named = zip(arguments[len(arguments) - len(defaults) :], defaults, strict=True)
+        yield from (default for argument, default in named if argument.arg == "code" and default is not None)
+    elif isinstance(node, ast.Assign) and dotted_name(node.targets[0]).endswith(".code"):
+        yield from (part for part in _branches(node.value))
+    elif isinstance(node, ast.Tuple) and len(node.elts) > 2 and _is_status(node.elts[0]):
+        yield node.elts[1]
+
+
+def _branches(value: ast.expr) -> Iterator[ast.expr]:
+    """A conditional's two outcomes; anything else is itself."""
+    yield from (value.body, value.orelse) if isinstance(value, ast.IfExp) else (value,)
+
+
+def _is_status(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and isinstance(value.value, int) and 400 <= value.value <= 599
