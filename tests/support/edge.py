@@ -24,7 +24,7 @@ class Doorman:
 
     async def identify(self, caller: Caller) -> Principal | Refusal:
         self.callers.append(caller)
-        return Principal("k", "key", "user") if KEY in caller.headers else NO_KEY
+        return Principal("k", "key", "user") if KEY in caller.fields.items() else NO_KEY
 
     async def admit(self, principal: Principal, job: Job) -> Grant | Refusal:
         return Grant(principal)

@@ -5,7 +5,7 @@ from zuebee.contracts.errors import NO_KEY, Refusal
 from zuebee.contracts.inference import Usage
 
 PRINCIPAL = Principal("k", "key", "user")
-CALLER = Caller("POST", "/", [], "")
+CALLER = Caller("POST", "/", {}, "")
 USAGE = Usage(7, 5, "provider")
 
 

@@ -9,7 +9,8 @@ BODY = b' {"model":"m", "stream":true}\n'
 
 
 def client(request: AsgiRequest, max_body_bytes: int = 100) -> AsgiClient:
-    made = AsgiClient(request.scope, request.receive, request.send, request_id="req_1", max_body_bytes=max_body_bytes)
+    fields = dict(request.scope["headers"])
+    made = AsgiClient(request.scope, fields, request.receive, request.send, "req_1", max_body_bytes)
     made.path, made.operation = "/v1/completions", "completions"
     return made
 
@@ -69,7 +70,7 @@ async def test_compressed_bodies_are_refused(encoding: bytes, fits: bool) -> Non
 async def test_an_event_stream_goes_out_as_it_comes() -> None:
     request = AsgiRequest()
     target = client(request)
-    await target.start(200, [(b"content-type", b"text/event-stream; charset=utf-8")])
+    await target.start(200, [], events=True)
     for event in (b"data: 1\n\n", b"data: 2\n\n"):
         await target.write(event)
         assert request.sent[-1] == {"type": "http.response.body", "body": event, "more_body": True}
@@ -80,7 +81,7 @@ async def test_an_event_stream_goes_out_as_it_comes() -> None:
 async def test_an_answer_in_one_piece_goes_out_in_one_piece() -> None:
     request = AsgiRequest()
     target = client(request)
-    await target.start(200, [(b"content-type", b"application/json")])
+    await target.start(200, [], events=False)
     await target.write(b"{}")
     assert len(request.sent) == 1
     await target.finish()
@@ -91,7 +92,7 @@ async def test_an_answer_in_one_piece_goes_out_in_one_piece() -> None:
 async def test_a_long_answer_is_never_held_for_more_than_one_part() -> None:
     request = AsgiRequest()
     target = client(request)
-    await target.start(200, [])
+    await target.start(200, [], events=False)
     for n in range(3):
         await target.write(b"%d" % n)
         assert len(request.sent) == n + 1

@@ -6,12 +6,12 @@ import pytest
 from tests.support.fakes import USAGE, FakeInference, Step, answer, failure, head, make_job, until
 from zuebee.contracts.admission import ANONYMOUS, Caller, Grant, Principal, Settlement
 from zuebee.contracts.errors import DRAINED, INTERNAL, NO_KEY, Refusal, bad_request
-from zuebee.contracts.inference import QUIET, End, FailureCause, Headers, Job, Usage
+from zuebee.contracts.inference import QUIET, End, FailureCause, Headers, Job, Sink, Usage
 from zuebee.edge.pipeline import Pipeline
 
 BROKEN = Refusal(502, "api_error", "incomplete_answer", "It broke off.")
 STREAM: Headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
-CALLER = Caller("POST", "/v1/chat/completions", [], "10.0.0.1")
+CALLER = Caller("POST", "/v1/chat/completions", {}, "10.0.0.1")
 
 
 def refusal(code: str) -> Refusal:
@@ -47,6 +47,22 @@ class Desk:
         self.held -= settlement.grant is not None
 
 
+class Pushed:
+    """A client's sink."""
+
+    def __init__(self, visitor: "Visitor") -> None:
+        self.written_bytes = 0
+        self._visitor = visitor
+
+    def write(self, data: bytes) -> bool:
+        self._visitor.body += data
+        self.written_bytes += len(data)
+        return True
+
+    async def drain(self) -> None:
+        await self._visitor._step("drain")
+
+
 class Visitor:
     """A client that writes down what it sees. At a `gone_at` (such as "write") it leaves: that call never returns."""
 
@@ -57,6 +73,8 @@ class Visitor:
         self.status = 0
         self.headers: Headers = []
         self.body = b""
+        self.pushed = Pushed(self)
+        self.task: asyncio.Task[None] | None = None
         self._job = job
 
     async def _step(self, name: str) -> None:
@@ -70,13 +88,20 @@ class Visitor:
         await self._step("read")
         return self._job
 
-    async def start(self, status: int, headers: Headers) -> None:
+    async def start(self, status: int, headers: Headers, *, events: bool) -> None:
         self.status, self.headers = status, headers
         await self._step("start")
 
     async def write(self, data: bytes) -> None:
         self.body += data
         await self._step("write")
+
+    def sink(self) -> Sink:
+        return self.pushed
+
+    def cancel(self) -> None:
+        assert self.task is not None
+        self.task.cancel()
 
     async def finish(self) -> None:
         await self._step("finish")
@@ -107,7 +132,7 @@ class Scene:
 
     async def run_until(self, step: str, *, leave: bool) -> tuple[Any, ...]:
         """Run up to a call that hangs; then the client leaves, or the gateway stops."""
-        task = asyncio.ensure_future(self.pipeline.serve(CALLER, self.client, self.settlement))
+        task = self.client.task = asyncio.ensure_future(self.pipeline.serve(CALLER, self.client, self.settlement))
         self.client.gone_at = step if step != "inference" else ""
         await until(lambda: self.inference.begun > 0 if step == "inference" else step in self.log)
         await asyncio.sleep(0)
@@ -298,6 +323,44 @@ async def test_a_broken_key_source_is_a_defect() -> None:
     with pytest.raises(RuntimeError, match="no source"):
         await scene.run()
     assert scene.outcome() == ("failed", 500, INTERNAL.code, None)
+
+
+# --- the short way ---
+
+
+def pumped(*blocks: bytes, error: bool = False) -> list[Step]:
+    """A stream whose events after the first are pushed."""
+
+    async def pump(sink: Sink, heartbeat: bytes) -> None:
+        for block in (heartbeat, *blocks):
+            sink.write(block)
+            await sink.drain()
+
+    begun = head(200, list(STREAM))
+    begun.pump = pump
+    return [begun, b"data: 1\n\n", End(USAGE, BROKEN if error else None, "broken" if error else "none")]
+
+
+@pytest.mark.requirement("A034", "A048")
+@pytest.mark.parametrize("error", [False, True])
+async def test_pushed_events_come_before_the_end(error: bool) -> None:
+    scene = Scene([])
+    scene.inference = scene.pipeline.inference = FakeInference(pumped(b"data: 2\n\n", error=error))
+    assert (await scene.run())[0] == ("upstream_broken" if error else "complete")
+    events = [event for event in scene.client.body.split(b"\n\n") if not event.startswith(b":")]
+    assert events[:2] == [b"data: 1", b"data: 2"]
+    assert (b'"error"' in scene.client.body) is error
+    assert scene.settlement.response_bytes >= len(b"data: 1\n\ndata: 2\n\n")
+    assert scene.settlement.first_token_s >= 0
+
+
+@pytest.mark.parametrize("leave", [True, False])
+async def test_an_end_while_events_are_pushed(leave: bool) -> None:
+    scene = Scene([])
+    scene.inference = scene.pipeline.inference = FakeInference(pumped(b"data: 2\n\n"))
+    assert (await scene.run_until("drain", leave=leave))[0] == ("client_gone" if leave else "shutdown")
+    assert (b'"error"' in scene.client.body) is not leave
+    assert scene.settlement.response_bytes > len(b"data: 1\n\n")
 
 
 # --- what is no inference ---

@@ -36,5 +36,6 @@ def test_who_needs_a_key_is_told_how() -> None:
 
 @pytest.mark.parametrize(("status", "again"), [(400, b"false"), (429, b"true"), (500, b"false"), (503, b"true")])
 def test_whether_to_try_a_backends_error_again(status: int, again: bytes) -> None:
-    assert relayed_error_headers(status, []) == [(b"x-should-retry", again)]
-    assert relayed_error_headers(status, [(b"x-should-retry", b"theirs")]) == []
+    assert relayed_error_headers(status, [], 1) == [(b"x-should-retry", again)]
+    assert relayed_error_headers(status, [], 2) == [(b"x-should-retry", b"false")]  # it was tried again already
+    assert relayed_error_headers(status, [(b"x-should-retry", b"theirs")], 1) == []
