@@ -7,8 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support.processes import Gateway, running, simulated
 from tests.support.raw_http import chat, eventually, request, wire
 
@@ -51,7 +49,6 @@ async def run_until_killed(process: Gateway) -> set[str]:
     return {name for name, at_s in load.answered_at_s.items() if at_s < killed_s - RECORDED_WITHIN_S}
 
 
-@pytest.mark.requirement("A365")
 async def test_what_was_answered_is_on_record_after_kills(tmp_path: Path) -> None:
     expected: set[str] = set()
     port = 0

@@ -91,7 +91,6 @@ def chunked(body: bytes, size_bytes: int) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
 
 
-@pytest.mark.requirement("A146")
 @pytest.mark.parametrize("in_chunks", [False, True], ids=["declared", "chunked"])
 async def test_ten_megabytes_arrive_intact(place: Place, in_chunks: bool) -> None:
     gateway, sim = place

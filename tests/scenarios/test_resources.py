@@ -60,7 +60,7 @@ async def one(port: int, choose: random.Random) -> None:
 BROKEN = head(content_length="1000") + b"{"
 
 
-@pytest.mark.requirement("A364", "A365")
+@pytest.mark.requirement("A365")
 async def test_three_hundred_endings_leave_nothing_behind(tmp_path: Path) -> None:
     with simulated(tmp_path / "sim") as sim:
         backend = {"url": sim.url, "idle_timeout": "300ms", "first_byte_timeout": "300ms"}

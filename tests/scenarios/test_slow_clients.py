@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support.processes import Gateway, Sim, running, simulated, until
 from tests.support.raw_http import Wire, ask, chat, eventually, head, request, wire
 
@@ -113,7 +111,6 @@ def is_quiet(sim: Sim) -> bool:
     return bool(sim.stats()["events_sent"] == before)
 
 
-@pytest.mark.requirement("A148", "A364")
 def test_readers_that_stop_hold_the_backend_back_and_are_cut(tmp_path: Path) -> None:
     options = ("--models", LONG_NAME)
     with simulated(tmp_path / "sim", *options) as sim, gateway(tmp_path, sim, write_timeout="6s") as process:

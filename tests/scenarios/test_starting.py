@@ -180,7 +180,7 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert zuebee(tmp_path, "ruin").returncode == 2
 
 
-@pytest.mark.requirement("A325", "A344", "A380")
+@pytest.mark.requirement("A325", "A380")
 def test_the_printed_curl_line_streams_an_answer(tmp_path: Path) -> None:
     demo = Process(["run", "--demo", "--port", "0"], tmp_path / "demo.log", DEMO_READY)
     try:

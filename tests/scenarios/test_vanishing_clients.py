@@ -123,15 +123,21 @@ async def test_who_leaves_in_a_stream_stops_the_model_and_pays_for_what_came(
     assert row["status"] == 200
 
 
-async def test_who_leaves_after_the_last_byte_has_had_it_all(place: Place, counts: dict[str, int]) -> None:
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+async def test_who_leaves_after_the_last_byte_has_had_it_all(
+    place: Place, counts: dict[str, int], connection: str
+) -> None:
     gateway, _ = place
-    async with wire(gateway.port) as client:
-        answer = await client.ask(request(chat(TOKENS)))
-        client.vanish(reset=True)
-    assert answer.body.endswith(b"data: [DONE]\n\n")
-    await settled(gateway, counts)
-    [row] = gateway.usage_rows()[counts["rows"] :]
-    assert (row["ending"], row["usage_source"], row["completion_tokens"]) == ("complete", "provider", TOKENS)
+    for turn in range(50):
+        async with wire(gateway.port) as client:
+            answer = await client.ask(request(chat(TOKENS, stream=turn % 2 == 0), connection=connection))
+            client.vanish(reset=turn % 3 == 0)
+        assert answer.status == 200
+    lines = await settled(gateway, counts)
+    rows = gateway.usage_rows()[counts["rows"] :]
+    assert {line["ending"] for line in lines} == {"complete"}
+    kinds = {(row["ending"], row["usage_source"], row["completion_tokens"]) for row in rows}
+    assert (len(rows), kinds) == (50, {("complete", "provider", TOKENS)})
 
 
 class Aborts:

@@ -35,7 +35,9 @@ def make_job(**changes: Any) -> Job:
 
 def head(status: int = 200, headers: Headers | None = None, backend: str = "a") -> Head:
     """The beginning of a reply."""
-    return Head(status, headers or [(b"content-type", b"application/json")], backend, lambda: USAGE)
+    fields = headers or [(b"content-type", b"application/json")]
+    events = any(value.startswith(b"text/event-stream") for _, value in fields)
+    return Head(status, fields, backend, lambda: USAGE, events)
 
 
 def answer(status: int = 200, headers: Headers | None = None, backend: str = "a") -> list[Step]:

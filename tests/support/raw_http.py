@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import random
 import socket
 import ssl
 import struct
@@ -149,8 +148,3 @@ async def eventually(check: Callable[[], T], what: str, timeout_s: float = 10.0)
             return value
         await asyncio.sleep(0.02)
     raise AssertionError(f"not within {timeout_s} s: {what}")
-
-
-def seeded(seed: int) -> random.Random:
-    """Random choices that are the same in every run."""
-    return random.Random(seed)

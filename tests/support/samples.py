@@ -1,11 +1,24 @@
-"""Event streams that a real vLLM sent (`fixtures/vllm/*.sse`, without HTTP's chunking), and other spellings of them."""
+"""Event streams that a real vLLM sent (`fixtures/vllm`, without their HTTP), and other spellings of event streams."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "vllm"
 
-VLLM = {path.stem: path.read_bytes() for path in sorted(FOLDER.glob("*.sse"))}
+
+def unchunked(answer: bytes) -> bytes:
+    """The body of a chunked answer (RFC 9112, section 7.1); empty for any other."""
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    body = b""
+    while b"chunked" in head and rest:
+        line, _, rest = rest.partition(b"\r\n")
+        size = int(line, 16)
+        body += rest[:size]
+        rest = rest[size + 2 :]
+    return body
+
+
+VLLM = {path.stem: body for path in sorted(FOLDER.glob("*stream*.raw")) if (body := unchunked(path.read_bytes()))}
 
 _SMALL = (
     b'data: {"choices":[{"index":0,"delta":{"content":"h\xc3\xa9"},"finish_reason":null}]}\n\n'

@@ -9,7 +9,7 @@ from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Job, Usage
 
 
-class Caller(msgspec.Struct):
+class Caller(msgspec.Struct, gc=False):
     """Who knocks: what is known before a byte of the body is read.
 
     `route` is the path as the route table has it. `fields`: the header fields by their name in lower case; of a field
@@ -44,7 +44,7 @@ class Principal(msgspec.Struct, frozen=True):
 ANONYMOUS = Principal()
 
 
-class Grant(msgspec.Struct):
+class Grant(msgspec.Struct, gc=False):
     """Permission for one request. It must be given back exactly once, to `Admission.settle`."""
 
     principal: Principal
@@ -55,7 +55,7 @@ Ending = Literal["complete", "client_gone", "upstream_broken", "timeout", "shutd
 an error was the answer (ours or the backend's); a defect of ours."""
 
 
-class Settlement(msgspec.Struct):
+class Settlement(msgspec.Struct, gc=False):
     """All there is to say about one request when it is over. Times in seconds; -1 where there was none."""
 
     request_id: str

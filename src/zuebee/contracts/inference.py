@@ -20,7 +20,7 @@ UsageSource = Literal["provider", "partial", "estimate"]
 or an estimate because the server said nothing. None is not 0."""
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one request, and who says so."""
 
     prompt_tokens: int
@@ -28,7 +28,7 @@ class Usage(msgspec.Struct, frozen=True):
     source: UsageSource
 
 
-class Job(msgspec.Struct):
+class Job(msgspec.Struct, gc=False):
     """What is to be run: a request of an OpenAI-compatible client, its body as it came.
 
     `path` is the canonical one (`/v1/chat/completions`), `query` what followed `?`. `stream_usage` tells whether the
@@ -60,7 +60,7 @@ class Sink(Protocol):
         ...
 
 
-class Head(msgspec.Struct):
+class Head(msgspec.Struct, gc=False):
     """The reply begins: its status and header fields, and who gives it.
 
     `usage_so_far` answers at any moment what the reply has cost so far, for readers who leave before the `End`.
@@ -82,7 +82,7 @@ FailureCause = Literal["none", "connect_failure", "timeout", "broken", "overload
 """`unwelcome`: the backend will have none of us (our key, say). Another one may; this one will not change its mind."""
 
 
-class End(msgspec.Struct):
+class End(msgspec.Struct, gc=False):
     """The reply is over.
 
     `usage` is what is known of it, if anything. `refusal` is set when the reply is not whole: before a `Head` it is

@@ -72,7 +72,9 @@ class StreamMeter:
                     return self._feed_any(data)
             if last.error is not UNSET:
                 return self._feed_any(data)
-            self.chunks += len(chunks)
+            if chunks:
+                self.chunks += len(chunks)
+                self._last_choices = chunks[-1].choices
             if not self._counts(last):
                 block = block[: block.rfind(b"\n\n", 0, -2) + 2] if chunks else b""
         if done:

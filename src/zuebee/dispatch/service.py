@@ -30,6 +30,7 @@ class Dispatcher:
         self.backends = list(backends)
         self._retry = routing.retry
         self._chooser = CHOOSERS[routing.load_balance]()
+        self._by_latency = routing.load_balance == "latency_based"
         self._budget = RetryBudget(routing.retry.budget_percent)
         by_url = {backend.url.rstrip("/"): backend for backend in backends}
         self._chains = [
@@ -54,7 +55,9 @@ class Dispatcher:
         holding = 0  # a place in the budget, held from the decision to try again until that try has begun its answer
         try:
             while True:
-                backend = self._choose(candidates, chained, tried, job.model)
+                backend = candidates[0]
+                if len(candidates) > 1:
+                    backend = self._choose(candidates, chained, tried, job.model)
                 started_s = clock.monotonic_s()
                 if not tried and (cooling_s := backend.cooling_s(job.model, started_s)):
                     yield End(refusal=_cooling(cooling_s), sent=False, backend=backend.name, attempts=0)
@@ -69,19 +72,24 @@ class Dispatcher:
                         first = event = await anext(events)
                         budget.retrying -= holding
                         holding = 0
-                        wait_s = self._judge(backend, job.model, event, candidates, tried, started_s)
+                        assert isinstance(first, (Head, End))
+                        if is_failure(first):
+                            wait_s = self._retry_wait_s(backend, job.model, first, candidates, tried)
+                        elif self._by_latency:
+                            now_s = clock.monotonic_s()
+                            backend.observe(now_s - started_s, now_s)
                         if wait_s is not None:
                             budget.retrying += 1
                             holding = 1
                         else:
-                            if isinstance(event, (Head, End)):
-                                event.attempts = len(tried)
-                            yield event
+                            first.attempts = len(tried)
+                            yield first
                             async for event in events:
                                 yield event
                 finally:
                     # Here, because who has taken the last event does not come back for more.
-                    self._note_end(backend, first, event)
+                    if isinstance(event, End):
+                        self._note_end(backend, first, event)
                     backend.in_flight -= 1
                 if wait_s is None:
                     return
@@ -101,8 +109,6 @@ class Dispatcher:
         return [backend for backend in self.backends if backend.serves(model)], False
 
     def _choose(self, candidates: list[Backend], chained: bool, tried: list[Backend], model: str) -> Backend:
-        if len(candidates) == 1:
-            return candidates[0]
         now_s = clock.monotonic_s()
         rested = [backend for backend in candidates if not backend.cooling_s(model, now_s)]
         if not rested:
@@ -113,28 +119,24 @@ class Dispatcher:
         assert isinstance(chosen, Backend)
         return chosen
 
-    def _judge(
-        self,
-        backend: Backend,
-        model: str,
-        first: Event,
-        candidates: list[Backend],
-        tried: list[Backend],
-        started_s: float,
+    def _retry_wait_s(
+        self, backend: Backend, model: str, first: Head | End, candidates: list[Backend], tried: list[Backend]
     ) -> float | None:
-        """Learn from how a try began. The wait before the next one, or None if this is the answer."""
-        assert isinstance(first, (Head, End))
+        """Learn from a try that failed. How long to wait before the next one, or None if this is the answer."""
         now_s = clock.monotonic_s()
-        if not is_failure(first):
-            backend.observe(now_s - started_s, now_s)
-            return None
         self._note_failure(backend, model, first, now_s)
         settings = self._retry
         if not settings.enabled or len(tried) > settings.max_retries:
             return None
-        if not worth_a_retry(first, settings) or not self._budget.allows():
+        if not worth_a_retry(first, settings):
             return None
-        if any(other not in tried and not other.cooling_s(model, now_s) for other in candidates):
+        others = [other for other in candidates if other not in tried and not other.cooling_s(model, now_s)]
+        # What a dying backend drops is taken over outside the budget: the others get no more than its own share.
+        dropped = isinstance(first, End) and first.cause in ("connect_failure", "broken")
+        takeover = dropped and any(other.health.fit(now_s) for other in others)
+        if not takeover and not self._budget.allows():
+            return None
+        if others:
             return 0.0
         if isinstance(first, End) and first.cause == "unwelcome":
             return None
@@ -150,9 +152,9 @@ class Dispatcher:
         if not overloaded and backend.health.request_failed(now_s):
             _log.warning("backend %s is ejected: too many failures in a row", backend.name)
 
-    def _note_end(self, backend: Backend, first: Event | None, last: Event | None) -> None:
+    def _note_end(self, backend: Backend, first: Event | None, last: End) -> None:
         """Only the end tells whether a reply that began well was a success; without one its reader has left."""
-        if not isinstance(last, End) or not isinstance(first, (Head, End)) or is_failure(first):
+        if not isinstance(first, (Head, End)) or is_failure(first):
             return
         now_s = clock.monotonic_s()
         if last.cause == "none":

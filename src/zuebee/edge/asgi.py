@@ -12,6 +12,10 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+# What our own server adds to the scope (kit/http_guard.py): short ways that ASGI has no words for.
+CYCLE = "zuebee.cycle"
+CANCEL = "zuebee.cancel"
+
 TOO_LARGE = "request_too_large"
 
 
@@ -20,6 +24,11 @@ class AsgiClient:
 
     An answer in one piece is sent in one piece, when it is finished; an event stream goes out as it comes.
     """
+
+    __slots__ = (
+        "_events", "_fields", "_headers", "_held", "_max_body_bytes", "_receive", "_scope", "_send", "_status",
+        "_whole_body_read", "operation", "path", "request_id",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -40,6 +49,8 @@ class AsgiClient:
         self._max_body_bytes = max_body_bytes
         self._whole_body_read = False
         self._events = False
+        self._status = 0
+        self._headers: Headers | None = None
         self._held = b""
 
     async def read_job(self) -> Job | Refusal:
@@ -89,7 +100,13 @@ class AsgiClient:
     async def start(self, status: int, headers: Headers, *, events: bool) -> None:
         """See `Client.start`."""
         self._events = events
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self._status, self._headers = status, headers
+        if events:
+            await self._send_head()
+
+    async def _send_head(self) -> None:
+        await self._send({"type": "http.response.start", "status": self._status, "headers": self._headers})
+        self._headers = None
 
     async def write(self, data: bytes) -> None:
         """See `Client.write`."""
@@ -97,21 +114,34 @@ class AsgiClient:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
             return
         if self._held:
+            if self._headers is not None:
+                await self._send_head()
             await self._send({"type": "http.response.body", "body": self._held, "more_body": True})
         self._held = data
 
-    def sink(self) -> Sink:
+    def sink(self) -> Sink | None:
         """See `Client.sink`."""
-        sink: Sink = self._scope["zuebee.cycle"]
+        sink: Sink | None = self._scope.get(CYCLE)
         return sink
 
     def cancel(self) -> None:
         """See `Client.cancel`."""
-        self._scope["zuebee.cancel"]()
+        self._scope[CANCEL]()
 
     async def finish(self) -> None:
         """See `Client.finish`."""
-        await self._send({"type": "http.response.body", "body": self._held, "more_body": False})
+        if self._headers is not None:
+            await self._respond(self._status, self._headers, self._held)
+        else:
+            await self._send({"type": "http.response.body", "body": self._held, "more_body": False})
+
+    async def _respond(self, status: int, headers: Headers, body: bytes) -> None:
+        cycle = self._scope.get(CYCLE)
+        if cycle is not None:
+            cycle.respond(status, headers, body)
+        else:
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def refuse(self, refusal: Refusal, extra: Headers | None = None) -> None:
         """See `Client.refuse`."""
@@ -125,8 +155,7 @@ class AsgiClient:
         if not self._whole_body_read and self._scope["method"] not in ("GET", "HEAD"):
             # What the client still sends of its body must not be taken for its next request.
             headers = [*headers, (b"connection", b"close")]
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        await self._respond(status, headers, body)
 
 
 def _too_large(limit: int) -> Refusal:

@@ -37,8 +37,8 @@ class Client(Protocol):
         """Send a part of its body; waits while the client is slow."""
         ...
 
-    def sink(self) -> Sink:
-        """Where the events after the first may be pushed; it counts what it was given."""
+    def sink(self) -> Sink | None:
+        """Where the events after the first may be pushed, if that can be; it counts what it was given."""
         ...
 
     async def finish(self) -> None:
@@ -60,6 +60,18 @@ class Client(Protocol):
 
 class Exchange:
     """One request on its way. `end` cuts it short from outside."""
+
+    __slots__ = (
+        "_client",
+        "_events",
+        "_head",
+        "_job",
+        "_pipeline",
+        "_settled",
+        "_shutdown",
+        "_started_s",
+        "settlement",
+    )
 
     def __init__(self, pipeline: "Pipeline", client: Client, settlement: Settlement) -> None:
         self.settlement = settlement
@@ -87,13 +99,16 @@ class Exchange:
                 self._refused(refusal)
                 await self._client.refuse(refusal)
         except asyncio.CancelledError:
-            await self._cut()
+            # Settled is settled: its client had the whole answer, and is free to leave before we are done with it.
+            if not self._settled:
+                await self._cut()
         except Exception:
-            self.settlement.ending = "failed"
-            self._close(INTERNAL)
-            self._settle()
-            if self._head is None:
-                await self._client.refuse(INTERNAL)
+            if not self._settled:
+                self.settlement.ending = "failed"
+                self._close(INTERNAL)
+                self._settle()
+                if self._head is None:
+                    await self._client.refuse(INTERNAL)
             raise
         finally:
             self._settle()
@@ -146,8 +161,8 @@ class Exchange:
         await self._client.write(block)
         if self.settlement.first_token_s < 0:
             self.settlement.first_token_s = clock.monotonic_s() - self._started_s
-            if self._head is not None and self._head.pump is not None:
-                sink = self._client.sink()
+            sink = self._client.sink()
+            if self._head is not None and self._head.pump is not None and sink is not None:
                 try:
                     await self._head.pump(sink, sse.COMMENT)
                 finally:
@@ -198,8 +213,6 @@ class Exchange:
 
     async def _cut(self) -> None:
         """The task was cancelled: by `end`, or because the client left."""
-        if self._settled:
-            return  # a client may leave as soon as it has all; what is on record is not touched
         settlement = self.settlement
         if self._head is not None:
             settlement.usage = self._head.usage_so_far()

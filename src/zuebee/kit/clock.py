@@ -15,7 +15,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-_second = (0, "")
+_second = (-1, "")
 
 
 def rfc3339(at_s: float) -> str:
@@ -27,4 +27,5 @@ def rfc3339(at_s: float) -> str:
         # Records come in the order of time: most ask for the second of the one before.
         text = datetime.fromtimestamp(whole_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         _second = (whole_s, text)
-    return f"{text}.{int((at_s - whole_s) * 1000):03d}Z"
+    # A float just below a millisecond means that millisecond.
+    return f"{text}.{min(int((at_s - whole_s) * 1000 + 0.001), 999):03d}Z"

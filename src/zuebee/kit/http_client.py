@@ -6,7 +6,8 @@ A connection whose exchange did not end cleanly is closed and never given out ag
 import asyncio
 
 from zuebee.kit.http_connect import Connector
-from zuebee.kit.http_connection import Connection, HttpFailure, Timeouts
+from zuebee.kit.http_connection import Connection
+from zuebee.kit.http_failure import HttpFailure, Timeouts
 
 __all__ = ["Connection", "HttpFailure", "HttpPool", "Timeouts"]
 
@@ -35,6 +36,7 @@ class HttpPool:
         closed before it saw the request is replaced by a new one, once (RFC 9112, section 9.3.1).
         """
         kept = self._take_idle()
+        sent = False
         if kept is not None:
             kept.begin(head, body, timeouts, is_head=is_head)
             try:
@@ -42,9 +44,14 @@ class HttpPool:
             except HttpFailure as failure:
                 if kept.answered or failure.kind != "reset":
                     raise
-        fresh = await self._open()
-        fresh.begin(head, body, timeouts, is_head=is_head)
-        return await fresh.answer()
+                sent = failure.sent
+        try:
+            fresh = await self._open()
+            fresh.begin(head, body, timeouts, is_head=is_head)
+            return await fresh.answer()
+        except HttpFailure as failure:
+            failure.sent = failure.sent or sent
+            raise
 
     def _take_idle(self) -> Connection | None:
         while self._idle:

@@ -6,41 +6,17 @@ decoded or followed: compressed bodies and redirects come as they are.
 
 import asyncio
 from collections.abc import Callable
-from typing import Literal, Protocol, cast
+from typing import Protocol, cast
 
 import httptools
+
+from zuebee.kit.http_failure import Failure, HttpFailure, Timeouts
 
 HIGH_WATER_BYTES = 256 * 1024
 JOIN_BYTES = 64 * 1024
 MAX_HEADERS = 200
 MAX_HEADER_BYTES = 128 * 1024
 MAX_INTERIM = 16
-
-Failure = Literal[
-    "connect", "overflow", "connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout",
-    "reset", "truncated", "malformed",
-]  # fmt: skip
-
-
-class HttpFailure(Exception):
-    """An exchange that did not end well. `sent`: the request may have reached the server."""
-
-    def __init__(self, kind: Failure, message: str, *, sent: bool = True) -> None:
-        super().__init__(message)
-        self.kind: Failure = kind
-        self.message = message
-        self.sent = sent
-
-
-class Timeouts:
-    """Seconds an exchange may take: to the first byte, between bytes, and in all."""
-
-    __slots__ = ("first_byte_s", "idle_s", "total_s")
-
-    def __init__(self, first_byte_s: float, idle_s: float, total_s: float) -> None:
-        self.first_byte_s = first_byte_s
-        self.idle_s = idle_s
-        self.total_s = total_s
 
 
 class Owner(Protocol):
@@ -124,7 +100,6 @@ class Connection(asyncio.Protocol):
         if self._chunks and not take(self._take_chunks()):
             return True
         self._take = take
-        self._heard_s = 0.0
         try:
             while not self._poured:
                 if self.complete:
@@ -201,7 +176,7 @@ class Connection(asyncio.Protocol):
         self._skip_body = is_head
         self._busy = True
         if self._lost:
-            self._failure = HttpFailure("reset", "the server closed the connection")
+            self._failure = HttpFailure("reset", "the server closed the connection", sent=False)
             return
         now = self._loop.time()
         self._timeouts = timeouts
@@ -238,11 +213,9 @@ class Connection(asyncio.Protocol):
             self._arm(self._quiet_at_s)
         try:
             await self._wait()
-            # The timer takes the moment away. Whatever else woke us, a piece of framing at least, was no silence.
-            silent = not self._quiet_at_s
+            return bool(self._quiet_at_s)  # only the timer takes it away: whatever else woke us was no silence
         finally:
             self._quiet_at_s = 0.0
-        return not silent or bool(self._chunks) or self.complete or self._poured or self._failure is not None
 
     def _wake(self) -> None:
         waiter = self._waiter
@@ -256,6 +229,7 @@ class Connection(asyncio.Protocol):
             at_s, kind = self._total_deadline_s, "total_timeout"
         self._deadline_s = at_s
         self._deadline_kind = kind
+        self._heard_s = 0.0
         if self._timer is None or at_s < self._timer_at_s:
             self._arm(at_s)
 
@@ -270,11 +244,12 @@ class Connection(asyncio.Protocol):
         if not self._busy:
             return
         now = self._loop.time() + 0.001
-        if self._take is not None and self._heard_s:
+        if self._heard_s:
             self._deadline_s = min(self._heard_s + self._timeouts.idle_s, self._total_deadline_s)
             self._deadline_kind = "idle_timeout" if self._deadline_s < self._total_deadline_s else "total_timeout"
             if self._quiet_at_s:
                 self._quiet_at_s = max(self._quiet_at_s, self._heard_s + self._quiet_s)
+            self._heard_s = 0.0
         if self._quiet_at_s and now >= self._quiet_at_s:
             self._wake()
             self._quiet_at_s = 0.0
@@ -316,13 +291,12 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         unasked = self.complete or not self._busy
-        if not self._head_seen:
-            self._header_bytes += len(data)
         if unasked:
             # Bytes that belong to no exchange: whatever follows could not be trusted.
             self.abort()
             return
         self._answered = True
+        self._header_bytes += len(data)
         self._feed(data)
         take = self._take
         if take is not None and self._chunks:
@@ -335,14 +309,18 @@ class Connection(asyncio.Protocol):
                 self._transport.pause_reading()
             self._set_deadline(self._loop.time() + self._timeouts.idle_s, "idle_timeout")
             self._wake()
+        elif self._header_bytes > MAX_HEADER_BYTES:
+            # A head, or a line between or behind the chunks, that does not come to its end.
+            self._fail("malformed", "the header fields of the answer are too large")
         elif self._head_seen:
             self._wake()
-        elif self._header_bytes > MAX_HEADER_BYTES:
-            self._fail("malformed", "the head of the answer is too large")
 
     def _pour_on(self, take: Callable[[bytes], bool]) -> None:
-        # The deadlines are moved by the timer when it fires: here it must only be known when something came.
-        self._heard_s = self._loop.time()
+        # The deadlines are moved by the timer when it fires: here it must only be known when something came, and the
+        # timer not be late. The first part ends the wait for the first byte, which may be the longer one.
+        self._heard_s = now_s = self._loop.time()
+        if now_s + self._timeouts.idle_s < self._timer_at_s:
+            self._arm(now_s + self._timeouts.idle_s)
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
@@ -365,10 +343,14 @@ class Connection(asyncio.Protocol):
 
     # --- parser callbacks ---
 
-    def on_header(self, name: bytes, value: bytes) -> None:
+    def on_message_begin(self) -> None:
         if self.complete:
             raise ValueError("bytes after the end of the answer")
-        self.headers.append((name.lower(), value))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers are not read (RFC 9110, section 6.5.1).
+        if not self._head_seen:
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -380,13 +362,18 @@ class Connection(asyncio.Protocol):
             return
         self.status = status
         self._head_seen = True
+        self._header_bytes = 0
         self._keep_alive = self._parser.should_keep_alive()
         if len(self.headers) > MAX_HEADERS:
             raise ValueError("too many header fields")
         framed = status in (204, 304)
         for name, value in self.headers:
-            if name == b"content-length" or (name == b"transfer-encoding" and b"chunked" in value.lower()):
+            if name == b"content-length":
                 framed = True
+            elif name == b"transfer-encoding":
+                framed = True
+                if value.lower() != b"chunked":
+                    raise ValueError("a transfer encoding that was not asked for")
         self._until_close = not framed
         if self._skip_body:
             self.complete = True
@@ -394,6 +381,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         if not self.complete:
+            self._header_bytes = 0
             self._chunks.append(body)
             self._buffered_bytes += len(body)
 

@@ -87,6 +87,8 @@ class Cycle:
             return {"type": "http.disconnect"}
         body = bytes(self.body)
         self.body = bytearray()
+        # Also after the last part: while nobody reads, nobody sees the client leave.
+        self.flow.resume_reading()
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
@@ -112,18 +114,29 @@ class Cycle:
         if data:
             self.transport.write(data)
         if not more_body:
-            self.response_complete = True
-            if not self.keep_alive:
-                self.transport.close()
-            self._on_response()
+            self._end()
 
     def write(self, data: bytes) -> bool:
-        """Send a part of a chunked body without waiting; False when the client should be waited for (`drain`)."""
+        """Send a part of a body of unknown length at once; False when the client should be waited for (`drain`)."""
         if not self.disconnected:
             size = len(data)
             self.written_bytes += size
-            self.transport.write(b"%x\r\n%b\r\n" % (size, data))
+            self.transport.write(b"%x\r\n%b\r\n" % (size, data) if self._chunked else data)
         return not self.flow.write_paused
+
+    def respond(self, status: int, headers: Fields, body: bytes) -> None:
+        """Send a whole answer, its headers telling its length, without waiting."""
+        if self.disconnected:
+            return
+        self._start(status, headers)
+        self.transport.write(self._head if self.scope["method"] == "HEAD" else self._head + body)
+        self._end()
+
+    def _end(self) -> None:
+        self.response_complete = True
+        if not self.keep_alive:
+            self.transport.close()
+        self._on_response()
 
     async def drain(self) -> None:
         """Wait until the client takes more, or is gone."""
@@ -133,7 +146,9 @@ class Cycle:
     def _start(self, status: int, headers: Fields) -> None:
         self.response_started = True
         parts = [STATUS_LINE[status]]
-        framed = status in (204, 304)
+        # What HTTP/1.0 frames by nothing else is framed by the end of the connection.
+        framed = status in (204, 304) or self.scope["http_version"] == "1.0"
+        closing_said = False
         for field in self._default_headers:
             parts.append(b"%b: %b\r\n" % field)
         for field in headers:
@@ -142,8 +157,9 @@ class Cycle:
                 framed = True
             elif field == (b"connection", b"close"):
                 self.keep_alive = False
+                closing_said = True
         lines = len(parts)
-        if not self.keep_alive:
+        if not self.keep_alive and not closing_said:
             parts.append(b"connection: close\r\n")
             lines += 1
         if not framed:

@@ -25,10 +25,16 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::\d{
 
 _ASGI: Any = {"version": "3.0", "spec_version": "2.3"}
 
+MAX_PIPELINED = 8
+
 INVALID_HTTP = (400, "invalid_http", "The request is not valid HTTP/1.1.")
 INVALID_HOST = (400, "invalid_host", "The Host header field is missing, repeated or not valid.")
+INVALID_TARGET = (400, "invalid_target", "The request target is not valid, or not of this Host.")
 URI_TOO_LONG = (414, "uri_too_long", "The request target is too long.")
 HEADERS_TOO_LARGE = (431, "headers_too_large", "The request has too many or too large header fields.")
+UNKNOWN_CODING = (501, "unsupported_transfer_encoding", "Of transfer encodings, only chunked is known here.")
+UNKNOWN_METHOD = (501, "unsupported_method", "CONNECT is not answered here.")
+UNKNOWN_VERSION = (505, "unsupported_http_version", "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
 
 RenderError = Callable[[int, str, str], tuple[list[tuple[bytes, bytes]], bytes]]
 """(status, code, message) -> headers and body of an error answer."""
@@ -55,6 +61,29 @@ class Phase:
 
     draining = False
     running = 0
+
+
+class Target(NamedTuple):
+    """A request target, taken apart."""
+
+    path: str
+    raw_path: bytes
+    query: bytes
+
+
+_targets: dict[bytes, Target] = {}
+MAX_TARGETS = 1000
+
+
+def _read_target(url: bytes) -> Target:
+    """Take a request target apart, and remember it: most are the same few. Raises what the parser refuses."""
+    parts = parse_url(url)
+    raw_path = parts.path or b"/"
+    path = raw_path.decode("ascii")
+    target = Target(unquote(path) if "%" in path else path, raw_path, parts.query or b"")
+    if len(_targets) < MAX_TARGETS and len(url) < 200:
+        _targets[url] = target
+    return target
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -113,13 +142,13 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        self._idle_since_s = 0.0
-        if self._in_headers:
-            self._header_bytes += len(data)
+        self._header_bytes += len(data)
         try:
             self.parser.feed_data(data)
-            if self._in_headers and self._header_bytes > self._limits.max_header_bytes:
-                self._refuse(HEADERS_TOO_LARGE)
+            if self._header_bytes > self._limits.max_header_bytes:
+                # A head, or a line between or behind the chunks of a body, that does not come to its end.
+                too_long = self._in_headers and not self.headers and self.url
+                self._refuse(URI_TOO_LONG if too_long else HEADERS_TOO_LARGE)
         except HttpParserUpgrade as stop:
             if self._offers_upgrade:
                 self._decline_upgrade(data[stop.args[0] :])
@@ -136,6 +165,7 @@ class GuardedProtocol(HttpToolsProtocol):
         lines = [b"%b %b HTTP/%b\r\n" % (parser.get_method(), self.url, parser.get_http_version().encode())]
         lines += [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
         self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._offers_upgrade = False
         self._header_bytes = 0
         self.data_received(b"".join((*lines, b"\r\n", rest)))
@@ -148,6 +178,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self.headers = []
         self._deadline_s = self.loop.time() + self._limits.header_timeout_s
         self._receiving = True
+        # Not before: line ends between requests are no sign of life.
+        self._idle_since_s = 0.0
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -162,6 +194,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._offers_upgrade = True
             return
         self._in_headers = False
+        parser = self.parser
+        version = parser.get_http_version()
         hosts = 0
         for name, value in self.headers:
             if name == b"host":
@@ -171,19 +205,27 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._good_host = value
             elif name == b"expect" and value.lower() == b"100-continue":
                 self.expect_100_continue = True
-        if hosts != 1 and (hosts or self.parser.get_http_version() != "1.0"):
+            elif name == b"transfer-encoding" and (value.lower() != b"chunked" or version == "1.0"):
+                # RFC 9112, section 6.1: with HTTP/1.0, the framing is faulty.
+                self._refuse(UNKNOWN_CODING)
+        if version not in ("1.1", "1.0"):
+            self._refuse(UNKNOWN_VERSION)
+        if hosts != 1 and (hosts or version != "1.0"):
             self._refuse(INVALID_HOST)
+        if self.url[:1] != b"/":
+            self._check_target(self._good_host if hosts else None)
         if len(self.headers) > self._limits.max_headers or self._header_bytes > self._limits.max_header_bytes:
             self._check_head_size()
+        self._header_bytes = 0
+        if parser.should_upgrade():
+            self._refuse(UNKNOWN_METHOD)
         self._deadline_s = self.loop.time() + self._limits.body_timeout_s
-        self._begin_cycle()
+        self._begin_cycle(version)
 
-    def _begin_cycle(self) -> None:
+    def _begin_cycle(self, version: str) -> None:
         """Hand the request to the application, behind those that came before it on this connection."""
         parser = self.parser
-        url = parse_url(self.url)
-        path = url.path.decode("ascii")
-        version = parser.get_http_version()
+        target = _targets.get(self.url) or _read_target(self.url)
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": _ASGI,
@@ -193,9 +235,9 @@ class GuardedProtocol(HttpToolsProtocol):
             "scheme": self.scheme or "http",
             "method": parser.get_method().decode("ascii"),
             "root_path": "",
-            "path": unquote(path) if "%" in path else path,
-            "raw_path": url.path,
-            "query_string": url.query or b"",
+            "path": target.path,
+            "raw_path": target.raw_path,
+            "query_string": target.query,
             "headers": self.headers,
         }
         lasts = not self._phase.draining and parser.should_keep_alive()
@@ -217,8 +259,8 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self._idle is not None:
             if not self._idle.done():
                 self._idle.set_result(None)
-        else:
-            # Pipelined behind a running request (RFC 9112, section 9.3.2): nothing more is read until it is answered.
+        elif len(self._waiting) > MAX_PIPELINED:
+            # Not sooner: while nobody reads, nobody sees the client leave.
             self.flow.pause_reading()
 
     def _check_head_size(self) -> None:
@@ -227,7 +269,19 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.headers) > self._limits.max_headers or head_bytes > self._limits.max_header_bytes:
             self._refuse(URI_TOO_LONG if len(self.url) > self._limits.max_header_bytes else HEADERS_TOO_LARGE)
 
+    def _check_target(self, host: bytes | None) -> None:
+        """The forms of a request target other than a path (RFC 9112, section 3.2)."""
+        if self.url == b"*":
+            known = self.parser.get_method() == b"OPTIONS"
+        else:
+            scheme, _, rest = self.url.partition(b"://")
+            authority = re.split(rb"[/?#]", rest, maxsplit=1)[0]
+            known = scheme.lower() in (b"http", b"https") and host in (None, authority)
+        if not known:
+            self._refuse(INVALID_TARGET)
+
     def on_body(self, body: bytes) -> None:
+        self._header_bytes = 0
         self._deadline_s += len(body) / self._limits.body_min_bytes_per_s
         cycle = self._cycle
         if cycle.response_complete:
@@ -277,6 +331,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._cycle is None or self._cycle.response_complete:
             self.transport.close()
         else:
+            self.end_with_answer()
+
+    def end_with_answer(self) -> None:
+        """Take no request after the one that runs."""
+        if self._cycle is not None:
             self._cycle.keep_alive = False
 
     def cancel(self) -> None:
@@ -296,7 +355,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def _close_with(self, status: int, code: str, message: str) -> None:
         self._deadline_s = 0.0
         cycle = self._cycle
-        in_answer = cycle is not None and cycle.response_started and not cycle.response_complete
+        # In the body of a request, whatever was begun is its answer; before, an older one may still be on its way.
+        unfinished = cycle is not None and not cycle.response_complete
+        in_answer = cycle is not None and cycle.response_started and (unfinished or not self._in_headers)
         if in_answer or not self._receiving:
             # An error in the middle of an answer would look like a part of it, and nobody asked for one in silence.
             self.transport.abort()
@@ -306,7 +367,7 @@ class GuardedProtocol(HttpToolsProtocol):
         head += [name + b": " + value + b"\r\n" for name, value in headers]
         head.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body))
         self.transport.write(b"".join(head) + body)
-        if cycle is not None and not cycle.response_complete:
+        if unfinished:
             cycle.disconnected = True
         self.cancel()
         self.transport.close()
@@ -316,13 +377,19 @@ class GuardedProtocol(HttpToolsProtocol):
     def sweep(self, now_s: float) -> None:
         """Close the connection if its client is overdue with a request, or takes nothing of an answer."""
         if self._deadline_s and now_s > self._deadline_s:
-            self._close_with(408, "request_timeout", "The request took too long to arrive.")
+            if self.flow.read_paused:
+                # Nobody listens to the client, so it is not late.
+                self._deadline_s = now_s + self._limits.body_timeout_s
+            else:
+                self._close_with(408, "request_timeout", "The request took too long to arrive.")
         if self._idle_since_s and now_s - self._idle_since_s > self.timeout_keep_alive:
+            self._idle_since_s = 0.0
             self.transport.close()
-        if not self.flow.write_paused:
+        unsent_bytes = self.transport.get_write_buffer_size()
+        # The rest of a finished answer lies below the mark at which writing pauses, and keeps a closing transport open.
+        if not unsent_bytes or not (self.flow.write_paused or self.transport.is_closing()):
             self._stalled_since_s = 0.0
             return
-        unsent_bytes = self.transport.get_write_buffer_size()
         if not self._stalled_since_s or unsent_bytes < self._unsent_bytes:
             self._stalled_since_s = now_s
         elif now_s - self._stalled_since_s > self._limits.write_timeout_s:

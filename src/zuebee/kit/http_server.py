@@ -5,7 +5,7 @@ import socket
 import ssl
 from email.utils import formatdate
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -88,19 +88,21 @@ class HttpServer:
     def begin_drain(self) -> None:
         """From now on each connection ends with the answer it carries. New ones are still taken."""
         self._phase.draining = True
+        for connection in self._connections():
+            connection.end_with_answer()
 
     def stop_accepting(self) -> None:
         """Close the listening socket and the idle connections."""
         if self._server is not None:
             self._server.close()
-        for connection in list(self._state.connections):
+        for connection in self._connections():
             connection.shutdown()
 
     async def wait_idle(self, timeout_s: float, hurry: asyncio.Event) -> bool:
-        """Wait until no request runs; False if `timeout_s` passed or `hurry` was set first."""
+        """Wait until no request runs and every answer is out; False if `timeout_s` passed or `hurry` was set first."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + timeout_s
-        while self._phase.running:
+        while self._phase.running or any(one.transport.get_write_buffer_size() for one in self._connections()):
             if loop.time() >= until_s or hurry.is_set():
                 return False
             await asyncio.sleep(0.02)
@@ -111,17 +113,21 @@ class HttpServer:
         self.stop_accepting()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for connection in list(self._state.connections):
-            connection.transport.close()
-            connection.cancel()  # type: ignore[union-attr]
+        for connection in self._connections():
+            if not connection.transport.is_closing():
+                connection.transport.close()
+            connection.cancel()
         await self.wait_idle(CLOSE_WAIT_S, asyncio.Event())
+
+    def _connections(self) -> list[GuardedProtocol]:
+        return cast(list[GuardedProtocol], list(self._state.connections))
 
     def _sweep(self) -> None:
         """Four times a second: overdue clients, and the Date header of the coming answers."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for connection in list(self._state.connections):
-            connection.sweep(now)  # type: ignore[union-attr]
+        for connection in self._connections():
+            connection.sweep(now)
         date = formatdate(clock.wall_s(), usegmt=True).encode()
         # Replaced in place: running cycles hold a reference to this list.
         self._state.default_headers[:] = [(b"date", date)]

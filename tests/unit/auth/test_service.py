@@ -25,8 +25,8 @@ class Source:
 
 
 def caller(key: bytes | None = b"k", address: str = "10.0.0.1") -> Caller:
-    headers = [] if key is None else [(b"authorization", b"Bearer " + key)]
-    return Caller("POST", "/v1/chat/completions", headers, address)
+    fields = {} if key is None else {b"authorization": b"Bearer " + key}
+    return Caller("POST", "/v1/chat/completions", fields, address)
 
 
 async def outcome(mode: str, *sources: Source, key: bytes | None = b"k") -> object:

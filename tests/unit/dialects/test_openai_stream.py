@@ -14,14 +14,17 @@ USAGES = {
     "chat_stream_engine_killed": (7, 4453),
     "chat_stream_n2_usage": (7, 12),
     "chat_stream_sigterm": (7, 5042),
+    "chat_stream_stop_usage": (7, 1),
     "chat_stream_usage": (7, 6),
+    "chat_stream_usage_cached": (605, 2),
     "chat_stream_usage_continuous": (7, 6),
+    "completion_stream": None,
     "completion_stream_usage": (5, 6),
-    "completion_two_prompts_stream_usage": (8, 6),
     "tools_auto_stream": None,
     "tools_named_stream_usage": (209, 51),
+    "tools_required_stream_usage": (209, 51),
 }
-WITHOUT_EXTRA = ("chat_stream", "chat_stream_engine_killed", "tools_auto_stream")
+WITHOUT_EXTRA = ("chat_stream", "chat_stream_engine_killed", "completion_stream", "tools_auto_stream")
 CHUNK = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":null}]}\n\n'
 LAST = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
 EXTRA = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
@@ -203,7 +206,7 @@ def test_an_endless_event_ends_the_stream() -> None:
     meter = StreamMeter(hide_usage=False)
     assert meter.feed(CHUNK) == CHUNK
     fed = 0
-    while not meter.ended():
+    while not meter.over:
         assert meter.feed(b"data: " + b"x" * 65536) == b""
         fed += 65536
         assert fed < 2 << 20
@@ -225,7 +228,9 @@ def test_an_endless_event_ends_the_stream() -> None:
     ],
 )
 def test_without_done_a_stream_is_whole_if_its_choices_finished(parts: list[bytes], whole: bool) -> None:
-    assert replay(parts, hide=False).whole is whole
+    for hide in (False, True):
+        assert replay(parts, hide=hide).whole is whole
+        assert replay([b"".join(parts)], hide=hide).whole is whole
 
 
 @given(st.binary(max_size=300), st.integers(0, 300))

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.fakes import FakeInference, Step, VirtualTime, answer, failure, head, make_job, until
 from zuebee.config import FallbackSettings, RetrySettings, RoutingSettings
-from zuebee.contracts.inference import End, Event, Head, Inference
+from zuebee.contracts.inference import End, Event, FailureCause, Head, Inference
 from zuebee.dispatch.backend import Backend
 from zuebee.dispatch.health import Health
 from zuebee.dispatch.service import Dispatcher
@@ -160,8 +160,17 @@ async def test_when_all_cool_down_the_shortest_wait_is_named(virtual_time: Virtu
     assert begun(backends) == [0, 0]
 
 
-@pytest.mark.parametrize("waits", [False, True], ids=["another backend", "the same backend"])
-async def test_retries_stop_at_the_budget(waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("waits", "cause", "running"),
+    [
+        pytest.param(False, "overload", 6, id="overload, another backend: 20 % of 30"),
+        pytest.param(True, "broken", 6, id="dropped, the same backend: 20 % of 30"),
+        pytest.param(False, "broken", 30, id="dropped, another backend: all are taken over"),
+    ],
+)
+async def test_retries_stop_at_the_budget(
+    waits: bool, cause: FailureCause, running: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("random.random", lambda: 1.0)
     gate = asyncio.Event()
 
@@ -169,7 +178,7 @@ async def test_retries_stop_at_the_budget(waits: bool, monkeypatch: pytest.Monke
         async def _play(self, job: Any) -> Any:
             self.begun += 1
             await gate.wait()
-            yield failure("broken")[0]
+            yield failure(cause)[0]
 
     class Stuck(FakeInference):
         async def _play(self, job: Any) -> Any:
@@ -185,7 +194,7 @@ async def test_retries_stop_at_the_budget(waits: bool, monkeypatch: pytest.Monke
     await until(lambda: failing.begun == 30)
     gate.set()
     await asyncio.wait(asked, timeout=0.05)
-    assert sum(not task.done() for task in asked) == 6  # 20 % of 30
+    assert sum(not task.done() for task in asked) == running
     for task in asked:
         task.cancel()
     await asyncio.gather(*asked, return_exceptions=True)
@@ -308,6 +317,6 @@ async def test_clients_that_leave_eject_nobody(virtual_time: VirtualTime) -> Non
 
 
 async def test_the_time_to_the_first_byte_is_learnt(virtual_time: VirtualTime) -> None:
-    target, (only,) = dispatcher([[0.25, head(), 5.0, End()]])
+    target, (only,) = dispatcher([[0.25, head(), 5.0, End()]], load_balance="latency_based")
     await ask(target)
     assert only.latency(virtual_time.now_s - 5.0) == pytest.approx(0.25)

@@ -117,7 +117,7 @@ async def test_a_long_answer_passes_without_being_held(chunks: bool) -> None:
         (whole(b'{"choices":'), "bad_answer", "broken"),
         (whole(b"<html>", content_type=b"text/html"), "bad_answer", "broken"),
         (whole(b"", 302, extra=b"location: http://elsewhere/\r\n"), "bad_answer", "broken"),
-        (whole(b'{"error":"sk-theirs is wrong"}', 401), "backend_refused_key", "broken"),
+        (whole(b'{"error":"sk-theirs is wrong"}', 401), "backend_refused_key", "unwelcome"),
     ],
 )
 async def test_what_is_no_answer(script: list[Any], code: str, cause: str) -> None:

@@ -1,0 +1,71 @@
+import json
+
+import pytest
+
+from tests.support.edge import KEY, FakeEdge
+from zuebee.edge.http import ROUTES
+
+BODY = b'{"model":"m"}'
+INFERENCE = [(path, route) for route in ROUTES if route.operation for path in (route.path, *route.aliases)]
+
+
+@pytest.mark.requirement("A036", "A037", "A038", "A327")
+@pytest.mark.parametrize(("path", "route"), INFERENCE, ids=lambda value: value if isinstance(value, str) else "")
+async def test_each_path_makes_its_job(path: str, route: object) -> None:
+    edge = FakeEdge()
+    request = await edge.ask("POST", path, BODY, KEY, (b"x-request-id", b"theirs"))
+    assert (request.status, request.body) == (200, b"{}")
+    (job,) = edge.inference.jobs
+    assert (job.path, job.operation, job.body) == (route.path, route.operation, BODY)  # type: ignore[attr-defined]
+    (settlement,) = edge.doorman.settled
+    assert settlement.route == route.path  # type: ignore[attr-defined]
+    assert settlement.client_request_id == "theirs"
+    assert settlement.request_id == job.request_id == request.headers[b"x-request-id"].decode() != "theirs"
+
+
+@pytest.mark.requirement("A045")
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/responses", "/v1/chat/completions/", "/v1/../metrics", "/V1/models", "*", ""]
+)
+async def test_an_unknown_path_reaches_no_backend(path: str) -> None:
+    for method in ("GET", "POST", "OPTIONS"):
+        edge = FakeEdge()
+        request = await edge.ask(method, path, BODY, KEY)
+        assert request.status == 404
+        assert json.loads(request.body)["error"]["code"] == "unknown_path"
+        assert edge.inference.begun == 0
+        assert [settlement.route for settlement in edge.doorman.settled] == ["other"]
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD", "OPTIONS"])
+async def test_the_wrong_method_is_told_the_right_one(method: str) -> None:
+    edge = FakeEdge()
+    request = await edge.ask(method, "/v1/chat/completions", b"", KEY)
+    assert (request.status, request.headers[b"allow"]) == (405, b"POST")
+    assert len(edge.doorman.settled) == 1
+    request = await edge.ask("POST", "/v1/models", BODY, KEY)
+    assert (request.status, request.headers[b"allow"]) == (405, b"GET, HEAD")
+    assert edge.inference.begun == 0
+
+
+async def test_without_a_key_nothing_is_read() -> None:
+    edge = FakeEdge()
+    request = await edge.ask("POST", "/v1/embeddings", BODY)
+    assert request.status == 401
+    assert request.headers[b"x-should-retry"] == b"false"
+    assert request.received == 0
+
+
+async def test_request_ids_differ_and_are_ours() -> None:
+    edge, other = FakeEdge(), FakeEdge()
+    for _ in range(50):
+        for each in (edge, other):
+            await each.ask("POST", "/v1/chat/completions", BODY, KEY)
+    ids = [settlement.request_id for each in (edge, other) for settlement in each.doorman.settled]
+    assert len(set(ids)) == 100
+
+
+async def test_the_callers_address_may_come_from_a_trusted_proxy() -> None:
+    edge = FakeEdge()
+    await edge.ask("POST", "/v1/chat/completions", BODY, KEY, (b"x-forwarded-for", b"9.9.9.9, 5.6.7.8"))
+    assert edge.doorman.callers[0].address == edge.doorman.settled[0].address == "5.6.7.8"

@@ -1,0 +1,41 @@
+import json
+
+import pytest
+
+from zuebee.contracts.errors import NO_KEY, Refusal
+from zuebee.edge.replies import error_reply, relayed_error_headers
+
+
+def test_an_error_reply() -> None:
+    status, headers, body = error_reply(Refusal(429, "rate_limit_error", "c", "m", None, 1.2001, True), "req_1")
+    assert status == 429
+    assert dict(headers) == {
+        b"content-type": b"application/json",
+        b"content-length": str(len(body)).encode(),
+        b"x-request-id": b"req_1",
+        b"x-should-retry": b"true",
+        b"retry-after": b"2",
+        b"retry-after-ms": b"1201",
+    }
+    assert json.loads(body)["error"]["code"] == "c"
+
+
+@pytest.mark.parametrize(("wait_s", "seconds"), [(0.0, b"1"), (1.0, b"1"), (40.0, b"40"), (59.01, b"60")])
+def test_a_wait_is_never_named_too_short(wait_s: float, seconds: bytes) -> None:
+    headers = dict(error_reply(Refusal(429, "rate_limit_error", "c", "m", None, wait_s), "r")[1])
+    assert headers[b"retry-after"] == seconds
+    assert int(headers[b"retry-after-ms"]) >= wait_s * 1000
+
+
+def test_who_needs_a_key_is_told_how() -> None:
+    headers = dict(error_reply(NO_KEY, "r")[1])
+    assert headers[b"www-authenticate"] == b"Bearer"
+    assert headers[b"x-should-retry"] == b"false"
+    assert b"retry-after" not in headers
+
+
+@pytest.mark.parametrize(("status", "again"), [(400, b"false"), (429, b"true"), (500, b"false"), (503, b"true")])
+def test_whether_to_try_a_backends_error_again(status: int, again: bytes) -> None:
+    assert relayed_error_headers(status, [], 1) == [(b"x-should-retry", again)]
+    assert relayed_error_headers(status, [], 2) == [(b"x-should-retry", b"false")]  # it was tried again already
+    assert relayed_error_headers(status, [(b"x-should-retry", b"theirs")], 1) == []

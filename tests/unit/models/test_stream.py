@@ -1,0 +1,102 @@
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.loopback import RESET, Loopback, chunked, loopback
+from tests.support.samples import VLLM
+from zuebee.contracts.inference import QUIET
+from zuebee.dialects.openai_stream import StreamMeter
+from zuebee.kit.http_client import Connection, HttpFailure, HttpPool, Timeouts
+from zuebee.kit.http_connect import Origin
+from zuebee.models.stream import StreamRelay
+
+EVENTS = [event + b"\n\n" for event in VLLM["chat_stream_usage"].split(b"\n\n")[:-1]]
+SHOWN = b"".join(event for event in EVENTS if b'"choices":[]' not in event)
+
+
+class Reader:
+    """A sink that keeps what it is given; slow ones want to be waited for each time."""
+
+    def __init__(self, *, slow: bool = False) -> None:
+        self.written_bytes = 0
+        self.got: list[bytes] = []
+        self.drained = 0
+        self._slow = slow
+
+    def write(self, data: bytes) -> bool:
+        self.got.append(data)
+        self.written_bytes += len(data)
+        return not self._slow
+
+    async def drain(self) -> None:
+        self.drained += 1
+
+
+async def opened(server: Loopback) -> Connection:
+    pool = HttpPool(Origin(server.url, timeout_s=2.0), max_idle=0, max_connections=1)
+    return await pool.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"", Timeouts(2.0, 2.0, 2.0))
+
+
+def relay(quiet_s: float = 5.0) -> StreamRelay:
+    return StreamRelay(StreamMeter(hide_usage=True), quiet_s)
+
+
+async def pull(target: StreamRelay, connection: Connection) -> bytes:
+    got = await target.begin(connection)
+    while block := await target.next_event(connection):
+        got += block if isinstance(block, bytes) else b""
+    return got
+
+
+async def push(target: StreamRelay, connection: Connection) -> bytes:
+    return await pushed_to(Reader())(target, connection)
+
+
+def pushed_to(reader: Reader) -> Callable[[StreamRelay, Connection], "object"]:
+    async def run(target: StreamRelay, connection: Connection) -> bytes:
+        begun = await target.begin(connection)
+        await target.pump(connection, reader, b": quiet\n\n")
+        return begun + b"".join(event for event in reader.got if event != b": quiet\n\n")
+
+    return run
+
+
+@pytest.mark.requirement("A034", "A297")
+@pytest.mark.parametrize("way", [pull, push, pushed_to(Reader(slow=True))], ids=["pulled", "pushed", "pushed slowly"])
+@pytest.mark.parametrize("cut", ["events", "bytes", "at once"])
+async def test_pulled_or_pushed_the_same_bytes_pass(way: Callable[..., object], cut: str) -> None:
+    stream = b"".join(EVENTS)
+    parts = {"events": EVENTS, "bytes": [stream[n : n + 1] for n in range(len(stream))], "at once": [stream]}[cut]
+    async with loopback(chunked(*parts)) as server:
+        connection = await opened(server)
+        target = relay()
+        assert await way(target, connection) == SHOWN  # type: ignore[misc]
+        connection.finish()
+    assert target.meter.done
+    assert target.meter.usage == (7, 6)
+
+
+async def test_silence_is_told_both_ways() -> None:
+    reader = Reader()
+    async with loopback(chunked(EVENTS[0], 0.3, *EVENTS[1:])) as server:
+        connection = await opened(server)
+        target = relay(quiet_s=0.02)
+        await target.begin(connection)
+        assert await target.next_event(connection) is QUIET
+        await target.pump(connection, reader, b": quiet\n\n")
+        connection.finish()
+    assert reader.got[0] == b": quiet\n\n"
+    assert reader.got[-1].endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_failure_while_pushing_is_told_afterwards() -> None:
+    reader = Reader()
+    async with loopback(chunked(EVENTS[0], 0.02, EVENTS[1], 0.02, RESET, end=False)) as server:
+        connection = await opened(server)
+        target = relay()
+        begun = await target.begin(connection)
+        await target.pump(connection, reader, b"")
+        with pytest.raises(HttpFailure):
+            await target.next_event(connection)
+        connection.finish()
+    assert begun + b"".join(reader.got) == EVENTS[0] + EVENTS[1]

@@ -1,0 +1,182 @@
+import math
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as read_text
+
+from zuebee.contracts.admission import ANONYMOUS, Grant, Settlement
+from zuebee.contracts.inference import Usage
+from zuebee.telemetry.metrics import LATENCY_BUCKETS_MS, METRICS, OTHER, Metrics
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def settled(**changes: Any) -> Settlement:
+    fields: dict[str, Any] = {
+        "request_id": "r",
+        "method": "POST",
+        "route": "/v1/chat/completions",
+        "address": "10.0.0.1",
+        "at_s": 0.0,
+        "status": 200,
+        "ending": "complete",
+        "grant": Grant(ANONYMOUS),
+        "model": "m",
+        "backend": "a",
+        "attempts": 1,
+        "usage": Usage(7, 5, "provider"),
+        "duration_s": 0.3,
+    }
+    return Settlement(**{**fields, **changes})
+
+
+def samples(metrics: Metrics) -> Samples:
+    text = metrics.exposition("text/plain")[0].decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in read_text(text)
+        for sample in family.samples
+    }
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return samples(metrics)[name, frozenset(labels.items())]
+
+
+@pytest.mark.requirement("A312", "A329")
+def test_the_exposition_is_valid_in_both_formats_and_has_no_series_twice() -> None:
+    metrics = Metrics(100)
+    for model in ("m", 'odd "name"\\\n\u2028', "", "{}=,", "é😀"):
+        metrics.record(settled(model=model, first_token_s=0.1, stream=True))
+    metrics.record(settled(status=404, grant=None, ending="refused", code="unknown_path", route="other", backend=""))
+    metrics.reloads.labels("ok").inc()
+    metrics.lend("zuebee_ready", lambda: [((), 1.0)])
+    text, content_type = metrics.exposition("text/plain")
+    assert content_type.startswith("text/plain")
+    found = [(s.name, tuple(sorted(s.labels.items()))) for f in read_text(text.decode()) for s in f.samples]
+    assert len(found) == len(set(found)) > 100
+    text, content_type = metrics.exposition(OPENMETRICS)
+    assert content_type.startswith("application/openmetrics-text")
+    assert text.endswith(b"# EOF\n")
+    assert list(read_openmetrics(text.decode()))
+
+
+def test_all_that_is_shown_is_described() -> None:
+    metrics = Metrics(100)
+    metrics.record(settled(first_token_s=0.1, code="c", attempts=2))
+    ours = {
+        f.name: f for f in read_text(metrics.exposition("")[0].decode()) if f.name.startswith(("llmproxy", "zuebee"))
+    }
+    for name, family in ours.items():
+        known = METRICS.get(name) or METRICS.get(f"{name}_total")
+        if known is None:
+            assert name.endswith("_created"), name
+            continue
+        assert (family.documentation, family.type) == (known.meaning, known.kind)
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} == set(known.labels)
+
+
+@pytest.mark.requirement("A314", "A318")
+def test_requests_and_tokens_are_counted() -> None:
+    metrics = Metrics(100)
+    metrics.record(settled())
+    metrics.record(settled(usage=Usage(1, 2, "estimate")))
+    metrics.record(
+        settled(status=429, grant=None, usage=None, code="rate_limit_exceeded", backend="", ending="refused")
+    )
+    route = {"path": "/v1/chat/completions", "stream": "false"}
+    assert value(metrics, "llmproxy_requests_total", **route, backend="a", status="200") == 2
+    assert value(metrics, "llmproxy_requests_total", **route, backend="none", status="429") == 1
+    assert value(metrics, "llmproxy_usage_tokens_total", type="prompt") == 8
+    assert value(metrics, "llmproxy_usage_tokens_total", type="completion") == 7
+    assert value(metrics, "zuebee_refusals_total", code="rate_limit_exceeded") == 1
+    assert value(metrics, "zuebee_usage_records_total", source="provider") == 1
+    assert value(metrics, "zuebee_endings_total", ending="complete") == 2
+
+
+@pytest.mark.requirement("A306", "A307")
+def test_tokens_and_time_by_model() -> None:
+    metrics = Metrics(100)
+    metrics.record(settled(stream=True, first_token_s=0.02))
+    model = {"model": "m", "priority": "default"}
+    assert value(metrics, "zuebee_tokens_in_total", **model) == 7
+    assert value(metrics, "zuebee_tokens_out_total", **model) == 5
+    assert value(metrics, "zuebee_request_duration_seconds_sum", **model) == pytest.approx(0.3)
+    assert value(metrics, "zuebee_time_to_first_token_seconds_bucket", model="m", le="0.025") == 1
+    assert value(metrics, "zuebee_time_to_first_token_seconds_bucket", model="m", le="0.01") == 0
+
+
+@pytest.mark.requirement("A315")
+@given(st.lists(st.floats(0, 1000), min_size=1, max_size=20))
+def test_the_latency_histogram_counts_each_request_where_it_belongs(durations_s: list[float]) -> None:
+    metrics = Metrics(100)
+    for duration_s in durations_s:
+        metrics.record(settled(duration_s=duration_s))
+    found = samples(metrics)
+    labels = {"path": "/v1/chat/completions", "stream": "false", "backend": "a"}
+    for bound in (*LATENCY_BUCKETS_MS, math.inf):
+        le = "+Inf" if bound == math.inf else str(float(bound))
+        count = found["llmproxy_latency_ms_bucket", frozenset({**labels, "le": le}.items())]
+        assert count == sum(duration_s * 1000 <= bound for duration_s in durations_s)
+    total_ms = found["llmproxy_latency_ms_sum", frozenset(labels.items())]
+    assert total_ms == pytest.approx(sum(durations_s) * 1000)
+
+
+@pytest.mark.requirement("A308")
+def test_ten_thousand_model_names_make_no_more_than_the_allowed_labels() -> None:
+    metrics = Metrics(50)
+    names = random.Random(7)
+    for _ in range(10_000):
+        metrics.record(settled(model=names.randbytes(8).hex() * names.choice([1, 50])))
+    models = {dict(labels)["model"] for name, labels in samples(metrics) if name == "zuebee_tokens_in_total"}
+    assert len(models) == 51
+    assert OTHER in models
+    assert max(map(len, models)) <= 200
+    assert sum(v for (name, _), v in samples(metrics).items() if name == "zuebee_tokens_in_total") == 70_000
+
+
+@pytest.mark.requirement("A308")
+def test_a_model_that_no_backend_answered_for_gets_no_label() -> None:
+    metrics = Metrics(50)
+    for n in range(100):
+        metrics.record(settled(model=f"m{n}", status=404, usage=None))
+    models = {dict(labels)["model"] for name, labels in samples(metrics) if name == "zuebee_tokens_in_total"}
+    assert models == {OTHER}
+
+
+def test_codes_and_routes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zuebee.telemetry.metrics.MAX_SERIES", 100)
+    metrics = Metrics(50)
+    for n in range(200):
+        metrics.record(settled(code=f"c{n}", route=f"/r{n}"))
+    found = samples(metrics)
+    codes = [dict(labels)["code"] for name, labels in found if name == "zuebee_refusals_total"]
+    routes = [dict(labels)["path"] for name, labels in found if name == "llmproxy_requests_total"]
+    assert len(codes) == 51
+    assert len(routes) == 101
+    assert OTHER in codes
+    assert OTHER in routes
+
+
+def test_retries_are_tries_beyond_the_first() -> None:
+    metrics = Metrics(50)
+    for attempts in (0, 1, 3):
+        metrics.record(settled(attempts=attempts))
+    assert value(metrics, "zuebee_retries_total") == 2
+
+
+def test_lent_gauges_are_read_when_asked() -> None:
+    metrics = Metrics(50)
+    now = {"a": 1.0}
+    metrics.lend("zuebee_backend_healthy", lambda: (((name,), up) for name, up in now.items()))
+    metrics.lend("zuebee_records_dropped_total", lambda: [(("usage",), 3.0)])
+    assert value(metrics, "zuebee_backend_healthy", backend="a") == 1
+    now["a"] = 0.0
+    assert value(metrics, "zuebee_backend_healthy", backend="a") == 0
+    assert value(metrics, "zuebee_records_dropped_total", sink="usage") == 3
