@@ -160,8 +160,18 @@ async def test_when_all_cool_down_the_shortest_wait_is_named(virtual_time: Virtu
     assert begun(backends) == [0, 0]
 
 
-@pytest.mark.parametrize("waits", [False, True], ids=["another backend", "the same backend"])
-async def test_retries_stop_at_the_budget(waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("backends", "failing_answer", "retries"),
+    [
+        (2, answer(500), 6),  # 20 % of 30
+        (1, answer(500), 6),
+        (1, failure("broken"), 6),
+        (2, failure("broken"), 30),  # what a dying backend drops is taken over, all of it
+    ],
+)
+async def test_retries_stop_at_the_budget(
+    backends: int, failing_answer: list[Step], retries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("random.random", lambda: 1.0)
     gate = asyncio.Event()
 
@@ -169,7 +179,8 @@ async def test_retries_stop_at_the_budget(waits: bool, monkeypatch: pytest.Monke
         async def _play(self, job: Any) -> Any:
             self.begun += 1
             await gate.wait()
-            yield failure("broken")[0]
+            for event in failing_answer:
+                yield event
 
     class Stuck(FakeInference):
         async def _play(self, job: Any) -> Any:
@@ -178,14 +189,13 @@ async def test_retries_stop_at_the_budget(waits: bool, monkeypatch: pytest.Monke
             yield failure("broken")[0]
 
     failing, second = Failing(), Stuck()
-    target, _ = dispatcher(*([failing] if waits else [failing, second]), load_balance="weighted")
-    if not waits:
-        target.backends[1].weight = 0  # never the first choice
+    target, _ = dispatcher(*[failing, second][:backends], load_balance="weighted")
+    target.backends[-1].weight = 2 - backends  # the second is never the first choice
     asked = [asyncio.ensure_future(ask(target)) for _ in range(30)]
     await until(lambda: failing.begun == 30)
     gate.set()
     await asyncio.wait(asked, timeout=0.05)
-    assert sum(not task.done() for task in asked) == 6  # 20 % of 30
+    assert sum(not task.done() for task in asked) == retries
     for task in asked:
         task.cancel()
     await asyncio.gather(*asked, return_exceptions=True)
@@ -308,6 +318,6 @@ async def test_clients_that_leave_eject_nobody(virtual_time: VirtualTime) -> Non
 
 
 async def test_the_time_to_the_first_byte_is_learnt(virtual_time: VirtualTime) -> None:
-    target, (only,) = dispatcher([[0.25, head(), 5.0, End()]])
+    target, (only,) = dispatcher([[0.25, head(), 5.0, End()]], load_balance="latency_based")
     await ask(target)
     assert only.latency(virtual_time.now_s - 5.0) == pytest.approx(0.25)

@@ -83,7 +83,7 @@ async def test_an_answer_in_one_piece_goes_out_in_one_piece() -> None:
     target = client(request)
     await target.start(200, [], events=False)
     await target.write(b"{}")
-    assert len(request.sent) == 1
+    assert request.sent == []
     await target.finish()
     assert request.body == b"{}"
     assert len(request.sent) == 2
@@ -95,7 +95,7 @@ async def test_a_long_answer_is_never_held_for_more_than_one_part() -> None:
     await target.start(200, [], events=False)
     for n in range(3):
         await target.write(b"%d" % n)
-        assert len(request.sent) == n + 1
+        assert len(request.sent) == (n + 1 if n else 0)
     await target.finish()
     assert request.body == b"012"
 
