@@ -18,7 +18,6 @@ class AsgiRequest:
             "query_string": b"",
             "headers": headers or [],
             "client": ("10.0.0.1", 1234),
-            "zuebee.cycle": self,
         }
         self.sent: list[dict[str, Any]] = []
         self.received = 0
@@ -31,11 +30,6 @@ class AsgiRequest:
 
     async def send(self, message: Any) -> None:
         self.sent.append(message)
-
-    def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        """A whole answer at once, as the server of kit/http_server.py takes it."""
-        self.sent.append({"type": "http.response.start", "status": status, "headers": headers})
-        self.sent.append({"type": "http.response.body", "body": body, "more_body": False})
 
     @property
     def status(self) -> int:

@@ -12,6 +12,10 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+# What our own server adds to the scope (kit/http_guard.py): short ways that ASGI has no words for.
+CYCLE = "zuebee.cycle"
+CANCEL = "zuebee.cancel"
+
 TOO_LARGE = "request_too_large"
 
 
@@ -115,21 +119,29 @@ class AsgiClient:
             await self._send({"type": "http.response.body", "body": self._held, "more_body": True})
         self._held = data
 
-    def sink(self) -> Sink:
+    def sink(self) -> Sink | None:
         """See `Client.sink`."""
-        sink: Sink = self._scope["zuebee.cycle"]
+        sink: Sink | None = self._scope.get(CYCLE)
         return sink
 
     def cancel(self) -> None:
         """See `Client.cancel`."""
-        self._scope["zuebee.cancel"]()
+        self._scope[CANCEL]()
 
     async def finish(self) -> None:
         """See `Client.finish`."""
         if self._headers is not None:
-            self._scope["zuebee.cycle"].respond(self._status, self._headers, self._held)
+            await self._respond(self._status, self._headers, self._held)
         else:
             await self._send({"type": "http.response.body", "body": self._held, "more_body": False})
+
+    async def _respond(self, status: int, headers: Headers, body: bytes) -> None:
+        cycle = self._scope.get(CYCLE)
+        if cycle is not None:
+            cycle.respond(status, headers, body)
+        else:
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def refuse(self, refusal: Refusal, extra: Headers | None = None) -> None:
         """See `Client.refuse`."""
@@ -143,7 +155,7 @@ class AsgiClient:
         if not self._whole_body_read and self._scope["method"] not in ("GET", "HEAD"):
             # What the client still sends of its body must not be taken for its next request.
             headers = [*headers, (b"connection", b"close")]
-        self._scope["zuebee.cycle"].respond(status, headers, body)
+        await self._respond(status, headers, body)
 
 
 def _too_large(limit: int) -> Refusal:

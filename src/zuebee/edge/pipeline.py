@@ -37,8 +37,8 @@ class Client(Protocol):
         """Send a part of its body; waits while the client is slow."""
         ...
 
-    def sink(self) -> Sink:
-        """Where the events after the first may be pushed; it counts what it was given."""
+    def sink(self) -> Sink | None:
+        """Where the events after the first may be pushed, if that can be; it counts what it was given."""
         ...
 
     async def finish(self) -> None:
@@ -161,8 +161,8 @@ class Exchange:
         await self._client.write(block)
         if self.settlement.first_token_s < 0:
             self.settlement.first_token_s = clock.monotonic_s() - self._started_s
-            if self._head is not None and self._head.pump is not None:
-                sink = self._client.sink()
+            sink = self._client.sink()
+            if self._head is not None and self._head.pump is not None and sink is not None:
                 try:
                     await self._head.pump(sink, sse.COMMENT)
                 finally:

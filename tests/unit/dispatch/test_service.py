@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.fakes import FakeInference, Step, VirtualTime, answer, failure, head, make_job, until
 from zuebee.config import FallbackSettings, RetrySettings, RoutingSettings
-from zuebee.contracts.inference import End, Event, Head, Inference
+from zuebee.contracts.inference import End, Event, FailureCause, Head, Inference
 from zuebee.dispatch.backend import Backend
 from zuebee.dispatch.health import Health
 from zuebee.dispatch.service import Dispatcher
@@ -161,16 +161,15 @@ async def test_when_all_cool_down_the_shortest_wait_is_named(virtual_time: Virtu
 
 
 @pytest.mark.parametrize(
-    ("backends", "failing_answer", "retries"),
+    ("waits", "cause", "running"),
     [
-        (2, answer(500), 6),  # 20 % of 30
-        (1, answer(500), 6),
-        (1, failure("broken"), 6),
-        (2, failure("broken"), 30),  # what a dying backend drops is taken over, all of it
+        pytest.param(False, "overload", 6, id="overload, another backend: 20 % of 30"),
+        pytest.param(True, "broken", 6, id="dropped, the same backend: 20 % of 30"),
+        pytest.param(False, "broken", 30, id="dropped, another backend: all are taken over"),
     ],
 )
 async def test_retries_stop_at_the_budget(
-    backends: int, failing_answer: list[Step], retries: int, monkeypatch: pytest.MonkeyPatch
+    waits: bool, cause: FailureCause, running: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("random.random", lambda: 1.0)
     gate = asyncio.Event()
@@ -179,8 +178,7 @@ async def test_retries_stop_at_the_budget(
         async def _play(self, job: Any) -> Any:
             self.begun += 1
             await gate.wait()
-            for event in failing_answer:
-                yield event
+            yield failure(cause)[0]
 
     class Stuck(FakeInference):
         async def _play(self, job: Any) -> Any:
@@ -189,13 +187,14 @@ async def test_retries_stop_at_the_budget(
             yield failure("broken")[0]
 
     failing, second = Failing(), Stuck()
-    target, _ = dispatcher(*[failing, second][:backends], load_balance="weighted")
-    target.backends[-1].weight = 2 - backends  # the second is never the first choice
+    target, _ = dispatcher(*([failing] if waits else [failing, second]), load_balance="weighted")
+    if not waits:
+        target.backends[1].weight = 0  # never the first choice
     asked = [asyncio.ensure_future(ask(target)) for _ in range(30)]
     await until(lambda: failing.begun == 30)
     gate.set()
     await asyncio.wait(asked, timeout=0.05)
-    assert sum(not task.done() for task in asked) == retries
+    assert sum(not task.done() for task in asked) == running
     for task in asked:
         task.cancel()
     await asyncio.gather(*asked, return_exceptions=True)

@@ -83,7 +83,7 @@ async def test_an_answer_in_one_piece_goes_out_in_one_piece() -> None:
     target = client(request)
     await target.start(200, [], events=False)
     await target.write(b"{}")
-    assert request.sent == []
+    assert not request.sent
     await target.finish()
     assert request.body == b"{}"
     assert len(request.sent) == 2
