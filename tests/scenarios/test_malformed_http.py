@@ -59,7 +59,7 @@ MALFORMED: dict[str, tuple[bytes, set[int]]] = {
     "a hexadecimal length": (POST + HOST + AUTH + b"Content-Length: 0x5\r\n\r\nhello", {400}),
     "a signed length": (POST + HOST + AUTH + b"Content-Length: +5\r\n\r\nhello", {400}),
     "an enormous length": (POST + HOST + AUTH + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n", {400}),
-    "an unknown coding": (POST + HOST + AUTH + b"Transfer-Encoding: cow\r\n\r\n", {400}),
+    "an unknown coding": (POST + HOST + AUTH + b"Transfer-Encoding: cow\r\n\r\n", {501}),
     "chunks not last": (POST + HOST + AUTH + b"Transfer-Encoding: chunked, gzip\r\n\r\n", {400}),
     "a chunk without a size": (POST + HOST + AUTH + CHUNKED + END + b"\r\nhello\r\n", {400}),
     "a chunk with a bad size": (POST + HOST + AUTH + CHUNKED + END + b"zz\r\n", {400}),
@@ -83,7 +83,7 @@ MALFORMED: dict[str, tuple[bytes, set[int]]] = {
     "a target without a slash": (b"POST v1/chat/completions HTTP/1.1\r\n" + HOST + REST, {400}),
     "an unknown version": (b"POST /v1/chat/completions HTTP/1.7\r\n" + HOST + REST, {400}),
     "HTTP/2 in the clear": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400}),
-    "HTTP/0.9": (b"GET /v1/models\r\n\r\n", {400}),
+    "HTTP/0.9": (b"GET /v1/models\r\n\r\n", {505}),
     "no HTTP at all": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 64, {400}),
     "the asterisk": (b"OPTIONS * HTTP/1.1\r\n" + HOST + END, {400, 404, 405}),
     "a tunnel": (b"CONNECT example.org:443 HTTP/1.1\r\n" + HOST + END, {400, 404, 405}),
@@ -183,10 +183,19 @@ async def test_wrong_methods_are_told_the_right_one(place: Place, method: str, p
     check_error(answer)
 
 
-async def test_an_absolute_target_is_read_as_its_path(place: Place) -> None:
+async def test_an_absolute_target_must_name_the_host(place: Place) -> None:
     gateway, _ = place
-    answer = await ask(gateway.port, request(BODY, path=f"http://elsewhere.example{CHAT}"))
-    assert answer.status == 200
+    assert (await ask(gateway.port, request(BODY, path=f"http://gateway{CHAT}"))).status == 200
+    assert (await ask(gateway.port, request(BODY, path=f"http://elsewhere.example{CHAT}"))).status == 400
+
+
+@pytest.mark.requirement("A314")
+async def test_what_is_refused_unread_is_counted(place: Place) -> None:
+    gateway, _ = place
+    refused = 'zuebee_refusals_total{code="headers_too_large"}'
+    before = gateway.metrics().get(refused, 0.0)
+    assert (await ask(gateway.port, MALFORMED["too many headers"][0])).status == 431
+    assert gateway.metrics()[refused] == before + 1
 
 
 async def test_requests_in_a_row_are_answered_in_order(place: Place) -> None:

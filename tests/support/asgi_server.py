@@ -98,7 +98,7 @@ async def _answer(send: Any, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def render_error(status: int, code: str, message: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+def render_error(status: int, code: str, message: str, peer: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
     return [(b"content-type", b"text/plain")], code.encode()
 
 

@@ -10,8 +10,6 @@ from zuebee.auth.sources import FileSource, file_records
 from zuebee.config import BackendSettings, RoutingSettings, Settings, TlsSettings
 from zuebee.config_check import listen_address
 from zuebee.contracts.admission import Authenticator, Recorder
-from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import Headers
 from zuebee.dispatch.fleet import Fleet, Reachable
 from zuebee.dispatch.model_list import ModelList
 from zuebee.dispatch.service import Dispatcher
@@ -19,7 +17,6 @@ from zuebee.edge.address import TrustedProxies
 from zuebee.edge.http import HttpEdge
 from zuebee.edge.operator import Operator, OperatorPorts, Readiness
 from zuebee.edge.pipeline import Pipeline
-from zuebee.edge.replies import error_reply
 from zuebee.kit import clock
 from zuebee.kit.http_connect import bypasses_proxy
 from zuebee.kit.http_server import HttpServer, ReceiveLimits
@@ -134,7 +131,7 @@ class Platform:
             edge,
             limits=limits,
             keep_alive_s=settings.server.keep_alive_s,
-            render_error=_render_error,
+            render_error=edge.refuse_unread,
             tls=self._tls,
         )
 
@@ -177,9 +174,3 @@ def _tls_context(tls: TlsSettings | None) -> ssl.SSLContext | None:
     modes = {"none": ssl.CERT_NONE, "request": ssl.CERT_OPTIONAL, "require": ssl.CERT_REQUIRED}
     context.verify_mode = modes[tls.client_auth]
     return context
-
-
-def _render_error(status: int, code: str, message: str) -> tuple[Headers, bytes]:
-    """An error of the protocol guard, in the words of the edge."""
-    _, headers, body = error_reply(Refusal(status, "invalid_request_error", code, message), "")
-    return [field for field in headers if field[0] not in (b"content-length", b"x-request-id")], body

@@ -11,6 +11,7 @@ from zuebee.edge.address import TrustedProxies
 from zuebee.edge.asgi import AsgiClient, Receive, Scope, Send
 from zuebee.edge.operator import Operator
 from zuebee.edge.pipeline import Pipeline
+from zuebee.edge.replies import error_reply
 from zuebee.kit import clock
 
 
@@ -55,7 +56,7 @@ class HttpEdge:
         """Answer one request."""
         path: str = scope["path"]
         route = _INFERENCE.get(path)
-        request_id = f"{self._id_prefix}{next(self._ids):08x}"
+        request_id = self._next_id()
         headers: Headers = scope["headers"]
         fields = dict(headers)
         client = AsgiClient(scope, fields, receive, send, request_id, self._max_body_bytes)
@@ -76,6 +77,18 @@ class HttpEdge:
         client.path = route.path
         client.operation = route.operation
         await self._pipeline.serve(caller, client, settlement)
+
+    def refuse_unread(self, status: int, code: str, message: str, peer: str) -> tuple[Headers, bytes]:
+        """Headers and body for a request that the server would not read to its end; it is counted like any other."""
+        refusal = Refusal(status, "invalid_request_error", code, message)
+        request_id = self._next_id()
+        if peer:
+            self._pipeline.note_refusal(Settlement(request_id, "", _OTHER, peer, clock.wall_s()), refusal)
+        _, headers, body = error_reply(refusal, request_id)
+        return [field for field in headers if field[0] != b"content-length"], body
+
+    def _next_id(self) -> str:
+        return f"{self._id_prefix}{next(self._ids):08x}"
 
 
 def wrong_method(allowed: str) -> Refusal:

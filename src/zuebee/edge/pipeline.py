@@ -275,9 +275,13 @@ class Pipeline:
         self, client: Client, settlement: Settlement, refusal: Refusal, extra: Headers | None = None
     ) -> None:
         """Refuse a request that is none of the known ones."""
+        self.note_refusal(settlement, refusal)
+        await client.refuse(refusal, extra)
+
+    def note_refusal(self, settlement: Settlement, refusal: Refusal) -> None:
+        """Settle a request that is refused without having been let in."""
         settlement.status, settlement.code, settlement.ending = refusal.status, refusal.code, "refused"
         self.admission.settle(settlement)
-        await client.refuse(refusal, extra)
 
     async def serve_known(
         self,

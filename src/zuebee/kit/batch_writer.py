@@ -58,14 +58,17 @@ class BatchWriter(Generic[T]):
     def _run(self) -> None:
         while True:
             self._wake.wait()
-            closing = self._closing.wait(self._interval_s)
-            # Cleared before the items are taken: an item put meanwhile sets it again and is not forgotten.
-            if not closing:
-                self._wake.clear()
+            self._closing.wait(self._interval_s)
+            # Cleared before the items are taken and before the end is looked for: an item or a `close` that comes
+            # meanwhile sets it again and is not slept through.
+            self._wake.clear()
+            closing = self._closing.is_set()
             if batch := [self._items.popleft() for _ in range(len(self._items))]:
                 self._write_batch(batch)
-            elif closing:
+            if closing and not self._items:
                 break
+            if closing:
+                self._wake.set()
         if self._on_close is not None:
             self._on_close()
 

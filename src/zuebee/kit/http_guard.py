@@ -36,8 +36,9 @@ UNKNOWN_CODING = (501, "unsupported_transfer_encoding", "Of transfer encodings, 
 UNKNOWN_METHOD = (501, "unsupported_method", "CONNECT is not answered here.")
 UNKNOWN_VERSION = (505, "unsupported_http_version", "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
 
-RenderError = Callable[[int, str, str], tuple[list[tuple[bytes, bytes]], bytes]]
-"""(status, code, message) -> headers and body of an error answer."""
+RenderError = Callable[[int, str, str, str], tuple[list[tuple[bytes, bytes]], bytes]]
+"""(status, code, message, peer) -> headers and body of an error answer. `peer` is the client's address, or empty where
+the application already has the request and answers for it."""
 
 
 class ReceiveLimits(NamedTuple):
@@ -193,7 +194,6 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             self._offers_upgrade = True
             return
-        self._in_headers = False
         parser = self.parser
         version = parser.get_http_version()
         hosts = 0
@@ -219,6 +219,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         if parser.should_upgrade():
             self._refuse(UNKNOWN_METHOD)
+        self._in_headers = False
         self._deadline_s = self.loop.time() + self._limits.body_timeout_s
         self._begin_cycle(version)
 
@@ -362,7 +363,8 @@ class GuardedProtocol(HttpToolsProtocol):
             # An error in the middle of an answer would look like a part of it, and nobody asked for one in silence.
             self.transport.abort()
             return
-        headers, body = self._render_error(status, code, message)
+        peer = self.client[0] if self.client and self._in_headers else ""
+        headers, body = self._render_error(status, code, message, peer)
         head = [STATUS_LINE[status]]
         head += [name + b": " + value + b"\r\n" for name, value in headers]
         head.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body))

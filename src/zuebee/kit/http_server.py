@@ -114,8 +114,7 @@ class HttpServer:
         if self._sweeper is not None:
             self._sweeper.cancel()
         for connection in self._connections():
-            if not connection.transport.is_closing():
-                connection.transport.close()
+            connection.transport.abort()
             connection.cancel()
         await self.wait_idle(CLOSE_WAIT_S, asyncio.Event())
 
