@@ -32,7 +32,7 @@ class Rule:
 
 # Where each heavy dependency lives: as few files as can be, so that it can be replaced there.
 HOMES = {
-    "httptools": ("kit/http_connection.py", "kit/http_guard.py", "sim/connection.py"),
+    "httptools": ("kit/http_connection.py", "kit/http_guard.py", "kit/http_target.py", "sim/connection.py"),
     "prometheus_client": ("telemetry/metrics.py",),
     "sqlite3": ("usage/recorder.py",),
     "typer": ("cli.py",),

@@ -14,6 +14,9 @@ class TrustedProxies:
     def __init__(self, networks: Sequence[str]) -> None:
         self._networks = [ipaddress.ip_network(text.strip(), strict=False) for text in networks]
 
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
     def client(self, peer: str, headers: Headers) -> str:
         """The client's address; the peer's where nobody trusted says otherwise."""
         if not self._networks or not self._trusts(peer):

@@ -15,6 +15,7 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 # What our own server adds to the scope (kit/http_guard.py): short ways that ASGI has no words for.
 CYCLE = "zuebee.cycle"
 CANCEL = "zuebee.cancel"
+FIELDS = "zuebee.fields"
 
 TOO_LARGE = "request_too_large"
 

@@ -8,7 +8,7 @@ from zuebee.contracts.admission import Caller, Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Operation
 from zuebee.edge.address import TrustedProxies
-from zuebee.edge.asgi import AsgiClient, Receive, Scope, Send
+from zuebee.edge.asgi import FIELDS, AsgiClient, Receive, Scope, Send
 from zuebee.edge.operator import Operator
 from zuebee.edge.pipeline import Pipeline
 from zuebee.edge.replies import error_reply
@@ -58,10 +58,10 @@ class HttpEdge:
         route = _INFERENCE.get(path)
         request_id = self._next_id()
         headers: Headers = scope["headers"]
-        fields = dict(headers)
+        fields: dict[bytes, bytes] = scope.get(FIELDS) or dict(headers)
         client = AsgiClient(scope, fields, receive, send, request_id, self._max_body_bytes)
         peer = scope["client"][0] if scope["client"] else ""
-        address = self._proxies.client(peer, headers)
+        address = self._proxies.client(peer, headers) if self._proxies else peer
         if route is None or route.operation is None:
             caller = Caller(scope["method"], self._operator.route_of(path) or _OTHER, fields, address)
             settlement = Settlement(request_id, caller.method, caller.route, address, clock.wall_s())

@@ -10,15 +10,15 @@ import re
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from zuebee.kit.http_cycle import Cycle
+from zuebee.kit.http_target import MAX_KEPT_BYTES, is_for, read_target, take_apart
 
 # A registered name, IPv4 or bracketed IPv6 address, and a port (RFC 3986, section 3.2.2, without userinfo).
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
@@ -62,29 +62,6 @@ class Phase:
 
     draining = False
     running = 0
-
-
-class Target(NamedTuple):
-    """A request target, taken apart."""
-
-    path: str
-    raw_path: bytes
-    query: bytes
-
-
-_targets: dict[bytes, Target] = {}
-MAX_TARGETS = 1000
-
-
-def _read_target(url: bytes) -> Target:
-    """Take a request target apart, and remember it: most are the same few. Raises what the parser refuses."""
-    parts = parse_url(url)
-    raw_path = parts.path or b"/"
-    path = raw_path.decode("ascii")
-    target = Target(unquote(path) if "%" in path else path, raw_path, parts.query or b"")
-    if len(_targets) < MAX_TARGETS and len(url) < 200:
-        _targets[url] = target
-    return target
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -196,24 +173,24 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         parser = self.parser
         version = parser.get_http_version()
-        hosts = 0
-        for name, value in self.headers:
-            if name == b"host":
-                hosts += 1
-                if value != self._good_host and _HOST.fullmatch(value) is None:
-                    self._refuse(INVALID_HOST)
-                self._good_host = value
-            elif name == b"expect" and value.lower() == b"100-continue":
-                self.expect_100_continue = True
-            elif name == b"transfer-encoding" and (value.lower() != b"chunked" or version == "1.0"):
-                # RFC 9112, section 6.1: with HTTP/1.0, the framing is faulty.
-                self._refuse(UNKNOWN_CODING)
+        fields = dict(self.headers)
+        if len(fields) != len(self.headers) and sum(name == b"host" for name, _ in self.headers) > 1:
+            self._refuse(INVALID_HOST)
+        host = fields.get(b"host")
+        if host is None:
+            if version != "1.0":
+                self._refuse(INVALID_HOST)
+        elif host != self._good_host:
+            if _HOST.fullmatch(host) is None:
+                self._refuse(INVALID_HOST)
+            self._good_host = host
+        if b"transfer-encoding" in fields:
+            self._check_coding(version)
+        self.expect_100_continue = fields.get(b"expect", b"").lower() == b"100-continue"
         if version not in ("1.1", "1.0"):
             self._refuse(UNKNOWN_VERSION)
-        if hosts != 1 and (hosts or version != "1.0"):
-            self._refuse(INVALID_HOST)
-        if self.url[:1] != b"/":
-            self._check_target(self._good_host if hosts else None)
+        if self.url[:1] != b"/" and not is_for(self.url, host, self.parser.get_method()):
+            self._refuse(INVALID_TARGET)
         if len(self.headers) > self._limits.max_headers or self._header_bytes > self._limits.max_header_bytes:
             self._check_head_size()
         self._header_bytes = 0
@@ -221,12 +198,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(UNKNOWN_METHOD)
         self._in_headers = False
         self._deadline_s = self.loop.time() + self._limits.body_timeout_s
-        self._begin_cycle(version)
+        self._begin_cycle(version, fields)
 
-    def _begin_cycle(self, version: str) -> None:
+    def _begin_cycle(self, version: str, fields: dict[bytes, bytes]) -> None:
         """Hand the request to the application, behind those that came before it on this connection."""
         parser = self.parser
-        target = _targets.get(self.url) or _read_target(self.url)
+        target = read_target(self.url) if len(self.url) <= MAX_KEPT_BYTES else take_apart(self.url)
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": _ASGI,
@@ -252,6 +229,7 @@ class GuardedProtocol(HttpToolsProtocol):
             expects_continue=self.expect_100_continue,
             keep_alive=lasts and version != "1.0",
         )
+        scope["zuebee.fields"] = fields
         scope["zuebee.cycle"] = cycle
         scope["zuebee.cancel"] = self.cancel
         self._waiting.append(cycle)
@@ -270,16 +248,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.headers) > self._limits.max_headers or head_bytes > self._limits.max_header_bytes:
             self._refuse(URI_TOO_LONG if len(self.url) > self._limits.max_header_bytes else HEADERS_TOO_LARGE)
 
-    def _check_target(self, host: bytes | None) -> None:
-        """The forms of a request target other than a path (RFC 9112, section 3.2)."""
-        if self.url == b"*":
-            known = self.parser.get_method() == b"OPTIONS"
-        else:
-            scheme, _, rest = self.url.partition(b"://")
-            authority = re.split(rb"[/?#]", rest, maxsplit=1)[0]
-            known = scheme.lower() in (b"http", b"https") and host in (None, authority)
-        if not known:
-            self._refuse(INVALID_TARGET)
+    def _check_coding(self, version: str) -> None:
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if codings != [b"chunked"] or version == "1.0":
+            # RFC 9112, section 6.1: with HTTP/1.0, the framing is faulty.
+            self._refuse(UNKNOWN_CODING)
 
     def on_body(self, body: bytes) -> None:
         self._header_bytes = 0
