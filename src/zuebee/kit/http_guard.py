@@ -292,6 +292,8 @@ class GuardedProtocol(HttpToolsProtocol):
                 await cycle.run_asgi(self.app)
             finally:
                 phase.running -= 1
+                # The scope and its cycle know each other; parted, they need no garbage collector.
+                cycle.scope.pop("zuebee.cycle", None)
 
     def on_response_complete(self) -> None:
         """The answer is out: go on reading, and wait for the next request."""

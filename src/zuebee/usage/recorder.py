@@ -11,7 +11,7 @@ from zuebee.contracts.admission import Settlement
 from zuebee.kit import clock
 from zuebee.kit.batch_writer import BatchWriter
 
-COMMIT_INTERVAL_S = 0.02
+COMMIT_INTERVAL_S = 0.05
 MAX_WAITING_ROWS = 200_000
 ROWS_PER_STATEMENT = 100
 CLEANING_INTERVAL_S = 86400.0

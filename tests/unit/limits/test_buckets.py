@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.limits.buckets import WINDOW_S, SlidingWindow, period_start_s
+from zuebee.limits.buckets import MAX_TIMES, WINDOW_S, SlidingWindow, period_start_s
 
 
 @pytest.mark.requirement("A090")
@@ -39,6 +39,19 @@ def test_the_window_against_a_model(limit: int, gaps: list[int]) -> None:
         taken.append(now_s)
     for start_s in taken:
         assert sum(start_s <= at_s < start_s + WINDOW_S for at_s in taken) <= limit
+
+
+@pytest.mark.parametrize("limit", [MAX_TIMES + 1, 3 * MAX_TIMES, 10**8])
+def test_a_large_limit_takes_bounded_memory_and_is_never_exceeded(limit: int) -> None:
+    window = SlidingWindow()
+    step_s = 50.0 / limit if limit < 10**6 else 0.001
+    count = min(limit, 40_000)
+    assert not any(window.take(limit, n * step_s) for n in range(count))
+    assert len(window._times) <= MAX_TIMES
+    if count == limit:
+        wait_s = window.take(limit, 50.0)
+        assert 0 < wait_s <= WINDOW_S
+        assert window.take(limit, 50.0 + wait_s + 1e-6) == 0
 
 
 def test_a_lower_limit_holds_from_the_next_request_on() -> None:
