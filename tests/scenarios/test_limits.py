@@ -170,7 +170,7 @@ def test_the_seeds_first_scenario_limits_as_it_reads(tmp_path: Path, sim: Sim) -
             assert ask(gateway.url, QUICK, key=None).status == 401
             if statuses == {200}:
                 three_at_once_and_sixty_a_minute(gateway, already=2)
-            rows = gateway.usage_rows()
+        rows = gateway.usage_rows()
     assert {row["key_name"] for row in rows} == {"Dev Team"}
 
 

@@ -15,7 +15,7 @@ from zuebee.kit.batch_writer import BatchWriter
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 _STREAMS = {"stderr": sys.stderr, "stdout": sys.stdout}
 
-FLUSH_INTERVAL_S = 0.25
+FLUSH_INTERVAL_S = 0.1
 MAX_WAITING_LINES = 100_000
 MAX_TEXT = 200
 
