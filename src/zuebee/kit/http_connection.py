@@ -276,6 +276,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
+        self._parser = None  # type: ignore[assignment]  # it knows this connection: parted, both are freed at once
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -115,7 +115,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._waiting.clear()
         self.cancel()
         self.transport.close()
+        # What knows this connection and is known by it: parted, it is freed at once, not by a rare collection.
         self.parser = None  # type: ignore[assignment]
+        self._cycle = None  # type: ignore[assignment]
+        self._worker = None
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
