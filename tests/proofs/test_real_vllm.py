@@ -1,6 +1,6 @@
 """A real vLLM behind the gateway: the same answers as without it, and usage that equals vLLM's own counters.
 
-`make vllm` serves one; ZUEBEE_VLLM_URL says where. Its other clients, if any, would spoil the counts.
+`make vllm` serves one; TEST_VLLM_URL says where. Its other clients, if any, would spoil the counts.
 """
 
 import json
@@ -68,7 +68,7 @@ ENDLESS = {**CHATTING, **STREAM, "max_tokens": 20_000, "ignore_eos": True}
 
 @pytest.fixture(scope="module")
 def vllm() -> Vllm:
-    url = os.environ.get("ZUEBEE_VLLM_URL", "").rstrip("/")
+    url = os.environ.get("TEST_VLLM_URL", "").rstrip("/")
     if not url:
         pytest.skip(HOW_TO_START)
     server = Vllm(url)

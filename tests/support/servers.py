@@ -1,6 +1,6 @@
 """Programs that a test needs and a machine may lack.
 
-Without them a test skips and says why; with `ZUEBEE_REQUIRE_SERVERS=1` (continuous integration) it fails.
+Without them a test skips and says why; with `TEST_REQUIRE_SERVERS=1` (continuous integration) it fails.
 """
 
 import os
@@ -31,6 +31,6 @@ def need_nginx_lua() -> str:
 
 
 def _absent(reason: str) -> NoReturn:
-    if os.environ.get("ZUEBEE_REQUIRE_SERVERS") == "1":
-        pytest.fail(f"{reason}, and ZUEBEE_REQUIRE_SERVERS=1 asks for it", pytrace=False)
+    if os.environ.get("TEST_REQUIRE_SERVERS") == "1":
+        pytest.fail(f"{reason}, and TEST_REQUIRE_SERVERS=1 asks for it", pytrace=False)
     pytest.skip(reason)

@@ -11,7 +11,7 @@ import psutil
 
 from tests.support.processes import until
 
-HOW_TO_START = "needs a real vLLM: `make vllm`, then ZUEBEE_VLLM_URL=http://127.0.0.1:8001 make proof"
+HOW_TO_START = "needs a real vLLM: `make vllm`, then TEST_VLLM_URL=http://127.0.0.1:8001 make proof"
 TEXTS = ("content", "text", "arguments")
 """Fields whose text comes in pieces."""
 

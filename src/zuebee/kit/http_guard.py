@@ -176,6 +176,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         parser = self.parser
         version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._refuse(UNKNOWN_VERSION)
         fields = dict(self.headers)
         if len(fields) != len(self.headers) and sum(name == b"host" for name, _ in self.headers) > 1:
             self._refuse(INVALID_HOST)
@@ -190,8 +192,6 @@ class GuardedProtocol(HttpToolsProtocol):
         if b"transfer-encoding" in fields:
             self._check_coding(version)
         self.expect_100_continue = fields.get(b"expect", b"").lower() == b"100-continue"
-        if version not in ("1.1", "1.0"):
-            self._refuse(UNKNOWN_VERSION)
         if self.url[:1] != b"/" and not is_for(self.url, host, self.parser.get_method()):
             self._refuse(INVALID_TARGET)
         if len(self.headers) > self._limits.max_headers or self._header_bytes > self._limits.max_header_bytes:
