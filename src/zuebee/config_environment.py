@@ -14,6 +14,9 @@ from zuebee.kit.yaml_tree import Mapping, Node, Path, Place, Problem, Scalar, Se
 
 PREFIX = "ZUEBEE_"
 _REFERENCE = "os.environ/"
+CLIENTS_KEY = "ZUEBEE_API_KEY"
+"""Where a client on the same machine keeps its key, as in the README; it is no setting."""
+
 # Kubernetes puts these into every pod when a service is called zuebee; they are nobody's settings.
 _SERVICE_LINK = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
@@ -43,7 +46,7 @@ def apply_overrides(root: Mapping, kind: type[msgspec.Struct], environ: Environ[
     problems: list[Problem] = []
     # Shorter names first: a whole list before its entries, entry 2 before entry 10.
     for _, name in sorted((len(each), each) for each in environ if each.startswith(PREFIX)):
-        if _is_service_link(name, environ[name]):
+        if name == CLIENTS_KEY or _is_service_link(name, environ[name]):
             continue
         parts = name.removeprefix(PREFIX).split("__")
         try:

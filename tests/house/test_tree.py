@@ -18,7 +18,7 @@ TESTED_ELSEWHERE = {
     "contracts/*.py": "shapes without behaviour; every test of a room is made of them",
 }
 
-REGISTRY_ADDRESSES = re.compile(r"pypi\.org/" + "simple|files\\.python" + "hosted")
+REGISTRY_ADDRESSES = re.compile(r"pypi\.o" + r"rg|npmjs\.o" + r"rg|files\.python" + "hosted")
 CONFLICT_MARKS = re.compile(r"^(<{7}|>{7}) ")
 MACHINE_PATHS = re.compile(r"(?<![\w.~-])/" + r"(work|root|home/\w+|tmp/wt)/")
 
@@ -108,7 +108,7 @@ def test_no_merge_was_committed_half_done() -> None:
 
 def test_the_patterns_see_what_they_forbid() -> None:
     assert CONFLICT_MARKS.search("<" * 7 + " HEAD")
-    assert REGISTRY_ADDRESSES.search("--index-url https://pypi." + "org/simple")
+    assert REGISTRY_ADDRESSES.search("--index-url https://pypi.o" + "rg/simple")
     assert MACHINE_PATHS.search("cache = '/" + "work/main/.venv'")
     assert not MACHINE_PATHS.search("docs/" + "work/in-progress.md")
 

@@ -146,3 +146,8 @@ def test_a_proxy_that_cannot_be_used_is_not_passed_over() -> None:
         "environment variable ALL_PROXY: proxy.http: expected the URL of a proxy, such as `http://proxy:3128`",
         "environment variable ALL_PROXY: proxy.https: expected the URL of a proxy, such as `http://proxy:3128`",
     ]
+
+
+def test_the_key_of_a_client_is_no_setting() -> None:
+    loaded = loads("backends: [{url: http://a}]", "file", {"ZUEBEE_API_KEY": "sk-of-a-client"}, lambda _: True)
+    assert loaded.settings.api_keys == []
