@@ -113,6 +113,7 @@ def test_the_patterns_see_what_they_forbid() -> None:
     assert not MACHINE_PATHS.search("docs/" + "work/in-progress.md")
 
 
+@pytest.mark.requirement("A324")
 @pytest.mark.parametrize("lock", ["requirements.txt", "requirements-dev.txt"])
 def test_lock_files_hold_names_versions_and_hashes_only(lock: str) -> None:
     content = [line.strip(" \\") for _, line in lines(lock) if not line.lstrip().startswith("#")]

@@ -4,6 +4,8 @@ import json
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from tests.support.processes import KEY, running, simulated
 
 
@@ -15,6 +17,7 @@ def post(url: str, body: dict[str, object]) -> bytes:
     return data
 
 
+@pytest.mark.requirement("A326")
 def test_a_chat_and_a_stream_are_answered_and_metered(tmp_path: Path) -> None:
     body = {"model": "sim-small", "max_tokens": 5, "messages": [{"role": "user", "content": "Hello!"}]}
     with (

@@ -1,0 +1,52 @@
+"""What ZueBee costs and what its callers feel, measured short: far from the bars, so that only a real loss fails.
+
+`make bench` measures long enough to hold the bars themselves; docs/performance.md has the figures.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.servers import need_nginx_lua, need_program
+
+ROOT = Path(__file__).parents[2]
+SLACK = 2.0
+"""How much worse than the bar a short run on a busy machine may look."""
+
+
+def run_bench(module: str, *arguments: str, results: Path) -> Any:
+    need_nginx_lua()
+    need_program("wrk", "wrk")
+    command = [sys.executable, "-m", f"bench.{module}", *arguments, "--json", str(results)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return json.loads(results.read_text())
+
+
+@pytest.mark.requirement("A363", "A373", "A374")
+def test_requests_and_chunks_cost_little_beside_nginx(tmp_path: Path) -> None:
+    record = run_bench("cost", "nginx", "zuebee", "--rounds", "1", "--seconds", "2", results=tmp_path / "cost.json")
+    zuebee = record["proxies"]["zuebee"]
+    assert all(zuebee[kind]["failed"] == 0 for kind in ("request", "burst_chunk", "paced_chunk"))
+    assert zuebee["request"]["ratio"] < 5 * SLACK
+    assert zuebee["burst_chunk"]["cpu_us"] < 8 * SLACK
+    assert zuebee["paced_chunk"]["ratio"] < 1.71 * SLACK
+
+
+@pytest.mark.requirement("A364", "A374", "A375", "A377")
+def test_streams_stay_even_and_small(tmp_path: Path) -> None:
+    short = ("--streams", "200", "--seconds", "3", "--rounds", "2", "--repeats", "20")
+    record = run_bench("streams", "zuebee", *short, results=tmp_path / "streams.json")
+    assert all(gaps["broken_streams"] == 0 for gaps in record["proxied"])
+    added_ms = min(gaps["p99_ms"] for gaps in record["proxied"]) - max(gaps["p99_ms"] for gaps in record["direct"])
+    assert added_ms < 20 * SLACK
+    first = record["memory"][0]
+    assert (first["during_bytes"] - first["before_bytes"]) / first["streams"] < 40_000 * SLACK
+    assert record["first_event"]["proxied_ms"] - record["first_event"]["direct_ms"] < 1 * SLACK + 1
+    assert min(record["start_up_s"]) < 1.5 * SLACK
