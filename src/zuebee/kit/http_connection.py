@@ -42,7 +42,6 @@ class Connection(asyncio.Protocol):
         self.headers: list[tuple[bytes, bytes]] = []
         self.complete = False
         self.idle_since_s = 0.0
-        self.exchanges = 0
         self._owner = owner
         self._loop = loop
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
@@ -170,7 +169,6 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.headers = []
         self.complete = False
-        self.exchanges += 1
         self._header_bytes = self._buffered_bytes = self._interim = 0
         self._head_seen = self._answered = self._until_close = self._keep_alive = False
         self._skip_body = is_head
