@@ -10,11 +10,6 @@ wall_s = time.time
 """Seconds since 1970-01-01 UTC: for records only."""
 
 
-def utc_now() -> datetime:
-    """The wall clock, in UTC."""
-    return datetime.now(UTC)
-
-
 _second = (-1, "")
 
 

@@ -4,6 +4,9 @@ from zuebee.contracts.inference import QUIET, Quiet, Sink
 from zuebee.dialects.openai_stream import StreamMeter
 from zuebee.kit.http_client import Connection, HttpFailure
 
+MAX_BEGUN_BYTES = 1 << 20
+"""Comments before the first event are held back with the head; nobody needs more of them."""
+
 
 class StreamRelay:
     """One event stream on its way through its meter."""
@@ -21,6 +24,8 @@ class StreamRelay:
             if not data:
                 break
             begun += self.meter.feed(data)
+            if len(begun) > MAX_BEGUN_BYTES and not self.meter.chunks:
+                raise HttpFailure("malformed", "comments without end before the first event")
         return begun
 
     async def next_event(self, connection: Connection) -> bytes | Quiet | None:

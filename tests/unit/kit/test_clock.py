@@ -1,5 +1,5 @@
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
@@ -33,8 +33,7 @@ def test_every_millisecond_is_told_as_itself() -> None:
 
 
 def test_the_clocks_agree() -> None:
-    assert clock.utc_now().tzinfo is UTC
-    assert abs(clock.utc_now() - datetime.fromtimestamp(clock.wall_s(), UTC)) < timedelta(seconds=5)
+    assert abs(datetime.now(UTC).timestamp() - clock.wall_s()) < 5
     before_s = clock.monotonic_s()
     time.sleep(0.002)
     assert clock.monotonic_s() > before_s

@@ -98,3 +98,13 @@ async def test_a_failure_while_pushing_is_told_afterwards() -> None:
             await target.next_event(connection)
         connection.finish()
     assert begun + b"".join(reader.got) == EVENTS[0] + EVENTS[1]
+
+
+async def test_comments_without_end_are_no_beginning() -> None:
+    comment = b": " + b"x" * 65_000 + b"\n\n"
+    async with loopback(chunked(*[comment] * 40)) as server:
+        connection = await opened(server)
+        with pytest.raises(HttpFailure) as raised:
+            await relay().begin(connection)
+        connection.finish()
+    assert raised.value.kind == "malformed"
