@@ -35,7 +35,7 @@ HOMES = {
     "httptools": ("kit/http_connection.py", "kit/http_guard.py", "kit/http_target.py", "sim/connection.py"),
     "prometheus_client": ("telemetry/metrics.py",),
     "sqlite3": ("usage/recorder.py",),
-    "typer": ("cli.py",),
+    "typer": ("cli/main.py",),
     "uvicorn": ("kit/http_server.py", "kit/http_guard.py", "kit/http_cycle.py"),
     "uvloop": ("app/lifecycle.py",),
     "yaml": ("kit/yaml_tree.py",),
@@ -137,7 +137,7 @@ def wall_clock(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def environment(source: Source) -> Iterator[tuple[int, str]]:
-    if source.inside and source.inside != "config.py":
+    if source.inside and source.inside != "config/base.py":
         yield from ((line, f"{name} is read") for line, name in references(source.tree) if name in _ENVIRONMENT)
 
 
@@ -147,7 +147,7 @@ def bare_streams(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def late_imports(source: Source) -> Iterator[tuple[int, str]]:
-    if source.inside and source.inside not in ("app/wiring.py", "cli.py"):
+    if source.inside and source.inside not in ("app/wiring.py", "cli/main.py"):
         for function in ast.walk(source.tree):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield from ((line, f"{function.name} imports {module}") for line, module in imported_modules(function))

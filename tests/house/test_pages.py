@@ -12,7 +12,7 @@ import pytest
 from tests.support.codes import error_codes
 from tests.support.pages import blocks, make_docs, page, section, table
 from tests.support.source import ROOT, Source
-from zuebee.config_file import loads
+from zuebee.config.file import loads
 from zuebee.contracts.admission import Ending, Settlement
 from zuebee.contracts.inference import UsageSource
 from zuebee.dispatch.balancer import CHOOSERS

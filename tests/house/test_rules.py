@@ -37,7 +37,7 @@ RULES = [
     ),
     Rule(
         name="one reader of the environment",
-        mend="Make it a setting in config.py, or ask config.py for it.",
+        mend="Make it a setting in config/, or ask config/base.py for it.",
         find=rules.environment,
         bad="from os import environ as e\nhome = e['HOME']\n",
         good="import os\nhere = os.getcwd()\n",

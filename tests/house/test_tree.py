@@ -14,7 +14,7 @@ from tests.support.source import ROOT, package_files, tracked_files
 TESTED_ELSEWHERE = {
     "__main__.py": "one call; the scenarios start it",
     "app/*.py": "plugs real parts together; tests/scenarios start them as processes",
-    "cli.py": "its commands are run as a user would: tests/scenarios/test_starting.py, test_config.py",
+    "cli/*.py": "its commands are run as a user would: tests/scenarios/test_starting.py, test_config.py",
     "contracts/*.py": "shapes without behaviour; every test of a room is made of them",
 }
 

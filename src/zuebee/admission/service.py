@@ -1,33 +1,134 @@
-"""May this request run, and what became of it."""
+"""May this request run, at whose cost, and what became of it. The line that each request passes."""
 
-from collections.abc import Coroutine, Sequence
-from typing import Any
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable, Sequence
 
-from zuebee.contracts.admission import Authenticator, Caller, Grant, Limiter, Principal, Recorder, Settlement
-from zuebee.contracts.errors import Refusal
+from zuebee.admission.permissions import may_knock, may_use
+from zuebee.contracts.admission import (
+    Amount,
+    Authenticator,
+    Billing,
+    Caller,
+    Firewall,
+    Grant,
+    Hold,
+    Limiter,
+    Place,
+    Principal,
+    Recorder,
+    Settlement,
+)
+from zuebee.contracts.errors import BODY_NOT_SIGNED, Refusal
 from zuebee.contracts.inference import Job
+
+UNAUTHENTICATED = 401
+
+Estimate = Callable[[str, int], int]
+"""(model, bytes of the body) -> tokens that its prompt probably has."""
 
 
 class AdmissionService:
-    """The line that each request passes. `authenticator` may be replaced at any time (reload)."""
+    """Firewall, authentication, permissions, limits, ledger: in this order, and back again in `settle`.
 
-    def __init__(self, authenticator: Authenticator, limiter: Limiter, recorders: Sequence[Recorder]) -> None:
+    `authenticator` and `firewall` may be replaced at any time (reload).
+    """
+
+    def __init__(
+        self,
+        *,
+        authenticator: Authenticator,
+        firewall: Firewall,
+        limiter: Limiter,
+        billing: Billing,
+        recorders: Sequence[Recorder],
+        estimate: Estimate,
+        default_output_tokens: int,
+    ) -> None:
         self.authenticator = authenticator
+        self.firewall = firewall
         self._limiter = limiter
+        self._billing = billing
         self._recorders = tuple(recorders)
+        self._estimate = estimate
+        self._default_output_tokens = default_output_tokens
 
-    def identify(self, caller: Caller) -> Coroutine[Any, Any, Principal | Refusal]:
+    async def identify(self, caller: Caller) -> Principal | Refusal:
         """See `Admission.identify`."""
-        return self.authenticator.identify(caller)
+        refusal = self.firewall.check_caller(caller) or self._limiter.blocked(caller.address)
+        if refusal is not None:
+            return refusal
+        principal = await self.authenticator.identify(caller)
+        if isinstance(principal, Refusal):
+            if principal.status == UNAUTHENTICATED:
+                self._limiter.failed(caller.address)
+            return principal
+        return may_knock(principal, caller.route) or principal
 
-    async def admit(self, principal: Principal, job: Job) -> Grant | Refusal:
+    async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
         """See `Admission.admit`."""
-        refusal = await self._limiter.acquire(principal)
-        return Grant(principal) if refusal is None else refusal
+        if caller.body_sha256 and not _is_digest_of(caller.body_sha256, job.body):
+            return BODY_NOT_SIGNED
+        refusal = may_use(principal, job.model) or self.firewall.check_job(caller, job)
+        if refusal is not None:
+            return refusal
+        prompt_tokens = self._estimate(job.model, len(job.body))
+        output_tokens = self._output_tokens(job)
+        tokens = prompt_tokens + output_tokens
+        quote: Amount | Refusal = Amount(tokens)
+        if principal.budgets:
+            quote = self._billing.unable() or self._billing.quote(job, prompt_tokens, output_tokens)
+        if isinstance(quote, Refusal):
+            return quote
+        place = await self._limiter.acquire(caller, principal, job, tokens)
+        if isinstance(place, Refusal):
+            return place
+        hold: Hold | None = None
+        if principal.budgets:
+            reserved = await self._reserve(principal, job, quote, place)
+            if isinstance(reserved, Refusal):
+                return reserved
+            hold = reserved
+        return Grant(principal, job.request_id, job.model, quote, hold, place)
 
-    def settle(self, settlement: Settlement) -> None:
+    async def _reserve(self, principal: Principal, job: Job, quote: Amount, place: Place) -> Hold | Refusal:
+        """Hold the quote, or give the place back: also when the caller leaves meanwhile."""
+        held: Hold | Refusal | None = None
+        try:
+            held = await self._billing.reserve(principal, job, quote)
+        finally:
+            if held is None or isinstance(held, Refusal):
+                self._limiter.release(place, None)
+        return held
+
+    def _output_tokens(self, job: Job) -> int:
+        if job.operation == "embeddings":
+            return 0
+        bound = self._default_output_tokens if job.max_output_tokens is None else job.max_output_tokens
+        return bound * job.choices
+
+    def settle(self, settlement: Settlement) -> Awaitable[None] | None:
         """See `Admission.settle`."""
-        if settlement.grant is not None:
-            self._limiter.release(settlement.grant.principal, settlement.usage)
+        grant = settlement.grant
+        pending = None
+        if grant is not None:
+            pending = self._billing.settle(settlement)
+            if grant.place is not None:
+                usage = settlement.usage
+                self._limiter.release(grant.place, None if usage is None else usage.total_tokens)
         for recorder in self._recorders:
             recorder.record(settlement)
+        return pending
+
+    async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
+        """See `Admission.attend`."""
+        cut = list(await self._billing.attend(grants))
+        await self._limiter.attend([grant.place for grant in grants if grant.place is not None])
+        known = {grant.principal.credential: grant.principal for grant in grants if grant.principal.credential}
+        refused = {p.credential: refusal for p, refusal in await self.authenticator.recheck(list(known.values()))}
+        cut += [(grant, refused[c]) for grant in grants if (c := grant.principal.credential) in refused]
+        return cut
+
+
+def _is_digest_of(digest: str, body: bytes) -> bool:
+    return hmac.compare_digest(digest.lower(), hashlib.sha256(body).hexdigest())

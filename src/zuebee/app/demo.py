@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Callable
 
 from zuebee.app.lifecycle import CannotStart, Process, run_loop
-from zuebee.config_file import Loaded, loads
+from zuebee.config.file import Loaded, loads
 from zuebee.sim.server import SimSettings
 from zuebee.sim.server import start as start_sim
 

@@ -13,8 +13,8 @@ import uvloop
 
 from zuebee.app.wiring import CannotReload, Platform
 from zuebee.config import Settings
-from zuebee.config_check import listen_address
-from zuebee.config_file import ConfigError, Loaded
+from zuebee.config.check import listen_address
+from zuebee.config.file import ConfigError, Loaded
 from zuebee.kit.tasks import Tasks
 
 _log = logging.getLogger("zuebee")
@@ -55,6 +55,7 @@ class Process:
                 reason = os.strerror(error.errno) if error.errno else error
                 raise CannotStart(f"cannot listen on {platform.settings.listen}: {reason}") from None
             self._watch_signals()
+            self._tasks.spawn(self._attend(), "attend")
             _spare_the_hot_path()
             on_ready(_url(address.host, port, secure=platform.settings.server.tls is not None))
             await self._stop.wait()
@@ -63,6 +64,16 @@ class Process:
             await self._tasks.aclose()
             await platform.server.close()
             await platform.aclose()
+
+    async def _attend(self) -> None:
+        """Look after running requests: their holds, their leases, their keys."""
+        interval_s = self._platform.settings.billing.heartbeat_s
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                await self._platform.pipeline.attend()
+            except Exception:
+                _log.exception("running requests could not be looked after")
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()

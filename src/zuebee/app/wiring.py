@@ -4,11 +4,13 @@ import ssl
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
 from zuebee.auth.service import KeyAuthenticator, OpenDoor
 from zuebee.auth.sources import FileSource, file_records
+from zuebee.billing.service import RecordsOnly
 from zuebee.config import BackendSettings, RoutingSettings, Settings, TlsSettings
-from zuebee.config_check import listen_address
+from zuebee.config.check import listen_address
 from zuebee.contracts.admission import Authenticator, Recorder
 from zuebee.dispatch.fleet import Fleet, Reachable
 from zuebee.dispatch.model_list import ModelList
@@ -22,12 +24,15 @@ from zuebee.kit.http_connect import bypasses_proxy
 from zuebee.kit.http_server import HttpServer, ReceiveLimits
 from zuebee.limits.service import MemoryLimiter
 from zuebee.models.catalogue import KINDS
+from zuebee.models.estimate import TokenRatios
 from zuebee.models.service import BackendInference
 from zuebee.telemetry.logs import AccessLog
 from zuebee.telemetry.metrics import Metrics
 from zuebee.usage.recorder import UsageStore
 
-FIXED = ("listen", "server", "usage", "log", "metrics", "stream", "proxy")
+FIXED = (
+    "listen", "server", "store", "redis", "usage", "billing", "idempotency", "log", "metrics", "stream", "proxy"
+)  # fmt: skip
 """Settings that a running process cannot change."""
 
 
@@ -42,13 +47,21 @@ class Platform:
         self.settings = settings
         self.draining = False
         self.metrics = Metrics(settings.metrics.max_models)
-        self._store = UsageStore(settings.usage.path, settings.usage.retention_days)
+        self._ratios = TokenRatios()
+        self._store = UsageStore(settings.store.path, settings.usage.retention_days)
         self._access_log = None if settings.log.access == "off" else AccessLog(settings.log.access)
-        recorders: list[Recorder] = [self._store, self.metrics]
+        recorders: list[Recorder] = [self.metrics]
         if self._access_log is not None:
             recorders.append(self._access_log)
-        limiter = MemoryLimiter(self._store.tokens_since)
-        self._admission = AdmissionService(_authenticator(settings), limiter, recorders)
+        self._admission = AdmissionService(
+            authenticator=_authenticator(settings),
+            firewall=OpenFirewall(),
+            limiter=MemoryLimiter(),
+            billing=RecordsOnly(self._store),
+            recorders=recorders,
+            estimate=self._ratios.estimate,
+            default_output_tokens=settings.billing.default_output_tokens,
+        )
         self._fleet = Fleet(self._make_backend, {kind: fact.health_path for kind, fact in KINDS.items()})
         self._dispatcher = Dispatcher([], RoutingSettings())
         self.pipeline = Pipeline(self._admission, self._dispatcher)
@@ -101,7 +114,7 @@ class Platform:
         if bypasses_proxy(parts.hostname or "", proxies.no_proxy):
             proxy = None
         name = settings.name or parts.netloc
-        return name, BackendInference(settings, name, proxy, self.settings.stream.heartbeat_s)
+        return name, BackendInference(settings, name, proxy, self.settings.stream.heartbeat_s, self._ratios)
 
     def _make_server(self) -> HttpServer:
         settings = self.settings

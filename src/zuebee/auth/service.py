@@ -50,6 +50,10 @@ class KeyAuthenticator:
                 break
         return principal or UNKNOWN_KEY
 
+    async def recheck(self, principals: Sequence[Principal]) -> Sequence[tuple[Principal, Refusal]]:
+        """See `Authenticator.recheck`."""
+        return []
+
 
 class OpenDoor:
     """No keys needed: everybody is the same principal."""
@@ -57,3 +61,7 @@ class OpenDoor:
     async def identify(self, caller: Caller) -> Principal | Refusal:
         """See `Authenticator.identify`."""
         return ANONYMOUS
+
+    async def recheck(self, principals: Sequence[Principal]) -> Sequence[tuple[Principal, Refusal]]:
+        """See `Authenticator.recheck`."""
+        return []

@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Protocol
 
 from zuebee.auth.credentials import KeyRecord, digest_of, parse_networks, same_digest
-from zuebee.config import ApiKeySettings, PerKeyLimitSettings, Settings
-from zuebee.contracts.admission import Limits, Principal
+from zuebee.config import ApiKeySettings, LimitSettings, Settings
+from zuebee.contracts.admission import Budget, Limit, Principal
 
 
 class Source(Protocol):
@@ -36,24 +36,26 @@ def file_records(settings: Settings) -> list[KeyRecord]:
     """The records of all keys of the file."""
     per_key = settings.rate_limit.per_key
     limited = settings.rate_limit.enabled and per_key is not None and per_key.enabled
-    defaults = per_key if limited and per_key is not None else PerKeyLimitSettings()
+    defaults = per_key if limited and per_key is not None else LimitSettings()
     return [_record(key, defaults, settings.rate_limit.enabled) for key in settings.api_keys]
 
 
-def _record(key: ApiKeySettings, defaults: PerKeyLimitSettings, limits_on: bool) -> KeyRecord:
+def _record(key: ApiKeySettings, defaults: LimitSettings, limits_on: bool) -> KeyRecord:
     digest = (key.key_sha256 or digest_of((key.key or "").encode())).lower()
-    limits = Limits(
-        requests_per_minute=(key.requests_per_minute or defaults.requests_per_minute) if limits_on else 0,
-        max_concurrent=(key.max_concurrent or defaults.max_concurrent) if limits_on else 0,
-        total_tokens=key.total_quota,
-        tokens_used_before=key.used_quota,
-        token_period=key.quota_reset_period,
-    )
     key_id = "key_" + digest[:16]
     name = key.name or key_id
+    requests = (key.requests_per_minute or defaults.requests_per_minute) if limits_on else 0
+    concurrent = (key.max_concurrent or defaults.max_concurrent) if limits_on else 0
+    subject = f"key:{key_id}"
+    limits = [Limit(subject, "requests", requests, 60)] if requests else []
+    limits += [Limit(subject, "concurrent", concurrent)] if concurrent else []
+    budgets: tuple[Budget, ...] = ()
+    if key.total_quota:
+        account = f"{subject}/tokens/{key.quota_reset_period}"
+        budgets = (Budget(account, "tokens", key.quota_reset_period, key.total_quota, key.used_quota),)
     return KeyRecord(
         digest=digest,
-        principal=Principal(key_id, name, key.user_id or name, limits),
+        principal=Principal(key_id, name, key.user_id or name, limits=tuple(limits), budgets=budgets),
         active=key.enabled and key.status == "active",
         expired=key.status == "expired",
         expires_at_s=datetime.fromisoformat(key.expires_at).timestamp() if key.expires_at else 0.0,

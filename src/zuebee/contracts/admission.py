@@ -1,62 +1,149 @@
-"""May this request run, and what became of it: what the edge asks, and what the rooms behind admission answer."""
+"""May this request run, at whose cost, and what became of it: what the edge asks, and what the rooms behind
+admission answer.
+"""
 
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
 
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import Job, Usage
+from zuebee.contracts.inference import Headers, Job, Usage
+
+Period = Literal["daily", "weekly", "monthly", "never"]
+"""When a budget starts again: at midnight, on Monday, on the first (UTC), or not at all."""
+
+Priority = Literal["low", "normal", "high"]
 
 
 class Caller(msgspec.Struct, gc=False):
     """Who knocks: what is known before a byte of the body is read.
 
-    `route` is the path as the route table has it. `fields`: the header fields by their name in lower case; of a field
-    that was sent several times, the last.
+    `route` is the path as the route table has it, `path` and `query` as the caller wrote them. `fields`: the header
+    fields by their name in lower case; of a field that was sent several times, the last. `body_sha256` is filled in
+    by whoever verified a signature that covers the body: admission compares it with the body (hex).
     """
 
     method: str
     route: str
     fields: dict[bytes, bytes]
     address: str
+    path: str = ""
+    query: bytes = b""
+    body_sha256: str = ""
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """How much and how fast. 0 is no limit."""
+class Limit(msgspec.Struct, frozen=True):
+    """One rule of how much and how fast. Equal `subject`, `kind` and `window_s` share a counter.
 
-    requests_per_minute: int = 0
-    max_concurrent: int = 0
-    total_tokens: int = 0
-    tokens_used_before: int = 0
-    token_period: Literal["daily", "weekly", "monthly", "never"] = "never"
+    `subject` says who is counted: `key:ID`, `user:ID`, `team:ID`, `organisation:ID`, `model:NAME`, `path:PATH`,
+    `address:IP`, `priority:CLASS` or `global`. `window_s` is 0 for `concurrent`. With a `burst` the window is a token
+    bucket: `amount` a window on average, `burst` at once. `when_down`: see `LimitSettings.when_down`.
+    """
+
+    subject: str
+    kind: Literal["requests", "tokens", "concurrent"]
+    amount: int
+    window_s: int = 0
+    burst: int = 0
+    when_down: Literal["share", "open", "closed"] = "share"
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """What may be spent from one account of the ledger.
+
+    `account` names it for ever (`key:ID/tokens/monthly`). `unit` is `tokens`, or a currency: then amounts are
+    nano-units of it. `limit` is granted anew in each period; None: only what was granted (prepaid). `used_before`
+    counts as used in a period `never`.
+    """
+
+    account: str
+    unit: str
+    period: Period
+    limit: int | None
+    used_before: int = 0
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who calls. `key_id` names the key without giving it away; empty for an open gateway."""
+    """Who calls, and what that entitles to. `key_id` names the key without giving it away; empty: an open gateway.
+
+    `models` and `endpoints`: what may be used, `*` at the end matches any rest; empty: all. `credential` is the
+    authenticator's handle of the credential that was shown (`Authenticator.recheck`).
+    """
 
     key_id: str = ""
     name: str = ""
     user_id: str = ""
-    limits: Limits = Limits()
+    team_id: str = ""
+    organisation_id: str = ""
+    plan: str = ""
+    priority: Priority = "normal"
+    tags: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    credential: str = ""
 
 
 ANONYMOUS = Principal()
 
 
-class Grant(msgspec.Struct, gc=False):
-    """Permission for one request. It must be given back exactly once, to `Admission.settle`."""
+class Amount(msgspec.Struct, frozen=True, gc=False):
+    """What a request costs: tokens, and money in nano-units. Both between 0 and MAX_AMOUNT."""
+
+    tokens: int
+    cost_nano: int = 0
+
+
+MAX_AMOUNT = 1 << 53
+
+
+class Hold(Protocol):
+    """A reservation in the ledger. `secured` once it is on disk: no byte may reach the client before."""
+
+    secured: bool
+
+    async def wait(self) -> Refusal | None:
+        """Wait until it is on disk; a refusal when it cannot be: then the request must not be answered."""
+        ...
+
+
+class Place(Protocol):
+    """A place taken in the limits."""
+
+    def headers(self) -> Headers:
+        """`x-ratelimit-*` fields for the answer."""
+        ...
+
+
+class Grant(msgspec.Struct):
+    """Permission for one request. It must be given back exactly once, to `Admission.settle`.
+
+    `estimate` is what was charged before the call, to limits and (through `hold`) to budgets. The edge fills in
+    `usage_so_far` as soon as an answer begins, so that `Admission.attend` can see what it has cost.
+    """
 
     principal: Principal
+    request_id: str = ""
+    model: str = ""
+    estimate: Amount = Amount(0)
+    hold: Hold | None = None
+    place: Place | None = None
+    usage_so_far: "Callable[[], Usage | None] | None" = None
 
 
-Ending = Literal["complete", "client_gone", "upstream_broken", "timeout", "shutdown", "refused", "failed"]
-"""How a request ended: whole; the client left; the backend broke off; a deadline passed; the gateway stopped;
-an error was the answer (ours or the backend's); a defect of ours."""
+Ending = Literal["complete", "client_gone", "upstream_broken", "timeout", "shutdown", "cut", "refused", "failed"]
+"""How a request ended: whole; the client left; the backend broke off; a deadline passed; the gateway stopped; the
+gateway cut it, for its key was revoked or its budget ran out; an error was the answer (ours or the backend's); a
+defect of ours."""
 
 
 class Settlement(msgspec.Struct, gc=False):
-    """All there is to say about one request when it is over. Times in seconds; -1 where there was none."""
+    """All there is to say about one request when it is over. Times in seconds; -1 where there was none.
+
+    `cost_nano` is filled in by billing. `backend_url` is where the answer came from.
+    """
 
     request_id: str
     method: str
@@ -71,8 +158,10 @@ class Settlement(msgspec.Struct, gc=False):
     model: str = ""
     stream: bool = False
     backend: str = ""
+    backend_url: str = ""
     attempts: int = 0
     usage: Usage | None = None
+    cost_nano: int = 0
     duration_s: float = 0.0
     first_token_s: float = -1.0
     request_bytes: int = 0
@@ -84,18 +173,23 @@ class Admission(Protocol):
     """The edge's only way to let a request in."""
 
     def identify(self, caller: Caller) -> Coroutine[Any, Any, Principal | Refusal]:
-        """Who is calling?"""
+        """Who is calling, and may they knock here at all?"""
         ...
 
-    async def admit(self, principal: Principal, job: Job) -> Grant | Refusal:
+    async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
         """May this run now? A `Grant` holds what was reserved."""
         ...
 
-    def settle(self, settlement: Settlement) -> None:
+    def settle(self, settlement: Settlement) -> Awaitable[None] | None:
         """The request is over: give back what its grant held and account for it. Exactly once for each request.
 
-        Never waits and never fails, so that no leaving client can prevent it.
+        Never waits and never fails, so that no leaving client can prevent it. What it returns, if anything, can be
+        awaited: it is done when the settlement is on disk, or when that takes too long to keep a client waiting.
         """
+        ...
+
+    async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
+        """Look after running requests (once a second): renew what they hold. Answers with those to be cut, and why."""
         ...
 
 
@@ -106,22 +200,83 @@ class Authenticator(Protocol):
         """The principal of the caller's credential. Any error on the way is a refusal."""
         ...
 
+    async def recheck(self, principals: Sequence[Principal]) -> Sequence[tuple[Principal, Refusal]]:
+        """Those whose credential would be refused by now. An answer may be as old as the cache allows."""
+        ...
+
+
+class Firewall(Protocol):
+    """What may not even be asked? Behind admission. Decides at once and counts what it decided."""
+
+    def check_caller(self, caller: Caller) -> Refusal | None:
+        """Before the credential is looked at and the body is read."""
+        ...
+
+    def check_job(self, caller: Caller, job: Job) -> Refusal | None:
+        """When the body is there."""
+        ...
+
 
 class Limiter(Protocol):
     """How much, how fast? Behind admission."""
 
-    async def acquire(self, principal: Principal) -> Refusal | None:
-        """Take a place for one request, in all limits or in none."""
+    async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Place | Refusal:
+        """Take a place for one request in all limits that it falls under, or in none.
+
+        `tokens` is the estimate that token limits are charged with.
+        """
         ...
 
-    def release(self, principal: Principal, usage: Usage | None) -> None:
-        """Give the place back and charge the tokens."""
+    def release(self, place: Place, tokens: int | None) -> None:
+        """Give the place back. `tokens`: what was really used; None: the request cost nothing. Never waits."""
+        ...
+
+    async def attend(self, places: Sequence[Place]) -> None:
+        """Renew the leases of running requests."""
+        ...
+
+    def blocked(self, address: str) -> Refusal | None:
+        """Whether an address has failed to authenticate too often, lately."""
+        ...
+
+    def failed(self, address: str) -> None:
+        """An address failed to authenticate."""
+        ...
+
+
+class Billing(Protocol):
+    """What does it cost, and may it be spent? Behind admission."""
+
+    def quote(self, job: Job, prompt_tokens: int, output_tokens: int) -> Amount | Refusal:
+        """The price of so many tokens of the job's model; a refusal when it has none and policy denies it."""
+        ...
+
+    async def reserve(self, principal: Principal, job: Job, amount: Amount) -> "Hold | Refusal":
+        """Hold `amount` in all budgets of the principal, or in none. The answer is sure, but not yet on disk."""
+        ...
+
+    def settle(self, settlement: Settlement) -> Awaitable[None] | None:
+        """Post or void the hold of the settlement's grant, and keep its usage record, in one transaction.
+
+        Also for grants without a hold: then only the record is kept. See `Admission.settle`.
+        """
+        ...
+
+    async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
+        """Renew holds with what was delivered so far, and extend those that run short.
+
+        Answers with those that cannot be extended and must be cut.
+        """
+        ...
+
+    def unable(self) -> Refusal | None:
+        """Why no metered request can be let in just now: the store failed, or the outbox is full."""
         ...
 
 
 class Recorder(Protocol):
-    """Keeps settlements. Behind admission."""
+    """Is told of each settlement (metrics, access log). Behind admission."""
 
     def record(self, settlement: Settlement) -> None:
-        """Keep one. Never waits."""
+        """Take note of one. Never waits."""
         ...

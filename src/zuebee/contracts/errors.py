@@ -24,7 +24,7 @@ class Refusal(msgspec.Struct, frozen=True):
     """An answer that is an error.
 
     `status` is an HTTP status; `code` a stable word for programs; `retry_after_s` when waiting helps;
-    `should_retry` False once a try may have cost something or would fail again.
+    `should_retry` False once a try may have cost something or would fail again. `headers` go out with it.
     """
 
     status: int
@@ -34,6 +34,7 @@ class Refusal(msgspec.Struct, frozen=True):
     param: str | None = None
     retry_after_s: float | None = None
     should_retry: bool = False
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 def bad_request(message: str, *, param: str | None = None, code: str = "invalid_request") -> Refusal:
@@ -51,6 +52,18 @@ UNKNOWN_KEY = Refusal(401, "authentication_error", "invalid_api_key", "The API k
 KEY_DISABLED = Refusal(403, "permission_error", "key_disabled", "This API key is disabled.")
 KEY_EXPIRED = Refusal(403, "permission_error", "key_expired", "This API key has expired.")
 ADDRESS_REFUSED = Refusal(403, "permission_error", "ip_not_allowed", "This API key may not be used from this address.")
+KEY_REVOKED = Refusal(401, "authentication_error", "key_revoked", "This API key was revoked.")
+BODY_NOT_SIGNED = Refusal(
+    401, "authentication_error", "invalid_signature", "The signature of this request does not fit its body."
+)
+STORE_UNAVAILABLE = Refusal(
+    503,
+    "api_error",
+    "store_unavailable",
+    "What this request costs cannot be recorded just now.",
+    retry_after_s=1.0,
+    should_retry=True,
+)
 NOT_FOUND = Refusal(404, "not_found_error", "unknown_path", "There is no such endpoint.")
 DRAINED = Refusal(
     503, "overloaded_error", "shutting_down", "The server is shutting down; the answer was cut.", should_retry=True

@@ -21,18 +21,25 @@ or an estimate because the server said nothing. None is not 0."""
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens of one request, and who says so."""
+    """Tokens of one request, and who says so. `cached_tokens` of the prompt came from the server's cache."""
 
     prompt_tokens: int
     completion_tokens: int
     source: UsageSource
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion."""
+        return self.prompt_tokens + self.completion_tokens
 
 
 class Job(msgspec.Struct, gc=False):
     """What is to be run: a request of an OpenAI-compatible client, its body as it came.
 
     `path` is the canonical one (`/v1/chat/completions`), `query` what followed `?`. `stream_usage` tells whether the
-    client itself asked for usage in a stream.
+    client itself asked for usage in a stream. `max_output_tokens` is the caller's own bound on one answer (None: it
+    set none), `choices` how many answers it wants (`n`, or `best_of` where that is more).
     """
 
     request_id: str
@@ -44,6 +51,8 @@ class Job(msgspec.Struct, gc=False):
     model: str
     stream: bool
     stream_usage: bool
+    max_output_tokens: int | None = None
+    choices: int = 1
 
 
 class Sink(Protocol):
@@ -76,6 +85,7 @@ class Head(msgspec.Struct, gc=False):
     events: bool = False
     pump: "Callable[[Sink, bytes], Awaitable[None]] | None" = None
     attempts: int = 1
+    backend_url: str = ""
 
 
 FailureCause = Literal["none", "connect_failure", "timeout", "broken", "overload", "unwelcome"]
@@ -96,6 +106,7 @@ class End(msgspec.Struct, gc=False):
     sent: bool = True
     backend: str = ""
     attempts: int = 1
+    backend_url: str = ""
 
 
 class Quiet(msgspec.Struct):

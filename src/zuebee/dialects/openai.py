@@ -4,24 +4,33 @@ Reference: OpenAI API, "Chat", "Completions", "Embeddings". Bodies pass as they 
 """
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from zuebee.contracts.errors import Refusal, bad_request
 
 MAX_TOKENS = 10**9
 MAX_CODE = 64
 MAX_MESSAGE = 2000
-_PEEKED = ("model", "stream", "stream_options")
+MAX_CHOICES = 10_000
+_PEEKED = ("model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "best_of")
 _QUOTED = tuple(f'"{name}"'.encode() for name in _PEEKED)
+
+
+_Bound = Annotated[int, Meta(ge=-1, le=MAX_TOKENS)] | None  # -1: some servers' word for no bound
+_Count = Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None
 
 
 class _Peek(msgspec.Struct):
     model: str = ""
     stream: bool | None = None
     stream_options: Raw | UnsetType = UNSET
+    max_tokens: _Bound = None
+    max_completion_tokens: _Bound = None
+    n: _Count = None
+    best_of: _Count = None
 
 
 class _StreamOptions(msgspec.Struct):
@@ -29,11 +38,13 @@ class _StreamOptions(msgspec.Struct):
 
 
 class Request(msgspec.Struct):
-    """What a request asks for: its model, whether it wants a stream, and usage in it."""
+    """What a request asks for: its model, whether it wants a stream, and usage in it, how long and how many answers."""
 
     model: str
     stream: bool
     stream_usage: bool
+    max_output_tokens: int | None = None
+    choices: int = 1
 
 
 _peek = msgspec.json.Decoder(_Peek)
@@ -58,7 +69,15 @@ def read_request(body: bytes) -> Request | Refusal:
         return bad_request("The body is not valid UTF-8.", code="invalid_json")
     if _may_repeat(body) and (repeated := _repeated_key(body)):
         return bad_request(f"The field `{repeated}` is given more than once.", param=repeated)
-    return Request(peek.model, bool(peek.stream), bool(options is not None and options.include_usage))
+    # Servers differ in which of the two they obey: the larger one is the bound.
+    bound = max(-1 if peek.max_tokens is None else peek.max_tokens, peek.max_completion_tokens or -1)
+    return Request(
+        peek.model,
+        bool(peek.stream),
+        bool(options is not None and options.include_usage),
+        None if bound < 0 else bound,
+        max(peek.n or 1, peek.best_of or 1),
+    )
 
 
 def _is_utf8(body: bytes) -> bool:

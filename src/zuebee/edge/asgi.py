@@ -72,6 +72,8 @@ class AsgiClient:
             request.model,
             request.stream,
             request.stream_usage,
+            request.max_output_tokens,
+            request.choices,
         )
 
     async def _read_body(self) -> bytes | Refusal:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from zuebee.contracts.admission import Admission, Caller, Ending, Principal, Settlement
+from zuebee.contracts.admission import Admission, Caller, Ending, Grant, Principal, Settlement
 from zuebee.contracts.errors import DRAINED, INTERNAL, Refusal
 from zuebee.contracts.inference import End, Head, Headers, Inference, Job, Sink, Usage
 from zuebee.dialects import openai, sse
@@ -63,12 +63,12 @@ class Exchange:
 
     __slots__ = (
         "_client",
+        "_cut_for",
         "_events",
         "_head",
         "_job",
         "_pipeline",
         "_settled",
-        "_shutdown",
         "_started_s",
         "settlement",
     )
@@ -79,14 +79,14 @@ class Exchange:
         self._client = client
         self._started_s = clock.monotonic_s()
         self._settled = False
-        self._shutdown = False
+        self._cut_for: Refusal | None = None
         self._job: Job | None = None
         self._head: Head | None = None
         self._events = False
 
-    def end(self) -> None:
-        """The gateway stops: tell the client, settle, and be done."""
-        self._shutdown = True
+    def end(self, reason: Refusal = DRAINED) -> None:
+        """Cut it short: tell the client why, settle, and be done."""
+        self._cut_for = reason
         self._client.cancel()
 
     async def run(self, caller: Caller) -> None:
@@ -127,7 +127,7 @@ class Exchange:
         settlement.model = job.model
         settlement.stream = job.stream
         settlement.request_bytes = len(job.body)
-        grant = await admission.admit(principal, job)
+        grant = await admission.admit(caller, principal, job)
         if isinstance(grant, Refusal):
             return grant
         settlement.grant = grant
@@ -141,12 +141,17 @@ class Exchange:
         async with aclosing(self._pipeline.inference.run(job)) as events:
             async for event in events:
                 if isinstance(event, bytes):
-                    settlement.response_bytes += len(event)
                     if self._events:
+                        settlement.response_bytes += len(event)
                         await self._first_events(event)
-                    else:
-                        await client.write(event)
+                        continue
+                    if settlement.response_bytes and (refusal := await self._secure()) is not None:
+                        return refusal  # the first piece was held back, and with it the head
+                    settlement.response_bytes += len(event)
+                    await client.write(event)
                 elif isinstance(event, Head):
+                    if event.events and (refusal := await self._secure()) is not None:
+                        return refusal
                     await self._start(event)
                 elif isinstance(event, End):
                     # Not left here: a reply that runs out ends more cheaply than one that is closed.
@@ -155,6 +160,13 @@ class Exchange:
                     await client.write(sse.COMMENT)
         assert ended, "a reply ended without an End"
         return refusal
+
+    async def _secure(self) -> Refusal | None:
+        """Wait until the hold is on disk: no byte of an answer leaves before it."""
+        grant = self.settlement.grant
+        if grant is None or grant.hold is None or grant.hold.secured:
+            return None
+        return await grant.hold.wait()
 
     async def _first_events(self, block: bytes) -> None:
         """Pass events on; the first ones tell when the first token came, and open the short way for the rest."""
@@ -174,8 +186,13 @@ class Exchange:
         settlement = self.settlement
         settlement.status = head.status
         settlement.backend = head.backend
+        settlement.backend_url = head.backend_url
         settlement.attempts = head.attempts
         headers = head.headers
+        if (grant := settlement.grant) is not None:
+            grant.usage_so_far = head.usage_so_far
+            if grant.place is not None:
+                headers += grant.place.headers()
         headers.append((b"x-request-id", settlement.request_id.encode()))
         if head.status >= 400:
             headers += relayed_error_headers(head.status, headers, head.attempts)
@@ -189,6 +206,7 @@ class Exchange:
         settlement.usage = end.usage
         if self._head is None:
             settlement.backend = end.backend
+            settlement.backend_url = end.backend_url
             settlement.attempts = end.attempts
             settlement.ending = _ending(end)
             return end.refusal or INTERNAL
@@ -198,7 +216,10 @@ class Exchange:
         else:
             settlement.ending = _ending(end)
             settlement.code = end.refusal.code
-        self._settle()
+        if (stored := self._settle()) is not None:
+            await stored
+            if (refusal := await self._secure()) is not None:
+                return refusal if not self._events else None
         if end.refusal is not None:
             await self._break_off(end.refusal)
         else:
@@ -219,17 +240,19 @@ class Exchange:
         elif self._job is not None:
             # The backend may have read the prompt; nobody can say what that cost.
             settlement.usage = Usage(len(self._job.body) // BYTES_PER_TOKEN, 0, "estimate")
-        settlement.ending = "shutdown" if self._shutdown else "client_gone"
-        if not self._shutdown:
+        reason = self._cut_for
+        if reason is None:
+            settlement.ending = "client_gone"
             settlement.status = settlement.status or CLIENT_CLOSED_REQUEST
             settlement.code = "client_closed_request"
             return
-        self._close(DRAINED)
+        settlement.ending = "shutdown" if reason is DRAINED else "cut"
+        self._close(reason)
         self._settle()
         if self._head is None:
-            await self._client.refuse(DRAINED)
+            await self._client.refuse(reason)
         else:
-            await self._break_off(DRAINED)
+            await self._break_off(reason)
 
     def _refused(self, refusal: Refusal) -> None:
         if self.settlement.ending == "failed":
@@ -242,11 +265,12 @@ class Exchange:
         if self._head is None:
             self.settlement.status = refusal.status
 
-    def _settle(self) -> None:
-        if not self._settled:
-            self._settled = True
-            self.settlement.duration_s = clock.monotonic_s() - self._started_s
-            self._pipeline.admission.settle(self.settlement)
+    def _settle(self) -> Awaitable[None] | None:
+        if self._settled:
+            return None
+        self._settled = True
+        self.settlement.duration_s = clock.monotonic_s() - self._started_s
+        return self._pipeline.admission.settle(self.settlement)
 
 
 def _ending(end: End) -> Ending:
@@ -304,6 +328,16 @@ class Pipeline:
         self.admission.settle(settlement)
         request_id = (b"x-request-id", settlement.request_id.encode())
         await client.answer(reply[0], [JSON, (b"content-length", b"%d" % len(reply[1])), request_id], reply[1])
+
+    async def attend(self) -> None:
+        """Look after the running exchanges, once a second: renew what they hold, cut those that may not go on."""
+        granted: list[tuple[Exchange, Grant]] = [
+            (exchange, grant) for exchange in self.running if (grant := exchange.settlement.grant) is not None
+        ]
+        for grant, refusal in await self.admission.attend([grant for _, grant in granted]):
+            for exchange, other in granted:
+                if other is grant and exchange in self.running:
+                    exchange.end(refusal)
 
     def end_all(self) -> None:
         """Cut all running exchanges short."""

@@ -25,6 +25,7 @@ def error_reply(refusal: Refusal, request_id: str) -> tuple[int, Headers, bytes]
     if refusal.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(refusal.retry_after_s))))
         headers.append((b"retry-after-ms", b"%d" % math.ceil(refusal.retry_after_s * 1000)))
+    headers += refusal.headers
     if refusal.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return refusal.status, headers, body

@@ -1,77 +1,66 @@
-"""How much, how fast? Counters of each key in the memory of this process."""
+"""How much, how fast? Counters in the memory of this process."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
-from zuebee.contracts.admission import Limits, Principal
+from zuebee.contracts.admission import Caller, Limit, Place, Principal
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import Usage
+from zuebee.contracts.inference import Headers, Job
 from zuebee.kit import clock
-from zuebee.limits.buckets import SlidingWindow, period_start_s
-
-TokensSince = Callable[[str, float], int]
-"""(key id, seconds since 1970) -> tokens on record for the key since then."""
+from zuebee.limits.buckets import SlidingWindow
 
 
 class _Counters:
-    """What one key has used and holds."""
-
-    __slots__ = ("period_s", "running", "tokens", "window")
+    __slots__ = ("running", "window")
 
     def __init__(self) -> None:
         self.window = SlidingWindow()
         self.running = 0
-        self.tokens = 0
-        self.period_s = -1.0
+
+
+class _Taken:
+    __slots__ = ("limits",)
+
+    def __init__(self, limits: Sequence[Limit]) -> None:
+        self.limits = limits
+
+    def headers(self) -> Headers:
+        """See `Place.headers`."""
+        return []
 
 
 class MemoryLimiter:
-    """Requests a minute, requests at once and tokens a period, for each key. One object for the life of the process.
+    """Requests a minute and requests at once, for each key. One object for the life of the process."""
 
-    Tokens are charged when a request is over: requests that run at once can pass a quota together.
-    """
-
-    def __init__(self, tokens_since: TokensSince) -> None:
-        self._tokens_since = tokens_since
+    def __init__(self) -> None:
         self._counters: dict[str, _Counters] = {}
 
-    async def acquire(self, principal: Principal) -> Refusal | None:
+    async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Place | Refusal:
         """See `Limiter.acquire`."""
-        limits = principal.limits
-        counters = self._counters.get(principal.key_id)
-        if counters is None:
-            counters = self._counters[principal.key_id] = _Counters()
-        if limits.max_concurrent and counters.running >= limits.max_concurrent:
-            return _too_many(
-                "concurrent_limit_exceeded", f"This key may run {limits.max_concurrent} requests at once.", 1.0
-            )
-        if limits.total_tokens and self._tokens(principal.key_id, limits, counters) >= limits.total_tokens:
-            return Refusal(429, "insufficient_quota", "quota_exceeded", "The token quota of this key is used up.")
-        if limits.requests_per_minute:
-            wait_s = counters.window.take(limits.requests_per_minute, clock.monotonic_s())
-            if wait_s:
-                message = f"This key may make {limits.requests_per_minute} requests a minute."
-                return _too_many("rate_limit_exceeded", message, wait_s)
-        counters.running += 1
+        for limit in principal.limits:
+            counters = self._counters.setdefault(limit.subject, _Counters())
+            if limit.kind == "concurrent" and counters.running >= limit.amount:
+                return _too_many("concurrent_limit_exceeded", f"This key may run {limit.amount} requests at once.", 1.0)
+            if limit.kind == "requests" and (wait_s := counters.window.take(limit.amount, clock.monotonic_s())):
+                return _too_many("rate_limit_exceeded", f"This key may make {limit.amount} requests a minute.", wait_s)
+        for limit in principal.limits:
+            self._counters[limit.subject].running += limit.kind == "concurrent"
+        return _Taken(principal.limits)
+
+    def release(self, place: Place, tokens: int | None) -> None:
+        """See `Limiter.release`."""
+        assert isinstance(place, _Taken)
+        for limit in place.limits:
+            self._counters[limit.subject].running -= limit.kind == "concurrent"
+
+    async def attend(self, places: Sequence[Place]) -> None:
+        """See `Limiter.attend`."""
+
+    def blocked(self, address: str) -> Refusal | None:
+        """See `Limiter.blocked`."""
         return None
 
-    def release(self, principal: Principal, usage: Usage | None) -> None:
-        """See `Limiter.release`."""
-        counters = self._counters[principal.key_id]
-        counters.running -= 1
-        if usage is not None and principal.limits.total_tokens:
-            self._tokens(principal.key_id, principal.limits, counters)
-            counters.tokens += usage.prompt_tokens + usage.completion_tokens
-
-    def _tokens(self, key_id: str, limits: Limits, counters: _Counters) -> int:
-        """Tokens used in the current period; read from the records when a period begins for this process."""
-        now_s = clock.wall_s()
-        start_s = period_start_s(limits.token_period, now_s)
-        if counters.period_s != start_s:
-            first = counters.period_s < 0
-            counters.period_s = start_s
-            counters.tokens = self._tokens_since(key_id, start_s) if first else 0
-        before = limits.tokens_used_before if limits.token_period == "never" else 0
-        return counters.tokens + before
+    def failed(self, address: str) -> None:
+        """See `Limiter.failed`."""
 
 
 def _too_many(code: str, message: str, retry_after_s: float) -> Refusal:

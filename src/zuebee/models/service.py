@@ -52,7 +52,9 @@ _FAILURES: dict[str, tuple[int, str, FailureCause, str]] = {
 class BackendInference:
     """Runs jobs on one backend over a pool of kept connections."""
 
-    def __init__(self, settings: BackendSettings, name: str, proxy_url: str | None, quiet_s: float) -> None:
+    def __init__(
+        self, settings: BackendSettings, name: str, proxy_url: str | None, quiet_s: float, ratios: TokenRatios
+    ) -> None:
         origin = Origin(
             settings.url, timeout_s=settings.connect_timeout_s, ca_file=settings.ca_file, proxy_url=proxy_url
         )
@@ -72,7 +74,7 @@ class BackendInference:
         self._quiet_s = quiet_s
         self._asks_usage = settings.include_usage != "never"
         self._may_stop_asking = settings.include_usage == "auto"
-        self._ratios = TokenRatios()
+        self._ratios = ratios
 
     def run(self, job: Job) -> Reply:
         """See `Inference.run`."""

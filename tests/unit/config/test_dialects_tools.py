@@ -2,7 +2,7 @@
 
 import pytest
 
-from zuebee.config_dialects_tools import Notes, drop_zeros, move, script, seconds, switched_off
+from zuebee.config.dialects_tools import Notes, drop_zeros, move, script, seconds, switched_off
 from zuebee.kit.yaml_tree import Mapping, parse
 
 

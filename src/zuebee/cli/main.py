@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from zuebee import __version__, config
-from zuebee.config_file import ConfigError, Loaded, load
+from zuebee.config.file import ConfigError, Loaded, load
 from zuebee.telemetry import logs
 
 app = typer.Typer(

@@ -3,8 +3,8 @@
 import pytest
 
 from zuebee.config import Settings
-from zuebee.config_check import key_hash
-from zuebee.config_file import ConfigError, loads
+from zuebee.config.check import key_hash
+from zuebee.config.file import ConfigError, loads
 
 BACKEND = "backends: [{url: 'http://a:1'}]\n"
 KEYS = "api_keys: [{key: sk-a-real-key-0001}]\n"

@@ -1,6 +1,6 @@
 """What a configuration means, beyond the types of its values. PURE.
 
-Findings carry the path of a setting; `config_file` adds the line. No finding contains a value that may be a
+Findings carry the path of a setting; `config.file` adds the line. No finding contains a value that may be a
 secret.
 """
 

@@ -10,8 +10,8 @@ import pytest
 from tests.support.pages import make_docs
 from zuebee.app.wiring import FIXED
 from zuebee.config import Settings
-from zuebee.config_check import listen_address
-from zuebee.config_file import loads
+from zuebee.config.check import listen_address
+from zuebee.config.file import loads
 from zuebee.kit.struct_tree import strip
 from zuebee.kit.yaml_tree import Mapping, Node, Sequence, parse
 

@@ -4,7 +4,7 @@ Nothing here is dropped silently: a provider, script or limit that would have re
 in, is translated or refused with a reason, unless it is switched off.
 """
 
-from zuebee.config_dialects_tools import Notes, disabled, is_null, script, section, sections, switched_off
+from zuebee.config.dialects_tools import Notes, disabled, is_null, script, section, sections, switched_off
 from zuebee.kit.struct_tree import number, truth
 from zuebee.kit.yaml_tree import Mapping, Node, Scalar, Sequence, unknown
 

@@ -13,9 +13,9 @@ from pathlib import Path as FilePath
 import msgspec
 
 from zuebee.config import Settings
-from zuebee.config_check import check, key_hash
-from zuebee.config_dialects import translate
-from zuebee.config_environment import apply_overrides, fill_proxies, resolve_references
+from zuebee.config.check import check, key_hash
+from zuebee.config.dialects import translate
+from zuebee.config.overrides import apply_overrides, fill_proxies, resolve_references
 from zuebee.kit.struct_tree import build, place_of
 from zuebee.kit.yaml_tree import MAX_TEXT_BYTES, Mapping, Place, Problem, Scalar, parse
 

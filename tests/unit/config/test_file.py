@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zuebee.config import Settings
-from zuebee.config_file import ConfigError, Loaded, load, loads
+from zuebee.config.file import ConfigError, Loaded, load, loads
 
 MINIMAL = "backends: [{url: 'http://127.0.0.1:8001'}]\n"
 SECRET = "sk-do-not-print-me-31337"

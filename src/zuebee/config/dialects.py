@@ -8,8 +8,8 @@ in or what is done to a request. Nodes keep the place where they were written, s
 
 from collections.abc import Callable
 
-from zuebee.config_dialects_access import translate_access
-from zuebee.config_dialects_tools import (
+from zuebee.config.dialects_access import translate_access
+from zuebee.config.dialects_tools import (
     Notes,
     disabled,
     drop_zeros,
@@ -171,6 +171,8 @@ def _usage(root: Mapping, notes: Notes) -> None:
         _flat_webhook(hook)
     move(root, "usage_hook", root, "usage", notes)
     usage = section(root, "usage")
+    if usage and "path" in usage.items:
+        move(usage, "path", ensure(root, "store", usage), "path", notes)
     for reporter in sections(usage.items.get("reporters")) if usage else ():
         script(reporter, notes)
         if webhook := section(reporter, "webhook"):

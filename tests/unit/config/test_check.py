@@ -3,8 +3,8 @@
 import pytest
 
 from zuebee.config import BackendSettings, Settings
-from zuebee.config_check import listen_address
-from zuebee.config_file import ConfigError, Loaded, loads
+from zuebee.config.check import listen_address
+from zuebee.config.file import ConfigError, Loaded, loads
 
 KEYS = "api_keys: [{key: sk-a-real-key-0001}]\n"
 BACKENDS = "backends:\n  - {url: 'http://a:1'}\n  - {url: 'https://b/base', name: b}\n"

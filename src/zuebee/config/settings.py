@@ -1,41 +1,18 @@
-"""Every setting: its type, its default and what it means. Nothing else reads the environment.
+"""Every setting: its type, its default and what it means.
 
 A settings object is immutable; a reload makes a new one. YAML names are LLMProxy's (`timeout: 3s`), attribute
-names carry the unit (`timeout_s`). `config_file.py` turns a file into `Settings`.
+names carry the unit (`timeout_s`). `file.py` turns a file into `Settings`.
 """
 
-import os
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
-from msgspec import UNSET, Meta, UnsetType, field
+from msgspec import UNSET, Meta, field
 
+from zuebee.config.access import ApiKeySettings, AuthSettings, FirewallSettings
+from zuebee.config.base import Section, seconds
+from zuebee.config.limits import RateLimitSettings, RedisSettings
+from zuebee.config.money import BillingSettings, ClientGoneSettings, IdempotencySettings, StoreSettings, UsageSettings
 from zuebee.kit.units import Duration, Size, Timeout
-
-
-def environment() -> Mapping[str, str]:
-    """The process environment: the one place that reads it."""
-    return os.environ
-
-
-def _s(seconds: float) -> Any:
-    return Timeout(seconds)
-
-
-_SECRET = frozenset({"api_key", "database", "headers", "http", "https", "key", "token"})
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all sections: immutable, an unknown key is an error, and `repr` shows no secrets."""
-
-    def __repr__(self) -> str:
-        """All values, for messages of a debugger; those that may be secret are left out."""
-        shown = (
-            f"{name}=..." if name in _SECRET and getattr(self, name) else f"{name}={getattr(self, name)!r}"
-            for name in self.__struct_fields__
-        )
-        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class TlsSettings(Section, frozen=True, kw_only=True):
@@ -56,19 +33,19 @@ class ServerSettings(Section, frozen=True, kw_only=True):
     tls: Annotated[TlsSettings | None, Meta(description="HTTPS; absent means plain HTTP.")] = None
     header_timeout_s: Annotated[
         Timeout, Meta(description="From the first byte (or the connection) to the end of the headers.")
-    ] = field(name="header_timeout", default=_s(10))
+    ] = field(name="header_timeout", default=seconds(10))
     body_timeout_s: Annotated[
         Timeout, Meta(description="From the end of the headers to the end of the body, for the first 15 kB.")
-    ] = field(name="body_timeout", default=_s(30))
+    ] = field(name="body_timeout", default=seconds(30))
     body_min_bytes_per_s: Annotated[
         int,
         Meta(ge=1, description="Larger bodies get one more second for each of these many bytes received."),
     ] = 500
     keep_alive_s: Annotated[Timeout, Meta(description="How long an idle client connection is kept.")] = field(
-        name="keep_alive", default=_s(75)
+        name="keep_alive", default=seconds(75)
     )
     write_timeout_s: Annotated[Timeout, Meta(description="A client that takes nothing for this long is cut off.")] = (
-        field(name="write_timeout", default=_s(30))
+        field(name="write_timeout", default=seconds(30))
     )
     max_headers: Annotated[int, Meta(ge=1, description="More header fields than this: 431.")] = 100
     max_header_bytes: Annotated[Size, Meta(description="More bytes of headers than this: 431.")] = Size(61440)
@@ -108,15 +85,17 @@ class BackendSettings(Section, frozen=True, kw_only=True):
     ] = "auto"
     health_path: Annotated[str | None, Meta(description="Overrides the health path of its kind.")] = None
     connect_timeout_s: Annotated[Timeout, Meta(description="To open a connection, TLS included.")] = field(
-        name="connect_timeout", default=_s(5)
+        name="connect_timeout", default=seconds(5)
     )
     first_byte_timeout_s: Annotated[
         Timeout, Meta(description="From the request sent to the first event or byte of the answer.")
-    ] = field(name="first_byte_timeout", default=_s(60))
+    ] = field(name="first_byte_timeout", default=seconds(60))
     idle_timeout_s: Annotated[Timeout, Meta(description="The longest silence inside an answer.")] = field(
-        name="idle_timeout", default=_s(60)
+        name="idle_timeout", default=seconds(60)
     )
-    timeout_s: Annotated[Timeout, Meta(description="For one whole exchange.")] = field(name="timeout", default=_s(600))
+    timeout_s: Annotated[Timeout, Meta(description="For one whole exchange.")] = field(
+        name="timeout", default=seconds(600)
+    )
     max_idle_connections: Annotated[int, Meta(ge=0, description="Idle connections kept for reuse.")] = field(
         name="max_idle_conns", default=256
     )
@@ -132,10 +111,10 @@ class RetrySettings(Section, frozen=True, kw_only=True):
     enabled: Annotated[bool, Meta(description="Off: the first failure is the answer.")] = True
     max_retries: Annotated[int, Meta(ge=0, le=10, description="Tries after the first one.")] = 3
     initial_wait_s: Annotated[Duration, Meta(description="Upper bound of the first wait (full jitter).")] = field(
-        name="initial_wait", default=_s(1)
+        name="initial_wait", default=seconds(1)
     )
     max_wait_s: Annotated[Duration, Meta(description="No wait is longer, unless the server names one.")] = field(
-        name="max_wait", default=_s(10)
+        name="max_wait", default=seconds(10)
     )
     multiplier: Annotated[float, Meta(ge=1, description="Growth of the bound from wait to wait.")] = 2.0
     retry_on: Annotated[
@@ -171,9 +150,9 @@ class HealthCheckSettings(Section, frozen=True, kw_only=True):
 
     enabled: Annotated[bool, Meta(description="Probe the backends.")] = True
     interval_s: Annotated[Timeout, Meta(description="Between probes of one backend (20 % jitter).")] = field(
-        name="interval", default=_s(10)
+        name="interval", default=seconds(10)
     )
-    timeout_s: Annotated[Timeout, Meta(description="For one probe.")] = field(name="timeout", default=_s(3))
+    timeout_s: Annotated[Timeout, Meta(description="For one probe.")] = field(name="timeout", default=seconds(3))
     path: Annotated[str | None, Meta(description="Path of the probe for all backends; default: by kind.")] = None
     method: Annotated[Literal["GET", "HEAD"], Meta(description="Method of the probe.")] = "GET"
     expected_status: Annotated[
@@ -181,97 +160,6 @@ class HealthCheckSettings(Section, frozen=True, kw_only=True):
     ] = None
     unhealthy_threshold: Annotated[int, Meta(ge=1, description="Failed probes in a row that take it out.")] = 3
     healthy_threshold: Annotated[int, Meta(ge=1, description="Good probes in a row that bring it back.")] = 2
-
-
-class AuthSettings(Section, frozen=True, kw_only=True):
-    """Who may call."""
-
-    enabled: Annotated[bool | UnsetType, Meta(description="Default: on when there are keys.")] = UNSET
-    header_names: Annotated[
-        tuple[str, ...], Meta(min_length=1, description="Headers that may carry the key, in this order.")
-    ] = ("Authorization", "X-API-Key")
-    mode: Annotated[
-        Literal["first_match", "all"],
-        Meta(description="first_match: the first source that knows the key decides; all: each that knows it."),
-    ] = "first_match"
-
-
-class ApiKeySettings(Section, frozen=True, kw_only=True):
-    """One key of the file."""
-
-    key: Annotated[
-        Annotated[str, Meta(min_length=8)] | None,
-        Meta(description="The key; kept only as its SHA-256 once read."),
-    ] = None
-    key_sha256: Annotated[
-        Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")] | None,
-        Meta(description="The key's SHA-256 in hex, instead of the key."),
-    ] = None
-    name: Annotated[str, Meta(description="Name in usage records and logs.")] = ""
-    user_id: Annotated[str, Meta(description="User in usage records; default: the name.")] = ""
-    enabled: Annotated[bool, Meta(description="A disabled key is refused.")] = True
-    status: Annotated[
-        Literal["active", "disabled", "expired", "quota_exceeded"],
-        Meta(description="Anything but active is refused."),
-    ] = "active"
-    allowed_ips: Annotated[list[str], Meta(description="Addresses or CIDR ranges; empty: any.")] = []
-    denied_ips: Annotated[list[str], Meta(description="Addresses or CIDR ranges refused before the allowed ones.")] = []
-    expires_at: Annotated[str | None, Meta(description="RFC 3339 time from which the key is refused.")] = None
-    total_quota: Annotated[int, Meta(ge=0, description="Tokens the key may use in a period; 0: no limit.")] = 0
-    used_quota: Annotated[int, Meta(ge=0, description="Tokens used before ZueBee counted.")] = 0
-    quota_reset_period: Annotated[
-        Literal["daily", "weekly", "monthly", "never"], Meta(description="When the quota starts again (UTC).")
-    ] = "never"
-    requests_per_minute: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="Overrides rate_limit.per_key.")
-    ] = None
-    max_concurrent: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="Overrides rate_limit.per_key.")] = (
-        None
-    )
-    last_reset_at: Annotated[str | None, Meta(description="Accepted for LLMProxy's files; not used.")] = None
-    created_at: Annotated[str | None, Meta(description="Accepted for LLMProxy's files; not used.")] = None
-    updated_at: Annotated[str | None, Meta(description="Accepted for LLMProxy's files; not used.")] = None
-
-
-class PerKeyLimitSettings(Section, frozen=True, kw_only=True):
-    """Limits of each key. Present means on."""
-
-    enabled: Annotated[bool, Meta(description="Off: no limit per key.")] = True
-    requests_per_minute: Annotated[int, Meta(ge=0, description="In any 60 seconds; 0: no limit.")] = 0
-    max_concurrent: Annotated[int, Meta(ge=0, description="Requests running at once; 0: no limit.")] = 0
-
-
-class RateLimitSettings(Section, frozen=True, kw_only=True):
-    """How fast. Counted in memory, per process."""
-
-    enabled: Annotated[bool, Meta(description="Off: no limits at all.")] = True
-    storage: Annotated[Literal["memory"], Meta(description="Where the counters live.")] = "memory"
-    per_key: Annotated[PerKeyLimitSettings | None, Meta(description="Limits of each key.")] = None
-
-
-class ReporterSettings(Section, frozen=True, kw_only=True):
-    """Where usage records are to be reported. Read and kept; delivery is not part of this version."""
-
-    name: Annotated[str, Meta(description="Name in logs.")]
-    type: Annotated[Literal["webhook", "database", "builtin"], Meta(description="Kind of reporter.")]
-    enabled: Annotated[bool, Meta(description="Its own switch.")] = True
-    url: Annotated[str | None, Meta(description="Webhook target.")] = None
-    timeout_s: Annotated[Timeout, Meta(description="For one delivery.")] = field(name="timeout", default=_s(3))
-    retry: Annotated[int, Meta(ge=0, description="Attempts in all.")] = 1
-    method: Annotated[Literal["POST", "PUT"], Meta(description="Method of the webhook.")] = "POST"
-    headers: Annotated[dict[str, str], Meta(description="Headers of the webhook.")] = {}
-    database: Annotated[dict[str, str] | None, Meta(description="`driver`, `dsn` and `table`.")] = None
-
-
-class UsageSettings(Section, frozen=True, kw_only=True):
-    """The usage records: one row for each request, in SQLite."""
-
-    enabled: Annotated[bool, Meta(description="Off: reporters are ignored; records are kept all the same.")] = True
-    path: Annotated[str, Meta(description="SQLite file; its folder is made when missing.")] = "data/zuebee.db"
-    retention_days: Annotated[int, Meta(ge=0, description="Older records are removed once a day; 0: kept.")] = 0
-    reporters: Annotated[
-        list[ReporterSettings], Meta(description="Where records are to be reported; not sent in this version.")
-    ] = []
 
 
 class LogSettings(Section, frozen=True, kw_only=True):
@@ -304,7 +192,7 @@ class StreamSettings(Section, frozen=True, kw_only=True):
     heartbeat_s: Annotated[
         Duration,
         Meta(description="A comment is sent after this much silence, so that idle timers do not cut; 0: never."),
-    ] = field(name="heartbeat", default=_s(15))
+    ] = field(name="heartbeat", default=seconds(15))
 
 
 class ShutdownSettings(Section, frozen=True, kw_only=True):
@@ -312,9 +200,9 @@ class ShutdownSettings(Section, frozen=True, kw_only=True):
 
     grace_s: Annotated[
         Duration, Meta(description="Readiness fails at once, but connections are taken for this long.")
-    ] = field(name="grace", default=_s(5))
+    ] = field(name="grace", default=seconds(5))
     drain_s: Annotated[Duration, Meta(description="Then running requests may take this long to finish.")] = field(
-        name="drain", default=_s(30)
+        name="drain", default=seconds(30)
     )
 
 
@@ -340,6 +228,15 @@ class Settings(Section, frozen=True, kw_only=True):
     auth: Annotated[AuthSettings, Meta(description="Who may call.")] = AuthSettings()
     api_keys: Annotated[list[ApiKeySettings], Meta(description="The keys of the file.")] = []
     rate_limit: Annotated[RateLimitSettings, Meta(description="How fast.")] = RateLimitSettings()
+    redis: Annotated[RedisSettings | None, Meta(description="The Redis of limits and caches.")] = None
+    firewall: Annotated[FirewallSettings, Meta(description="What may not even be asked.")] = FirewallSettings()
+    store: Annotated[StoreSettings, Meta(description="Keys, accounts, ledger, usage records.")] = StoreSettings()
+    billing: Annotated[BillingSettings, Meta(description="Prices and holds.")] = BillingSettings()
+    idempotency: Annotated[IdempotencySettings, Meta(description="Repeated requests.")] = IdempotencySettings()
+    client_gone: Annotated[
+        list[ClientGoneSettings],
+        Meta(description="When the caller leaves; the first entry that fits the model counts."),
+    ] = []
     usage: Annotated[UsageSettings, Meta(description="Usage records.")] = UsageSettings()
     log: Annotated[LogSettings, Meta(description="Logs.")] = LogSettings()
     metrics: Annotated[MetricsSettings, Meta(description="Metrics.")] = MetricsSettings()
@@ -349,5 +246,5 @@ class Settings(Section, frozen=True, kw_only=True):
 
     @property
     def auth_on(self) -> bool:
-        """Whether callers need a key: as written, else exactly when there are keys."""
-        return bool(self.api_keys) if self.auth.enabled is UNSET else bool(self.auth.enabled)
+        """Whether callers need a key: as written, else exactly when there are keys or a pipeline."""
+        return bool(self.api_keys or self.auth.pipeline) if self.auth.enabled is UNSET else bool(self.auth.enabled)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from zuebee.config import ReporterSettings, Settings
-from zuebee.config_check import key_hash, listen_address
-from zuebee.config_file import ConfigError, Loaded, load, loads
+from zuebee.config.check import key_hash, listen_address
+from zuebee.config.file import ConfigError, Loaded, load, loads
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 BACKEND = "backends: [{url: 'http://a:1'}]\n"

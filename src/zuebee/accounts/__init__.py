@@ -1,0 +1,1 @@
+"""Organisations, teams, users, keys, plans."""

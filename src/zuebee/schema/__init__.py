@@ -1,0 +1,1 @@
+"""The tables of the store, and how they came to be (migrations)."""

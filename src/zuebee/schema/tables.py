@@ -1,0 +1,186 @@
+"""Every table of the store, for SQLite and PostgreSQL. Times are seconds since 1970, money is in nano-units.
+
+The hot path writes its rows with SQL of its own; a test holds that SQL to these tables.
+"""
+
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
+
+metadata = MetaData()
+
+# An integer key that the database counts up: SQLite's rowid, PostgreSQL's identity.
+Serial = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _text(name: str, default: str = "") -> Column[str]:
+    return Column(name, Text, nullable=False, server_default=default)
+
+
+def _number(name: str, default: int = 0) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default=str(default))
+
+
+def _time(name: str) -> Column[float]:
+    return Column(name, Double, nullable=False, server_default="0")
+
+
+# --- who ---
+
+organisations = Table(
+    "organisations", metadata,
+    Column("id", Text, primary_key=True),
+    _text("name"), _text("plan"), _text("status", "active"), _text("tags", "[]"), _time("created_at_s"),
+)  # fmt: skip
+
+teams = Table(
+    "teams", metadata,
+    Column("id", Text, primary_key=True),
+    _text("organisation_id"), _text("name"), _text("plan"), _text("status", "active"), _text("tags", "[]"),
+    _time("created_at_s"),
+)  # fmt: skip
+
+users = Table(
+    "users", metadata,
+    Column("id", Text, primary_key=True),
+    _text("organisation_id"), _text("team_id"), _text("name"), _text("role", "member"), _text("plan"),
+    _text("status", "active"), _text("tags", "[]"), _time("created_at_s"),
+)  # fmt: skip
+
+plans = Table(
+    "plans", metadata,
+    Column("id", Text, primary_key=True),
+    _text("name"), _text("priority", "normal"), _text("models", "[]"), _text("endpoints", "[]"),
+    _text("limits", "{}"), _text("status", "active"), _time("created_at_s"),
+)  # fmt: skip
+
+keys = Table(
+    "keys", metadata,
+    Column("id", Text, primary_key=True),
+    Column("digest", Text, nullable=False, unique=True),  # SHA-256 in hex; the key itself is nowhere
+    _text("hint"),  # its first and last characters, for people
+    _text("name"), _text("organisation_id"), _text("team_id"), _text("user_id"), _text("plan"), _text("priority"),
+    _text("billing", "none"),  # none, quota, prepaid
+    _text("models", "[]"), _text("endpoints", "[]"), _text("allowed_ips", "[]"), _text("denied_ips", "[]"),
+    _text("tags", "[]"), _text("limits", "{}"), _text("status", "active"), _text("rotated_from"),
+    _time("created_at_s"), _time("starts_at_s"), _time("expires_at_s"), _time("revoked_at_s"),
+)  # fmt: skip
+
+budgets = Table(
+    "budgets", metadata,
+    Column("account", Text, primary_key=True),  # SCOPE:ID/UNIT/PERIOD
+    _text("scope"), _text("scope_id"), _text("unit"), _text("period"),
+    Column("amount", BigInteger, nullable=True),  # None: prepaid, only what was granted
+    _time("created_at_s"),
+    Index("budgets_scope", "scope", "scope_id"),
+)  # fmt: skip
+
+# --- the ledger: entries are only ever appended ---
+
+ledger_owners = Table(
+    "ledger_owners", metadata,
+    Column("id", Serial, primary_key=True),  # the epoch: each start of a process is a new owner
+    _text("name"), _time("started_at_s"), _time("seen_at_s"), _time("ended_at_s"),
+)  # fmt: skip
+
+ledger_balances = Table(
+    "ledger_balances", metadata,
+    Column("id", Serial, primary_key=True),
+    _text("account"), _text("unit"), _text("period"), _time("starts_at_s"),
+    _number("granted"), _number("held"), _number("used"), _number("overdraft"),
+    Index("ledger_balances_account", "account", "starts_at_s", unique=True),
+)  # fmt: skip
+
+ledger_paths = Table(
+    "ledger_paths", metadata,
+    Column("id", Serial, primary_key=True),
+    Column("balances", Text, nullable=False, unique=True),  # ids of ledger_balances in order: `3,17,4`
+)  # fmt: skip
+
+ledger_entries = Table(
+    "ledger_entries", metadata,
+    Column("id", Serial, primary_key=True),
+    _number("batch"),
+    _text("kind"),  # grant, limit, reserve, extend, post, overdraft, void, expire, adjust
+    _text("hold"),  # the request's id, or the id that the caller gave a grant
+    Column("step", Integer, nullable=True),  # 0: the reserve (or grant), 1: its one resolution; else null
+    _number("path"), _number("tokens"), _number("cost_nano"), _number("owner"), _time("at_s"),
+    Index("ledger_entries_once", "hold", "step", unique=True),
+)  # fmt: skip
+
+ledger_holds = Table(
+    "ledger_holds", metadata,  # the holds that are open; gone when resolved
+    Column("hold", Text, primary_key=True),
+    _number("path"), _number("tokens"), _number("cost_nano"), _number("owner"), _time("expires_at_s"),
+    _number("progress_tokens"), _number("progress_cost_nano"), _text("record", ""),
+)  # fmt: skip
+
+ledger_batches = Table(
+    "ledger_batches", metadata,  # one for each commit with entries; each owner's form a hash chain
+    Column("id", Serial, primary_key=True),
+    _number("owner"), _number("sequence"), _number("entries"), _text("hash"),
+    Index("ledger_batches_chain", "owner", "sequence", unique=True),
+)  # fmt: skip
+
+# --- what was used, and who must still be told ---
+
+usage_records = Table(
+    "usage_records", metadata,
+    Column("id", Serial, primary_key=True),
+    _text("request_id"), _time("at_s"), _text("key_id"), _text("key_name"), _text("user_id"), _text("team_id"),
+    _text("organisation_id"), _text("plan"), _text("priority"), _text("model"), _text("method"), _text("endpoint"),
+    Column("is_stream", Boolean, nullable=False, server_default="0"),
+    Column("status", Integer, nullable=False, server_default="0"),
+    _text("ending"), _text("code"), _text("backend"), _text("backend_url"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("prompt_tokens", BigInteger, nullable=True),
+    Column("completion_tokens", BigInteger, nullable=True),
+    Column("cached_tokens", BigInteger, nullable=True),
+    Column("usage_source", Text, nullable=True),
+    _number("cost_nano"),
+    Column("duration_ms", Double, nullable=False, server_default="0"),
+    Column("first_token_ms", Double, nullable=True),
+    _text("tags", "[]"),
+)  # fmt: skip
+
+usage_days = Table(
+    "usage_days", metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("day", Integer, primary_key=True),
+    _number("requests"), _number("prompt_tokens"), _number("completion_tokens"), _number("cost_nano"),
+)  # fmt: skip
+
+usage_outbox = Table(
+    "usage_outbox", metadata,  # one row for each record and reporter, gone when delivered
+    Column("id", Serial, primary_key=True),
+    _text("event_id"),  # stable: the request's id
+    _text("reporter"), _text("payload"), Column("attempts", Integer, nullable=False, server_default="0"),
+    _time("created_at_s"), _time("due_at_s"),
+    Index("usage_outbox_due", "reporter", "due_at_s", "id"),
+)  # fmt: skip
+
+# --- answers kept for repeated requests ---
+
+kept_answers = Table(
+    "kept_answers", metadata,
+    Column("id", Text, primary_key=True),  # a hash of the key's id and the Idempotency-Key
+    _text("fingerprint"), _text("state", "running"), _number("owner"),
+    Column("answer", LargeBinary, nullable=True),  # encrypted; only the same request can open it
+    _time("created_at_s"), _time("expires_at_s"),
+    Index("kept_answers_expiry", "expires_at_s"),
+)  # fmt: skip
+
+# --- money in and out ---
+
+payments = Table(
+    "payments", metadata,
+    Column("id", Text, primary_key=True),  # the payment provider's id: a payment counts once
+    _text("organisation_id"), _text("account"), _text("currency"), _number("amount_nano"), _text("note"),
+    _time("at_s"),
+)  # fmt: skip
+
+invoices = Table(
+    "invoices", metadata,
+    Column("number", Text, primary_key=True),
+    _text("organisation_id"), _time("starts_at_s"), _time("ends_at_s"), _text("currency"), _number("total_nano"),
+    _text("lines", "[]"), _time("created_at_s"),
+    Index("invoices_period", "organisation_id", "starts_at_s", "ends_at_s", unique=True),
+)  # fmt: skip
