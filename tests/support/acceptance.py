@@ -81,7 +81,7 @@ def _status(outcomes: set[Outcome]) -> Status:
 def main(arguments: list[str] | None = None) -> int:
     """Print a milestone's rows and their status; with --strict, exit 1 unless all are proven."""
     parser = argparse.ArgumentParser(prog="make requirements", description=main.__doc__)
-    parser.add_argument("--milestone", default="gateway", help="which rows; 'all' for the whole table")
+    parser.add_argument("--milestone", default="money", help="which rows; 'all' for the whole table")
     parser.add_argument("--strict", action="store_true", help="fail unless every row is proven")
     options = parser.parse_args(arguments)
     chosen = [row for row in load_rows().values() if options.milestone in (row.milestone, "all")]

@@ -4,28 +4,11 @@ import hashlib
 import hmac
 import ipaddress
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
 
-import msgspec
-
-from zuebee.contracts.admission import Principal
-from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, Refusal
-
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, KEY_REVOKED, Refusal
+from zuebee.contracts.keys import KeyRecord, Network
 
 MAX_KEY_BYTES = 4096
-
-
-class KeyRecord(msgspec.Struct, frozen=True):
-    """What a source knows of one key. `expires_at_s`: seconds since 1970, 0 for never."""
-
-    digest: str
-    principal: Principal
-    active: bool = True
-    expired: bool = False
-    expires_at_s: float = 0.0
-    allowed: tuple[Network, ...] = ()
-    denied: tuple[Network, ...] = ()
 
 
 def digest_of(key: bytes) -> str:
@@ -74,6 +57,8 @@ def within(address: str, networks: Sequence[Network]) -> bool:
 
 def judge(record: KeyRecord, address: str, now_s: float) -> Refusal | None:
     """Whether a known key may be used now and from here."""
+    if record.revoked:
+        return KEY_REVOKED
     if not record.active:
         return KEY_EXPIRED if record.expired else KEY_DISABLED
     if record.expires_at_s and now_s >= record.expires_at_s:

@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Sequence
 
-from zuebee.auth.credentials import KeyRecord, digest_of, find_key, judge
-from zuebee.auth.sources import Source
+from zuebee.auth.credentials import digest_of, find_key, judge
 from zuebee.contracts.admission import ANONYMOUS, Caller, Principal
 from zuebee.contracts.errors import NO_KEY, UNKNOWN_KEY, Refusal
+from zuebee.contracts.keys import KeySource, Presented
 from zuebee.kit import clock
 
 _log = logging.getLogger("zuebee.auth")
@@ -23,7 +23,7 @@ class KeyAuthenticator:
     least one must know it.
     """
 
-    def __init__(self, sources: Sequence[Source], header_names: Sequence[str], mode: str) -> None:
+    def __init__(self, sources: Sequence[KeySource], header_names: Sequence[str], mode: str) -> None:
         self._sources = list(sources)
         self._carriers = [name.lower().encode() for name in header_names]
         self._all = mode == "all"
@@ -37,12 +37,14 @@ class KeyAuthenticator:
         principal: Principal | None = None
         for source in self._sources:
             try:
-                record: KeyRecord | None = await source.find(digest)
+                record = await source.find(Presented(caller, key, digest))
             except Exception:
                 _log.exception("key source %s failed", source.name)
                 return UNAVAILABLE
             if record is None:
                 continue
+            if isinstance(record, Refusal):
+                return record
             if (refusal := judge(record, caller.address, clock.wall_s())) is not None:
                 return refusal
             principal = principal or record.principal

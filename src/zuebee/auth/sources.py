@@ -1,22 +1,13 @@
-"""Where keys are known. A source answers for a digest; it never sees or keeps a key."""
+"""The keys of the configuration file."""
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Protocol
 
-from zuebee.auth.credentials import KeyRecord, digest_of, parse_networks, same_digest
+from zuebee.auth.credentials import digest_of, parse_networks, same_digest
 from zuebee.config import ApiKeySettings, LimitSettings, Settings
 from zuebee.contracts.admission import Budget, Limit, Principal
-
-
-class Source(Protocol):
-    """One place that may know a key."""
-
-    name: str
-
-    async def find(self, digest: str) -> KeyRecord | None:
-        """The record of a key, None if it is not known here. An exception refuses the request."""
-        ...
+from zuebee.contracts.errors import Refusal
+from zuebee.contracts.keys import KeyRecord, Presented
 
 
 class FileSource:
@@ -27,9 +18,13 @@ class FileSource:
     def __init__(self, records: Sequence[KeyRecord]) -> None:
         self._records = {record.digest: record for record in records}
 
-    async def find(self, digest: str) -> KeyRecord | None:
-        record = self._records.get(digest)
-        return record if record is not None and same_digest(record.digest, digest) else None
+    async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
+        """See `KeySource.find`."""
+        record = self._records.get(presented.digest)
+        return record if record is not None and same_digest(record.digest, presented.digest) else None
+
+    async def aclose(self) -> None:
+        """See `KeySource.aclose`."""
 
 
 def file_records(settings: Settings) -> list[KeyRecord]:

@@ -98,11 +98,13 @@ ledger_paths = Table(
 ledger_entries = Table(
     "ledger_entries", metadata,
     Column("id", Serial, primary_key=True),
-    _number("batch"),
-    _text("kind"),  # grant, limit, reserve, extend, post, overdraft, void, expire, adjust
+    _number("batch"),  # with the owner: a row of ledger_batches
+    _text("kind"),  # grant, withdraw, reserve, extend, post, overdraft, void, expire, adjust
     _text("hold"),  # the request's id, or the id that the caller gave a grant
-    Column("step", Integer, nullable=True),  # 0: the reserve (or grant), 1: its one resolution; else null
-    _number("path"), _number("tokens"), _number("cost_nano"), _number("owner"), _time("at_s"),
+    Column("step", Integer, nullable=True),  # 0: reserve or grant, 1: its one resolution, 2: a late one; else null
+    _number("path"), _number("tokens"), _number("cost_nano"),
+    _number("released_tokens"), _number("released_cost_nano"),  # what a resolution took from `held`
+    _number("owner"), _time("at_s"),
     Index("ledger_entries_once", "hold", "step", unique=True),
 )  # fmt: skip
 

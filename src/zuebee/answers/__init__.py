@@ -1,0 +1,1 @@
+"""Answers kept for requests that may be repeated."""

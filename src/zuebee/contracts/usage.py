@@ -1,0 +1,43 @@
+"""What others are told of one request when it is over."""
+
+import msgspec
+
+
+class UsageEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One usage record, as it stands in the outbox (as JSON) and goes to reporters.
+
+    The first eleven names are LLMProxy's. `timestamp` is RFC 3339 in UTC with `Z`, `latency_ms` whole milliseconds,
+    `cost_nano` nano-units of `currency`. Token figures are 0 where nothing is known; `usage_source` is then empty.
+    """
+
+    request_id: str
+    user_id: str
+    api_key: str
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    is_stream: bool
+    endpoint: str
+    timestamp: str
+    backend_url: str
+    method: str
+    path: str
+    status_code: int
+    latency_ms: int
+    key_id: str
+    key_name: str
+    team_id: str
+    organisation_id: str
+    plan: str
+    priority: str
+    tags: tuple[str, ...]
+    cached_tokens: int
+    usage_source: str
+    ending: str
+    code: str
+    backend: str
+    attempts: int
+    first_token_ms: int | None
+    cost_nano: int
+    currency: str

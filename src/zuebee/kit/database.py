@@ -1,0 +1,114 @@
+"""A relational database off the hot path: SQLAlchemy, called in threads, with a bound on everything."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import pymysql  # noqa: F401  (the driver behind mysql+pymysql)
+import sqlalchemy
+from sqlalchemy import Connection, event
+
+T = TypeVar("T")
+_GO_MYSQL = re.compile(
+    r"(?:(?P<user>[^:@/]*)(?::(?P<password>.*))?@)?(?:(?:tcp|unix)\((?P<host>[^)]*)\))?/(?P<rest>.*)"
+)
+_DRIVERS = {"mysql": "mysql+pymysql", "postgres": "postgresql+psycopg", "sqlite": "sqlite"}
+
+
+class Database:
+    """One database. `url` is SQLAlchemy's; `timeout_s` bounds connecting, waiting for a connection and each statement.
+
+    Every public method may raise `DatabaseError`.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float, max_connections: int = 4) -> None:
+        self._timeout_s = timeout_s
+        self.engine = sqlalchemy.create_engine(url, **_engine_options(url, timeout_s, max_connections))
+        if self.engine.dialect.name == "sqlite":
+            event.listen(self.engine, "connect", _prepare_sqlite)
+        self._threads = ThreadPoolExecutor(max_connections, thread_name_prefix="database")
+
+    def call(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction, in this thread."""
+        try:
+            with self.engine.begin() as connection:
+                return work(connection)
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            raise DatabaseError(_reason(error)) from error
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction, in a thread; later than `timeout_s` it counts as failed.
+
+        The thread of a caller that stopped waiting finishes its transaction by itself, so no connection is shared
+        while it is in use.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await loop.run_in_executor(self._threads, self.call, work)
+        except TimeoutError:
+            raise DatabaseError("no answer in time") from None
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.engine.dispose()
+
+
+class DatabaseError(Exception):
+    """The database did not do what it was asked; the message holds no values and no address."""
+
+
+def database_url(driver: str, dsn: str) -> str:
+    """SQLAlchemy's URL of a driver (`mysql`, `postgres`, `sqlite`) and a DSN: a URL, a path, Go's MySQL form, or
+    libpq's `key=value` words. Raises ValueError.
+    """
+    if driver == "sqlite":
+        path = re.sub(r"^(sqlite3?|file):(//)?", "", dsn).partition("?")[0]
+        return f"sqlite:///{path}"
+    scheme, separator, rest = dsn.partition("://")
+    if separator:
+        if scheme.partition("+")[0] not in ("mysql", "mariadb", "postgres", "postgresql"):
+            raise ValueError("expected a database URL")
+        return f"{_DRIVERS[driver]}://{rest}"
+    if driver == "postgres":
+        words = dict(re.findall(r"(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|\S+)", dsn))
+        if not words:
+            raise ValueError("expected a URL or `host=... dbname=...`")
+        query = "&".join(f"{name}={quote(value.strip(chr(39)), safe='')}" for name, value in words.items())
+        return f"{_DRIVERS[driver]}:///?{query}"
+    found = _GO_MYSQL.fullmatch(dsn)
+    if found is None:
+        raise ValueError("expected a URL or `user:password@tcp(host:3306)/name`")
+    login = ""
+    if found["user"]:
+        password = f":{quote(found['password'], safe='')}" if found["password"] else ""
+        login = f"{quote(found['user'], safe='')}{password}@"
+    name = found["rest"].partition("?")[0]
+    return f"{_DRIVERS[driver]}://{login}{found['host'] or '127.0.0.1:3306'}/{name}"
+
+
+def _engine_options(url: str, timeout_s: float, max_connections: int) -> dict[str, Any]:
+    pool = {"pool_size": max_connections, "max_overflow": 0, "pool_timeout": timeout_s, "pool_pre_ping": True}
+    seconds = max(1, round(timeout_s))
+    if url.startswith("sqlite"):
+        return {"connect_args": {"timeout": timeout_s, "check_same_thread": False}}
+    if url.startswith("mysql"):
+        limits = {"connect_timeout": seconds, "read_timeout": seconds, "write_timeout": seconds}
+        return {**pool, "connect_args": limits}
+    options = f"-c statement_timeout={round(timeout_s * 1000)}"
+    return {**pool, "connect_args": {"connect_timeout": seconds, "options": options}}
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _reason(error: Exception) -> str:
+    """What the driver says, without the statement and its values."""
+    cause = getattr(error, "orig", None) or error
+    return type(cause).__name__
