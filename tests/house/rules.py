@@ -54,6 +54,8 @@ HOMES = {
         "schema/migrations/versions/*.py",
         "usage/*.py",
         "billing/verify.py",
+        "billing/quick_check.py",
+        "billing/look.py",
     ),
     "sqlite3": ("billing/store_sqlite.py", "usage/recorder.py"),
     "typer": ("cli/*.py",),
@@ -170,7 +172,7 @@ def bare_streams(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def late_imports(source: Source) -> Iterator[tuple[int, str]]:
-    if source.inside and source.inside not in ("app/wiring.py", "cli/main.py"):
+    if source.inside and not _matches(source.inside, ("app/wiring.py", "cli/*.py")):
         for function in ast.walk(source.tree):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield from ((line, f"{function.name} imports {module}") for line, module in imported_modules(function))

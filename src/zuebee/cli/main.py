@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from zuebee import __version__, config
+from zuebee.cli import ledger
 from zuebee.config.file import ConfigError, Loaded, load
 from zuebee.telemetry import logs
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(ledger.app, name="ledger")
 
 ConfigOption = Annotated[str, typer.Option("--config", "-c", help="The configuration file.")]
 
