@@ -57,7 +57,7 @@ HOMES = {
         "billing/quick_check.py",
         "billing/look.py",
     ),
-    "sqlite3": ("billing/store_sqlite.py", "usage/recorder.py"),
+    "sqlite3": ("billing/store_sqlite.py",),
     "typer": ("cli/*.py",),
     "uvicorn": ("kit/http_server.py", "kit/http_guard.py", "kit/http_cycle.py"),
     "uvloop": ("app/lifecycle.py",),
