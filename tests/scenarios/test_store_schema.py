@@ -18,8 +18,9 @@ from tests.support import old_store
 from tests.support.databases import postgres_database
 from tests.support.processes import SOURCES
 from zuebee.kit.database import database_url
+from zuebee.schema.prepare import prepare
 from zuebee.schema.tables import metadata
-from zuebee.schema.version import HEAD, SchemaError, SchemaTooNew, current_version, prepare
+from zuebee.schema.version import HEAD, SchemaError, SchemaTooNew, current_version
 
 ROWS = 2000
 

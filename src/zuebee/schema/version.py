@@ -1,4 +1,4 @@
-"""Which schema a store has, and bringing it to the newest: cheap when there is nothing to do, as at most starts."""
+"""Which schema a store has, read with one plain query, and why a store cannot be used."""
 
 import sqlite3
 from pathlib import Path
@@ -9,9 +9,6 @@ HEAD = 1
 CONNECT_TIMEOUT_S = 10.0
 LOCK_TIMEOUT_S = 120.0
 """How long to wait for another process that is migrating."""
-
-CHECKED_BYTES = 64 << 20
-"""SQLite files up to this size are checked whole at each start (about 0.1 s); `zuebee ledger verify` checks any."""
 
 _VERSION = "SELECT version_num FROM alembic_version"
 
@@ -43,22 +40,6 @@ def current_version(url_or_path: str) -> int:
         return _postgres_version(url_or_path)
     path = Path(url_or_path)
     return _sqlite_version(path) if path.exists() and path.stat().st_size else 0
-
-
-def prepare(url_or_path: str) -> None:
-    """Bring a store to the schema of this code, from nothing or from any older one. Raises `SchemaError`.
-
-    One transaction: whatever ends this process, the store has its old schema or the new one. Processes that start
-    together may all call this; one migrates and the others wait for it. Blocks: not for the event loop.
-    """
-    version = current_version(url_or_path)
-    check(version)
-    if version < HEAD:
-        from zuebee.schema import migrate  # costs 0.4 s of imports that a start without migrations can do without
-
-        migrate.upgrade(url_or_path)
-    elif not is_postgres(url_or_path):
-        _check_file(Path(url_or_path))
 
 
 def check(version: int) -> None:
@@ -100,19 +81,6 @@ def unusable(path: Path, error: sqlite3.Error) -> SchemaError:
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return StoreUnreadable(f"{path} is damaged or not a SQLite file ({error}). Restore it from a back-up.")
     return StoreUnreadable(f"{path}: {error}")
-
-
-def _check_file(path: Path) -> None:
-    if path.stat().st_size > CHECKED_BYTES:
-        return
-    try:
-        connection = sqlite3.connect(path, timeout=CONNECT_TIMEOUT_S)
-        try:
-            check_whole(path, connection)
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise unusable(path, error) from None
 
 
 def check_whole(path: Path, connection: sqlite3.Connection) -> None:

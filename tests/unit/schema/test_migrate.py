@@ -5,7 +5,8 @@ import pytest
 
 from tests.support import old_store
 from zuebee.schema import migrate
-from zuebee.schema.version import HEAD, current_version, prepare
+from zuebee.schema.prepare import prepare
+from zuebee.schema.version import HEAD, current_version
 
 
 def test_the_file_of_version_0_1_0_is_taken_over_with_every_row(tmp_path: Path) -> None:

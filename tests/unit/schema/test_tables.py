@@ -5,8 +5,8 @@ import sqlalchemy
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from zuebee.schema.prepare import prepare
 from zuebee.schema.tables import metadata
-from zuebee.schema.version import prepare
 
 
 def difference(connection: sqlalchemy.Connection) -> list[object]:
