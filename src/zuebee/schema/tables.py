@@ -124,6 +124,7 @@ ledger_owners = Table(
     "ledger_owners", metadata,
     Column("id", Serial, primary_key=True),  # the epoch: each start of a process is a new owner
     _text("name"), _time("started_at_s"), _time("seen_at_s"), _time("ended_at_s"),
+    _number("applied"),  # PostgreSQL: the newest of its batches that was committed
 )  # fmt: skip
 
 ledger_balances = Table(

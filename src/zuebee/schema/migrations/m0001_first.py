@@ -108,12 +108,14 @@ def _ledger() -> None:
         "ledger_owners",
         Column("id", Serial, primary_key=True),
         _text("name"), _time("started_at_s"), _time("seen_at_s"), _time("ended_at_s"),
+        _number("applied"),
     )  # fmt: skip
     op.create_table(
         "ledger_balances",
         Column("id", Serial, primary_key=True),
         _text("account"), _text("unit"), _text("period"), _time("starts_at_s"),
         _number("granted"), _number("held"), _number("used"), _number("overdraft"),
+        _number("limited"), _number("changes"),
         Index("ledger_balances_account", "account", "starts_at_s", unique=True),
     )  # fmt: skip
     op.create_table(
