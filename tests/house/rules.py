@@ -54,7 +54,7 @@ HOMES = {
         "usage/*.py",
         "billing/verify.py",
     ),
-    "sqlite3": ("billing/store_sqlite.py", "schema/*.py", "usage/recorder.py"),
+    "sqlite3": ("billing/store_sqlite.py", "schema/*.py"),
     "typer": ("cli/*.py",),
     "uvicorn": ("kit/http_server.py", "kit/http_guard.py", "kit/http_cycle.py"),
     "uvloop": ("app/lifecycle.py",),
