@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -34,11 +35,14 @@ class Desk:
             raise self.who
         return self.who
 
-    async def admit(self, principal: Principal, job: Job) -> Grant | Refusal:
+    async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
         if self.limit is not None:
             return self.limit
         self.held += 1
         return Grant(principal)
+
+    async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
+        return []
 
     def settle(self, settlement: Settlement) -> None:
         self._log.append("settled")
