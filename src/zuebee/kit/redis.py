@@ -64,7 +64,7 @@ class RedisClient:
             **options,
         }
         self._timeout_s = timeout_s
-        self._retry_after_s = retry_after_s
+        self.retry_after_s = retry_after_s
         self._idle: list[AbstractConnection] = []
         self._slots = asyncio.Semaphore(max_connections)
         self._waiting = 0
@@ -163,9 +163,9 @@ class RedisClient:
         if not self._down and self._failures < FAILURES:
             return
         if not self._down:
-            _log.warning("redis is down (%s): left alone, tried again every %g s", reason, self._retry_after_s)
+            _log.warning("redis is down (%s): left alone, tried again every %g s", reason, self.retry_after_s)
         self._down = True
-        self._down_until_s = clock.monotonic_s() + self._retry_after_s
+        self._down_until_s = clock.monotonic_s() + self.retry_after_s
 
     def _answered(self) -> None:
         self._failures = 0

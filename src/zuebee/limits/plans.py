@@ -141,12 +141,14 @@ Counter: TypeAlias = TimesWindow | SlotWindow | TokenBucket | Running
 
 
 class Plan:
-    """All rules of a kind of request. `tokens` are those that `settle`, `at_once` those that are held.
+    """All limits of a kind of request, and the rules with counters in memory that stand for them.
+
+    `tokens` are the rules that `settle`, `at_once` those that are held; `remote` is for who counts elsewhere.
 
     `stale` once its counters may have been replaced.
     """
 
-    __slots__ = ("admitted", "at_once", "limits", "owner", "rules", "stale", "timed", "tokens")
+    __slots__ = ("admitted", "at_once", "limits", "owner", "remote", "rules", "stale", "timed", "tokens")
 
     def __init__(self, owner: object, limits: Sequence[Limit], rules: Sequence[Rule]) -> None:
         self.owner = owner
@@ -159,6 +161,7 @@ class Plan:
         )
         self.admitted = 0
         self.stale = False
+        self.remote: object = None
 
     def take(self, tokens: int, now_s: float) -> Rule | None:
         """Take a place under all rules; or under none, and the answer is one that refused."""
@@ -170,11 +173,11 @@ class Plan:
                     other.undo(tokens)
         return None
 
-    def refusal(self, tokens: int, now_s: float) -> tuple[Rule, Refusal]:
-        """Of the rules that refuse, the one that takes longest, and what to tell the caller."""
+    def refusal(self, tokens: int, now_s: float) -> tuple[Limit, Refusal]:
+        """Of the limits that refuse, the one that takes longest, and what to tell the caller."""
         worst = max(self.rules, key=lambda rule: rule.wait_s(tokens, now_s))
         states = [rule.state(now_s) for rule in self.timed]
-        return worst, refusal_of(worst.limit, worst.wait_s(tokens, now_s), tokens, states)
+        return worst.limit, refusal_of(worst.limit, worst.wait_s(tokens, now_s), tokens, states)
 
     def marks(self) -> tuple[Slot, ...]:
         """Right after `take`: where tokens were charged, for each of `tokens`."""
@@ -202,9 +205,9 @@ class Counters:
     def __len__(self) -> int:
         return len(self._counters)
 
-    def plan(self, limits: Sequence[Limit], owner: object = None) -> Plan:
-        """All limits with their counters."""
-        return Plan(owner, limits, [self._rule(limit) for limit in limits])
+    def plan(self, limits: Sequence[Limit], counted: Sequence[Limit], owner: object) -> Plan:
+        """All limits of a request; those `counted`, with their counters."""
+        return Plan(owner, limits, [self._rule(limit) for limit in counted])
 
     def _rule(self, limit: Limit) -> Rule:
         subject = limit.subject
