@@ -32,14 +32,14 @@ class Rule:
 
 # Where each heavy dependency lives: as few files as can be, so that it can be replaced there.
 HOMES = {
-    "alembic": ("schema/migrate.py", "schema/migrations/*.py", "schema/migrations/versions/*.py"),
+    "alembic": ("schema/migrate.py", "schema/migrations/*.py"),
     "cryptography": ("answers/envelope.py", "auth/jwt.py"),
     "genai_prices": ("billing/list_prices.py",),
     "httptools": ("kit/http_connection.py", "kit/http_guard.py", "kit/http_target.py", "sim/connection.py"),
     "jwt": ("auth/jwt.py",),
     "lupa": ("auth/script.py", "auth/sandbox.py"),
     "prometheus_client": ("telemetry/metrics.py",),
-    "psycopg": ("billing/store_postgres.py",),
+    "psycopg": ("billing/store_postgres.py", "billing/postgres_*.py", "schema/*.py"),
     "pymysql": ("kit/database.py",),
     "re2": ("admission/firewall.py", "admission/patterns.py"),
     "redis": ("kit/redis.py",),
@@ -51,13 +51,12 @@ HOMES = {
         "kit/database.py",
         "schema/*.py",
         "schema/migrations/*.py",
-        "schema/migrations/versions/*.py",
         "usage/*.py",
         "billing/verify.py",
         "billing/quick_check.py",
         "billing/look.py",
     ),
-    "sqlite3": ("billing/store_sqlite.py",),
+    "sqlite3": ("billing/store_sqlite.py", "schema/*.py"),
     "typer": ("cli/*.py",),
     "uvicorn": ("kit/http_server.py", "kit/http_guard.py", "kit/http_cycle.py"),
     "uvloop": ("app/lifecycle.py",),
@@ -125,6 +124,8 @@ _WALL_CLOCK = frozenset(
 )
 _TASK_OWNERS = ("kit/tasks.py", "kit/http_guard.py")  # the second keeps uvicorn's own set of running requests
 _TASK_STARTERS = frozenset(["create_task", "ensure_future"])
+# What is heavy and not needed by every start may be imported where it turns out to be needed.
+_LATE = ("app/wiring.py", "cli/*.py", "schema/prepare.py")
 _ENVIRONMENT = frozenset(["os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv"])
 _UNFINISHED = re.compile(
     r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "if homes and not any" + "X", "NotImplemented" + "Error"]) + r")\b"
@@ -172,7 +173,7 @@ def bare_streams(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def late_imports(source: Source) -> Iterator[tuple[int, str]]:
-    if source.inside and not _matches(source.inside, ("app/wiring.py", "cli/*.py")):
+    if source.inside and not _matches(source.inside, _LATE):
         for function in ast.walk(source.tree):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield from ((line, f"{function.name} imports {module}") for line, module in imported_modules(function))

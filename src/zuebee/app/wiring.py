@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
+from zuebee.app.limiting import build_limiter, same_limiter
 from zuebee.app.money import open_billing
 from zuebee.auth.service import KeyAuthenticator, OpenDoor
 from zuebee.auth.sources import FileSource, file_records
@@ -22,7 +23,6 @@ from zuebee.edge.pipeline import Pipeline
 from zuebee.kit import clock
 from zuebee.kit.http_connect import bypasses_proxy
 from zuebee.kit.http_server import HttpServer, ReceiveLimits
-from zuebee.limits.service import MemoryLimiter
 from zuebee.models.catalogue import KINDS
 from zuebee.models.estimate import TokenRatios
 from zuebee.models.service import BackendInference
@@ -48,6 +48,7 @@ class Platform:
         self.metrics = Metrics(settings.metrics.max_models)
         self._ratios = TokenRatios()
         self.billing = open_billing(settings)
+        self.limiter = build_limiter(settings)
         self._access_log = None if settings.log.access == "off" else AccessLog(settings.log.access)
         recorders: list[Recorder] = [self.metrics]
         if self._access_log is not None:
@@ -55,7 +56,7 @@ class Platform:
         self._admission = AdmissionService(
             authenticator=_authenticator(settings),
             firewall=OpenFirewall(),
-            limiter=MemoryLimiter(),
+            limiter=self.limiter,
             billing=self.billing,
             recorders=recorders,
             estimate=self._ratios.estimate,
@@ -79,6 +80,8 @@ class Platform:
         if listen_address(settings) != listen_address(self.settings):
             # Without keys and without a host only the loopback is served, but the socket is bound already.
             raise CannotReload("with the first key, or without the last, `listen` means another address; restart it")
+        if not same_limiter(settings, self.settings):
+            raise CannotReload("rate_limit.storage and processes cannot change in a running process; restart it")
         authenticator = _authenticator(settings)
         tls = settings.server.tls
         # Tried on a context of its own: a certificate whose key does not fit would stay in the one in use.
@@ -89,11 +92,13 @@ class Platform:
         self._dispatcher = Dispatcher(backends, settings.routing)
         self.pipeline.inference = self._dispatcher
         self._admission.authenticator = authenticator
+        self.limiter.apply(settings.rate_limit)
         self.settings = settings
 
     async def aclose(self) -> None:
         """Stop probing, and write what waits."""
         await self._fleet.aclose()
+        await self.limiter.aclose()
         await self.billing.aclose()
         if self._access_log is not None:
             self._access_log.close()

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+import msgspec
+
 from zuebee.auth.credentials import digest_of, parse_networks, same_digest
 from zuebee.config import ApiKeySettings, LimitSettings, Settings
 from zuebee.contracts.admission import Budget, Limit, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
+from zuebee.contracts.limits import limits_of
 
 
 class FileSource:
@@ -39,21 +42,33 @@ def _record(key: ApiKeySettings, defaults: LimitSettings, limits_on: bool) -> Ke
     digest = (key.key_sha256 or digest_of((key.key or "").encode())).lower()
     key_id = "key_" + digest[:16]
     name = key.name or key_id
-    requests = (key.requests_per_minute or defaults.requests_per_minute) if limits_on else 0
-    concurrent = (key.max_concurrent or defaults.max_concurrent) if limits_on else 0
     subject = f"key:{key_id}"
-    limits = [Limit(subject, "requests", requests, 60)] if requests else []
-    limits += [Limit(subject, "concurrent", concurrent)] if concurrent else []
     budgets: tuple[Budget, ...] = ()
     if key.total_quota:
         account = f"{subject}/tokens/{key.quota_reset_period}"
         budgets = (Budget(account, "tokens", key.quota_reset_period, key.total_quota, key.used_quota),)
     return KeyRecord(
         digest=digest,
-        principal=Principal(key_id, name, key.user_id or name, limits=tuple(limits), budgets=budgets),
+        principal=Principal(
+            key_id,
+            name,
+            key.user_id or name,
+            limits=_limits(subject, key, defaults) if limits_on else (),
+            budgets=budgets,
+        ),
         active=key.enabled and key.status == "active",
         expired=key.status == "expired",
         expires_at_s=datetime.fromisoformat(key.expires_at).timestamp() if key.expires_at else 0.0,
         allowed=parse_networks(key.allowed_ips),
         denied=parse_networks(key.denied_ips),
     )
+
+
+def _limits(subject: str, key: ApiKeySettings, defaults: LimitSettings) -> tuple[Limit, ...]:
+    """Its own numbers over the defaults; a section of its own leaves nothing of them."""
+    rates = msgspec.structs.replace(
+        key.limits or defaults,
+        requests_per_minute=key.requests_per_minute or (key.limits or defaults).requests_per_minute,
+        max_concurrent=key.max_concurrent or (key.limits or defaults).max_concurrent,
+    )
+    return limits_of(subject, rates, whole=key.limits is not None)

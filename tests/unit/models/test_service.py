@@ -12,6 +12,7 @@ from zuebee.config import BackendSettings
 from zuebee.contracts.inference import End, Event, Head, Job, Quiet, Usage
 from zuebee.kit.http_client import HttpFailure
 from zuebee.kit.units import Timeout
+from zuebee.models.estimate import TokenRatios
 from zuebee.models.service import MAX_HELD_BYTES, BackendInference
 
 ANSWER = b'{"choices":[{"message":{"content":"hi"}}], "usage":{"prompt_tokens":7,"completion_tokens":5}}'
@@ -22,7 +23,7 @@ CHUNKS = [event for event in EVENTS if b'"choices":[]' not in event and b"[DONE]
 
 def inference(server: Loopback, quiet_s: float = 5.0, **changes: Any) -> BackendInference:
     fields: dict[str, Any] = {"url": server.url, "api_key": "theirs", "first_byte_timeout_s": Timeout(2)}
-    return BackendInference(BackendSettings(**{**fields, **changes}), "a", None, quiet_s)
+    return BackendInference(BackendSettings(**{**fields, **changes}), "a", None, quiet_s, TokenRatios())
 
 
 async def ask(target: BackendInference, job: Job | None = None) -> list[Event]:
