@@ -1,4 +1,4 @@
-"""A second ledger, as short as can be, written from the rules in docs/billing.md: what the real one is compared with."""
+"""A second ledger, as short as can be, written from the rules in docs/billing.md: the real one is compared with it."""
 
 from dataclasses import dataclass, field
 

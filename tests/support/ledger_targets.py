@@ -17,7 +17,7 @@ from zuebee.billing.verify import verify
 from zuebee.billing.verify_entries import BalanceRow, EntryRow, Fold, HoldRow, Violation
 from zuebee.contracts.admission import Amount, Budget
 from zuebee.contracts.periods import period_start_s
-from zuebee.schema.tables import metadata
+from zuebee.schema.prepare import prepare
 
 Figures = dict[Key, tuple[int, int, int, int]]
 NOTHING = (0, 0)
@@ -150,13 +150,11 @@ class OnSqlite(InMemory):
     def __init__(self, path: FilePath, open_database: Callable[[str], Any] = connect) -> None:
         self.path = path
         self._connect = open_database
-        _empty_store(path)
+        empty_store(path)
         self._start(0.0)
 
     def _start(self, now_s: float) -> None:
-        self.store = SqliteStore(
-            str(self.path), reporters=(), currency="USD", retention_days=0, connect=self._connect
-        )
+        self.store = SqliteStore(str(self.path), reporters=(), currency="USD", retention_days=0, connect=self._connect)
         start = self.store.start("test", now_s)
         self.ledger = real_ledger.Ledger(start.owner)
         self._progress: dict[str, tuple[float, int, int, str]] = {}
@@ -224,13 +222,9 @@ class OnSqlite(InMemory):
 _EMPTY: list[bytes] = []
 
 
-def _empty_store(path: FilePath) -> None:
+def empty_store(path: FilePath) -> None:
     """A database with empty tables; made once, then copied."""
     if not _EMPTY:
-        engine = sqlalchemy.create_engine(f"sqlite:///{path}")
-        metadata.create_all(engine)
-        engine.dispose()
+        prepare(str(path))
         _EMPTY.append(path.read_bytes())
     path.write_bytes(_EMPTY[0])
-
-

@@ -67,7 +67,8 @@ FROM (
 WHERE u.records IS NULL OR u.records > c.last_step OR u.tokens <> c.tokens OR u.cost_nano <> c.cost_nano
 """
 _EVENTS_TWICE = """
-SELECT event_id, reporter, count(*) FROM usage_outbox GROUP BY event_id, reporter HAVING count(*) > 1
+SELECT event_id, reporter, count(*) FROM usage_outbox GROUP BY event_id, reporter
+HAVING count(*) > 1 + (SELECT count(*) FROM ledger_entries a WHERE a.hold = event_id AND a.step = 2)
 """
 _EVENTS_OF_NOTHING = """
 SELECT o.event_id, o.reporter FROM usage_outbox o LEFT JOIN usage_records u ON u.request_id = o.event_id
