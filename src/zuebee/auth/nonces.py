@@ -27,19 +27,15 @@ class Nonces(Protocol):
 
 
 class MemoryNonces:
-    """The nonces of one process. One client may take half of the room, so that others are not shut out by it."""
+    """The nonces of one process, `count` of them. One client may take half of the room, so that others are not shut out by it."""
 
     def __init__(self, max_nonces: int = MAX_NONCES) -> None:
+        self.count = 0
         self._max = max_nonces
-        self._count = 0
         self._counts: dict[str, int] = {}
         # By the time at which they can be forgotten, and by client: whole slots are dropped at once.
         self._slots: dict[int, dict[str, set[bytes]]] = {}
         self._next_sweep_s = 0.0
-
-    def __len__(self) -> int:
-        """How many are remembered."""
-        return self._count
 
     async def seen(self, client: str, nonce: str, ttl_s: float) -> bool:
         """See `Nonces.seen`."""
@@ -49,11 +45,11 @@ class MemoryNonces:
         digest = hashlib.blake2b(nonce.encode(), digest_size=16).digest()
         if any(digest in known for slot in self._slots.values() if (known := slot.get(client)) is not None):
             return True
-        if self._count >= self._max or self._counts.get(client, 0) >= max(self._max // 2, 1):
+        if self.count >= self._max or self._counts.get(client, 0) >= max(self._max // 2, 1):
             raise NoncesFull
         slot = self._slots.setdefault(int((now_s + ttl_s) // SLOT_S) + 1, {})
         slot.setdefault(client, set()).add(digest)
-        self._count += 1
+        self.count += 1
         self._counts[client] = self._counts.get(client, 0) + 1
         return False
 
@@ -61,7 +57,7 @@ class MemoryNonces:
         self._next_sweep_s = now_s + 1
         for end in [end for end in self._slots if end * SLOT_S <= now_s]:
             for client, nonces in self._slots.pop(end).items():
-                self._count -= len(nonces)
+                self.count -= len(nonces)
                 self._counts[client] -= len(nonces)
                 if not self._counts[client]:
                     del self._counts[client]
