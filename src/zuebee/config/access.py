@@ -58,12 +58,17 @@ class WebhookSourceSettings(Section, frozen=True, kw_only=True):
 
 
 class JwtSettings(Section, frozen=True, kw_only=True):
-    """Bearer tokens signed by an issuer of yours (RFC 7519). Only asymmetric algorithms."""
+    """Bearer tokens signed by an issuer of yours (docs/signatures.md). Only asymmetric algorithms."""
 
     issuer: Annotated[str, Meta(min_length=1, description="The required `iss`.")]
     audience: Annotated[str, Meta(min_length=1, description="The required `aud`.")]
     jwks_file: Annotated[str | None, Meta(description="File with the issuer's keys (JWKS).")] = None
-    jwks_url: Annotated[str | None, Meta(description="Where the issuer publishes its keys; or this.")] = None
+    jwks_url: Annotated[
+        str | None, Meta(description="Or where the issuer publishes them: https, or http on this machine.")
+    ] = None
+    jwks_ca_file: Annotated[str | None, Meta(description="CA certificates for that URL, instead of the system's.")] = (
+        None
+    )
     jwks_cache_s: Annotated[Timeout, Meta(description="How long fetched keys are used.")] = field(
         name="jwks_cache", default=seconds(300)
     )
@@ -82,7 +87,7 @@ class JwtSettings(Section, frozen=True, kw_only=True):
 
 
 class SignatureClientSettings(Section, frozen=True, kw_only=True):
-    """An enterprise client that signs its requests."""
+    """An enterprise client that signs its requests (docs/signatures.md)."""
 
     client_id: Annotated[str, Meta(min_length=1, description="What it sends as X-Client-Id.")]
     secrets: Annotated[
