@@ -9,8 +9,8 @@ from zuebee.accounts import directory, forms
 from zuebee.accounts.entitlements import account_of
 from zuebee.accounts.errors import AccountsError
 from zuebee.accounts.forms import BudgetForm, Scope
-from zuebee.accounts.periods import period_start_s
 from zuebee.accounts.rows import begin_write
+from zuebee.contracts.periods import period_start_s
 from zuebee.kit import clock
 from zuebee.schema.tables import budgets, keys, ledger_balances
 
@@ -92,8 +92,8 @@ def views(connection: Connection, scope: Scope, name: str) -> list[dict[str, Any
 def _view(row: Mapping[str, Any], starts_at_s: float, balance: Mapping[str, Any] | None) -> dict[str, Any]:
     figures = {name: balance[name] if balance else 0 for name in ("granted", "used", "held")}
     if row["amount"] is not None:
-        # The ledger grants a limit, and a change of it, when the next request comes.
-        figures["granted"] = row["amount"]
+        # The ledger grants the limit, and a change of it, when the next request comes.
+        figures["granted"] += row["amount"] - (balance["limited"] if balance else 0)
     available = figures["granted"] - figures["used"] - figures["held"]
     period = {"starts_at_s": starts_at_s, **figures, "available": available}
     return {name: row[name] for name in ("account", "unit", "period", "amount")} | {"running": period}

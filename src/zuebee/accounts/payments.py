@@ -105,8 +105,9 @@ def _top_up(
 ) -> Payment:
     if not 0 < amount <= MAX_AMOUNT:
         raise AccountsError("expected an amount above 0", field="amount")
-    if not payment_id or len(payment_id) > 200 or not payment_id.isprintable():
-        raise AccountsError("expected 1 to 200 printable characters", field="payment")
+    if not payment_id or len(payment_id) > 200 or not payment_id.isprintable() or "@" in payment_id:
+        # An `@` marks the ledger's own grants.
+        raise AccountsError("expected 1 to 200 printable characters without @", field="payment")
     begin_write(connection)
     holder = directory.must(connection, scope, name)
     holder_id = holder["lineage"] if scope == "key" else holder["id"]

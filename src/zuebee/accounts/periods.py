@@ -1,24 +1,11 @@
-"""PURE. When a budget's period began, and which seconds a month has. All in UTC."""
+"""PURE. Months and times as people write them. All in UTC unless they say otherwise."""
 
 import re
 from datetime import UTC, datetime, timedelta
 
 from zuebee.accounts.errors import AccountsError
-from zuebee.contracts.admission import Period
 
 _MONTH = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])", re.ASCII)
-
-
-def period_start_s(period: Period, now_s: float) -> float:
-    """Midnight, Monday's midnight or the first of the month before `now_s`; 0 for `never`."""
-    if period == "never":
-        return 0.0
-    day = datetime.fromtimestamp(now_s, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    if period == "weekly":
-        day -= timedelta(days=day.weekday())
-    elif period == "monthly":
-        day = day.replace(day=1)
-    return day.timestamp()
 
 
 def month_bounds_s(month: str) -> tuple[float, float]:
