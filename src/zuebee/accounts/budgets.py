@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, and_, delete, insert, or_, select, update
 
 from zuebee.accounts import directory, forms
-from zuebee.accounts.entitlements import account_of
+from zuebee.accounts.entitlements import Level, PlanTerms, account_of, budgets_of
 from zuebee.accounts.errors import AccountsError
 from zuebee.accounts.forms import BudgetForm, Scope
 from zuebee.accounts.rows import begin_write
+from zuebee.contracts.admission import Budget
 from zuebee.contracts.periods import period_start_s
 from zuebee.kit import clock
-from zuebee.schema.tables import budgets, keys, ledger_balances
+from zuebee.schema.tables import budgets, keys, ledger_balances, plans
 
 
 def set_budget(
@@ -70,15 +72,19 @@ def _bill_by_budgets(connection: Connection, lineage: str) -> None:
 
 
 def views(connection: Connection, scope: Scope, name: str) -> list[dict[str, Any]]:
-    """The budgets of one holder with the figures of the running period: granted, used, held, available."""
-    holder, now_s = _holder(connection, scope, name), clock.wall_s()
-    rows = connection.execute(
-        select(budgets)
+    """The budgets of one holder, its own and its plan's, with the figures of the running period: granted, used, held,
+    available.
+    """
+    row, now_s = directory.must(connection, scope, name), clock.wall_s()
+    holder = row["lineage"] if scope == "key" else row["id"]
+    own = connection.execute(
+        select(budgets.c.unit, budgets.c.period, budgets.c.amount)
         .where(budgets.c.scope == scope, budgets.c.scope_id == holder)
         .order_by(budgets.c.unit, budgets.c.period)
-    ).mappings()
-    found = [dict(row) for row in rows]
-    starts = {row["account"]: period_start_s(row["period"], now_s) for row in found}
+    )
+    given = tuple(BudgetForm(unit=unit, period=period, amount=amount) for unit, period, amount in own)
+    found = budgets_of(Level(scope, holder, budgets=given, plan=_plan_terms(connection, row["plan"])))
+    starts = {budget.account: period_start_s(budget.period, now_s) for budget in found}
     running = or_(
         *(and_(ledger_balances.c.account == name, ledger_balances.c.starts_at_s == at) for name, at in starts.items())
     )
@@ -86,17 +92,28 @@ def views(connection: Connection, scope: Scope, name: str) -> list[dict[str, Any
     if starts:
         balances = connection.execute(select(ledger_balances).where(running)).mappings()
         by_account = {row["account"]: dict(row) for row in balances}
-    return [_view(row, starts[row["account"]], by_account.get(row["account"])) for row in found]
+    return [_view(budget, starts[budget.account], by_account.get(budget.account)) for budget in found]
 
 
-def _view(row: Mapping[str, Any], starts_at_s: float, balance: Mapping[str, Any] | None) -> dict[str, Any]:
+def _plan_terms(connection: Connection, plan: str) -> PlanTerms | None:
+    text = connection.execute(select(plans.c.budgets).where(plans.c.id == plan)).scalar()
+    return None if text is None else PlanTerms(plan, budgets=msgspec.json.decode(text, type=tuple[BudgetForm, ...]))
+
+
+def _view(budget: Budget, starts_at_s: float, balance: Mapping[str, Any] | None) -> dict[str, Any]:
     figures = {name: balance[name] if balance else 0 for name in ("granted", "used", "held")}
-    if row["amount"] is not None:
+    if budget.limit is not None:
         # The ledger grants the limit, and a change of it, when the next request comes.
-        figures["granted"] += row["amount"] - (balance["limited"] if balance else 0)
+        figures["granted"] += budget.limit - (balance["limited"] if balance else 0)
     available = figures["granted"] - figures["used"] - figures["held"]
     period = {"starts_at_s": starts_at_s, **figures, "available": available}
-    return {name: row[name] for name in ("account", "unit", "period", "amount")} | {"running": period}
+    return {
+        "account": budget.account,
+        "unit": budget.unit,
+        "period": budget.period,
+        "amount": budget.limit,
+        "running": period,
+    }
 
 
 def _holder(connection: Connection, scope: Scope, name: str) -> str:

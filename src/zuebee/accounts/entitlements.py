@@ -140,14 +140,19 @@ def _smaller(one: Limit, other: Limit) -> Limit:
 
 
 def _budgets(levels: Sequence[Level], billing: BillingMode, currency: str) -> tuple[Budget, ...]:
-    found = [budget for level in levels if level.scope != "key" or billing != "none" for budget in budgets_of(level)]
-    own = [level for level in levels if level.scope == "key"]
-    if own and billing == "prepaid" and all(budget.limit is not None for budget in found):
-        # Nothing was paid in anywhere: the key has an account of its own, which is empty until a top-up.
-        found.insert(0, Budget(account_of("key", own[0].id, currency, "never"), currency, "never", None))
-    if own and billing == "quota" and not found:
-        # A quota that nobody set is not an endless one.
-        found.append(Budget(account_of("key", own[0].id, "tokens", "never"), "tokens", "never", 0))
+    found: list[Budget] = []
+    for level in levels:
+        own = list(budgets_of(level))
+        if level.scope == "key":
+            if billing == "none":
+                continue
+            if billing == "prepaid" and all(budget.limit is not None for budget in own):
+                # The key's own account, empty until a top-up.
+                own.append(Budget(account_of("key", level.id, currency, "never"), currency, "never", None))
+            if not own:
+                # A quota that nobody set is not an endless one.
+                own = [Budget(account_of("key", level.id, "tokens", "never"), "tokens", "never", 0)]
+        found += own
     return tuple(found)
 
 

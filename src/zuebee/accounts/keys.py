@@ -56,6 +56,8 @@ def create(connection: Connection, fields: Mapping[str, Any], currency: str) -> 
     key_id = "key_" + secrets.token_hex(8)
     made = {"id": key_id, "lineage": key_id, "digest": digest, "hint": hint, "created_at_s": clock.wall_s()}
     add_row(connection, keys, {**given, **made})
+    if given["billing"] == "prepaid" and all(budget.amount is not None for budget in budgets):
+        budgets = [*budgets, forms.BudgetForm(unit=currency, period="never", amount=None)]
     for budget in budgets:
         put_budget(connection, "key", key_id, budget, currency)
     return MadeKey(secret, show(connection, key_id))

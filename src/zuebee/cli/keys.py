@@ -125,7 +125,8 @@ def _effective(record: Any) -> dict[str, Any]:
         return {"refused": record.code if record is not None else "invalid_api_key"}
     principal = record.principal
     limits = [
-        f"{limit.subject} {limit.amount} {limit.kind}/{limit.window_s or 'at once'}" for limit in principal.limits
+        f"{limit.subject}: {limit.amount} {limit.kind} {f'in {limit.window_s} s' if limit.window_s else 'at once'}"
+        for limit in principal.limits
     ]
     return {
         "active": record.active and not record.revoked,
