@@ -41,7 +41,7 @@ def create(connection: Connection, kind: Kind, fields: Mapping[str, Any], curren
     given = read(_NEW[kind], fields).given()
     begin_write(connection)
     if row_of(connection, TABLES[kind], given["id"]) is not None:
-        raise AccountsError(f"there is a {kind} `{given['id']}` already", field="id", kind="conflict")
+        raise AccountsError(f"{kind} `{given['id']}` is there already", field="id", kind="conflict")
     check_references(connection, given, given.get("organisation_id", ""))
     _check_plan_budgets(given, currency)
     given.setdefault("name", given["id"])

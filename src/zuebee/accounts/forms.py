@@ -137,7 +137,14 @@ class NewPlan(PlanChange, frozen=True, kw_only=True):
 
 _AT = re.compile(r" - at `\$\.?([^`]*)`")
 _UNKNOWN = re.compile(r"unknown field `([^`]+)`")
-_ID_RULE = "expected 1 to 128 letters, digits or . _ @ + -, and first a letter or digit"
+_EXPECTED = {
+    "id": "1 to 128 letters, digits or . _ @ + -, and first a letter or digit",
+    "role": "admin, member or viewer",
+    "priority": "low, normal or high",
+    "billing": "none, quota or prepaid",
+    "period": "daily, weekly, monthly or never",
+    "unit": "tokens, or a currency such as USD",
+}
 
 
 def read(form: type[F], fields: Mapping[str, Any]) -> F:
@@ -157,8 +164,9 @@ def _as_accounts_error(text: str) -> AccountsError:
         return AccountsError("this cannot be set", field=inside + unknown[1], kind="forbidden")
     place = _AT.search(text)
     field = place[1] if place else ""
-    if field == "id":
-        return AccountsError(_ID_RULE, field="id")
+    expected = _EXPECTED.get(field.rpartition(".")[2])
+    if expected is not None and place is not None:
+        return AccountsError(f"expected {expected}", field=field)
     said = _AT.sub("", text)
     return AccountsError(said[:1].lower() + said[1:], field=field)
 
