@@ -13,6 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from zuebee.config import ApiKeySettings, BackendSettings, Settings, TlsSettings
+from zuebee.config.check_billing import price_findings
 from zuebee.kit.yaml_tree import Path
 
 _PLACEHOLDER = re.compile(
@@ -70,6 +71,7 @@ def check(settings: Settings, is_file: Callable[[str], bool]) -> list[Finding]:
         *_keys(settings),
         *_proxies(settings),
         *_reporters(settings),
+        *(Finding(*found) for found in price_findings(settings.billing)),
     ]
 
 
