@@ -1,20 +1,22 @@
 """Settings -> the ledger and what belongs to it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+from zuebee.app.reporting import reporter_names
 from zuebee.billing.batch import StoreFailed
 from zuebee.billing.list_prices import ListPrices
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
 from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.config import Settings
+from zuebee.contracts.errors import Refusal
 from zuebee.kit.database import Database
 from zuebee.schema.tables import metadata
 
 
-def open_billing(settings: Settings) -> LocalBilling:
-    """The ledger, ready. Raises OSError."""
-    reporters = [r.name for r in settings.usage.reporters if r.enabled and r.type != "builtin"]
+def open_billing(settings: Settings, gate: Callable[[], Refusal | None]) -> LocalBilling:
+    """The ledger, ready. `gate` says why no usage event may be added just now. Raises OSError."""
     Path(settings.store.path).parent.mkdir(parents=True, exist_ok=True)
     database = Database(f"sqlite:///{settings.store.path}", timeout_s=5)
     database.call(metadata.create_all)
@@ -22,7 +24,7 @@ def open_billing(settings: Settings) -> LocalBilling:
     try:
         store = SqliteStore(
             settings.store.path,
-            reporters=reporters if settings.usage.enabled else [],
+            reporters=reporter_names(settings),
             currency=settings.billing.currency,
             retention_days=settings.usage.retention_days,
         )
@@ -34,5 +36,5 @@ def open_billing(settings: Settings) -> LocalBilling:
         PriceBook(settings.billing, ListPrices().find),
         commit_interval_s=settings.store.commit_interval_s,
         timeout_s=settings.store.timeout_s,
-        gate=lambda: None,
+        gate=gate,
     )

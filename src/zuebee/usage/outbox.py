@@ -114,7 +114,8 @@ def standings(connection: Connection) -> list[Standing]:
     ).group_by(_rows.reporter)
     counted = connection.execute(query.order_by(_rows.reporter)).all()
     first = [row[3] for row in counted if row[3] is not None]
-    made = dict(connection.execute(select(_rows.id, _rows.created_at_s).where(_rows.id.in_(first))).tuples().all())
+    creation = select(_rows.id, _rows.created_at_s).where(_rows.id.in_(first))
+    made = {row.id: row.created_at_s for row in connection.execute(creation)}
     return [
         Standing(reporter, int(rows) - int(parked), int(parked), made.get(oldest))
         for reporter, rows, parked, oldest in counted

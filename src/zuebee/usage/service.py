@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from zuebee.kit import clock
@@ -162,23 +162,36 @@ class Reporter:
 _NEWS = {
     "up": (logging.INFO, "%s takes events again%s"),
     "down": (logging.WARNING, "%s does not take events; it is left alone for a while: %s"),
-    "paused": (logging.ERROR, "%s wants no events any more; `zuebee usage retry %s` tries again"),
+    "paused": (logging.ERROR, "%s wants no events any more (410); `zuebee usage retry` with its name tries again%s"),
 }
 
 
-class Reporting:
-    """All reporters at work. `drain_s`: how long they may go on after the end was called."""
+def _reason(outcome: Outcome) -> str:
+    return outcome.reason if isinstance(outcome, Failed) else ""
 
-    def __init__(self, reporters: Sequence[Reporter], gate: OutboxGate, drain_s: float) -> None:
+
+class Reporting:
+    """All reporters at work. `drain_s`: how long they may go on after the end was called; `close` comes last."""
+
+    def __init__(
+        self,
+        reporters: Sequence[Reporter],
+        gate: OutboxGate,
+        drain_s: float,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
         self.reporters = reporters
         self.gate = gate
         self._drain_s = drain_s
+        self._close = close
         self._tasks = Tasks()
         self._stop = asyncio.Event()
         self._running: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to deliver, and to count what waits."""
+        if not self.reporters:
+            return
         self._tasks.spawn(self._count(), "usage-count")
         self._running = [self._tasks.spawn(self._run(each), f"usage-{each.name}") for each in self.reporters]
 
@@ -190,6 +203,7 @@ class Reporting:
         await self._tasks.aclose()
         for reporter in self.reporters:
             await reporter.aclose()
+        self._close()
 
     async def _run(self, reporter: Reporter) -> None:
         healthy = True
@@ -221,7 +235,8 @@ class Reporting:
 
     async def _count(self) -> None:
         while True:
-            await asyncio.sleep(await self.gate.count())
+            wait_s = await self.gate.count()
+            await asyncio.sleep(wait_s)
 
     # --- metrics ---
 
@@ -244,7 +259,3 @@ class Reporting:
         for each in self.reporters:
             for state in ("up", "down", "paused"):
                 yield (each.name, state), float(each.health.state == state)
-
-
-def _reason(outcome: Outcome) -> str:
-    return outcome.reason if isinstance(outcome, Failed) else ""

@@ -8,13 +8,14 @@ import msgspec
 
 from zuebee import __version__
 from zuebee.config import ReporterSettings
+from zuebee.config.check_usage import signing_secret
 from zuebee.contracts.usage import UsageEvent
 from zuebee.kit import clock
 from zuebee.kit.http_client import HttpFailure, HttpPool, Timeouts
 from zuebee.kit.http_connect import Origin
 from zuebee.usage.delivery import Failed, Outcome, attempt_wait_s, judge, masked
 from zuebee.usage.outbox import Entry
-from zuebee.usage.signing import read_secret, signature
+from zuebee.usage.signing import signature
 
 MAX_AT_ONCE = 16
 MAX_ANSWER_BYTES = 65536
@@ -31,7 +32,7 @@ class WebhookSink:
         origin = Origin(url, timeout_s=settings.timeout_s, ca_file=settings.ca_file, proxy_url=proxy_url)
         self._pool = HttpPool(origin, max_idle=MAX_AT_ONCE, max_connections=MAX_AT_ONCE)
         self._head = _head(url, settings, origin)
-        self._secrets = [read_secret(secret) for secret in settings.secrets]
+        self._secrets = [signing_secret(secret) for secret in settings.secrets]
         self._timeout_s = settings.timeout_s
         self._attempts = max(1, settings.retry)
         self._masked = settings.api_key == "masked"
