@@ -17,10 +17,10 @@ from zuebee.usage.service import Reporter, Reporting, Sink
 from zuebee.usage.webhook import WebhookSink
 
 
-def store_database(store: StoreSettings, max_connections: int = 4) -> Database:
-    """The store, for work off the hot path. Raises ValueError."""
+def store_database(store: StoreSettings, max_connections: int = 4, timeout_s: float | None = None) -> Database:
+    """The store, for work off the hot path; `timeout_s` instead of its own. Raises ValueError."""
     url = f"sqlite:///{store.path}" if store.url is None else database_url("postgres", store.url)
-    return Database(url, timeout_s=store.timeout_s, max_connections=max_connections)
+    return Database(url, timeout_s=timeout_s or store.timeout_s, max_connections=max_connections)
 
 
 def reporter_names(settings: Settings) -> list[str]:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, event
 
 from zuebee.kit.dsn import database_url
 
-__all__ = ["Database", "DatabaseError", "database_url"]
+__all__ = ["Connection", "Database", "DatabaseError", "database_url"]
 
 T = TypeVar("T")
 

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ async def test_a_lonely_event_follows_the_schedule_and_is_parked(store: Database
         if outbox_rows(store)[0]["due_at_s"] == PARKED_AT_S:
             break
         virtual_time.advance(max(wait_s, 200.0 if len(tried_at_s) > 2 else 0.5))
-    waits = [after - before for before, after in zip(tried_at_s, tried_at_s[1:], strict=False)]
+    waits = [after - before for before, after in pairwise(tried_at_s)]
     assert len(tried_at_s) == len(SCHEDULE_S)
     for wait_s, planned_s in zip(waits, SCHEDULE_S[1:], strict=True):
         assert 0.9 * planned_s <= wait_s <= 1.1 * planned_s + 300
