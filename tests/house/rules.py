@@ -43,7 +43,7 @@ HOMES = {
     "pymysql": ("kit/database.py",),
     "re2": ("admission/firewall.py", "admission/patterns.py"),
     "redis": ("kit/redis.py",),
-    "rich": ("cli/show.py",),
+    "rich": ("cli/show.py", "cli/usage_show.py"),
     "sqlalchemy": (
         "accounts/*.py",
         "answers/store.py",

@@ -1,6 +1,7 @@
 """Settings -> objects. What is plugged into what is decided here and nowhere else."""
 
 import ssl
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from zuebee.admission.service import AdmissionService
 from zuebee.app.access import AuthState, build_pipeline
 from zuebee.app.limiting import build_limiter, same_limiter
 from zuebee.app.money import open_billing
+from zuebee.app.reporting import build_reporting, lend_budgets, lend_reporting
 from zuebee.auth.service import AuthPipeline, OpenDoor
 from zuebee.config import BackendSettings, ProxySettings, RoutingSettings, Settings, TlsSettings
 from zuebee.config.check import listen_address
@@ -29,7 +31,7 @@ from zuebee.models.catalogue import KINDS
 from zuebee.models.estimate import TokenRatios
 from zuebee.models.service import BackendInference
 from zuebee.telemetry.logs import AccessLog
-from zuebee.telemetry.metrics import Metrics
+from zuebee.telemetry.metrics import PRIORITIES, Metrics
 
 FIXED = (
     "listen", "server", "store", "redis", "usage", "billing", "idempotency", "log", "metrics", "stream", "proxy"
@@ -47,9 +49,10 @@ class Platform:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.draining = False
-        self.metrics = Metrics(settings.metrics.max_models)
+        self.metrics = Metrics(settings.metrics.max_models, settings.metrics.max_accounts)
         self._ratios = TokenRatios()
-        self.billing = open_billing(settings)
+        self.reporting = build_reporting(settings)
+        self.billing = open_billing(settings, self.reporting.gate.refusal)
         self.limiter = build_limiter(settings)
         self._access_log = None if settings.log.access == "off" else AccessLog(settings.log.access)
         recorders: list[Recorder] = [self.metrics]
@@ -113,6 +116,7 @@ class Platform:
         await self._retiring.aclose()
         await self.limiter.aclose()
         await self.billing.aclose()
+        await self.reporting.aclose()
         if self._access_log is not None:
             self._access_log.close()
 
@@ -174,10 +178,19 @@ class Platform:
         lend("zuebee_backend_in_flight", lambda: (((b.name,), b.in_flight) for b in self._dispatcher.backends))
         lend("zuebee_records_dropped_total", self._dropped)
         lend("zuebee_ready", lambda: [((), float(self.readiness().ready))])
+        lend("zuebee_priority_running", self._running_by_priority)
+        lend_reporting(self.reporting, self.metrics)
+        lend_budgets(self.billing.balances, self.metrics, self.settings.metrics.max_accounts)
+        lend("zuebee_holds_open", lambda: [((), len(self.billing.ledger.open))])
+        lend("zuebee_hold_oldest_seconds", lambda: [((), self.billing.oldest_hold_s())])
 
     def _healthy(self) -> Iterable[tuple[tuple[str, ...], float]]:
         now_s = clock.monotonic_s()
         return (((b.name,), float(b.health.fit(now_s))) for b in self._dispatcher.backends)
+
+    def _running_by_priority(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        counts: Counter[str] = Counter(exchange.settlement.principal.priority for exchange in self.pipeline.running)
+        return (((priority,), counts[priority]) for priority in PRIORITIES)
 
     def _dropped(self) -> Iterable[tuple[tuple[str, ...], float]]:
         yield ("usage",), self.billing.dropped

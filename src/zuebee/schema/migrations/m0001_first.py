@@ -215,6 +215,7 @@ def _answers() -> None:
 
 
 def _money() -> None:
+    op.create_table("counters", Column("name", Text, primary_key=True), _number("value"))
     op.create_table(
         "payments",
         Column("id", Text, primary_key=True),
