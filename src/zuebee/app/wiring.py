@@ -4,8 +4,8 @@ import ssl
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
+from zuebee.app.guarding import build_firewall
 from zuebee.auth.service import KeyAuthenticator, OpenDoor
 from zuebee.auth.sources import FileSource, file_records
 from zuebee.billing.service import RecordsOnly
@@ -48,6 +48,7 @@ class Platform:
         self.draining = False
         self.metrics = Metrics(settings.metrics.max_models)
         self._ratios = TokenRatios()
+        self._firewall_counts: dict[tuple[str, str], int] = {}
         self._store = UsageStore(settings.store.path, settings.usage.retention_days)
         self._access_log = None if settings.log.access == "off" else AccessLog(settings.log.access)
         recorders: list[Recorder] = [self.metrics]
@@ -55,7 +56,7 @@ class Platform:
             recorders.append(self._access_log)
         self._admission = AdmissionService(
             authenticator=_authenticator(settings),
-            firewall=OpenFirewall(),
+            firewall=build_firewall(settings, self._firewall_counts),
             limiter=MemoryLimiter(),
             billing=RecordsOnly(self._store),
             recorders=recorders,
@@ -81,6 +82,7 @@ class Platform:
             # Without keys and without a host only the loopback is served, but the socket is bound already.
             raise CannotReload("with the first key, or without the last, `listen` means another address; restart it")
         authenticator = _authenticator(settings)
+        firewall = build_firewall(settings, self._firewall_counts)
         tls = settings.server.tls
         # Tried on a context of its own: a certificate whose key does not fit would stay in the one in use.
         _tls_context(tls)
@@ -90,6 +92,7 @@ class Platform:
         self._dispatcher = Dispatcher(backends, settings.routing)
         self.pipeline.inference = self._dispatcher
         self._admission.authenticator = authenticator
+        self._admission.firewall = firewall
         self.settings = settings
 
     async def aclose(self) -> None:
@@ -155,6 +158,7 @@ class Platform:
         lend("zuebee_backend_healthy", self._healthy)
         lend("zuebee_backend_in_flight", lambda: (((b.name,), b.in_flight) for b in self._dispatcher.backends))
         lend("zuebee_records_dropped_total", self._dropped)
+        lend("zuebee_firewall_matches_total", self._firewall_counts.items)
         lend("zuebee_ready", lambda: [((), float(self.readiness().ready))])
 
     def _healthy(self) -> Iterable[tuple[tuple[str, ...], float]]:

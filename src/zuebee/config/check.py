@@ -13,6 +13,8 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from zuebee.config import ApiKeySettings, BackendSettings, Settings, TlsSettings
+from zuebee.config.check_firewall import check_firewall
+from zuebee.config.finding import Finding
 from zuebee.kit.yaml_tree import Path
 
 _PLACEHOLDER = re.compile(
@@ -45,14 +47,6 @@ _NEVER_FORWARDED = frozenset(
 )
 
 
-class Finding(NamedTuple):
-    """One thing to say about the setting at a path."""
-
-    path: Path
-    message: str
-    fatal: bool = True
-
-
 class Address(NamedTuple):
     """Where to listen. An empty host means every address of the machine, IPv4 and IPv6."""
 
@@ -70,6 +64,8 @@ def check(settings: Settings, is_file: Callable[[str], bool]) -> list[Finding]:
         *_keys(settings),
         *_proxies(settings),
         *_reporters(settings),
+        *check_firewall(settings.firewall, settings.server.max_body_size),
+        *_client_gone(settings),
     ]
 
 
@@ -214,6 +210,11 @@ def _fallbacks(settings: Settings) -> Iterator[Finding]:
             if url.rstrip("/") not in known:
                 yield Finding((*path, "fallback", position), "not the url of a backend")
         yield from _patterns((*path, "models"), rule.models)
+
+
+def _client_gone(settings: Settings) -> Iterator[Finding]:
+    for index, rule in enumerate(settings.client_gone):
+        yield from _patterns(("client_gone", index, "models"), rule.models)
 
 
 def _patterns(path: Path, patterns: list[str]) -> Iterator[Finding]:

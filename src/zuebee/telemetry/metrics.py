@@ -61,6 +61,9 @@ METRICS = {
         "counter", ("sink",), "Records lost because their sink could not take them: usage or access_log."
     ),
     "zuebee_config_reloads_total": Description("counter", ("result",), "Reloads of the configuration: ok or refused."),
+    "zuebee_firewall_matches_total": Description(
+        "counter", ("rule", "action"), "Matches of firewall rules: blocked, counted or allowed."
+    ),
     "zuebee_ready": Description("gauge", (), "1 while /health/readiness answers 200."),
 }
 
