@@ -13,6 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from zuebee.config import ApiKeySettings, BackendSettings, Settings, TlsSettings
+from zuebee.config.check_billing import price_findings
 from zuebee.config.check_firewall import check_firewall
 from zuebee.config.finding import Finding
 from zuebee.kit.yaml_tree import Path
@@ -66,6 +67,7 @@ def check(settings: Settings, is_file: Callable[[str], bool]) -> list[Finding]:
         *_reporters(settings),
         *check_firewall(settings.firewall, settings.server.max_body_size),
         *_client_gone(settings),
+        *(Finding(*found) for found in price_findings(settings.billing)),
     ]
 
 

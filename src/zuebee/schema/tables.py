@@ -86,6 +86,8 @@ ledger_balances = Table(
     Column("id", Serial, primary_key=True),
     _text("account"), _text("unit"), _text("period"), _time("starts_at_s"),
     _number("granted"), _number("held"), _number("used"), _number("overdraft"),
+    _number("limited"),  # how much of `granted` came from the budget's limit
+    _number("changes"),  # how often the limit was set, the first time included
     Index("ledger_balances_account", "account", "starts_at_s", unique=True),
 )  # fmt: skip
 

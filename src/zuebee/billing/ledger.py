@@ -1,0 +1,384 @@
+"""PURE. The ledger: balances, holds, and the entries that explain them.
+
+A hold is reserved in all balances of its path or in none, may be extended, and is resolved exactly once: posted,
+voided or expired. Calls may be repeated with the same id: the first answer stands. What a call changes is collected
+in `Ledger.changes`; a store keeps it. Invariants: `verify.py`.
+
+Model: two-phase transfers as in TigerBeetle's documentation; amounts are whole tokens and nano-units of money.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from zuebee.contracts.admission import MAX_AMOUNT, Amount, Budget, Period
+from zuebee.contracts.periods import period_end_s, period_start_s
+
+Kind = Literal["grant", "withdraw", "reserve", "extend", "post", "overdraft", "void", "expire", "adjust"]
+State = Literal["open", "posted", "voided", "expired", "adjusted"]
+
+TOKENS = "tokens"
+NOTHING = Amount(0)
+MAX_RESOLVED = 20_000
+MAX_PATHS = 100_000
+
+
+class Balance(msgspec.Struct):
+    """One account in one period. What is left is `granted - used - held`; it is below 0 after an overdraft."""
+
+    id: int
+    account: str
+    unit: str
+    period: Period
+    starts_at_s: float
+    granted: int = 0
+    held: int = 0
+    used: int = 0
+    overdraft: int = 0
+    limited: int = 0
+    changes: int = 0
+    seen_entry: int = 0
+
+    @property
+    def available(self) -> int:
+        """What can still be reserved."""
+        return self.granted - self.used - self.held
+
+
+class Path(msgspec.Struct):
+    """The balances that a hold is reserved in. Good for reserving until `ends_at_s`, when one of them starts anew."""
+
+    id: int
+    balances: tuple[Balance, ...]
+    ends_at_s: float = float("inf")
+
+
+class Entry(msgspec.Struct, gc=False):
+    """One line of the ledger, never changed. See the table `ledger_entries`."""
+
+    kind: Kind
+    hold: str
+    step: int | None
+    path: Path
+    tokens: int
+    cost_nano: int
+    released_tokens: int
+    released_cost_nano: int
+    at_s: float
+
+
+class HoldState(msgspec.Struct):
+    """A hold: how much it holds while it is open, how much was charged once it is resolved."""
+
+    id: str
+    path: Path
+    tokens: int
+    cost_nano: int
+    owner: int
+    expires_at_s: float
+    record: str = ""
+    progress: Amount = NOTHING
+    state: State = "open"
+    charged: Amount = NOTHING
+
+
+class Short(msgspec.Struct, frozen=True):
+    """Not reserved: this account has only `available` left."""
+
+    account: str
+    unit: str
+    period: Period
+    ends_at_s: float
+    available: int
+    asked: int
+
+
+class Changes(msgspec.Struct):
+    """What a store must keep, in one transaction."""
+
+    balances: list[Balance] = []
+    paths: list[Path] = []
+    entries: list[Entry] = []
+    opened: list[HoldState] = []
+    extended: list[HoldState] = []
+    resolved: list[HoldState] = []
+
+
+class UnknownHold(KeyError):
+    """No such hold is in memory: load it from the store, then ask again."""
+
+
+class Ledger:
+    """Balances and holds in memory. `owner` is the epoch of the process that decides.
+
+    Ids of new balances and paths count on from what was added.
+    """
+
+    def __init__(self, owner: int, *, next_balance: int = 1, next_path: int = 1) -> None:
+        self.owner = owner
+        self.changes = Changes()
+        self.open: dict[str, HoldState] = {}
+        self.next_balance = next_balance
+        self.next_path = next_path
+        self._resolved: OrderedDict[str, HoldState] = OrderedDict()
+        self._balances: dict[tuple[str, float], Balance] = {}
+        self._paths: dict[tuple[int, ...], Path] = {}
+        self._paths_of: dict[int, tuple[tuple[Budget, ...], Path]] = {}
+
+    # --- what a store brings in and takes out ---
+
+    def add_balance(self, balance: Balance) -> Balance:
+        """A balance from the store, unless it is here already; answers with the one that is."""
+        return self._balances.setdefault((balance.account, balance.starts_at_s), balance)
+
+    def add_path(self, path_id: int, balances: Sequence[Balance]) -> Path:
+        """A path from the store, unless it is here already."""
+        key = tuple(balance.id for balance in balances)
+        path = self._paths.get(key)
+        if path is None:
+            ends_at_s = min((period_end_s(b.period, b.starts_at_s) for b in balances), default=float("inf"))
+            path = self._paths[key] = Path(path_id, tuple(balances), ends_at_s)
+        return path
+
+    def add_hold(self, hold: HoldState) -> None:
+        """A hold from the store, open or resolved; its amount is part of its balances already."""
+        if hold.state == "open":
+            self.open.setdefault(hold.id, hold)
+        elif hold.id not in self.open:
+            self._remember(hold)
+
+    def balance(self, account: str, starts_at_s: float) -> Balance | None:
+        """The balance of an account in a period, if it is in memory."""
+        return self._balances.get((account, starts_at_s))
+
+    def balances(self) -> Sequence[Balance]:
+        """All balances in memory."""
+        return list(self._balances.values())
+
+    def take(self) -> Changes:
+        """What has changed since the last time."""
+        changes, self.changes = self.changes, Changes()
+        return changes
+
+    # --- what callers ask ---
+
+    def path(self, budgets: tuple[Budget, ...], now_s: float) -> Path | None:
+        """The path of budgets, if it can be used without a look into the store."""
+        known = self._paths_of.get(id(budgets))
+        return known[1] if known is not None and known[0] is budgets and now_s < known[1].ends_at_s else None
+
+    def open_path(self, budgets: tuple[Budget, ...], now_s: float) -> Path:
+        """The path of budgets now; balances that are not in memory are new. Brings their limits up to date."""
+        balances = tuple(self._current(budget, now_s) for budget in budgets)
+        key = tuple(balance.id for balance in balances)
+        path = self._paths.get(key)
+        if path is None:
+            path = self.add_path(self.next_path, balances)
+            self.next_path += 1
+            self.changes.paths.append(path)
+        if len(self._paths_of) >= MAX_PATHS:
+            self._paths_of.clear()
+        if all(budget.limit in (None, b.limited) for budget, b in zip(budgets, balances, strict=True)):
+            self._paths_of[id(budgets)] = (budgets, path)
+        return path
+
+    def reserve(
+        self, hold_id: str, path: Path, amount: Amount, now_s: float, expires_at_s: float, record: str = ""
+    ) -> HoldState | Short:
+        """Hold `amount` in all balances of the path, or in none. The hold of that id, if there is one already."""
+        known = self.open.get(hold_id) or self._resolved.get(hold_id)
+        if known is not None:
+            return known
+        short = self._add_held(path, amount.tokens, amount.cost_nano)
+        if short is not None:
+            return short
+        tokens, cost_nano = amount.tokens, amount.cost_nano
+        hold = self.open[hold_id] = HoldState(hold_id, path, tokens, cost_nano, self.owner, expires_at_s, record)
+        self.changes.opened.append(hold)
+        self.changes.entries.append(Entry("reserve", hold_id, 0, path, tokens, cost_nano, 0, 0, now_s))
+        return hold
+
+    def extend(self, hold_id: str, amount: Amount, now_s: float) -> HoldState | Short:
+        """Let an open hold hold at least `amount`. A resolved one stays as it is. Raises UnknownHold."""
+        hold = self.hold(hold_id)
+        tokens = max(0, amount.tokens - hold.tokens)
+        cost_nano = max(0, amount.cost_nano - hold.cost_nano)
+        if hold.state != "open" or not (tokens or cost_nano):
+            return hold
+        short = self._add_held(hold.path, tokens, cost_nano)
+        if short is not None:
+            return short
+        hold.tokens += tokens
+        hold.cost_nano += cost_nano
+        self.changes.extended.append(hold)
+        self.changes.entries.append(Entry("extend", hold_id, None, hold.path, tokens, cost_nano, 0, 0, now_s))
+        return hold
+
+    def post(self, hold_id: str, amount: Amount, now_s: float) -> HoldState:
+        """Charge `amount` and let go of the rest. Beyond the hold it is an overdraft. Raises UnknownHold.
+
+        After an expiry only what is missing is charged, once.
+        """
+        hold = self.hold(hold_id)
+        if hold.state == "open":
+            return self._resolve(hold, "post", "posted", amount, now_s)
+        if hold.state == "expired":
+            self._adjust(hold, amount, now_s)
+        return hold
+
+    def void(self, hold_id: str, now_s: float) -> HoldState:
+        """Let go of all of it. Raises UnknownHold."""
+        hold = self.hold(hold_id)
+        return self._resolve(hold, "void", "voided", NOTHING, now_s) if hold.state == "open" else hold
+
+    def expire(self, hold_id: str, now_s: float) -> HoldState:
+        """Its owner is gone: charge what it had delivered, let go of the rest. Raises UnknownHold."""
+        hold = self.hold(hold_id)
+        return self._resolve(hold, "expire", "expired", hold.progress, now_s) if hold.state == "open" else hold
+
+    def grant(self, grant_id: str, balance: Balance, amount: int, now_s: float) -> None:
+        """Give an account more. The caller sees to it that a grant's id is used once."""
+        self._change("grant", grant_id, 0, balance, _checked(amount), now_s)
+
+    def hold(self, hold_id: str) -> HoldState:
+        """The hold of that id. Raises UnknownHold."""
+        hold = self.open.get(hold_id) or self._resolved.get(hold_id)
+        if hold is None:
+            raise UnknownHold(hold_id)
+        return hold
+
+    # --- how it is done ---
+
+    def _add_held(self, path: Path, tokens: int, cost_nano: int) -> Short | None:
+        assert _checked(tokens) + _checked(cost_nano) >= 0
+        for balance in path.balances:
+            asked = tokens if balance.unit == TOKENS else cost_nano
+            left = balance.granted - balance.used - balance.held
+            if asked > left:
+                return Short(balance.account, balance.unit, balance.period, path.ends_at_s, left, asked)
+        for balance in path.balances:
+            balance.held += tokens if balance.unit == TOKENS else cost_nano
+        return None
+
+    def _resolve(self, hold: HoldState, kind: Kind, state: State, amount: Amount, now_s: float) -> HoldState:
+        tokens, cost_nano = _checked(amount.tokens), _checked(amount.cost_nano)
+        posted_tokens, posted_cost = min(tokens, hold.tokens), min(cost_nano, hold.cost_nano)
+        for balance in hold.path.balances:
+            if balance.unit == TOKENS:
+                balance.held -= hold.tokens
+                balance.used += posted_tokens
+            else:
+                balance.held -= hold.cost_nano
+                balance.used += posted_cost
+            assert balance.held >= 0
+        self.changes.entries.append(
+            Entry(kind, hold.id, 1, hold.path, posted_tokens, posted_cost, hold.tokens, hold.cost_nano, now_s)
+        )
+        if tokens > posted_tokens or cost_nano > posted_cost:
+            self._overdraw("overdraft", None, hold, tokens - posted_tokens, cost_nano - posted_cost, now_s)
+        hold.state = state
+        hold.charged = amount
+        del self.open[hold.id]
+        self._remember(hold)
+        self.changes.resolved.append(hold)
+        return hold
+
+    def _adjust(self, hold: HoldState, amount: Amount, now_s: float) -> None:
+        tokens = max(0, _checked(amount.tokens) - hold.charged.tokens)
+        cost_nano = max(0, _checked(amount.cost_nano) - hold.charged.cost_nano)
+        self._overdraw("adjust", 2, hold, tokens, cost_nano, now_s)
+        hold.state = "adjusted"
+        hold.charged = Amount(hold.charged.tokens + tokens, hold.charged.cost_nano + cost_nano)
+
+    def _overdraw(
+        self, kind: Kind, step: int | None, hold: HoldState, tokens: int, cost_nano: int, now_s: float
+    ) -> None:
+        for balance in hold.path.balances:
+            more = tokens if balance.unit == TOKENS else cost_nano
+            balance.used += more
+            balance.overdraft += more
+        self.changes.entries.append(Entry(kind, hold.id, step, hold.path, tokens, cost_nano, 0, 0, now_s))
+
+    def _current(self, budget: Budget, now_s: float) -> Balance:
+        """The balance of a budget now, with the budget's limit in force."""
+        starts_at_s = period_start_s(budget.period, now_s)
+        key = (budget.account, starts_at_s)
+        balance = self._balances.get(key)
+        if balance is None:
+            balance = Balance(self.next_balance, budget.account, budget.unit, budget.period, starts_at_s)
+            self.next_balance += 1
+            self._balances[key] = balance
+            self.changes.balances.append(balance)
+        if budget.limit is not None and (budget.limit != balance.limited or not balance.changes):
+            self._set_limit(balance, budget, now_s)
+        return balance
+
+    def _set_limit(self, balance: Balance, budget: Budget, now_s: float) -> None:
+        limit = _checked(budget.limit or 0)
+        first = not balance.changes
+        balance.changes += 1
+        name = f"{balance.account}@{balance.starts_at_s:.0f}"
+        entry_id = name if first else f"{name}#{balance.changes}"
+        if limit >= balance.limited:
+            self._change("grant", entry_id, 0, balance, limit - balance.limited, now_s)
+            balance.limited = limit
+        else:
+            # Never below what is used and held: the rest follows when it is free.
+            less = min(balance.limited - limit, max(0, balance.available + balance.overdraft))
+            if less:
+                self._change("withdraw", entry_id, None, balance, less, now_s)
+            balance.limited -= less
+        if first and budget.used_before and budget.period == "never":
+            used = min(_checked(budget.used_before), MAX_AMOUNT)
+            self._change("adjust", f"{name}/before", 2, balance, used, now_s)
+
+    def _change(self, kind: Kind, entry_id: str, step: int | None, balance: Balance, amount: int, now_s: float) -> None:
+        key = (balance.id,)
+        path = self._paths.get(key)
+        if path is None:
+            path = self.add_path(self.next_path, (balance,))
+            self.next_path += 1
+            self.changes.paths.append(path)
+        tokens, cost_nano = (amount, 0) if balance.unit == TOKENS else (0, amount)
+        entry = Entry(kind, entry_id, step, path, tokens, cost_nano, 0, 0, now_s)
+        apply_entry(entry, balance)
+        self.changes.entries.append(entry)
+
+    def _remember(self, hold: HoldState) -> None:
+        self._resolved[hold.id] = hold
+        if len(self._resolved) > MAX_RESOLVED:
+            self._resolved.popitem(last=False)
+
+
+def effect(kind: Kind, amount: int, released: int) -> tuple[int, int, int, int]:
+    """What an entry adds to `granted`, `held`, `used` and `overdraft` of a balance of its path."""
+    match kind:
+        case "grant":
+            return amount, 0, 0, 0
+        case "withdraw":
+            return -amount, 0, 0, 0
+        case "reserve" | "extend":
+            return 0, amount, 0, 0
+        case "overdraft" | "adjust":
+            return 0, 0, amount, amount
+        case _:
+            return 0, -released, amount, 0
+
+
+def apply_entry(entry: Entry, balance: Balance) -> None:
+    """Let an entry take effect on a balance."""
+    counts_tokens = balance.unit == TOKENS
+    amount = entry.tokens if counts_tokens else entry.cost_nano
+    released = entry.released_tokens if counts_tokens else entry.released_cost_nano
+    granted, held, used, overdraft = effect(entry.kind, amount, released)
+    balance.granted += granted
+    balance.held += held
+    balance.used += used
+    balance.overdraft += overdraft
+
+
+def _checked(amount: int) -> int:
+    assert 0 <= amount <= MAX_AMOUNT, "an amount outside of 0 and 2**53"
+    return amount
