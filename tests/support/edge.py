@@ -21,12 +21,16 @@ class Doorman:
     def __init__(self) -> None:
         self.settled: list[Settlement] = []
         self.callers: list[Caller] = []
+        self.screened: Refusal | None = None
+
+    def screen(self, caller: Caller) -> Refusal | None:
+        return self.screened
 
     async def identify(self, caller: Caller) -> Principal | Refusal:
         self.callers.append(caller)
         return Principal("k", "key", "user") if KEY in caller.fields.items() else NO_KEY
 
-    async def admit(self, principal: Principal, job: Job) -> Grant | Refusal:
+    async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
         return Grant(principal)
 
     def settle(self, settlement: Settlement) -> None:

@@ -34,7 +34,7 @@ class Desk:
             raise self.who
         return self.who
 
-    async def admit(self, principal: Principal, job: Job) -> Grant | Refusal:
+    async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
         if self.limit is not None:
             return self.limit
         self.held += 1
