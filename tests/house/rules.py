@@ -55,7 +55,7 @@ HOMES = {
         "usage/*.py",
         "billing/verify.py",
     ),
-    "sqlite3": ("billing/store_sqlite.py", "usage/recorder.py"),
+    "sqlite3": ("billing/store_sqlite.py",),
     "typer": ("cli/*.py",),
     "uvicorn": ("kit/http_server.py", "kit/http_guard.py", "kit/http_cycle.py"),
     "uvloop": ("app/lifecycle.py",),

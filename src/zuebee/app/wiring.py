@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 from zuebee.admission.service import AdmissionService
 from zuebee.app.guarding import build_firewall
+from zuebee.app.money import open_billing
 from zuebee.auth.service import KeyAuthenticator, OpenDoor
 from zuebee.auth.sources import FileSource, file_records
-from zuebee.billing.service import RecordsOnly
 from zuebee.config import BackendSettings, RoutingSettings, Settings, TlsSettings
 from zuebee.config.check import listen_address
 from zuebee.contracts.admission import Authenticator, Recorder
@@ -28,7 +28,6 @@ from zuebee.models.estimate import TokenRatios
 from zuebee.models.service import BackendInference
 from zuebee.telemetry.logs import AccessLog
 from zuebee.telemetry.metrics import Metrics
-from zuebee.usage.recorder import UsageStore
 
 FIXED = (
     "listen", "server", "store", "redis", "usage", "billing", "idempotency", "log", "metrics", "stream", "proxy"
@@ -49,7 +48,7 @@ class Platform:
         self.metrics = Metrics(settings.metrics.max_models)
         self._ratios = TokenRatios()
         self._firewall_counts: dict[tuple[str, str], int] = {}
-        self._store = UsageStore(settings.store.path, settings.usage.retention_days)
+        self.billing = open_billing(settings)
         self._access_log = None if settings.log.access == "off" else AccessLog(settings.log.access)
         recorders: list[Recorder] = [self.metrics]
         if self._access_log is not None:
@@ -58,7 +57,7 @@ class Platform:
             authenticator=_authenticator(settings),
             firewall=build_firewall(settings, self._firewall_counts),
             limiter=MemoryLimiter(),
-            billing=RecordsOnly(self._store),
+            billing=self.billing,
             recorders=recorders,
             estimate=self._ratios.estimate,
             default_output_tokens=settings.billing.default_output_tokens,
@@ -98,7 +97,7 @@ class Platform:
     async def aclose(self) -> None:
         """Stop probing, and write what waits."""
         await self._fleet.aclose()
-        self._store.close()
+        await self.billing.aclose()
         if self._access_log is not None:
             self._access_log.close()
 
@@ -166,7 +165,7 @@ class Platform:
         return (((b.name,), float(b.health.fit(now_s))) for b in self._dispatcher.backends)
 
     def _dropped(self) -> Iterable[tuple[tuple[str, ...], float]]:
-        yield ("usage",), self._store.dropped
+        yield ("usage",), self.billing.dropped
         if self._access_log is not None:
             yield ("access_log",), self._access_log.dropped
 
