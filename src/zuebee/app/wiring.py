@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from zuebee.admission.service import AdmissionService
-from zuebee.app.guarding import build_firewall
+from zuebee.app.guarding import build_firewall, open_answers
 from zuebee.app.money import open_billing
 from zuebee.auth.service import KeyAuthenticator, OpenDoor
 from zuebee.auth.sources import FileSource, file_records
@@ -19,6 +19,7 @@ from zuebee.edge.address import TrustedProxies
 from zuebee.edge.http import HttpEdge
 from zuebee.edge.operator import Operator, OperatorPorts, Readiness
 from zuebee.edge.pipeline import Pipeline
+from zuebee.edge.replay import Replays
 from zuebee.kit import clock
 from zuebee.kit.http_connect import bypasses_proxy
 from zuebee.kit.http_server import HttpServer, ReceiveLimits
@@ -64,7 +65,9 @@ class Platform:
         )
         self._fleet = Fleet(self._make_backend, {kind: fact.health_path for kind, fact in KINDS.items()})
         self._dispatcher = Dispatcher([], RoutingSettings())
-        self.pipeline = Pipeline(self._admission, self._dispatcher)
+        self._answers = open_answers(settings)
+        replays = None if self._answers is None else Replays(self._answers)
+        self.pipeline = Pipeline(self._admission, self._dispatcher, replays, settings.stream.heartbeat_s)
         self._tls = _tls_context(settings.server.tls)
         self.server = self._make_server()
         self._lend_gauges()
@@ -80,6 +83,8 @@ class Platform:
         if listen_address(settings) != listen_address(self.settings):
             # Without keys and without a host only the loopback is served, but the socket is bound already.
             raise CannotReload("with the first key, or without the last, `listen` means another address; restart it")
+        if self._answers is not None:
+            self._answers.start()
         authenticator = _authenticator(settings)
         firewall = build_firewall(settings, self._firewall_counts)
         tls = settings.server.tls
@@ -90,6 +95,7 @@ class Platform:
             self._tls.load_cert_chain(tls.cert_file, tls.key_file)
         self._dispatcher = Dispatcher(backends, settings.routing)
         self.pipeline.inference = self._dispatcher
+        self.pipeline.departures.rules = settings.client_gone
         self._admission.authenticator = authenticator
         self._admission.firewall = firewall
         self.settings = settings
@@ -97,6 +103,9 @@ class Platform:
     async def aclose(self) -> None:
         """Stop probing, and write what waits."""
         await self._fleet.aclose()
+        if self.pipeline.replays is not None and self._answers is not None:
+            await self.pipeline.replays.aclose()
+            await self._answers.aclose()
         await self.billing.aclose()
         if self._access_log is not None:
             self._access_log.close()
@@ -157,6 +166,11 @@ class Platform:
         lend("zuebee_backend_healthy", self._healthy)
         lend("zuebee_backend_in_flight", lambda: (((b.name,), b.in_flight) for b in self._dispatcher.backends))
         lend("zuebee_records_dropped_total", self._dropped)
+        lend("zuebee_requests_detached", lambda: [((), self.pipeline.departures.running)])
+        replays, answers = self.pipeline.replays, self._answers
+        if replays is not None and answers is not None:
+            lend("zuebee_idempotent_requests_total", lambda: (((what,), n) for what, n in replays.counts.items()))
+            lend("zuebee_idempotency_failures_total", lambda: [((), answers.failures)])
         lend("zuebee_firewall_matches_total", self._firewall_counts.items)
         lend("zuebee_ready", lambda: [((), float(self.readiness().ready))])
 
