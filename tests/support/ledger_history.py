@@ -34,6 +34,8 @@ def write_history(path: Path, *, rounds: int = 1) -> None:
             _round(store, ledger, number)
     finally:
         store.close()
+    late = "(SELECT max(id) FROM usage_outbox GROUP BY event_id HAVING count(*) > 1)"
+    change(path, f"UPDATE usage_outbox SET event_id = event_id || '/late' WHERE id IN {late}")
 
 
 def _round(store: SqliteStore, ledger: Ledger, number: int) -> None:

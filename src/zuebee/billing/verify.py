@@ -67,11 +67,12 @@ FROM (
 WHERE u.records IS NULL OR u.records > c.last_step OR u.tokens <> c.tokens OR u.cost_nano <> c.cost_nano
 """
 _EVENTS_TWICE = """
-SELECT event_id, reporter, count(*) FROM usage_outbox GROUP BY event_id, reporter
-HAVING count(*) > 1 + (SELECT count(*) FROM ledger_entries a WHERE a.hold = event_id AND a.step = 2)
+SELECT event_id, reporter, count(*) FROM usage_outbox GROUP BY event_id, reporter HAVING count(*) > 1
 """
+# The event of a late settlement is `ID/late`.
 _EVENTS_OF_NOTHING = """
-SELECT o.event_id, o.reporter FROM usage_outbox o LEFT JOIN usage_records u ON u.request_id = o.event_id
+SELECT o.event_id, o.reporter FROM usage_outbox o LEFT JOIN usage_records u ON u.request_id =
+    CASE WHEN o.event_id LIKE '%/late' THEN substr(o.event_id, 1, length(o.event_id) - 5) ELSE o.event_id END
 WHERE u.id IS NULL AND o.created_at_s >= :records_since_s
 """
 
