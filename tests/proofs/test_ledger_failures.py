@@ -267,5 +267,5 @@ async def test_while_another_process_locks_the_file_metered_requests_are_refused
 
 async def _until(check: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not check():
-            await asyncio.sleep(0.02)  # noqa: ASYNC110  (nothing tells when)
+        while not check():  # noqa: ASYNC110  (nothing tells when)
+            await asyncio.sleep(0.02)
