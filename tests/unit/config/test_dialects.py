@@ -261,7 +261,7 @@ def test_dialect_b_whole() -> None:
     assert loaded.warnings == [
         "f:4: server.write_timeout: 0 means the default here: there is always a limit",
         "f:10: log.file: rotation has no effect: use logrotate with copytruncate",
-        "f:11: storage: has no effect: records are kept in SQLite (`store.path`)",
+        "f:11: storage: has no effect: records are kept in SQLite (`usage.path`), limits in memory",
         "f:16: backends[1].timeout: 0 means the default here: there is always a limit",
         "f:23: auth.status_codes: has no effect: the status and message of a refusal are fixed",
         "f:38: logging.access.format: has no effect: the access log is always JSON lines",
