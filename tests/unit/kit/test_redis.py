@@ -3,8 +3,9 @@
 import asyncio
 import random
 import socket
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -25,9 +26,11 @@ class Server:
         self.scripts: set[bytes] = set()
         self.mute = False
         self.hang_up = False
+        self.tasks: list[Any] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.tasks.append(asyncio.current_task())
         try:
             while True:
                 count = int((await reader.readline())[1:])
@@ -41,7 +44,7 @@ class Server:
                 await until(lambda: not self.mute)
                 await asyncio.sleep(self.delay_s)
                 writer.write(self.answer(words))
-        except (ValueError, ConnectionError, asyncio.IncompleteReadError):
+        except (ValueError, ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
@@ -70,6 +73,9 @@ async def serving() -> AsyncIterator[Server]:
         yield server
     finally:
         listener.close()
+        for task in server.tasks:
+            task.cancel()
+        await asyncio.gather(*server.tasks, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -142,6 +148,24 @@ async def test_a_slow_server_is_left_alone_then_tried_by_one() -> None:
         assert not client.down
 
 
+async def test_a_busy_process_does_not_take_redis_for_slow() -> None:
+    async with serving() as server, connected(server, timeout_s=0.1) as client:
+        assert await client.call("ECHO", b"x") == b"x"
+        asked = asyncio.ensure_future(client.call("ECHO", b"y"))
+        await asyncio.sleep(0)
+        time.sleep(0.15)  # this process is busy with something else
+        assert await asked == b"y"
+        server.mute = True
+        asked = asyncio.ensure_future(client.call("ECHO", b"z"))
+        await asyncio.sleep(0)
+        time.sleep(0.15)
+        started_s = clock.monotonic_s()
+        with pytest.raises(RedisDown):
+            await asked
+        assert clock.monotonic_s() - started_s < 0.1, "but not for long"
+        server.mute = False
+
+
 async def test_nobody_there() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -176,8 +200,6 @@ async def test_a_cancelled_command_never_answers_another(careless: bool, monkeyp
     foreign = right = 0
     async with serving() as server, connected(server, timeout_s=0.3, max_connections=4) as client:
         server.delay_s = 0.0005
-        if careless:
-            keep_all(client, monkeypatch)
 
         async def call(tag: bytes) -> None:
             nonlocal foreign, right
@@ -185,26 +207,37 @@ async def test_a_cancelled_command_never_answers_another(careless: bool, monkeyp
             foreign += answer != tag
             right += answer == tag
 
-        for turn in range(40):
-            tasks = [asyncio.ensure_future(call(b"%d.%d" % (turn, each))) for each in range(25)]
-            for task in tasks:
-                if chance.random() < 0.5:
-                    asyncio.get_running_loop().call_later(chance.random() * 0.004, task.cancel)
-            await asyncio.gather(*tasks, return_exceptions=True)
-            if foreign:
-                break
+        async with keeping_all(client, monkeypatch) if careless else nullcontext():
+            for turn in range(40):
+                tasks = [asyncio.ensure_future(call(b"%d.%d" % (turn, each))) for each in range(25)]
+                for task in tasks:
+                    if chance.random() < 0.5:
+                        asyncio.get_running_loop().call_later(chance.random() * 0.004, task.cancel)
+                await asyncio.gather(*tasks, return_exceptions=True)
+                if foreign:
+                    break
     assert (foreign > 0) is careless
     assert right > 300 or careless
 
 
-def keep_all(client: RedisClient, patch: pytest.MonkeyPatch) -> None:
+@asynccontextmanager
+async def keeping_all(client: RedisClient, patch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """Break it: connections go back whatever became of their command."""
+    made: list[Any] = []
+    proper = client._make
 
     async def keep(connection: Any, nowait: bool = False) -> None:
         if not client._closed and connection.is_connected and connection not in client._idle:
             client._idle.append(connection)
 
-    patch.setattr(client, "_make", type("Kept", (client._make,), {"disconnect": keep}))
+    def make(**options: Any) -> Any:
+        made.append(type("Kept", (proper,), {"disconnect": keep})(**options))
+        return made[-1]
+
+    patch.setattr(client, "_make", make)
+    yield
+    for connection in made:
+        await proper.disconnect(connection, nowait=True)
 
 
 async def test_closing_lets_go() -> None:
