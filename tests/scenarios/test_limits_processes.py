@@ -1,5 +1,6 @@
 """Real gateways that share limits in Redis, and what their callers see."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -137,6 +138,12 @@ def test_every_limited_answer_says_how_limits_stand(
         assert fields(refused)["x-ratelimit-remaining-requests"] == "0"
         assert int(refused.header("retry-after") or 0) >= 1
         assert "3 requests a minute" in refused.json["error"]["message"]
+        metrics = gateway.metrics()
+        decisions = 'zuebee_limiter_decisions_total{decision="%s",kind="requests",scope="key"}'
+        swapped = 'zuebee_limiter_decisions_total{scope="key",kind="requests",decision="%s"}'
+        counts = [metrics.get(decisions % word, metrics.get(swapped % word)) for word in ("admitted", "refused")]
+        assert counts == [3, 1]
+        assert metrics["zuebee_limiter_degraded"] == 0
 
 
 def test_other_limits_after_a_reload_keep_the_counts(tmp_path: Path, sim: Sim) -> None:
@@ -172,6 +179,8 @@ def test_redis_killed_under_load(tmp_path: Path, sim: Sim, server: RedisServer) 
             time.sleep(0.5)
             server.pause()
             time.sleep(1.5)
+            assert json.loads(one.get("/health/ready")[1])["reason"] == "limits without Redis"
+            assert one.metrics()["zuebee_limiter_degraded"] == 1
             server.kill()
             time.sleep(0.5)
             server.start()

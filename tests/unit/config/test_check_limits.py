@@ -43,3 +43,9 @@ def test_what_is_right_or_off_is_not_mentioned() -> None:
     whole = RateLimitSettings(storage="redis", processes=3, per_key=LimitSettings(requests_per_second=5, burst_size=5))
     assert [*limit_findings(off, None), *limit_findings(switched_off, None)] == []
     assert list(limit_findings(whole, RedisSettings(url="rediss://u:p@x:6380/1"))) == []
+
+
+def test_a_heartbeat_must_be_faster_than_leases_end() -> None:
+    ((path, _, fatal),) = limit_findings(RateLimitSettings(), None, 10.5)
+    assert (path, fatal) == (("billing", "heartbeat"), True)
+    assert list(limit_findings(RateLimitSettings(), None, 10.0)) == []
