@@ -113,6 +113,32 @@ def test_a_minute_is_one_for_all_processes(tmp_path: Path, sim: Sim, server: Red
         assert refused.header("x-ratelimit-remaining-requests") == "0"
 
 
+ROUTES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": QUICK,
+    "/v1/completions": {"model": "sim-small", "prompt": "Hello", "max_tokens": 5},
+    "/v1/embeddings": {"model": "sim-small", "input": "Hello"},
+}
+
+
+@pytest.mark.requirement("A078", "A090")
+@pytest.mark.parametrize("storage", ["memory", "redis"])
+def test_no_route_goes_around_the_limit(tmp_path: Path, sim: Sim, server: RedisServer, storage: str) -> None:
+    shared = server if storage == "redis" else None
+    with running(tmp_path, config(sim, shared, {"requests_per_minute": 20})) as gateway:
+        before = sim.stats()["requests_started"]
+        barrier = threading.Barrier(120)
+
+        def one(number: int) -> int:
+            path, body = list(ROUTES.items())[number % len(ROUTES)]
+            barrier.wait(30)
+            with Client(gateway.url) as client:
+                return client.ask(body, path).status
+
+        with ThreadPoolExecutor(120) as pool:
+            assert sorted(pool.map(one, range(120))) == [200] * 20 + [429] * 100
+        assert sim.stats()["requests_started"] - before == 20
+
+
 def fields(answer: Answer) -> dict[str, str]:
     return {name: value for name, value in answer.headers if name.startswith("x-ratelimit-")}
 
