@@ -227,7 +227,7 @@ class Exchange:
             settlement.ending = _ending(end)
             settlement.code = end.refusal.code
         if self._attempt is not None and (end.refusal is None or self._events):
-            await self._attempt.keep(b"" if end.refusal is None else openai.render_error_event(end.refusal))
+            await self._attempt.decide(b"" if end.refusal is None else openai.render_error_event(end.refusal))
         if self._onward is not None and self._onward.gone and settlement.ending == "complete":
             settlement.ending, settlement.code = "client_gone", CLIENT_GONE
         if (stored := self._settle()) is not None:
