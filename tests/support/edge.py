@@ -1,5 +1,6 @@
 """The HTTP edge with fakes behind it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tests.support.asgi import AsgiRequest
@@ -32,6 +33,9 @@ class Doorman:
 
     async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
         return Grant(principal)
+
+    async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
+        return []
 
     def settle(self, settlement: Settlement) -> None:
         self.settled.append(settlement)

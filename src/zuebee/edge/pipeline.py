@@ -231,9 +231,11 @@ class Exchange:
         if self._onward is not None and self._onward.gone and settlement.ending == "complete":
             settlement.ending, settlement.code = "client_gone", CLIENT_GONE
         if (stored := self._settle()) is not None:
+            # With the settlement the hold is on disk as well; if the disk fails now, the answer is not given away.
             await stored
-            if (refusal := await self._secure()) is not None:
-                return refusal if not self._events else None
+            if not self._events and (refusal := await self._secure()) is not None:
+                await self._client.refuse(refusal)
+                return None
         if end.refusal is not None:
             await self._break_off(end.refusal)
         else:

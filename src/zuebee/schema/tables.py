@@ -3,11 +3,28 @@
 The hot path writes its rows with SQL of its own; a test holds that SQL to these tables.
 """
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
+from typing import Any
+
+from sqlalchemy import (
+    TIMESTAMP,
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Computed,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+from sqlalchemy.ext.compiler import compiles
 
 metadata = MetaData()
 
-# An integer key that the database counts up: SQLite's rowid, PostgreSQL's identity.
+# An integer key that the database counts up: SQLite's rowid, PostgreSQL's sequence.
 Serial = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -23,33 +40,70 @@ def _time(name: str) -> Column[float]:
     return Column(name, Double, nullable=False, server_default="0")
 
 
+class _Expression(ColumnElement[Any]):
+    """SQL that each database has its own words for."""
+
+    inherit_cache = False
+
+    def __init__(self, **words: str) -> None:
+        self.words = words
+
+
+class _Derived(Computed):
+    """A column computed from others, for people's SQL: when it is read in SQLite, when it is written elsewhere."""
+
+
+@compiles(_Expression)
+def _in_its_words(expression: _Expression, compiler: Any, **_: Any) -> str:
+    return expression.words[compiler.dialect.name]
+
+
+@compiles(_Derived)
+def _generated(derived: _Derived, compiler: Any, **_: Any) -> str:
+    kind = "VIRTUAL" if compiler.dialect.name == "sqlite" else "STORED"
+    return f"GENERATED ALWAYS AS ({compiler.sql_compiler.process(derived.sqltext)}) {kind}"
+
+
+def _derived(*, sqlite: str, postgresql: str) -> Computed:
+    return _Derived(_Expression(sqlite=sqlite, postgresql=postgresql))
+
+
+def _rights() -> list[Column[Any]]:
+    """What each holder of rights has: a plan and until when it is paid, and limits of its own below it."""
+    return [
+        _text("plan"), _time("plan_ends_at_s"),
+        _text("models", "[]"), _text("endpoints", "[]"), _text("limits", "{}"),
+        _text("status", "active"), _text("tags", "[]"), _time("created_at_s"),
+    ]  # fmt: skip
+
+
 # --- who ---
 
 organisations = Table(
     "organisations", metadata,
     Column("id", Text, primary_key=True),
-    _text("name"), _text("plan"), _text("status", "active"), _text("tags", "[]"), _time("created_at_s"),
+    _text("name"), *_rights(),
 )  # fmt: skip
 
 teams = Table(
     "teams", metadata,
     Column("id", Text, primary_key=True),
-    _text("organisation_id"), _text("name"), _text("plan"), _text("status", "active"), _text("tags", "[]"),
-    _time("created_at_s"),
+    _text("organisation_id"), _text("name"), *_rights(),
+    Index("teams_organisation", "organisation_id"),
 )  # fmt: skip
 
 users = Table(
     "users", metadata,
     Column("id", Text, primary_key=True),
-    _text("organisation_id"), _text("team_id"), _text("name"), _text("role", "member"), _text("plan"),
-    _text("status", "active"), _text("tags", "[]"), _time("created_at_s"),
+    _text("organisation_id"), _text("team_id"), _text("name"), _text("role", "member"), *_rights(),
+    Index("users_organisation", "organisation_id"),
 )  # fmt: skip
 
 plans = Table(
     "plans", metadata,
     Column("id", Text, primary_key=True),
     _text("name"), _text("priority", "normal"), _text("models", "[]"), _text("endpoints", "[]"),
-    _text("limits", "{}"), _text("status", "active"), _time("created_at_s"),
+    _text("limits", "{}"), _text("budgets", "[]"), _text("status", "active"), _time("created_at_s"),
 )  # fmt: skip
 
 keys = Table(
@@ -57,11 +111,12 @@ keys = Table(
     Column("id", Text, primary_key=True),
     Column("digest", Text, nullable=False, unique=True),  # SHA-256 in hex; the key itself is nowhere
     _text("hint"),  # its first and last characters, for people
-    _text("name"), _text("organisation_id"), _text("team_id"), _text("user_id"), _text("plan"), _text("priority"),
+    _text("lineage"),  # the id of the first key that this one replaces: budgets and limits count for all of them
+    _text("name"), _text("organisation_id"), _text("team_id"), _text("user_id"), *_rights(), _text("priority"),
     _text("billing", "none"),  # none, quota, prepaid
-    _text("models", "[]"), _text("endpoints", "[]"), _text("allowed_ips", "[]"), _text("denied_ips", "[]"),
-    _text("tags", "[]"), _text("limits", "{}"), _text("status", "active"), _text("rotated_from"),
-    _time("created_at_s"), _time("starts_at_s"), _time("expires_at_s"), _time("revoked_at_s"),
+    _text("allowed_ips", "[]"), _text("denied_ips", "[]"), _text("rotated_from"),
+    _time("starts_at_s"), _time("expires_at_s"), _time("revoked_at_s"),
+    Index("keys_lineage", "lineage"), Index("keys_created", "created_at_s", "id"),
 )  # fmt: skip
 
 budgets = Table(
@@ -79,6 +134,7 @@ ledger_owners = Table(
     "ledger_owners", metadata,
     Column("id", Serial, primary_key=True),  # the epoch: each start of a process is a new owner
     _text("name"), _time("started_at_s"), _time("seen_at_s"), _time("ended_at_s"),
+    _number("applied"),  # PostgreSQL: the newest of its batches that was committed
 )  # fmt: skip
 
 ledger_balances = Table(
@@ -143,6 +199,11 @@ usage_records = Table(
     Column("duration_ms", Double, nullable=False, server_default="0"),
     Column("first_token_ms", Double, nullable=True),
     _text("tags", "[]"),
+    Column("total_tokens", BigInteger, _Derived("prompt_tokens + completion_tokens")),
+    Column(
+        "timestamp", Text().with_variant(TIMESTAMP(timezone=True), "postgresql"),
+        _derived(sqlite="strftime('%Y-%m-%dT%H:%M:%fZ', at_s, 'unixepoch')", postgresql="to_timestamp(at_s)"),
+    ),
 )  # fmt: skip
 
 usage_days = Table(
@@ -150,6 +211,7 @@ usage_days = Table(
     Column("key_id", Text, primary_key=True),
     Column("day", Integer, primary_key=True),
     _number("requests"), _number("prompt_tokens"), _number("completion_tokens"), _number("cost_nano"),
+    sqlite_with_rowid=False,
 )  # fmt: skip
 
 usage_outbox = Table(
@@ -187,4 +249,10 @@ invoices = Table(
     _text("organisation_id"), _time("starts_at_s"), _time("ends_at_s"), _text("currency"), _number("total_nano"),
     _text("lines", "[]"), _time("created_at_s"),
     Index("invoices_period", "organisation_id", "starts_at_s", "ends_at_s", unique=True),
+)  # fmt: skip
+
+counters = Table(
+    "counters", metadata,  # numbers without gaps: the row is locked until the one who took a number has used it
+    Column("name", Text, primary_key=True),
+    _number("value"),
 )  # fmt: skip
