@@ -1,14 +1,16 @@
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
 from tests.support.fakes import USAGE, FakeInference, Step, answer, failure, head, make_job, until
+from zuebee.config import ClientGoneSettings
 from zuebee.contracts.admission import ANONYMOUS, Caller, Grant, Principal, Settlement
 from zuebee.contracts.errors import DRAINED, INTERNAL, KEY_REVOKED, NO_KEY, STORE_UNAVAILABLE, Refusal, bad_request
 from zuebee.contracts.inference import QUIET, End, FailureCause, Headers, Job, Sink, Usage
 from zuebee.edge.pipeline import Pipeline
+from zuebee.kit.units import Timeout
 
 BROKEN = Refusal(502, "api_error", "incomplete_answer", "It broke off.")
 STREAM: Headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
@@ -102,6 +104,7 @@ class Visitor:
         self.body = b""
         self.pushed = Pushed(self)
         self.task: asyncio.Task[None] | None = None
+        self.goes_on: Callable[[], bool] | None = None
         self._job = job
 
     async def _step(self, name: str) -> None:
@@ -129,6 +132,9 @@ class Visitor:
     def cancel(self) -> None:
         assert self.task is not None
         self.task.cancel()
+
+    def outlive(self, goes_on: Callable[[], bool]) -> None:
+        self.goes_on = goes_on
 
     async def finish(self) -> None:
         await self._step("finish")
@@ -462,3 +468,42 @@ async def test_a_running_stream_that_may_not_go_on_is_cut_and_told_why() -> None
     await task
     assert scene.outcome() == ("cut", 200, "key_revoked", USAGE)
     assert b"key_revoked" in scene.client.body
+
+
+# --- going on without the client ---
+
+DETACH = ClientGoneSettings(policy="detach")
+DRAIN = ClientGoneSettings(policy="drain", max_s=Timeout(0.02))
+
+
+@pytest.mark.requirement("A296")
+async def test_without_a_rule_nobody_goes_on() -> None:
+    scene = Scene(streaming(End(USAGE)))
+    scene.pipeline.departures.rules = [ClientGoneSettings(policy="cancel"), DETACH]
+    assert await scene.run() == ("complete", 200, "", USAGE)
+    assert scene.client.goes_on is None
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_who_goes_on_is_settled_with_what_the_backend_says(stream: bool) -> None:
+    last = End(USAGE)
+    scene = Scene([0.02, *streaming(0.02, last)] if stream else [0.02, head(), b"{}", last], stream=stream)
+    scene.pipeline.departures.rules = [DETACH]
+    task = asyncio.ensure_future(scene.run())
+    await until(lambda: scene.client.goes_on is not None)
+    assert scene.client.goes_on is not None
+    assert scene.client.goes_on()
+    assert scene.pipeline.departures.running == 1
+    assert await task == ("client_gone", 200, "client_closed_request", USAGE)
+    assert scene.pipeline.departures.running == 0
+
+
+async def test_who_is_drained_for_too_long_is_stopped() -> None:
+    scene = Scene(streaming(60.0))
+    scene.pipeline.departures.rules = [DRAIN]
+    task = scene.client.task = asyncio.ensure_future(scene.pipeline.serve(CALLER, scene.client, scene.settlement))
+    await until(lambda: scene.client.body != b"")
+    assert scene.client.goes_on is not None
+    assert scene.client.goes_on()
+    await task
+    assert scene.outcome() == ("client_gone", 200, "client_closed_request", USAGE)
