@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
 from tests.support.raw_http import Answer, ask, chat, eventually, request, wire
+from zuebee.app.guarding import answers_path
 
 OTHER_KEY = "sk-test-of-somebody-else-01"
 CANARY = "xylophone canary 4711"
@@ -274,11 +275,11 @@ async def test_what_is_kept_survives_a_restart_and_tells_nothing(tmp_path: Path,
         said = json.loads(first.body)["choices"][0]["message"]["content"].split(" ")
         phrase = " ".join(said[:3])
         for path in tmp_path.rglob("*"):
-            if path.is_file() and path.name.startswith("usage.db"):
+            if path.is_file() and ".db" in path.name:
                 data = path.read_bytes()
                 for secret in (CANARY, phrase, "the-key-of-the-canary", KEY):
                     assert secret.encode() not in data
-        connection = sqlite3.connect(gateway.usage_path)
+        connection = sqlite3.connect(answers_path(str(gateway.usage_path)))
         [(state, answer)] = connection.execute("SELECT state, answer FROM kept_answers").fetchall()
         connection.close()
         assert (state, len(answer) > 100) == ("done", True)
@@ -299,7 +300,7 @@ async def test_after_a_crash_the_key_is_busy_until_the_lease_ends(tmp_path: Path
         answer = await ask(gateway.port, sent)
         assert (answer.status, answer.error["code"]) == (409, "idempotency_in_progress")
         assert int(answer.headers["retry-after"]) == 1
-        connection = sqlite3.connect(gateway.usage_path)
+        connection = sqlite3.connect(answers_path(str(gateway.usage_path)))
         [(lease_s,)] = connection.execute("SELECT expires_at_s - strftime('%s', 'now') FROM kept_answers").fetchall()
         assert 0 < lease_s <= 16
         with connection:
@@ -322,7 +323,7 @@ async def test_a_stop_frees_the_key(tmp_path: Path, place: Place) -> None:
         answer = await task
         assert b"shutting_down" in answer.body
         assert await asyncio.to_thread(gateway.wait) == 0
-    connection = sqlite3.connect(gateway.usage_path)
+    connection = sqlite3.connect(answers_path(str(gateway.usage_path)))
     assert connection.execute("SELECT count(*) FROM kept_answers").fetchone() == (0,)
     connection.close()
 

@@ -21,7 +21,7 @@ def keepers() -> Iterator[Keepers]:
 
         yield make
         for one in made:
-            one._database.close()
+            one._database._database.close()
 
 
 class TestOnPostgres(KeeperSuite):

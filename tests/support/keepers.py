@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import make_job
+from zuebee.answers.grouped import Grouped
 from zuebee.answers.service import LEASE_S, AnswerKeeper
 from zuebee.contracts.admission import Principal
 from zuebee.contracts.answers import KeptAnswer
@@ -25,7 +26,8 @@ def keeper(url: str, **options: Any) -> AnswerKeeper:
     """A keeper on a database that gets its table."""
     database = Database(url, timeout_s=5)
     database.call(lambda connection: metadata.create_all(connection, [kept_answers]))
-    return AnswerKeeper(database, **{"retention_s": 100.0, "max_bytes": 10_000, **options})
+    grouped = Grouped(database, timeout_s=5, writers=1 if url.startswith("sqlite") else 4)
+    return AnswerKeeper(grouped, **{"retention_s": 100.0, "max_bytes": 10_000, **options})
 
 
 def code(found: object) -> str:

@@ -8,6 +8,7 @@ import pytest
 from tests.support.fakes import make_job
 from tests.support.keepers import ANSWER, CALLER, Keepers, KeeperSuite, code, keeper
 from zuebee.answers import service
+from zuebee.answers.grouped import Grouped
 from zuebee.answers.service import AnswerKeeper
 from zuebee.kit.database import Database
 
@@ -22,7 +23,7 @@ def keepers(tmp_path: Path) -> Iterator[Keepers]:
 
     yield make
     for one in made:
-        one._database.close()
+        one._database._database.close()
 
 
 class TestOnSqlite(KeeperSuite):
@@ -30,9 +31,8 @@ class TestOnSqlite(KeeperSuite):
 
 
 async def test_a_broken_database_refuses_and_never_raises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    broken = AnswerKeeper(
-        Database(f"sqlite:///{tmp_path / 'no' / 'where.db'}", timeout_s=1), retention_s=1, max_bytes=1
-    )
+    nowhere = Database(f"sqlite:///{tmp_path / 'no' / 'where.db'}", timeout_s=1)
+    broken = AnswerKeeper(Grouped(nowhere, timeout_s=1, writers=1), retention_s=1, max_bytes=1)
     ticket = broken.ticket(CALLER, b"key", make_job())
     with caplog.at_level(logging.ERROR, "zuebee.answers"):
         assert code(await broken.find(ticket)) == "idempotency_unavailable"
