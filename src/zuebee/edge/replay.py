@@ -6,9 +6,11 @@ again; then the key is free. The answer is kept before its last byte goes out an
 a request whose end was lost is never charged twice.
 """
 
+import hmac
 from collections.abc import Awaitable, Callable
+from hashlib import sha256
 
-from zuebee.contracts.admission import Principal
+from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.answers import Answers, KeptAnswer, Ticket
 from zuebee.contracts.errors import INTERNAL, Refusal, bad_request
 from zuebee.contracts.inference import Job
@@ -148,6 +150,11 @@ class Replays:
             await attempt.free()
         finally:
             self._running.pop(attempt.recording.ticket.id, None)
+
+
+def is_signed_for(caller: Caller, body: bytes) -> bool:
+    """Whether the caller's signature, if it gave one, is for this body: admission asks only about what is to run."""
+    return not caller.body_sha256 or hmac.compare_digest(caller.body_sha256.lower(), sha256(body).hexdigest())
 
 
 def _may_have_cost(status: int) -> bool:

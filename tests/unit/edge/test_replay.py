@@ -1,15 +1,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable
+from hashlib import sha256
 
 import pytest
 
 from tests.support.fakes import make_job, until
-from zuebee.contracts.admission import Principal
+from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.answers import KeptAnswer, Ticket
 from zuebee.contracts.errors import INTERNAL, STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Job
 from zuebee.edge.recording import LOST, Recording
-from zuebee.edge.replay import INVALID_KEY, REUSED, Attempt, Replays
+from zuebee.edge.replay import INVALID_KEY, REUSED, Attempt, Replays, is_signed_for
 
 PRINCIPAL = Principal("k")
 LIMIT = Refusal(429, "rate_limit_error", "c", "m")
@@ -178,3 +179,11 @@ async def test_an_end_waits_for_keys_that_are_being_freed() -> None:
     await asyncio.gather(first, return_exceptions=True)
     await scene.replays.aclose()
     assert scene.drawer.log == ["claim", "free"]
+
+
+def test_a_signature_must_be_for_the_body() -> None:
+    caller = Caller("POST", "/", {}, "")
+    assert is_signed_for(caller, b"body")
+    caller.body_sha256 = sha256(b"body").hexdigest().upper()
+    assert is_signed_for(caller, b"body")
+    assert not is_signed_for(caller, b"other")
