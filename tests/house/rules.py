@@ -46,7 +46,7 @@ HOMES = {
     "rich": ("cli/show.py", "cli/usage_show.py"),
     "sqlalchemy": (
         "accounts/*.py",
-        "answers/store.py",
+        "answers/*.py",
         "auth/database.py",
         "kit/database.py",
         "schema/*.py",
