@@ -1,7 +1,6 @@
 """Settings -> the ledger and what belongs to it."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from zuebee.app.reporting import reporter_names
 from zuebee.billing.batch import StoreFailed
@@ -11,24 +10,21 @@ from zuebee.billing.service import LocalBilling
 from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.config import Settings
 from zuebee.contracts.errors import Refusal
-from zuebee.kit.database import Database
-from zuebee.schema.tables import metadata
+from zuebee.schema.prepare import prepare
+from zuebee.schema.version import SchemaError
 
 
 def open_billing(settings: Settings, gate: Callable[[], Refusal | None]) -> LocalBilling:
     """The ledger, ready. `gate` says why no usage event may be added just now. Raises OSError."""
-    Path(settings.store.path).parent.mkdir(parents=True, exist_ok=True)
-    database = Database(f"sqlite:///{settings.store.path}", timeout_s=5)
-    database.call(metadata.create_all)
-    database.close()
     try:
+        prepare(settings.store.path)
         store = SqliteStore(
             settings.store.path,
             reporters=reporter_names(settings),
             currency=settings.billing.currency,
             retention_days=settings.usage.retention_days,
         )
-    except StoreFailed as error:
+    except (SchemaError, StoreFailed) as error:
         raise OSError(str(error)) from None
     return LocalBilling(
         store,
