@@ -39,9 +39,9 @@ HOMES = {
     "jwt": ("auth/jwt.py",),
     "lupa": ("auth/script.py", "auth/sandbox.py"),
     "prometheus_client": ("telemetry/metrics.py",),
-    "psycopg": ("billing/store_postgres.py", "billing/postgres_*.py", "schema/*.py"),
+    "psycopg": ("billing/store_postgres.py", "schema/*.py"),
     "pymysql": ("kit/database.py",),
-    "re2": ("admission/firewall.py", "admission/patterns.py"),
+    "re2": ("admission/patterns.py", "config/check_firewall.py"),
     "redis": ("kit/redis.py",),
     "rich": ("cli/show.py", "cli/usage_show.py"),
     "sqlalchemy": (

@@ -135,6 +135,18 @@ METRICS = {
         "counter", ("sink",), "Records lost because their sink could not take them: usage or access_log."
     ),
     "zuebee_config_reloads_total": Description("counter", ("result",), "Reloads of the configuration: ok or refused."),
+    "zuebee_requests_detached": Description("gauge", (), "Requests that go on although their client has left."),
+    "zuebee_idempotent_requests_total": Description(
+        "counter",
+        ("outcome",),
+        "Requests with an Idempotency-Key: run, joined to a running one, replayed from the store, or refused.",
+    ),
+    "zuebee_idempotency_failures_total": Description(
+        "counter", (), "Failed reads and writes of kept answers in the store."
+    ),
+    "zuebee_firewall_matches_total": Description(
+        "counter", ("rule", "action"), "Matches of firewall rules: blocked, counted or allowed."
+    ),
     "zuebee_ready": Description("gauge", (), "1 while /health/readiness answers 200."),
 }
 
