@@ -152,7 +152,7 @@ def test_it_works_while_the_gateway_serves_and_ends_a_pause(tmp_path: Path, sim:
         config = {
             "backends": [{"url": sim.url}],
             "health_check": {"enabled": False},
-            "usage": {"path": str(tmp_path / "usage.db"), "reporters": [reporter]},
+            "usage": {"reporters": [reporter]},
         }
         with running(tmp_path, config) as gateway:
             for _ in range(5):

@@ -31,7 +31,7 @@ def settings(folder: Path, sim: Sim, *reporters: dict[str, Any], **usage: Any) -
     return {
         "backends": [{"url": sim.url}],
         "health_check": {"enabled": False},
-        "usage": {"path": str(folder / "usage.db"), "reporters": list(reporters), "drain": "1s", **usage},
+        "usage": {"reporters": list(reporters), "drain": "1s", **usage},
     }
 
 
