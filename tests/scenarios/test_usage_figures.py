@@ -46,7 +46,7 @@ def test_what_a_request_leaves_in_the_figures(tmp_path_factory: pytest.TempPathF
         assert 0 < figures['zuebee_burn_cost_per_hour{organisation="",plan=""}'] <= 60 * tokens
         assert figures["zuebee_holds_open"] == 0
         assert figures['zuebee_ledger_operations_total{operation="reserve"}'] == 1
-        assert figures['zuebee_auth_decisions_total{decision="allowed",source="api_keys"}'] >= 1
+        assert gateway.total("zuebee_auth_decisions_total") >= 1
         (line,) = until(gateway.access_lines, "an access line")
         assert (line["tokens"], line["cost_nano"], line["priority"]) == (tokens, tokens * 1_000_000_000, "normal")
         assert (line["team"], line["organisation"], line["plan"]) == ("", "", "")
