@@ -95,7 +95,7 @@ class SignatureSource:
         self._kept = kept
         self._clients = {client.client_id: _Client(client) for client in clients}
         self._nonces = nonces
-        self._keys = tuple(keys)
+        self.keys = tuple(keys)
         self._finish = finish
         self._bound_keys = frozenset(client.require_key for client in clients if client.require_key)
         # Every client, and the one that nobody is, takes as many HMACs: time tells neither who exists nor who rotates.
@@ -155,10 +155,11 @@ class SignatureSource:
         found = await self._find_key(Presented(shown.caller, shown.key, digest))
         if not isinstance(found, KeyRecord) or found.principal.key_id != client.require_key:
             return KEY_REVOKED
-        return judge(found, shown.caller.address, clock.wall_s())
+        return judge(found, shown.caller.address, clock.wall_s()) or found.refusal
 
     async def aclose(self) -> None:
         """See `KeySource.aclose`."""
+        await self._nonces.aclose()
 
     async def _record(self, presented: Presented, client_id: str, client: _Client) -> KeyRecord | Refusal:
         if not client.require_key:
@@ -183,7 +184,7 @@ class SignatureSource:
     async def _find_key(self, presented: Presented) -> KeyRecord | Refusal | None:
         if presented.key is None:
             return None
-        for source in self._keys:
+        for source in self.keys:
             if (found := await source.find(presented)) is not None:
                 return found
         return None

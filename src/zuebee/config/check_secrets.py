@@ -84,8 +84,6 @@ def _sources(pipeline: list[SourceSettings], is_file: Callable[[str], bool]) -> 
         if source.type == "jwt":
             yield from _jwt((*path, "jwt"), source.jwt, is_file)
         elif source.type == "signature":
-            if not source.clients:
-                yield (*path, "clients"), "needs at least one client", True
             if before and any(client.require_key for client in source.clients):
                 yield path, _NOT_FIRST, True
             for place, client in enumerate(source.clients):
@@ -95,7 +93,6 @@ def _sources(pipeline: list[SourceSettings], is_file: Callable[[str], bool]) -> 
 
 def _jwt(path: Path, jwt: JwtSettings | None, is_file: Callable[[str], bool]) -> Iterator[Found]:
     if jwt is None:
-        yield path, "required, but missing", True
         return
     if (jwt.jwks_file is None) == (jwt.jwks_url is None):
         yield path, "expected either `jwks_file` or `jwks_url`", True

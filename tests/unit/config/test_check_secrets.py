@@ -135,13 +135,11 @@ def test_secrets_of_clients_that_sign(secret: str, message: str) -> None:
             pipeline(signature(more=", require_key: sk-a-real-key-0001")),
             "auth.pipeline[0].clients[0].require_key: expected the id of a key (`key_...`), not the key",
         ),
-        (pipeline("{type: signature}"), "auth.pipeline[0].clients: needs at least one client"),
         (
             pipeline("{type: file}", signature(more=", require_key: key_1")),
             "auth.pipeline[1]: has clients with `require_key`, so it must stand first: another source would take the"
             " key alone",
         ),
-        (pipeline("{type: jwt}"), "auth.pipeline[0].jwt: required, but missing"),
     ],
 )
 def test_what_signatures_need(text: str, expected: str) -> None:
