@@ -33,11 +33,7 @@ class Nonces(Protocol):
 class MemoryNonces:
     """The nonces of one process, `count` of them.
 
-    <<<<<<< HEAD
-        One client may take half of the room, so that it does not shut the others out.
-    =======
-        One client may take half of the room, so that others are not shut out by it.
-    >>>>>>> main
+    One client may take half of the room, so that others are not shut out by it.
     """
 
     def __init__(self, max_nonces: int = MAX_NONCES) -> None:
