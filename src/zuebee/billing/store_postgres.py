@@ -62,6 +62,7 @@ class PostgresStore:
         self._db: psycopg.Connection[Any] | None = None
         self._balance_ids: dict[tuple[str, float], int] = {}
         self._path_ids: dict[str, int] = {}
+        self._seen: dict[str, Balance] = {}
 
     # --- the connection ---
 
@@ -200,7 +201,14 @@ class PostgresStore:
         except Exception:
             self._undo()
             raise
+        if len(self._seen) > MAX_KNOWN:
+            self._seen.clear()
+        self._seen.update({balance.account: balance for balance in loaded.ledger.balances()})
         return self.decided
+
+    def seen(self) -> list[Balance]:
+        """The balances that the latest transactions left behind; for any thread."""
+        return list(self._seen.values())
 
     def _undo(self) -> None:
         try:
