@@ -204,6 +204,7 @@ class Platform:
             lend("zuebee_idempotent_requests_total", lambda: (((what,), n) for what, n in replays.counts.items()))
             lend("zuebee_idempotency_failures_total", lambda: [((), answers.failures)])
         lend("zuebee_firewall_matches_total", self._firewall_counts.items)
+        lend("zuebee_source_refusals_total", self._auth_state.tokens.refused.items)
         lend("zuebee_ready", lambda: [((), float(self.readiness().ready))])
         lend("zuebee_priority_running", self._running_by_priority)
         lend_limits(self.limiter, self.metrics)
