@@ -41,9 +41,9 @@ HOMES = {
     "prometheus_client": ("telemetry/metrics.py",),
     "psycopg": ("billing/store_postgres.py", "schema/*.py"),
     "pymysql": ("kit/database.py",),
-    "re2": ("admission/firewall.py", "admission/patterns.py"),
+    "re2": ("admission/patterns.py", "config/check_firewall.py"),
     "redis": ("kit/redis.py",),
-    "rich": ("cli/show.py",),
+    "rich": ("cli/show.py", "cli/usage_show.py"),
     "sqlalchemy": (
         "accounts/*.py",
         "answers/store.py",

@@ -51,6 +51,7 @@ NO_KEY = Refusal(
 UNKNOWN_KEY = Refusal(401, "authentication_error", "invalid_api_key", "The API key is not valid.")
 KEY_DISABLED = Refusal(403, "permission_error", "key_disabled", "This API key is disabled.")
 KEY_EXPIRED = Refusal(403, "permission_error", "key_expired", "This API key has expired.")
+KEY_NOT_STARTED = Refusal(403, "permission_error", "key_not_started", "This API key cannot be used yet.")
 ADDRESS_REFUSED = Refusal(403, "permission_error", "ip_not_allowed", "This API key may not be used from this address.")
 KEY_REVOKED = Refusal(401, "authentication_error", "key_revoked", "This API key was revoked.")
 BODY_NOT_SIGNED = Refusal(
@@ -62,6 +63,14 @@ STORE_UNAVAILABLE = Refusal(
     "store_unavailable",
     "What this request costs cannot be recorded just now.",
     retry_after_s=1.0,
+    should_retry=True,
+)
+OUTBOX_FULL = Refusal(
+    503,
+    "overloaded_error",
+    "usage_outbox_full",
+    "Too many usage records wait to be reported; requests that would add to them are not served.",
+    retry_after_s=10.0,
     should_retry=True,
 )
 NOT_FOUND = Refusal(404, "not_found_error", "unknown_path", "There is no such endpoint.")
