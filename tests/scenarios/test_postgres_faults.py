@@ -31,10 +31,10 @@ from tests.support.tcp_proxy import DOWN, UP, TcpProxy, proxy_before
 from zuebee.billing.batch import StoreBusy
 from zuebee.billing.ledger import HoldState
 from zuebee.billing.operations import Operation, Settle
+from zuebee.billing.postgres_connection import StoreLost
 from zuebee.billing.records import COLUMNS
 from zuebee.billing.shared_committer import SharedCommitter
 from zuebee.billing.spool import Spool, replay
-from zuebee.billing.store_postgres import PostgresStore, StoreLost
 from zuebee.contracts.admission import Budget
 from zuebee.schema.prepare import prepare
 
@@ -436,6 +436,6 @@ def test_a_server_that_forgets_commits_is_told_not_to(url: str) -> None:
         connection.execute(
             "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$"
         )
-    store: PostgresStore = store_on(url)
-    assert store._connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
+    store = store_on(url)
+    assert store.connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
     store.disconnect()

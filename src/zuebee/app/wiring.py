@@ -199,7 +199,7 @@ class Platform:
         lend("zuebee_priority_running", self._running_by_priority)
         lend_reporting(self.reporting, self.metrics)
         lend_budgets(self.billing.balances, self.metrics, self.settings.metrics.max_accounts)
-        lend("zuebee_holds_open", lambda: [((), len(self.billing.ledger.open))])
+        lend("zuebee_holds_open", lambda: [((), self.billing.holds_open)])
         lend("zuebee_hold_oldest_seconds", lambda: [((), self.billing.oldest_hold_s())])
 
     def _healthy(self) -> Iterable[tuple[tuple[str, ...], float]]:

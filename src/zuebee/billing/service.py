@@ -241,6 +241,11 @@ class LocalBilling:
         """The balances of accounts in use."""
         return self.ledger.balances()
 
+    @property
+    def holds_open(self) -> int:
+        """How many requests hold something."""
+        return len(self.ledger.open)
+
     def oldest_hold_s(self) -> float:
         """The age of the oldest open hold, in seconds."""
         oldest = next(iter(self.ledger.open.values()), None)

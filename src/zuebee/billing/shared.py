@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from zuebee.billing import records
 from zuebee.billing.batch import StoreBusy, StoreFailed
-from zuebee.billing.ledger import TOKENS, HoldState, Short
+from zuebee.billing.ledger import TOKENS, Balance, HoldState, Short
 from zuebee.billing.operations import Extend, Reserve, Settle, record_of
 from zuebee.billing.pricing import NO_PRICE, PriceBook, Rate, cost_nano
 from zuebee.billing.refusals import too_short
@@ -155,6 +155,19 @@ class SharedBilling:
         return None
 
     # --- for operators ---
+
+    def balances(self) -> Sequence[Balance]:
+        """The balances of accounts in use, as they stood a few seconds ago."""
+        return self._committer.overview.balances
+
+    @property
+    def holds_open(self) -> int:
+        """How many requests of this process hold something, a few seconds ago."""
+        return self._committer.overview.holds
+
+    def oldest_hold_s(self) -> float:
+        """The time since the oldest sign of life of an open hold, in seconds."""
+        return self._committer.overview.oldest_hold_s
 
     @property
     def dropped(self) -> int:

@@ -17,9 +17,10 @@ from itertools import chain
 from zuebee.billing.batch import StoreBusy
 from zuebee.billing.ledger import HoldState
 from zuebee.billing.operations import Answer, Expire, Operation, Renew, Reserve, Settle
+from zuebee.billing.postgres_connection import StoreLost
 from zuebee.billing.shared_batch import Pending, SharedBatch
 from zuebee.billing.spool import Line, Spool
-from zuebee.billing.store_postgres import PostgresStore, StoreLost
+from zuebee.billing.store_postgres import Overview, PostgresStore
 from zuebee.kit import clock
 
 _log = logging.getLogger("zuebee.billing")
@@ -47,6 +48,7 @@ class SharedCommitter:
         self.commit_s = 0.0
         self.dropped = 0
         self.failed = 0
+        self.overview = Overview([], 0, 0.0)
         self._store = store
         self._spool = spool
         self._timeout_s = timeout_s
@@ -167,8 +169,9 @@ class SharedCommitter:
         self.down = True
         self._tend()
 
-    def _swept(self, holds: list[Expire]) -> None:
+    def _swept(self, holds: list[Expire], overview: Overview | None) -> None:
         self._sweeping = False
+        self.overview = overview or self.overview
         if holds:
             _log.warning("%d holds of requests whose process is gone have expired", len(holds))
         for hold in holds:
@@ -281,7 +284,7 @@ class SharedCommitter:
             if isinstance(order, SharedBatch):
                 self._do(order)
             elif order == "sweep":
-                self._call(self._swept, self._swept_up())
+                self._call(self._swept, *self._swept_up())
             else:
                 if order == "end":
                     with suppress(StoreBusy):
@@ -289,14 +292,14 @@ class SharedCommitter:
                 self._store.disconnect()
                 return
 
-    def _swept_up(self) -> list[Expire]:
+    def _swept_up(self) -> tuple[list[Expire], Overview | None]:
         try:
-            return self._store.sweep()
+            return self._store.sweep(), self._store.overview()
         except StoreBusy:
-            return []
+            return [], None
         except Exception:
             _log.exception("expired holds could not be looked for")
-            return []
+            return [], None
 
     def _do(self, batch: SharedBatch) -> None:
         attempts = 0
