@@ -336,7 +336,7 @@ class SharedCommitter:
         self._attempt_at_s = clock.monotonic_s()
         try:
             if not self._store.connected:
-                self._store.connect()
+                self._store.resume()
             return self._store.apply(number, operations)
         finally:
             self._attempt_at_s = 0.0

@@ -16,7 +16,7 @@ from zuebee.billing import records
 from zuebee.billing.batch import StoreBusy, StoreFailed
 from zuebee.billing.ledger import Balance, Entry, HoldState, Ledger, State
 from zuebee.billing.operations import Answer, Expire, Operation, Record, Renew, Reserve, decide, holds_of
-from zuebee.billing.postgres_connection import PostgresConnection
+from zuebee.billing.postgres_connection import PostgresConnection, StoreLost
 from zuebee.contracts.admission import Amount
 from zuebee.contracts.periods import period_start_s
 
@@ -52,6 +52,7 @@ class PostgresStore(PostgresConnection):
         self, url: str, *, reporters: Sequence[str], currency: str, retention_days: int, timeout_s: float, hold_s: float
     ) -> None:
         self.owner = 0
+        self._name = ""
         self.transactions = 0
         self.decided: list[Answer] = []
         super().__init__(url, timeout_s)
@@ -65,10 +66,17 @@ class PostgresStore(PostgresConnection):
     # --- epochs ---
 
     def start(self, name: str) -> int:
-        """Connect, and begin a new epoch; answers with its number."""
+        """Connect, and begin an epoch if there is none; answers with its number."""
+        self._name = name
+        return self.resume()
+
+    def resume(self) -> int:
+        """Connect again, in the same epoch unless the store does not know it any more."""
         self.connect()
+        if self.owner:
+            return self.owner
         try:
-            row = self.connection.execute(sql.BEGIN_OWNER, (name,)).fetchone()
+            row = self.connection.execute(sql.BEGIN_OWNER, (self._name,)).fetchone()
         except psycopg.Error as error:
             raise self.failure(error) from None
         self.owner = int(row[0]) if row is not None else 0
@@ -188,7 +196,11 @@ class PostgresStore(PostgresConnection):
             at_batch = db.execute(sql.LAST_BATCH, (self.owner,))
         row = at_owner.fetchone()
         if row is None:
-            raise StoreFailed("this process is not known to the store any more")
+            if owner == self.owner:
+                self.owner = 0  # restored from a back-up, perhaps: begin a new epoch
+                self.disconnect()
+                raise StoreLost("the store does not know this process any more")
+            raise StoreFailed("the store does not know that process")
         ledger = Ledger(self.owner)
         balances = {b[0]: ledger.add_balance(Balance(*b)) for b in at_balances}
         for path in known:
