@@ -257,6 +257,8 @@ class SharedCommitter:
 
     async def aclose(self) -> None:
         """Do what waits, for at most `CLOSE_S`; what is left then is in the spool file. Ends the epoch."""
+        if self._closing.is_set():
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await self._idle.wait()

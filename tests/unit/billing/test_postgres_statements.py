@@ -7,7 +7,7 @@ from zuebee.billing import postgres_statements as sql
 from zuebee.schema.tables import metadata
 
 INSERT = re.compile(r"INSERT INTO (\w+)(?: AS t)? \(([^)]*)\)\s+(?:SELECT \* FROM unnest\((.*?)\)|VALUES)", re.DOTALL)
-STATEMENTS = {name: text for name, text in vars(sql).items() if name.isupper() and isinstance(text, str)}
+STATEMENTS = {name: text.strip() for name, text in vars(sql).items() if name.isupper() and isinstance(text, str)}
 KINDS = {"BIGINT": "int8", "INTEGER": "int4", "TEXT": "text", "DOUBLE PRECISION": "float8", "BOOLEAN": "bool"}
 
 
