@@ -118,7 +118,7 @@ def running(hold: SharedHold, *used: int) -> Grant:
 
 
 async def test_running_requests_are_renewed_with_what_they_delivered(billing: SharedBilling, store: FakeStore) -> None:
-    hold = await reserve(billing, TOKENS, Amount(100), max_output_tokens=50)
+    hold = await reserve(billing, TOKENS, Amount(100, 200_000), max_output_tokens=50)
     assert await billing.attend([running(hold, 10, 20)]) == []
     await billing.aclose()
     [renewal] = done(store, Renew)
