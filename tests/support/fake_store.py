@@ -4,9 +4,8 @@ import threading
 from typing import Any
 
 from tests.support.shared_ledger import AT_S
-from zuebee.billing.ledger import Ledger
+from zuebee.billing.ledger import Balance, Ledger
 from zuebee.billing.operations import Answer, Expire, Operation, Settle, decide
-from zuebee.billing.store_postgres import Overview
 
 
 class FakeStore:
@@ -56,8 +55,8 @@ class FakeStore:
         expired, self.expired = self.expired, []
         return expired
 
-    def overview(self) -> Overview:
-        return Overview(list(self.ledger.balances()), len(self.ledger.open), 1.5)
+    def balances(self) -> list[Balance]:
+        return list(self.ledger.balances())
 
     def end(self) -> None:
         self.events.append("end")

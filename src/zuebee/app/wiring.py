@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from functools import partial
 from urllib.parse import urlsplit
 
+from zuebee.accounts.source import StoreSource
 from zuebee.admission.service import AdmissionService
 from zuebee.app.access import AuthState, build_pipeline
 from zuebee.app.guarding import build_firewall, open_answers
 from zuebee.app.limiting import build_limiter, same_limiter
 from zuebee.app.money import open_billing
 from zuebee.app.reporting import build_reporting, lend_budgets, lend_reporting
+from zuebee.app.store import prepare_store, store_database
 from zuebee.auth.service import AuthPipeline, OpenDoor
 from zuebee.config import BackendSettings, ProxySettings, RoutingSettings, Settings, TlsSettings
 from zuebee.config.check import listen_address
@@ -53,6 +55,8 @@ class Platform:
         self.metrics = Metrics(settings.metrics.max_models, settings.metrics.max_accounts)
         self._ratios = TokenRatios()
         self._firewall_counts: dict[tuple[str, str], int] = {}
+        prepare_store(settings.store)
+        self._keys = StoreSource(store_database(settings.store), currency=settings.billing.currency)
         self.reporting = build_reporting(settings)
         self.billing = open_billing(settings, self.reporting.gate.refusal)
         self.limiter = build_limiter(settings)
@@ -148,7 +152,9 @@ class Platform:
     def _make_authenticator(self, settings: Settings) -> AuthPipeline | OpenDoor:
         if not settings.auth_on:
             return OpenDoor()
-        return build_pipeline(settings, self._auth_state, proxy_for=partial(_proxy_for, settings.proxy))
+        return build_pipeline(
+            settings, self._auth_state, store_source=self._keys, proxy_for=partial(_proxy_for, settings.proxy)
+        )
 
     def _make_server(self) -> HttpServer:
         settings = self.settings
@@ -199,7 +205,7 @@ class Platform:
         lend("zuebee_priority_running", self._running_by_priority)
         lend_reporting(self.reporting, self.metrics)
         lend_budgets(self.billing.balances, self.metrics, self.settings.metrics.max_accounts)
-        lend("zuebee_holds_open", lambda: [((), self.billing.holds_open)])
+        lend("zuebee_holds_open", lambda: [((), self.billing.holds_open())])
         lend("zuebee_hold_oldest_seconds", lambda: [((), self.billing.oldest_hold_s())])
 
     def _healthy(self) -> Iterable[tuple[tuple[str, ...], float]]:

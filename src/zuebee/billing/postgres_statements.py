@@ -76,7 +76,6 @@ EXPIRED = f"""
 SELECT h.hold, o.ended_at_s > 0 FROM ledger_holds h JOIN ledger_owners o ON o.id = h.owner
 WHERE h.expires_at_s <= {NOW} OR (h.owner <> %s AND o.ended_at_s > 0) ORDER BY h.expires_at_s LIMIT %s
 """
-OWN_HOLDS = f"SELECT count(*), coalesce({NOW} - min(expires_at_s), 0)::float8 FROM ledger_holds WHERE owner = %s"
 BALANCES = """
 SELECT id, account, unit, period, starts_at_s, granted, held, used, overdraft, limited, changes
 FROM ledger_balances WHERE id = ANY(%s::int8[])

@@ -241,9 +241,8 @@ class LocalBilling:
         """The balances of accounts in use."""
         return self.ledger.balances()
 
-    @property
     def holds_open(self) -> int:
-        """How many requests hold something."""
+        """How many holds of this process are open."""
         return len(self.ledger.open)
 
     def oldest_hold_s(self) -> float:

@@ -15,12 +15,12 @@ from contextlib import suppress
 from itertools import chain
 
 from zuebee.billing.batch import StoreBusy
-from zuebee.billing.ledger import HoldState
+from zuebee.billing.ledger import Balance, HoldState
 from zuebee.billing.operations import Answer, Expire, Operation, Renew, Reserve, Settle
 from zuebee.billing.postgres_connection import StoreLost
 from zuebee.billing.shared_batch import Pending, SharedBatch
 from zuebee.billing.spool import Line, Spool
-from zuebee.billing.store_postgres import Overview, PostgresStore
+from zuebee.billing.store_postgres import PostgresStore
 from zuebee.kit import clock
 
 _log = logging.getLogger("zuebee.billing")
@@ -48,7 +48,7 @@ class SharedCommitter:
         self.commit_s = 0.0
         self.dropped = 0
         self.failed = 0
-        self.overview = Overview([], 0, 0.0)
+        self.balances: list[Balance] = []
         self._store = store
         self._spool = spool
         self._timeout_s = timeout_s
@@ -169,9 +169,9 @@ class SharedCommitter:
         self.down = True
         self._tend()
 
-    def _swept(self, holds: list[Expire], overview: Overview | None) -> None:
+    def _swept(self, holds: list[Expire], balances: list[Balance]) -> None:
         self._sweeping = False
-        self.overview = overview or self.overview
+        self.balances = balances or self.balances
         if holds:
             _log.warning("%d holds of requests whose process is gone have expired", len(holds))
         for hold in holds:
@@ -294,14 +294,14 @@ class SharedCommitter:
                 self._store.disconnect()
                 return
 
-    def _swept_up(self) -> tuple[list[Expire], Overview | None]:
+    def _swept_up(self) -> tuple[list[Expire], list[Balance]]:
         try:
-            return self._store.sweep(), self._store.overview()
+            return self._store.sweep(), self._store.balances()
         except StoreBusy:
-            return [], None
+            return [], []
         except Exception:
             _log.exception("expired holds could not be looked for")
-            return [], None
+            return [], []
 
     def _do(self, batch: SharedBatch) -> None:
         attempts = 0

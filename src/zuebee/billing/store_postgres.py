@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-import msgspec
 import psycopg
 
 from zuebee.billing import postgres_statements as sql
@@ -29,16 +28,6 @@ SILENT_HOLDS = 10
 
 _STATES: dict[str, State] = {"post": "posted", "void": "voided", "expire": "expired", "adjust": "adjusted"}
 _CHARGED = ("post", "expire", "overdraft", "adjust")
-
-
-class Overview(msgspec.Struct):
-    """What operators are shown: balances, and of the holds of this process how many, and how old the oldest sign of
-    life is (seconds).
-    """
-
-    balances: list[Balance]
-    holds: int
-    oldest_hold_s: float
 
 
 class PostgresStore(PostgresConnection):
@@ -102,16 +91,11 @@ class PostgresStore(PostgresConnection):
         except psycopg.Error as error:
             raise self.failure(error) from None
 
-    def overview(self) -> Overview:
-        """How the accounts that this process has used lately stand, and its open holds."""
+    def balances(self) -> list[Balance]:
+        """How the accounts stand that this process has used lately."""
         ids = list(islice(reversed(self._balance_ids.values()), MAX_SHOWN))
         try:
-            with self.connection.pipeline():
-                balances = self.connection.execute(sql.BALANCES, (ids,))
-                holds = self.connection.execute(sql.OWN_HOLDS, (self.owner,))
-            count, since_s = holds.fetchone() or (0, 0.0)
-            oldest_s = max(0.0, since_s + self._hold_s) if count else 0.0
-            return Overview([Balance(*row) for row in balances], count, oldest_s)
+            return [Balance(*row) for row in self.connection.execute(sql.BALANCES, (ids,))]
         except psycopg.Error as error:
             raise self.failure(error) from None
 

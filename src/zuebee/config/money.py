@@ -18,8 +18,7 @@ class StoreSettings(Section, frozen=True, kw_only=True):
         str | None, Meta(description="postgresql:// URL, for one or many processes; then `path` is not used.")
     ] = None
     spool_path: Annotated[
-        str,
-        Meta(description="With `url`: settlements that the database has not taken yet. One file for each process."),
+        str, Meta(description="File for settlements while PostgreSQL does not answer; each process needs its own.")
     ] = "data/spool.jsonl"
     commit_interval_s: Annotated[
         Duration, Meta(description="Longest wait of a usage record that nobody waits for.")

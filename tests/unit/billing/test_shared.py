@@ -8,7 +8,7 @@ from tests.support.fake_store import FakeStore
 from tests.support.fakes import make_job
 from zuebee.billing import shared, shared_committer
 from zuebee.billing.batch import StoreFailed
-from zuebee.billing.operations import Extend, Operation, Renew, Settle
+from zuebee.billing.operations import Extend, Renew
 from zuebee.billing.postgres_connection import StoreLost
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.shared import SharedBilling, SharedHold
@@ -202,8 +202,10 @@ async def test_a_database_that_cannot_be_used_is_said_at_the_start(
 async def test_operators_see_balances_and_holds(billing: SharedBilling, store: FakeStore) -> None:
     hold = await reserve(billing, TOKENS, Amount(100))
     await billing.attend([running(hold, 1, 1)])
-    operations: list[Operation] = [Settle(hold.id, None, None)]
-    store.apply(0, operations)
+    assert billing.holds_open() == 1
+    assert 0 < billing.oldest_hold_s() < 60
+    await settle(billing, over(hold, None))
+    await billing.attend([])
     await billing.aclose()
     assert [balance.account for balance in billing.balances()] == ["key:k/tokens/never"]
-    assert (billing.holds_open, billing.oldest_hold_s(), billing.dropped) == (1, 1.5, 0)
+    assert (billing.holds_open(), billing.dropped) == (0, 0)

@@ -165,7 +165,7 @@ async def test_what_has_expired_is_resolved(committer: SharedCommitter, store: F
     committer.sweep()
     await eventually(lambda: store.ledger.open == {})
     committer.sweep()
-    await eventually(lambda: committer.overview.holds == 0 and committer.overview.balances)
+    await eventually(lambda: committer.balances and committer.balances[0].held == 0)
 
 
 async def test_what_cannot_be_done_does_not_stop_the_rest(committer: SharedCommitter, store: FakeStore) -> None:
