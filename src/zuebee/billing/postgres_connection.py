@@ -16,6 +16,15 @@ _TRY_AGAIN = (
 )  # fmt: skip
 
 
+# Whoever stops between the two round trips must not keep others from the balances it has locked. A server that is
+# set to forget commits (`off`) is told not to; one that is set to more than `on` keeps that.
+_SETTINGS = """
+SELECT set_config('statement_timeout', %(bound)s, false), set_config('lock_timeout', %(bound)s, false),
+    set_config('idle_in_transaction_session_timeout', %(bound)s, false),
+    CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END
+"""
+
+
 class StoreLost(StoreBusy):
     """The connection is gone; whether the last transaction was committed is known once there is a new one."""
 
@@ -33,24 +42,17 @@ class PostgresConnection:
         """Connect anew."""
         self.disconnect()
         bound_ms = round(self._timeout_s * 1000)
-        # Whoever stops between the two round trips must not keep others from the balances it has locked.
-        options = " ".join(
-            f"-c {name}={bound_ms}"
-            for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
-        )
         try:
             db = psycopg.connect(
                 self._url,
                 autocommit=True,
-                options=options,
                 connect_timeout=max(2, round(self._timeout_s)),
                 tcp_user_timeout=bound_ms,
-                application_name="zuebee",
+                fallback_application_name="zuebee",
             )
             with self._lock:
                 self._db = db
-            if db.execute("SHOW synchronous_commit").fetchone() == ("off",):
-                db.execute("SET synchronous_commit = on")
+            db.execute(_SETTINGS, {"bound": str(bound_ms)})
         except psycopg.Error as error:
             self.disconnect()
             raise StoreLost(type(error).__name__) from None
