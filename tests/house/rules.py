@@ -39,7 +39,7 @@ HOMES = {
     "jwt": ("auth/jwt.py",),
     "lupa": ("auth/script.py", "auth/sandbox.py"),
     "prometheus_client": ("telemetry/metrics.py",),
-    "psycopg": ("billing/store_postgres.py", "schema/*.py"),
+    "psycopg": ("billing/postgres_connection.py", "billing/store_postgres.py", "schema/*.py"),
     "pymysql": ("kit/database.py",),
     "re2": ("admission/patterns.py", "config/check_firewall.py"),
     "redis": ("kit/redis.py",),
