@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from zuebee.accounts.invoices import Invoices
 from zuebee.accounts.payments import Payments
 from zuebee.accounts.service import AccountsService
 from zuebee.config import StoreSettings
 from zuebee.kit.database import Database, DatabaseError, database_url
-from zuebee.schema.tables import metadata
+from zuebee.schema.prepare import prepare
+from zuebee.schema.version import SchemaError
 
-_POSTGRES = ("postgres://", "postgresql://", "postgresql+psycopg://")
+_POSTGRES = ("postgres://", "postgresql://")
 
 
 class CannotOpen(Exception):
@@ -43,6 +43,8 @@ def administration(store: StoreSettings, currency: str) -> Iterator[Administrati
             invoices=Invoices(database, currency=currency),
             currency=currency,
         )
+    except SchemaError as error:
+        raise CannotOpen(str(error)) from None
     except DatabaseError as error:
         raise CannotOpen(f"the store does not do what it should: {error}") from None
     except OSError as error:
@@ -61,18 +63,10 @@ def store_named(store: StoreSettings, name: str) -> StoreSettings:
 
 def _open(store: StoreSettings) -> Database:
     if store.url is not None:
-        try:
-            url = database_url("postgres", store.url)
-        except ValueError:
-            raise CannotOpen("store.url is not the URL of a PostgreSQL database") from None
+        if not store.url.startswith(_POSTGRES):
+            raise CannotOpen("store.url is not the URL of a PostgreSQL database")
+        url = database_url("postgres", store.url)
     else:
-        Path(store.path).parent.mkdir(parents=True, exist_ok=True)
         url = f"sqlite:///{store.path}"
-    database = Database(url, timeout_s=float(store.timeout_s), max_connections=1)
-    _prepare(database)
-    return database
-
-
-def _prepare(database: Database) -> None:
-    """Make the tables that are missing."""
-    database.call(metadata.create_all)
+    prepare(store.url or store.path)
+    return Database(url, timeout_s=float(store.timeout_s), max_connections=1)

@@ -1,32 +1,27 @@
 """Settings -> the ledger and what belongs to it."""
 
-from pathlib import Path
-
 from zuebee.billing.batch import StoreFailed
 from zuebee.billing.list_prices import ListPrices
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
 from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.config import Settings
-from zuebee.kit.database import Database
-from zuebee.schema.tables import metadata
+from zuebee.schema.prepare import prepare
+from zuebee.schema.version import SchemaError
 
 
 def open_billing(settings: Settings) -> LocalBilling:
     """The ledger, ready. Raises OSError."""
     reporters = [r.name for r in settings.usage.reporters if r.enabled and r.type != "builtin"]
-    Path(settings.store.path).parent.mkdir(parents=True, exist_ok=True)
-    database = Database(f"sqlite:///{settings.store.path}", timeout_s=5)
-    database.call(metadata.create_all)
-    database.close()
     try:
+        prepare(settings.store.path)
         store = SqliteStore(
             settings.store.path,
             reporters=reporters if settings.usage.enabled else [],
             currency=settings.billing.currency,
             retention_days=settings.usage.retention_days,
         )
-    except StoreFailed as error:
+    except (SchemaError, StoreFailed) as error:
         raise OSError(str(error)) from None
     return LocalBilling(
         store,

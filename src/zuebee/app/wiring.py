@@ -2,16 +2,18 @@
 
 import ssl
 from collections.abc import Iterable
+from functools import partial
 from urllib.parse import urlsplit
 
 from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
+from zuebee.app.access import AuthState, build_pipeline
+from zuebee.app.limiting import build_limiter, same_limiter
 from zuebee.app.money import open_billing
-from zuebee.auth.service import KeyAuthenticator, OpenDoor
-from zuebee.auth.sources import FileSource, file_records
-from zuebee.config import BackendSettings, RoutingSettings, Settings, TlsSettings
+from zuebee.auth.service import AuthPipeline, OpenDoor
+from zuebee.config import BackendSettings, ProxySettings, RoutingSettings, Settings, TlsSettings
 from zuebee.config.check import listen_address
-from zuebee.contracts.admission import Authenticator, Recorder
+from zuebee.contracts.admission import Recorder
 from zuebee.dispatch.fleet import Fleet, Reachable
 from zuebee.dispatch.model_list import ModelList
 from zuebee.dispatch.service import Dispatcher
@@ -22,7 +24,7 @@ from zuebee.edge.pipeline import Pipeline
 from zuebee.kit import clock
 from zuebee.kit.http_connect import bypasses_proxy
 from zuebee.kit.http_server import HttpServer, ReceiveLimits
-from zuebee.limits.service import MemoryLimiter
+from zuebee.kit.tasks import Tasks
 from zuebee.models.catalogue import KINDS
 from zuebee.models.estimate import TokenRatios
 from zuebee.models.service import BackendInference
@@ -48,14 +50,18 @@ class Platform:
         self.metrics = Metrics(settings.metrics.max_models)
         self._ratios = TokenRatios()
         self.billing = open_billing(settings)
+        self.limiter = build_limiter(settings)
         self._access_log = None if settings.log.access == "off" else AccessLog(settings.log.access)
         recorders: list[Recorder] = [self.metrics]
         if self._access_log is not None:
             recorders.append(self._access_log)
+        self._auth_state = AuthState()
+        self._retiring = Tasks()
+        self._authenticator = self._make_authenticator(settings)
         self._admission = AdmissionService(
-            authenticator=_authenticator(settings),
+            authenticator=self._authenticator,
             firewall=OpenFirewall(),
-            limiter=MemoryLimiter(),
+            limiter=self.limiter,
             billing=self.billing,
             recorders=recorders,
             estimate=self._ratios.estimate,
@@ -79,21 +85,33 @@ class Platform:
         if listen_address(settings) != listen_address(self.settings):
             # Without keys and without a host only the loopback is served, but the socket is bound already.
             raise CannotReload("with the first key, or without the last, `listen` means another address; restart it")
-        authenticator = _authenticator(settings)
+        if not same_limiter(settings, self.settings):
+            raise CannotReload("rate_limit.storage and processes cannot change in a running process; restart it")
         tls = settings.server.tls
         # Tried on a context of its own: a certificate whose key does not fit would stay in the one in use.
         _tls_context(tls)
-        backends = await self._fleet.apply(settings.backends, settings.health_check)
+        authenticator = self._make_authenticator(settings)
+        try:
+            backends = await self._fleet.apply(settings.backends, settings.health_check)
+        except BaseException:
+            await authenticator.aclose()
+            raise
         if self._tls is not None and tls is not None:
             self._tls.load_cert_chain(tls.cert_file, tls.key_file)
         self._dispatcher = Dispatcher(backends, settings.routing)
         self.pipeline.inference = self._dispatcher
-        self._admission.authenticator = authenticator
+        # The old sources close once nobody asks them any more.
+        self._retiring.spawn(self._authenticator.aclose(), "auth.retire")
+        self._authenticator = self._admission.authenticator = authenticator
+        self.limiter.apply(settings.rate_limit)
         self.settings = settings
 
     async def aclose(self) -> None:
         """Stop probing, and write what waits."""
         await self._fleet.aclose()
+        await self._authenticator.aclose()
+        await self._retiring.aclose()
+        await self.limiter.aclose()
         await self.billing.aclose()
         if self._access_log is not None:
             self._access_log.close()
@@ -107,13 +125,14 @@ class Platform:
         return Readiness(fit > 0, "" if fit else "no backend is fit", fit, len(backends))
 
     def _make_backend(self, settings: BackendSettings) -> tuple[str, Reachable]:
-        parts = urlsplit(settings.url)
-        proxies = self.settings.proxy
-        proxy = proxies.https if parts.scheme == "https" else proxies.http
-        if bypasses_proxy(parts.hostname or "", proxies.no_proxy):
-            proxy = None
-        name = settings.name or parts.netloc
+        name = settings.name or urlsplit(settings.url).netloc
+        proxy = _proxy_for(self.settings.proxy, settings.url)
         return name, BackendInference(settings, name, proxy, self.settings.stream.heartbeat_s, self._ratios)
+
+    def _make_authenticator(self, settings: Settings) -> AuthPipeline | OpenDoor:
+        if not settings.auth_on:
+            return OpenDoor()
+        return build_pipeline(settings, self._auth_state, proxy_for=partial(_proxy_for, settings.proxy))
 
     def _make_server(self) -> HttpServer:
         settings = self.settings
@@ -166,11 +185,11 @@ class Platform:
             yield ("access_log",), self._access_log.dropped
 
 
-def _authenticator(settings: Settings) -> Authenticator:
-    if not settings.auth_on:
-        return OpenDoor()
-    sources = [FileSource(file_records(settings))]
-    return KeyAuthenticator(sources, settings.auth.header_names, settings.auth.mode)
+def _proxy_for(proxies: ProxySettings, url: str) -> str | None:
+    parts = urlsplit(url)
+    if bypasses_proxy(parts.hostname or "", proxies.no_proxy):
+        return None
+    return proxies.https if parts.scheme == "https" else proxies.http
 
 
 def _tls_context(tls: TlsSettings | None) -> ssl.SSLContext | None:

@@ -3,12 +3,19 @@
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 
-from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, KEY_REVOKED, Refusal
+from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, KEY_NOT_STARTED, KEY_REVOKED, Refusal
 from zuebee.contracts.keys import KeyRecord, Network
 
 MAX_KEY_BYTES = 4096
+_SENDABLE = re.compile(rb"[\x21-\x7e]+")
+
+
+def sendable(key: bytes) -> bool:
+    """Whether a key has only characters that a header can carry: no others are ever looked up anywhere."""
+    return _SENDABLE.fullmatch(key) is not None
 
 
 def digest_of(key: bytes) -> str:
@@ -56,13 +63,15 @@ def within(address: str, networks: Sequence[Network]) -> bool:
 
 
 def judge(record: KeyRecord, address: str, now_s: float) -> Refusal | None:
-    """Whether a known key may be used now and from here."""
+    """Whether a known key may be used now and from here; `record.refusal` is left to the caller."""
     if record.revoked:
         return KEY_REVOKED
     if not record.active:
         return KEY_EXPIRED if record.expired else KEY_DISABLED
     if record.expires_at_s and now_s >= record.expires_at_s:
         return KEY_EXPIRED
+    if now_s < record.starts_at_s:
+        return KEY_NOT_STARTED
     if record.denied and within(address, record.denied):
         return ADDRESS_REFUSED
     if record.allowed and not within(address, record.allowed):

@@ -18,7 +18,7 @@ class ScriptSettings(Section, frozen=True, kw_only=True):
     timeout_s: Annotated[Timeout, Meta(description="A longer run is a denial.")] = field(
         name="timeout", default=seconds(0.1)
     )
-    max_memory: Annotated[Size, Meta(description="A script that needs more is a denial.")] = Size(10 << 20)
+    max_memory: Annotated[Size, Meta(description="More is a denial; at least 2MB.")] = Size(10 << 20)
     max_instructions: Annotated[int, Meta(ge=1000, description="A longer run is a denial.")] = 1_000_000
 
 
@@ -58,12 +58,17 @@ class WebhookSourceSettings(Section, frozen=True, kw_only=True):
 
 
 class JwtSettings(Section, frozen=True, kw_only=True):
-    """Bearer tokens signed by an issuer of yours (RFC 7519). Only asymmetric algorithms."""
+    """Bearer tokens signed by an issuer of yours (docs/signatures.md). Only asymmetric algorithms."""
 
     issuer: Annotated[str, Meta(min_length=1, description="The required `iss`.")]
     audience: Annotated[str, Meta(min_length=1, description="The required `aud`.")]
     jwks_file: Annotated[str | None, Meta(description="File with the issuer's keys (JWKS).")] = None
-    jwks_url: Annotated[str | None, Meta(description="Where the issuer publishes its keys; or this.")] = None
+    jwks_url: Annotated[
+        str | None, Meta(description="Or where the issuer publishes them: https, or http on this machine.")
+    ] = None
+    jwks_ca_file: Annotated[str | None, Meta(description="CA certificates for that URL, instead of the system's.")] = (
+        None
+    )
     jwks_cache_s: Annotated[Timeout, Meta(description="How long fetched keys are used.")] = field(
         name="jwks_cache", default=seconds(300)
     )
@@ -82,7 +87,7 @@ class JwtSettings(Section, frozen=True, kw_only=True):
 
 
 class SignatureClientSettings(Section, frozen=True, kw_only=True):
-    """An enterprise client that signs its requests."""
+    """An enterprise client that signs its requests (docs/signatures.md)."""
 
     client_id: Annotated[str, Meta(min_length=1, description="What it sends as X-Client-Id.")]
     secrets: Annotated[
@@ -109,7 +114,10 @@ class SourceSettings(Section, frozen=True, kw_only=True):
     webhook: Annotated[WebhookSourceSettings | None, Meta(description="For type webhook.")] = None
     jwt: Annotated[JwtSettings | None, Meta(description="For type jwt.")] = None
     clients: Annotated[list[SignatureClientSettings], Meta(description="For type signature.")] = []
-    script: Annotated[ScriptSettings | None, Meta(description="Decides about what this source found.")] = None
+    script: Annotated[
+        ScriptSettings | None,
+        Meta(description="Decides about what this source found (of redis, database, webhook: in place of its status)."),
+    ] = None
 
 
 class AuthSettings(Section, frozen=True, kw_only=True):
@@ -126,7 +134,7 @@ class AuthSettings(Section, frozen=True, kw_only=True):
     pipeline: Annotated[
         list[SourceSettings], Meta(description="Sources in the order they are asked. Empty: file, then store.")
     ] = []
-    script: Annotated[ScriptSettings | None, Meta(description="Has the last word about every request.")] = None
+    script: Annotated[ScriptSettings | None, Meta(description="Has the last word about whom the sources admit.")] = None
     timeout_s: Annotated[Timeout, Meta(description="For the whole pipeline; then the request is refused.")] = field(
         name="timeout", default=seconds(10)
     )
@@ -135,8 +143,11 @@ class AuthSettings(Section, frozen=True, kw_only=True):
         Meta(description="How long an answer is reused, and so how long a revoked key may live; at most 5s, 0: never."),
     ] = field(name="cache", default=seconds(2))
     cache_redis: Annotated[
-        bool, Meta(description="Share answers of the pipeline between processes in Redis (`redis`).")
+        bool, Meta(description="Share answers of redis, database and webhook sources between processes in `redis`.")
     ] = False
+    cache_secret: Annotated[
+        str, Meta(description="At least 32 characters, the same in all processes; needed for `cache_redis`.")
+    ] = ""
 
 
 class FirewallRuleSettings(Section, frozen=True, kw_only=True):

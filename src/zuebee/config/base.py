@@ -20,7 +20,22 @@ def seconds(value: float) -> Any:
 
 
 _SECRET = frozenset(
-    {"api_key", "database", "dsn", "headers", "http", "https", "key", "password", "secret", "secrets", "token", "url"}
+    {
+        "addr",
+        "api_key",
+        "cache_secret",
+        "database",
+        "dsn",
+        "headers",
+        "http",
+        "https",
+        "key",
+        "password",
+        "secret",
+        "secrets",
+        "token",
+        "url",
+    }
 )
 
 

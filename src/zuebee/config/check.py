@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from zuebee.config import ApiKeySettings, BackendSettings, Settings, TlsSettings
 from zuebee.config.check_billing import price_findings
+from zuebee.config.check_limits import limit_findings
 from zuebee.kit.yaml_tree import Path
 
 _PLACEHOLDER = re.compile(
@@ -72,6 +73,7 @@ def check(settings: Settings, is_file: Callable[[str], bool]) -> list[Finding]:
         *_proxies(settings),
         *_reporters(settings),
         *(Finding(*found) for found in price_findings(settings.billing)),
+        *(Finding(*found) for found in limit_findings(settings.rate_limit, settings.redis)),
     ]
 
 

@@ -9,6 +9,7 @@ in or what is done to a request. Nodes keep the place where they were written, s
 from collections.abc import Callable
 
 from zuebee.config.dialects_access import translate_access
+from zuebee.config.dialects_limits import translate_limits
 from zuebee.config.dialects_tools import (
     Notes,
     disabled,
@@ -42,6 +43,7 @@ def translate(root: Mapping) -> Notes:
     """Rewrite the tree in place; the notes say what could not be translated and what has no effect."""
     notes = Notes()
     steps: tuple[Callable[[Mapping, Notes], None], ...] = (
+        translate_limits,  # before what is left of `storage` is told to have no effect
         _refused,
         _server,
         _logs,
@@ -66,7 +68,7 @@ def _refused(root: Mapping, notes: Notes) -> None:
         if node and not switched_off(node) and not disabled(parent):
             notes.refuse(node, f"{reason}; remove it or set `enabled: false`")
     if storage := root.items.pop("storage", None):
-        notes.warn(storage, "has no effect: records are kept in SQLite (`usage.path`), limits in memory")
+        notes.warn(storage, "has no effect: records are kept in SQLite (`store.path`)")
 
 
 def _server(root: Mapping, notes: Notes) -> None:

@@ -19,7 +19,8 @@ Priority = Literal["low", "normal", "high"]
 class Caller(msgspec.Struct, gc=False):
     """Who knocks: what is known before a byte of the body is read.
 
-    `route` is the path as the route table has it, `path` and `query` as the caller wrote them. `fields`: the header
+    `route` is the path as the route table has it, `path` what the caller wrote with its percent-encoding undone,
+    `raw_path` and `query` as the caller wrote them. `fields`: the header
     fields by their name in lower case; of a field that was sent several times, the last. `body_sha256` is filled in
     by whoever verified a signature that covers the body: admission compares it with the body (hex).
     """
@@ -31,6 +32,7 @@ class Caller(msgspec.Struct, gc=False):
     path: str = ""
     query: bytes = b""
     body_sha256: str = ""
+    raw_path: bytes = b""
 
 
 class Limit(msgspec.Struct, frozen=True):

@@ -51,6 +51,7 @@ NO_KEY = Refusal(
 UNKNOWN_KEY = Refusal(401, "authentication_error", "invalid_api_key", "The API key is not valid.")
 KEY_DISABLED = Refusal(403, "permission_error", "key_disabled", "This API key is disabled.")
 KEY_EXPIRED = Refusal(403, "permission_error", "key_expired", "This API key has expired.")
+KEY_NOT_STARTED = Refusal(403, "permission_error", "key_not_started", "This API key cannot be used yet.")
 ADDRESS_REFUSED = Refusal(403, "permission_error", "ip_not_allowed", "This API key may not be used from this address.")
 KEY_REVOKED = Refusal(401, "authentication_error", "key_revoked", "This API key was revoked.")
 BODY_NOT_SIGNED = Refusal(

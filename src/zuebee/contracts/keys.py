@@ -15,7 +15,8 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 class KeyRecord(msgspec.Struct, frozen=True):
     """What a source knows of one key. `expires_at_s` and `starts_at_s`: seconds since 1970, 0 for never and always.
 
-    `data` is what a decision script sees of it, by the names of LLMProxy's sources.
+    `refusal` is what the source's own rules say against it (status, quota, balance); a decision script takes the
+    place of these rules. `data` is what a script sees of the record, by the names of LLMProxy's sources.
     """
 
     digest: str
@@ -27,6 +28,7 @@ class KeyRecord(msgspec.Struct, frozen=True):
     expires_at_s: float = 0.0
     allowed: tuple[Network, ...] = ()
     denied: tuple[Network, ...] = ()
+    refusal: Refusal | None = None
     data: Mapping[str, Any] = {}
 
 
@@ -39,7 +41,11 @@ class Presented(msgspec.Struct):
 
 
 class KeySource(Protocol):
-    """One place that may know a credential."""
+    """One place that may know a credential.
+
+    A source whose answer depends on more of the caller than the key says so by an attribute `per_request = True`: it is
+    asked each time, and also when no key was shown.
+    """
 
     name: str
 

@@ -217,9 +217,11 @@ class Exchange:
             settlement.ending = _ending(end)
             settlement.code = end.refusal.code
         if (stored := self._settle()) is not None:
+            # With the settlement the hold is on disk as well; if the disk fails now, the answer is not given away.
             await stored
-            if (refusal := await self._secure()) is not None:
-                return refusal if not self._events else None
+            if not self._events and (refusal := await self._secure()) is not None:
+                await self._client.refuse(refusal)
+                return None
         if end.refusal is not None:
             await self._break_off(end.refusal)
         else:

@@ -21,13 +21,17 @@ _DRIVERS = {"mysql": "mysql+pymysql", "postgres": "postgresql+psycopg", "sqlite"
 class Database:
     """One database. `url` is SQLAlchemy's; `timeout_s` bounds connecting, waiting for a connection and each statement.
 
+    `read_only`: a file of somebody else's (SQLite): never made, never changed, not even its journal.
+
     Every public method may raise `DatabaseError`.
     """
 
-    def __init__(self, url: str, *, timeout_s: float, max_connections: int = 4) -> None:
+    def __init__(self, url: str, *, timeout_s: float, max_connections: int = 4, read_only: bool = False) -> None:
         self._timeout_s = timeout_s
+        if read_only and url.startswith("sqlite:///"):
+            url = f"sqlite:///file:{quote(url.removeprefix('sqlite:///'))}?mode=ro&uri=true"
         self.engine = sqlalchemy.create_engine(url, **_engine_options(url, timeout_s, max_connections))
-        if self.engine.dialect.name == "sqlite":
+        if self.engine.dialect.name == "sqlite" and not read_only:
             event.listen(self.engine, "connect", _prepare_sqlite)
         self._threads = ThreadPoolExecutor(max_connections, thread_name_prefix="database")
 

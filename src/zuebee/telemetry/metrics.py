@@ -52,6 +52,9 @@ METRICS = {
     ),
     "zuebee_endings_total": Description("counter", ("ending",), "Requests by how they ended."),
     "zuebee_refusals_total": Description("counter", ("code",), "Error answers by their code."),
+    "zuebee_source_refusals_total": Description(
+        "counter", ("source", "reason"), "Tokens and signatures that a source of the pipeline refused, by why."
+    ),
     "zuebee_retries_total": Description("counter", (), "Second and further tries at backends."),
     "zuebee_requests_running": Description("gauge", (), "Requests being answered now."),
     "zuebee_connections": Description("gauge", (), "Open client connections."),

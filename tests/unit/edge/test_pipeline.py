@@ -1,11 +1,12 @@
 import asyncio
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import pytest
 
 from tests.support.fakes import USAGE, FakeInference, Step, answer, failure, head, make_job, until
 from zuebee.contracts.admission import ANONYMOUS, Caller, Grant, Principal, Settlement
-from zuebee.contracts.errors import DRAINED, INTERNAL, NO_KEY, Refusal, bad_request
+from zuebee.contracts.errors import DRAINED, INTERNAL, KEY_REVOKED, NO_KEY, STORE_UNAVAILABLE, Refusal, bad_request
 from zuebee.contracts.inference import QUIET, End, FailureCause, Headers, Job, Sink, Usage
 from zuebee.edge.pipeline import Pipeline
 
@@ -27,6 +28,8 @@ class Desk:
         self.settled: list[Settlement] = []
         self.as_settled: list[tuple[Any, ...]] = []
         self.held = 0
+        self.hold: Pledge | None = None
+        self.cut: Refusal | None = None
         self._log = log
 
     async def identify(self, caller: Caller) -> Principal | Refusal:
@@ -34,17 +37,41 @@ class Desk:
             raise self.who
         return self.who
 
-    async def admit(self, principal: Principal, job: Job) -> Grant | Refusal:
+    async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
         if self.limit is not None:
             return self.limit
         self.held += 1
-        return Grant(principal)
+        return Grant(principal, hold=self.hold)
 
-    def settle(self, settlement: Settlement) -> None:
+    async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
+        return [(grant, self.cut) for grant in grants if self.cut is not None]
+
+    def settle(self, settlement: Settlement) -> Awaitable[None] | None:
         self._log.append("settled")
         self.settled.append(settlement)
         self.as_settled.append((settlement.ending, settlement.status, settlement.code, settlement.usage))
         self.held -= settlement.grant is not None
+        return self.hold.store() if self.hold is not None else None
+
+
+class Pledge:
+    """A hold that is on disk as soon as somebody waits for it, unless the disk has failed."""
+
+    def __init__(self, log: list[str], *, fails: bool = False) -> None:
+        self.secured = False
+        self._log = log
+        self._fails = fails
+
+    async def wait(self) -> Refusal | None:
+        await asyncio.sleep(0)
+        self._log.append("hold on disk")
+        self.secured = not self._fails
+        return STORE_UNAVAILABLE if self._fails else None
+
+    async def store(self) -> None:
+        await asyncio.sleep(0)
+        self._log.append("settlement on disk")
+        self.secured = not self._fails
 
 
 class Pushed:
@@ -387,3 +414,51 @@ async def test_what_is_no_route_is_settled_too() -> None:
     assert scene.outcome() == ("refused", 429, "c", None)
     assert scene.log == ["settled", "refuse c"]
     assert scene.client.headers == [(b"allow", b"GET")]
+
+
+# --- holds ---
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_no_byte_leaves_before_the_hold_is_on_disk_and_no_end_before_the_settlement(stream: bool) -> None:
+    scene = Scene(streaming(b"data: [DONE]\n\n", End(USAGE)) if stream else answer(), stream=stream)
+    scene.desk.hold = Pledge(scene.log)
+    assert await scene.run() == ("complete", 200, "", USAGE)
+    if stream:
+        assert scene.log.index("hold on disk") < scene.log.index("start")
+    assert scene.log[-3:] == ["settled", "settlement on disk", "finish"]
+
+
+async def test_a_long_answer_waits_for_the_hold_with_its_second_piece() -> None:
+    scene = Scene([head(), b'{"a', b'":1}', End(USAGE)], stream=False)
+    scene.desk.hold = Pledge(scene.log)
+    await scene.run()
+    first, second = (index for index, step in enumerate(scene.log) if step == "write")
+    assert first < scene.log.index("hold on disk") < second  # the first piece is held back by the client
+
+
+async def test_an_answer_that_cannot_be_accounted_for_is_not_given_away() -> None:
+    scene = Scene(streaming(End(USAGE)))
+    scene.desk.hold = Pledge(scene.log, fails=True)
+    assert (await scene.run())[:3] == ("refused", 503, "store_unavailable")
+    assert scene.client.body == b""
+    whole = Scene(answer(), stream=False)
+    whole.desk.hold = Pledge(whole.log, fails=True)
+    await whole.run()
+    assert whole.log[-1] == "refuse store_unavailable"
+    assert "finish" not in whole.log
+
+
+async def test_a_running_stream_that_may_not_go_on_is_cut_and_told_why() -> None:
+    scene = Scene(streaming(End(USAGE)))
+    scene.client.gone_at = "write"
+    task = scene.client.task = asyncio.ensure_future(scene.pipeline.serve(CALLER, scene.client, scene.settlement))
+    await until(lambda: "write" in scene.log)
+    await scene.pipeline.attend()
+    assert not task.done()
+    scene.desk.cut = KEY_REVOKED
+    scene.client.gone_at = ""
+    await scene.pipeline.attend()
+    await task
+    assert scene.outcome() == ("cut", 200, "key_revoked", USAGE)
+    assert b"key_revoked" in scene.client.body

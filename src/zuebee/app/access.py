@@ -1,0 +1,177 @@
+"""Settings -> who may call: the sources of keys, their scripts, and the pipeline they make."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import msgspec
+
+from zuebee.auth.counters import PIPELINE, AuthCounters
+from zuebee.auth.database import DatabaseLookup
+from zuebee.auth.handles import Handles
+from zuebee.auth.lookups import AnyKey, Lookup, MapSource, RedisLookup
+from zuebee.auth.sandbox import ScriptLimits, ScriptMistake
+from zuebee.auth.script import DecisionScript, ScriptThreads
+from zuebee.auth.service import AuthPipeline
+from zuebee.auth.shared import SharedAnswers
+from zuebee.auth.sources import FileSource, file_records
+from zuebee.auth.step import Step
+from zuebee.auth.webhook import WebhookLookup
+from zuebee.config import RedisSourceSettings, ScriptSettings, Settings, SourceSettings
+from zuebee.contracts.keys import KeySource
+from zuebee.kit.database import Database, database_url
+from zuebee.kit.redis import RedisClient
+from zuebee.kit.tasks import Tasks
+
+MakeSource = Callable[[SourceSettings], KeySource]
+_DEFAULT = (SourceSettings(type="file"), SourceSettings(type="store"))
+
+
+class AuthState:
+    """What outlives a reload: counters, and the credentials of running requests."""
+
+    def __init__(self) -> None:
+        self.counters = AuthCounters()
+        self.handles = Handles()
+
+
+def build_pipeline(
+    settings: Settings,
+    state: AuthState,
+    *,
+    store_source: KeySource | None = None,
+    proxy_for: Callable[[str], str | None] = lambda _: None,
+    makers: dict[str, MakeSource] | None = None,
+) -> AuthPipeline:
+    """The pipeline of the settings. `makers`: for further types of sources (`jwt`, `signature`). `proxy_for`: the
+    forward proxy to a URL. Raises ValueError and OSError; what it says can be shown.
+    """
+    return _Builder(settings, state, store_source, proxy_for, makers or {}).build()
+
+
+class _Builder:
+    def __init__(
+        self,
+        settings: Settings,
+        state: AuthState,
+        store_source: KeySource | None,
+        proxy_for: Callable[[str], str | None],
+        makers: dict[str, MakeSource],
+    ) -> None:
+        self._settings = settings
+        self._state = state
+        self._store_source = store_source
+        self._proxy_for = proxy_for
+        self._makers = makers
+        self._threads = ScriptThreads()
+        self._tasks = Tasks()
+        self._shared_client: RedisClient | None = None
+
+    def build(self) -> AuthPipeline:
+        """See `build_pipeline`."""
+        auth = self._settings.auth
+        names: set[str] = set()
+        steps = []
+        for source in auth.pipeline or _DEFAULT:
+            if not source.enabled or (not auth.pipeline and source.type == "store" and self._store_source is None):
+                continue
+            name = source.name or source.type
+            while name in names:
+                name += "-2"
+            names.add(name)
+            steps.append(self._step(msgspec.structs.replace(source, name=name)))
+        return AuthPipeline(
+            steps,
+            header_names=auth.header_names,
+            mode=auth.mode,
+            timeout_s=auth.timeout_s,
+            counters=self._state.counters,
+            handles=self._state.handles,
+            tasks=self._tasks,
+            script=self._script(PIPELINE, auth.script),
+            threads=self._threads,
+            closes=[self._shared_client.aclose] if self._shared_client is not None else [],
+        )
+
+    def _step(self, source: SourceSettings) -> Step:
+        script = self._script(source.name, source.script)
+        # Two caches in a row: each gets half, so that together they keep the promise.
+        cache_s = self._settings.auth.cache_s / (2 if self._settings.auth.cache_redis else 1)
+        return Step(
+            self._source(source, scripted=script is not None),
+            script,
+            cache_s=cache_s,
+            timeout_s=self._settings.auth.timeout_s,
+            counters=self._state.counters,
+            tasks=self._tasks,
+        )
+
+    def _source(self, source: SourceSettings, *, scripted: bool) -> KeySource:
+        if source.type == "file":
+            return FileSource(file_records(self._settings), source.name)
+        if source.type == "store":
+            if self._store_source is None:
+                raise ValueError("auth.pipeline: type `store` needs the key store")
+            return self._store_source
+        if source.type in self._makers:
+            return self._makers[source.type](source)
+        if source.type == "lua":
+            return MapSource(source.name, AnyKey())
+        return MapSource(source.name, self._lookup(source, scripted), self._shared(source))
+
+    def _lookup(self, source: SourceSettings, scripted: bool) -> Lookup:
+        if source.redis is not None and source.type == "redis":
+            client = RedisClient(redis_url(source.redis), timeout_s=source.redis.timeout_s)
+            return RedisLookup(client, source.redis.key_pattern)
+        if source.database is not None and source.type == "database":
+            asked = source.database
+            url = database_url(asked.driver, asked.dsn)
+            return DatabaseLookup(
+                Database(url, timeout_s=asked.timeout_s, read_only=True),
+                table=asked.table,
+                key_column=asked.key_column,
+                key_form=asked.key_form,
+                fields=asked.fields,
+            )
+        if source.webhook is not None and source.type == "webhook":
+            return WebhookLookup(
+                source.webhook.url,
+                method=source.webhook.method,
+                headers=source.webhook.headers,
+                timeout_s=source.webhook.timeout_s,
+                proxy_url=self._proxy_for(source.webhook.url),
+                script_decides=scripted,
+            )
+        raise ValueError(f"auth.pipeline: type `{source.type}` is not available here, or its section is missing")
+
+    def _shared(self, source: SourceSettings) -> SharedAnswers | None:
+        auth, redis = self._settings.auth, self._settings.redis
+        if not auth.cache_redis or redis is None or auth.cache_s <= 0:
+            return None
+        if self._shared_client is None:
+            self._shared_client = RedisClient(redis.url, timeout_s=redis.timeout_s, retry_after_s=redis.retry_after_s)
+        # Answers of a source that is asked differently are other answers.
+        asked = hashlib.sha256(repr(msgspec.to_builtins(source)).encode()).hexdigest()
+        return SharedAnswers(self._shared_client, f"{redis.prefix}{asked[:16]}:", auth.cache_secret, auth.cache_s / 2)
+
+    def _script(self, name: str, settings: ScriptSettings | None) -> DecisionScript | None:
+        if settings is None or not settings.enabled:
+            return None
+        text = Path(settings.path).read_text("utf-8") if settings.path else settings.script
+        limits = ScriptLimits(settings.timeout_s, settings.max_memory, settings.max_instructions)
+        try:
+            return DecisionScript(name, text, limits, self._threads, self._state.counters)
+        except ScriptMistake as mistake:
+            raise ValueError(f"auth: the script of `{name}` cannot be compiled: {mistake}") from None
+
+
+def redis_url(settings: RedisSourceSettings) -> str:
+    """One URL out of address, password and database; those in the URL win."""
+    text = settings.addr if "://" in settings.addr else f"redis://{settings.addr}"
+    parts = urlsplit(text)
+    place = parts.netloc
+    if settings.password and "@" not in place:
+        place = f":{quote(settings.password, safe='')}@{place}"
+    path = parts.path if parts.path.strip("/") or parts.scheme == "unix" else f"/{settings.db}"
+    return urlunsplit((parts.scheme, place, path, parts.query, ""))

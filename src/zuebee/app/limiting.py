@@ -1,0 +1,23 @@
+"""Settings -> the limiter: counters in memory, or in Redis for many processes."""
+
+from zuebee.config import Settings
+from zuebee.kit.redis import RedisClient
+from zuebee.limits.redis_limiter import RedisLimiter
+from zuebee.limits.service import MemoryLimiter
+
+
+def build_limiter(settings: Settings) -> MemoryLimiter | RedisLimiter:
+    """The limiter that the settings ask for. Redis need not be there yet."""
+    limits, redis = settings.rate_limit, settings.redis
+    if limits.storage == "memory" or not limits.enabled or redis is None:
+        return MemoryLimiter(limits)
+    client = RedisClient(redis.url, timeout_s=redis.timeout_s, retry_after_s=redis.retry_after_s)
+    return RedisLimiter(limits, client, prefix=redis.prefix)
+
+
+def same_limiter(settings: Settings, running: Settings) -> bool:
+    """Whether the running limiter can follow new settings."""
+    ours, theirs = settings.rate_limit, running.rate_limit
+    return (ours.storage, ours.processes, ours.enabled) == (theirs.storage, theirs.processes, theirs.enabled) or (
+        ours.storage == theirs.storage == "memory"
+    )

@@ -1,0 +1,39 @@
+"""The credentials of running requests, so that they can be asked about again. In memory only, and bounded."""
+
+from msgspec import Struct, structs
+
+from zuebee.contracts.admission import Caller
+
+MAX_HANDLES = 20_000
+
+
+class Handle(Struct, frozen=True):
+    """A credential that was admitted, and with what request."""
+
+    key: bytes
+    caller: Caller
+
+
+class Handles:
+    """By the credential's SHA-256. Beyond the bound the one that was not used for longest is forgotten: its running
+    requests are not asked about again.
+    """
+
+    def __init__(self, most: int = MAX_HANDLES) -> None:
+        self.kept: dict[str, Handle] = {}
+        self._most = most
+
+    def keep(self, digest: str, key: bytes, caller: Caller, *, whole: bool) -> None:
+        """Remember a credential. `whole`: with the header fields, for scripts."""
+        self.kept.pop(digest, None)
+        slim = caller if whole else structs.replace(caller, fields={}, query=b"")
+        self.kept[digest] = Handle(key, slim)
+        if len(self.kept) > self._most:
+            del self.kept[next(iter(self.kept))]
+
+    def renew(self, digest: str) -> Handle | None:
+        """The handle, now the newest; None if it was forgotten."""
+        handle = self.kept.pop(digest, None)
+        if handle is not None:
+            self.kept[digest] = handle
+        return handle

@@ -1,0 +1,53 @@
+"""PURE. From numbers as people write them to `Limit`s: for keys, plans and scopes alike."""
+
+from typing import Literal, Protocol
+
+from zuebee.contracts.admission import Limit
+
+MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400
+
+
+class Rates(Protocol):
+    """The numbers of one scope; 0 is no limit. Meanings are those of `LimitSettings`."""
+
+    @property
+    def requests_per_second(self) -> int: ...
+    @property
+    def burst_size(self) -> int: ...
+    @property
+    def requests_per_minute(self) -> int: ...
+    @property
+    def requests_per_hour(self) -> int: ...
+    @property
+    def requests_per_day(self) -> int: ...
+    @property
+    def tokens_per_minute(self) -> int: ...
+    @property
+    def tokens_per_hour(self) -> int: ...
+    @property
+    def tokens_per_day(self) -> int: ...
+    @property
+    def max_concurrent(self) -> int: ...
+    @property
+    def when_down(self) -> Literal["share", "open", "closed"]: ...
+
+
+def limits_of(subject: str, rates: Rates, *, whole: bool = False) -> tuple[Limit, ...]:
+    """The limits that these numbers set for a subject (`Limit.subject`).
+
+    A limit that comes with a principal replaces that of the settings for its subject, kind and window, and one of
+    amount 0 says that there is none. `whole`: the numbers of 0 are said as well, so that they replace all.
+    """
+    when_down = rates.when_down
+    burst = rates.burst_size or 2 * rates.requests_per_second
+    found = (
+        Limit(subject, "concurrent", rates.max_concurrent, 0, 0, when_down),
+        Limit(subject, "requests", rates.requests_per_second, 1, burst, when_down),
+        Limit(subject, "requests", rates.requests_per_minute, MINUTE_S, 0, when_down),
+        Limit(subject, "requests", rates.requests_per_hour, HOUR_S, 0, when_down),
+        Limit(subject, "requests", rates.requests_per_day, DAY_S, 0, when_down),
+        Limit(subject, "tokens", rates.tokens_per_minute, MINUTE_S, 0, when_down),
+        Limit(subject, "tokens", rates.tokens_per_hour, HOUR_S, 0, when_down),
+        Limit(subject, "tokens", rates.tokens_per_day, DAY_S, 0, when_down),
+    )
+    return tuple(limit for limit in found if limit.amount or whole)
