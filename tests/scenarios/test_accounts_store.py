@@ -19,8 +19,9 @@ from zuebee.accounts.errors import AccountsError
 from zuebee.accounts.source import StoreSource
 from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
-from zuebee.auth.service import KeyAuthenticator
+from zuebee.app.access import AuthState, build_pipeline
 from zuebee.billing.store_sqlite import SqliteStore
+from zuebee.config import AuthSettings, BackendSettings, Settings, SourceSettings
 from zuebee.contracts.admission import Budget, Caller, Grant, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.kit.database import DatabaseError, database_url
@@ -156,10 +157,12 @@ class NoLimits:
 def line(store: Store) -> AdmissionService:
     """The admission line with the store as the only source of keys."""
     source = StoreSource(store.database, currency="USD")
+    pipeline = AuthSettings(pipeline=[SourceSettings(type="store")])
+    settings = Settings(backends=[BackendSettings(url="http://127.0.0.1:9")], auth=pipeline)
     limiter: Any = NoLimits()
     billing: Any = None  # nothing here is metered
     return AdmissionService(
-        authenticator=KeyAuthenticator([source], ["Authorization", "X-API-Key"], "first_match"),
+        authenticator=build_pipeline(settings, AuthState(), store_source=source),
         firewall=OpenFirewall(),
         limiter=limiter,
         billing=billing,
