@@ -22,6 +22,10 @@ class Doorman:
     def __init__(self) -> None:
         self.settled: list[Settlement] = []
         self.callers: list[Caller] = []
+        self.screened: Refusal | None = None
+
+    def screen(self, caller: Caller) -> Refusal | None:
+        return self.screened
 
     async def identify(self, caller: Caller) -> Principal | Refusal:
         self.callers.append(caller)

@@ -53,6 +53,10 @@ class AdmissionService:
         self._estimate = estimate
         self._default_output_tokens = default_output_tokens
 
+    def screen(self, caller: Caller) -> Refusal | None:
+        """See `Admission.screen`."""
+        return self.firewall.check_caller(caller)
+
     async def identify(self, caller: Caller) -> Principal | Refusal:
         """See `Admission.identify`."""
         refusal = self.firewall.check_caller(caller) or self._limiter.blocked(caller.address)

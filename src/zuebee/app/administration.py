@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from zuebee.accounts.invoices import Invoices
 from zuebee.accounts.payments import Payments
 from zuebee.accounts.service import AccountsService
+from zuebee.app.store import prepare_store, store_database
 from zuebee.config import StoreSettings
-from zuebee.kit.database import Database, DatabaseError, database_url
-from zuebee.schema.prepare import prepare
-from zuebee.schema.version import SchemaError
+from zuebee.kit.database import Database, DatabaseError
 
 _POSTGRES = ("postgres://", "postgresql://")
 
@@ -43,12 +42,10 @@ def administration(store: StoreSettings, currency: str) -> Iterator[Administrati
             invoices=Invoices(database, currency=currency),
             currency=currency,
         )
-    except SchemaError as error:
-        raise CannotOpen(str(error)) from None
     except DatabaseError as error:
         raise CannotOpen(f"the store does not do what it should: {error}") from None
     except OSError as error:
-        raise CannotOpen(f"{store.path}: {error.strerror or type(error).__name__}") from None
+        raise CannotOpen(str(error)) from None
     finally:
         if database is not None:
             database.close()
@@ -62,11 +59,8 @@ def store_named(store: StoreSettings, name: str) -> StoreSettings:
 
 
 def _open(store: StoreSettings) -> Database:
-    if store.url is not None:
-        if not store.url.startswith(_POSTGRES):
-            raise CannotOpen("store.url is not the URL of a PostgreSQL database")
-        url = database_url("postgres", store.url)
-    else:
-        url = f"sqlite:///{store.path}"
-    prepare(store.url or store.path)
-    return Database(url, timeout_s=float(store.timeout_s), max_connections=1)
+    try:
+        prepare_store(store)
+        return store_database(store, max_connections=1)
+    except ValueError:
+        raise CannotOpen("store.url is not the URL of a PostgreSQL database") from None

@@ -27,7 +27,10 @@ class Nonces(Protocol):
 
 
 class MemoryNonces:
-    """The nonces of one process, `count` of them. One client may take half of the room, so that others are not shut out by it."""
+    """The nonces of one process, `count` of them.
+
+    One client may take half of the room, so that others are not shut out by it.
+    """
 
     def __init__(self, max_nonces: int = MAX_NONCES) -> None:
         self.count = 0

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from zuebee import __version__, config
-from zuebee.cli import accounts, keys, plans
+from zuebee.cli import accounts, keys, plans, usage
 from zuebee.config.file import ConfigError, Loaded, load
 from zuebee.telemetry import logs
 
@@ -71,6 +71,23 @@ def _load_or_exit(path: str) -> Loaded:
         for problem in error.problems:
             typer.echo(problem, err=True)
         raise typer.Exit(2) from None
+
+
+@contextmanager
+def _open_usage(path: str) -> Iterator[Any]:
+    """The store of a configuration, for `zuebee usage`."""
+    from zuebee.app.usage_desk import CannotRead, usage_desk
+
+    settings = _load_or_exit(path).settings
+    try:
+        with usage_desk(settings) as desk:
+            yield desk
+    except CannotRead as error:
+        typer.echo(f"zuebee cannot read the usage records: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+app.add_typer(usage.commands(_open_usage))
 
 
 @app.command()

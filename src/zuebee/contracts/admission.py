@@ -179,6 +179,13 @@ class Settlement(msgspec.Struct, gc=False):
 class Admission(Protocol):
     """The edge's only way to let a request in."""
 
+    def screen(self, caller: Caller) -> Refusal | None:
+        """Why a request for which nobody need be known (health, unknown paths) is not even looked at.
+
+        `identify` does this by itself.
+        """
+        ...
+
     def identify(self, caller: Caller) -> Coroutine[Any, Any, Principal | Refusal]:
         """Who is calling, and may they knock here at all?"""
         ...

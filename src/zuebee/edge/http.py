@@ -77,7 +77,8 @@ class HttpEdge:
         if b"x-request-id" in fields:
             settlement.client_request_id = fields[b"x-request-id"].decode("latin-1")
         if caller.method != "POST":
-            await self._pipeline.refuse(client, settlement, wrong_method("POST"), [(b"allow", b"POST")])
+            refusal = self._pipeline.admission.screen(caller) or wrong_method("POST")
+            await self._pipeline.refuse(client, settlement, refusal, [(b"allow", b"POST")])
             return
         client.path = route.path
         client.operation = route.operation

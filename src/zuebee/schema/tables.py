@@ -204,7 +204,6 @@ usage_records = Table(
         "timestamp", Text().with_variant(TIMESTAMP(timezone=True), "postgresql"),
         _derived(sqlite="strftime('%Y-%m-%dT%H:%M:%fZ', at_s, 'unixepoch')", postgresql="to_timestamp(at_s)"),
     ),
-    Index("usage_records_at", "at_s"),
 )  # fmt: skip
 
 usage_days = Table(

@@ -96,7 +96,8 @@ def _who() -> None:
         "keys",
         Column("id", Text, primary_key=True),
         Column("digest", Text, nullable=False, unique=True),
-        _text("hint"), _text("lineage"),
+        _text("hint"),
+        _text("lineage"),
         _text("name"), _text("organisation_id"), _text("team_id"), _text("user_id"), *_rights(), _text("priority"),
         _text("billing", "none"),
         _text("allowed_ips", "[]"), _text("denied_ips", "[]"), _text("rotated_from"),
@@ -184,7 +185,6 @@ def _usage() -> None:
             "timestamp", TIMESTAMP(timezone=True) if postgres else Text(),
             Computed("to_timestamp(at_s)" if postgres else rfc3339, persisted=postgres),
         ),
-        Index("usage_records_at", "at_s"),
     )  # fmt: skip
     op.create_table(
         "usage_days",
@@ -215,6 +215,7 @@ def _answers() -> None:
 
 
 def _money() -> None:
+    op.create_table("counters", Column("name", Text, primary_key=True), _number("value"))
     op.create_table(
         "payments",
         Column("id", Text, primary_key=True),
@@ -227,9 +228,4 @@ def _money() -> None:
         _text("organisation_id"), _time("starts_at_s"), _time("ends_at_s"), _text("currency"), _number("total_nano"),
         _text("lines", "[]"), _time("created_at_s"),
         Index("invoices_period", "organisation_id", "starts_at_s", "ends_at_s", unique=True),
-    )  # fmt: skip
-    op.create_table(
-        "counters",
-        Column("name", Text, primary_key=True),
-        _number("value"),
     )  # fmt: skip
