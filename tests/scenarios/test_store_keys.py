@@ -1,12 +1,14 @@
 """A new user's story: an organisation, a budget and a key by commands, and what a running gateway makes of them."""
 
+import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.client import HELLO, Answer, ask
+from tests.support.client import HELLO, Answer, Client, ask
 from tests.support.commands import ask_zuebee, zuebee
 from tests.support.databases import postgres_database
 from tests.support.processes import Gateway, Sim, running, simulated, until
@@ -139,3 +141,21 @@ def test_a_rotation_is_no_second_quota(place: Place) -> None:
     [budget] = place.do("keys", "show", new["id"])["budgets"]
     assert budget["account"] == f"key:{made['id']}/tokens/daily"
     assert 0 < budget["running"]["used"] <= 100
+
+
+@pytest.mark.parametrize("end", ["revoke", "disable"])
+def test_an_open_stream_ends_with_its_key(tmp_path: Path, end: str) -> None:
+    config = {"api_keys": None, "usage": None, "auth": {"enabled": True}, "store": {"path": str(tmp_path / "store.db")}}
+    slow = simulated(tmp_path / "sim", "--tokens-per-s", "4", "--tokens", "200")
+    with slow as sim, running(tmp_path / "gateway", {**config, "backends": [{"url": sim.url}]}) as gateway:
+        place = Place(gateway, tmp_path)
+        made = place.do("keys", "create")
+        with Client(gateway.url, made["key"]) as client:
+            stream = client.open({**HELLO, "stream": True})
+            assert stream.status == 200
+            place.do("keys", end, made["id"])
+            told_s = time.monotonic()
+            answer = stream.rest()
+            assert time.monotonic() - told_s < 5.0
+        assert "[DONE]" not in answer.events
+        assert json.loads(answer.events[-1])["error"]["code"] in ("key_revoked", "key_disabled")
