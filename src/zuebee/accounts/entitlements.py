@@ -119,10 +119,10 @@ def _smaller(one: Limit, other: Limit) -> Limit:
 def _budgets(levels: Sequence[Level], billing: BillingMode, currency: str) -> tuple[Budget, ...]:
     found: list[Budget] = []
     for level in levels:
+        if level.scope == "key" and billing == "none":
+            level = msgspec.structs.replace(level, budgets=())  # its plan's count all the same
         own = list(budgets_of(level))
-        if level.scope == "key":
-            if billing == "none":
-                continue
+        if level.scope == "key" and billing != "none":
             if billing == "prepaid" and all(budget.limit is not None for budget in own):
                 # The key's own account, empty until a top-up.
                 own.append(Budget(account_of("key", level.id, currency, "never"), currency, "never", None))
