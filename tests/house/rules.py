@@ -32,14 +32,14 @@ class Rule:
 
 # Where each heavy dependency lives: as few files as can be, so that it can be replaced there.
 HOMES = {
-    "alembic": ("schema/migrate.py", "schema/migrations/*.py", "schema/migrations/versions/*.py"),
+    "alembic": ("schema/migrate.py", "schema/migrations/*.py"),
     "cryptography": ("answers/envelope.py", "auth/jwt.py"),
     "genai_prices": ("billing/list_prices.py",),
     "httptools": ("kit/http_connection.py", "kit/http_guard.py", "kit/http_target.py", "sim/connection.py"),
     "jwt": ("auth/jwt.py",),
     "lupa": ("auth/script.py", "auth/sandbox.py"),
     "prometheus_client": ("telemetry/metrics.py",),
-    "psycopg": ("billing/store_postgres.py",),
+    "psycopg": ("billing/store_postgres.py", "billing/postgres_*.py", "schema/*.py"),
     "pymysql": ("kit/database.py",),
     "re2": ("admission/firewall.py", "admission/patterns.py"),
     "redis": ("kit/redis.py",),
@@ -51,11 +51,10 @@ HOMES = {
         "kit/database.py",
         "schema/*.py",
         "schema/migrations/*.py",
-        "schema/migrations/versions/*.py",
         "usage/*.py",
         "billing/verify.py",
     ),
-    "sqlite3": ("billing/store_sqlite.py", "usage/recorder.py"),
+    "sqlite3": ("billing/store_sqlite.py", "schema/*.py"),
     "typer": ("cli/*.py",),
     "uvicorn": ("kit/http_server.py", "kit/http_guard.py", "kit/http_cycle.py"),
     "uvloop": ("app/lifecycle.py",),
@@ -123,6 +122,8 @@ _WALL_CLOCK = frozenset(
 )
 _TASK_OWNERS = ("kit/tasks.py", "kit/http_guard.py")  # the second keeps uvicorn's own set of running requests
 _TASK_STARTERS = frozenset(["create_task", "ensure_future"])
+# What is heavy and not needed by every start may be imported where it turns out to be needed.
+_LATE = ("app/wiring.py", "cli/main.py", "schema/prepare.py", "schema/version.py")
 _ENVIRONMENT = frozenset(["os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv"])
 _UNFINISHED = re.compile(
     r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "if homes and not any" + "X", "NotImplemented" + "Error"]) + r")\b"
@@ -170,7 +171,7 @@ def bare_streams(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def late_imports(source: Source) -> Iterator[tuple[int, str]]:
-    if source.inside and source.inside not in ("app/wiring.py", "cli/main.py"):
+    if source.inside and source.inside not in _LATE:
         for function in ast.walk(source.tree):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield from ((line, f"{function.name} imports {module}") for line, module in imported_modules(function))

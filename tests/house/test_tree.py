@@ -15,6 +15,7 @@ TESTED_ELSEWHERE = {
     "__main__.py": "one call; the scenarios start it",
     "app/*.py": "plugs real parts together; tests/scenarios start them as processes",
     "cli/*.py": "its commands are run as a user would: tests/scenarios/test_starting.py, test_config.py",
+    "schema/migrations/*.py": "tests/unit/schema/test_migrate.py and tests/scenarios/test_store_schema.py run them all",
     "contracts/*.py": "shapes without behaviour; every test of a room is made of them",
 }
 

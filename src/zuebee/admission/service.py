@@ -77,7 +77,7 @@ class AdmissionService:
         tokens = prompt_tokens + output_tokens
         quote: Amount | Refusal = Amount(tokens)
         if principal.budgets:
-            quote = self._billing.unable() or self._billing.quote(job, prompt_tokens, output_tokens)
+            quote = self._billing.unable() or self._billing.quote(principal, job, prompt_tokens, output_tokens)
         if isinstance(quote, Refusal):
             return quote
         place = await self._limiter.acquire(caller, principal, job, tokens)

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
 from zuebee.app.access import AuthState, build_pipeline
+from zuebee.app.money import open_billing
 from zuebee.auth.service import AuthPipeline, OpenDoor
-from zuebee.billing.service import RecordsOnly
 from zuebee.config import BackendSettings, ProxySettings, RoutingSettings, Settings, TlsSettings
 from zuebee.config.check import listen_address
 from zuebee.contracts.admission import Recorder
@@ -30,7 +30,6 @@ from zuebee.models.estimate import TokenRatios
 from zuebee.models.service import BackendInference
 from zuebee.telemetry.logs import AccessLog
 from zuebee.telemetry.metrics import Metrics
-from zuebee.usage.recorder import UsageStore
 
 FIXED = (
     "listen", "server", "store", "redis", "usage", "billing", "idempotency", "log", "metrics", "stream", "proxy"
@@ -50,7 +49,7 @@ class Platform:
         self.draining = False
         self.metrics = Metrics(settings.metrics.max_models)
         self._ratios = TokenRatios()
-        self._store = UsageStore(settings.store.path, settings.usage.retention_days)
+        self.billing = open_billing(settings)
         self._access_log = None if settings.log.access == "off" else AccessLog(settings.log.access)
         recorders: list[Recorder] = [self.metrics]
         if self._access_log is not None:
@@ -62,7 +61,7 @@ class Platform:
             authenticator=self._authenticator,
             firewall=OpenFirewall(),
             limiter=MemoryLimiter(),
-            billing=RecordsOnly(self._store),
+            billing=self.billing,
             recorders=recorders,
             estimate=self._ratios.estimate,
             default_output_tokens=settings.billing.default_output_tokens,
@@ -108,7 +107,7 @@ class Platform:
         await self._fleet.aclose()
         await self._authenticator.aclose()
         await self._retiring.aclose()
-        self._store.close()
+        await self.billing.aclose()
         if self._access_log is not None:
             self._access_log.close()
 
@@ -176,7 +175,7 @@ class Platform:
         return (((b.name,), float(b.health.fit(now_s))) for b in self._dispatcher.backends)
 
     def _dropped(self) -> Iterable[tuple[tuple[str, ...], float]]:
-        yield ("usage",), self._store.dropped
+        yield ("usage",), self.billing.dropped
         if self._access_log is not None:
             yield ("access_log",), self._access_log.dropped
 

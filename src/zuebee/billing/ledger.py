@@ -96,14 +96,12 @@ class Short(msgspec.Struct, frozen=True):
 
 
 class Changes(msgspec.Struct):
-    """What a store must keep, in one transaction."""
+    """What a store must keep, in one transaction. `opened`: the holds of the `reserve` entries, in their order."""
 
     balances: list[Balance] = []
     paths: list[Path] = []
     entries: list[Entry] = []
     opened: list[HoldState] = []
-    extended: list[HoldState] = []
-    resolved: list[HoldState] = []
 
 
 class UnknownHold(KeyError):
@@ -152,6 +150,10 @@ class Ledger:
     def balance(self, account: str, starts_at_s: float) -> Balance | None:
         """The balance of an account in a period, if it is in memory."""
         return self._balances.get((account, starts_at_s))
+
+    def path_of(self, balances: Sequence[Balance | None]) -> Path | None:
+        """The path of these balances, if it is in memory."""
+        return self._paths.get(tuple(balance.id if balance is not None else 0 for balance in balances))
 
     def balances(self) -> Sequence[Balance]:
         """All balances in memory."""
@@ -212,7 +214,6 @@ class Ledger:
             return short
         hold.tokens += tokens
         hold.cost_nano += cost_nano
-        self.changes.extended.append(hold)
         self.changes.entries.append(Entry("extend", hold_id, None, hold.path, tokens, cost_nano, 0, 0, now_s))
         return hold
 
@@ -282,7 +283,6 @@ class Ledger:
         hold.charged = amount
         del self.open[hold.id]
         self._remember(hold)
-        self.changes.resolved.append(hold)
         return hold
 
     def _adjust(self, hold: HoldState, amount: Amount, now_s: float) -> None:

@@ -1,40 +1,262 @@
-"""What does it cost, and may it be spent?"""
+"""What does it cost, and may it be spent? The ledger of one process, in memory, on a SQLite file."""
 
-from collections.abc import Awaitable, Sequence
-from typing import Protocol
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-from zuebee.contracts.admission import Amount, Grant, Hold, Principal, Settlement
+from zuebee.billing import records
+from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
+from zuebee.billing.committer import Committer
+from zuebee.billing.ledger import TOKENS, Balance, HoldState, Ledger, Path, Short
+from zuebee.billing.pricing import NO_PRICE, PriceBook, Rate, cost_nano
+from zuebee.billing.refusals import too_short
+from zuebee.billing.store_sqlite import SqliteStore
+from zuebee.config import BillingSettings
+from zuebee.contracts.admission import MAX_AMOUNT, Amount, Budget, Grant, Hold, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
-from zuebee.contracts.inference import Job
+from zuebee.contracts.inference import Job, Usage
+from zuebee.contracts.periods import period_start_s
+from zuebee.kit import clock
+
+_log = logging.getLogger("zuebee.billing")
+
+STUCK_S = 1.0
+"""A transaction that takes longer stops metered requests until it is through."""
+
+MAX_WAITING_RECORDS = 200_000
+EXTENSION_TOKENS = 256
 
 
-class _Records(Protocol):
-    def record(self, settlement: Settlement) -> None: ...
+class LocalHold:
+    """A hold of this process; see `contracts.admission.Hold`."""
+
+    __slots__ = ("_batch", "bounded", "rate", "state")
+
+    def __init__(self, state: HoldState, batch: Batch, rate: Rate | None, *, bounded: bool) -> None:
+        self.state = state
+        self.rate = rate
+        self.bounded = bounded
+        self._batch = batch
+
+    @property
+    def secured(self) -> bool:
+        """See `Hold.secured`."""
+        return self._batch.secured
+
+    async def wait(self) -> Refusal | None:
+        """See `Hold.wait`."""
+        await self._batch
+        return None if self._batch.secured else STORE_UNAVAILABLE
 
 
-class RecordsOnly:
-    """Keeps usage records, and refuses whatever would need a ledger."""
+class LocalBilling:
+    """`Billing` for one process. Decides in memory at once; a writer thread makes it durable meanwhile."""
 
-    def __init__(self, records: _Records) -> None:
-        self._records = records
+    def __init__(
+        self,
+        store: SqliteStore,
+        settings: BillingSettings,
+        prices: PriceBook,
+        *,
+        commit_interval_s: float,
+        timeout_s: float,
+        gate: Callable[[], Refusal | None],
+    ) -> None:
+        self.dropped = 0
+        self.reserved = 0
+        self.short = 0
+        self._store = store
+        self._settings = settings
+        self._prices = prices
+        self._gate = gate
+        self._side = ThreadPoolExecutor(1, thread_name_prefix="ledger-side")
+        self._opening = asyncio.Lock()
+        now_s = clock.wall_s()
+        start = store.start("zuebee", now_s)
+        self.ledger = Ledger(start.owner)
+        self._money_of: dict[int, tuple[tuple[Budget, ...], bool]] = {}
+        self._committer = Committer(
+            store.write, self._fill, store.close, interval_s=commit_interval_s, timeout_s=timeout_s
+        )
+        self._expire_orphans(start.orphans, now_s)
 
-    def quote(self, job: Job, prompt_tokens: int, output_tokens: int) -> Amount | Refusal:
+    # --- before the call ---
+
+    def quote(self, principal: Principal, job: Job, prompt_tokens: int, output_tokens: int) -> Amount | Refusal:
         """See `Billing.quote`."""
-        return Amount(prompt_tokens + output_tokens)
+        tokens = min(prompt_tokens + output_tokens, MAX_AMOUNT)
+        rate = self._prices.rate(job.model, clock.wall_s())
+        if rate is None:
+            return NO_PRICE if any(b.unit != TOKENS for b in principal.budgets) else Amount(tokens)
+        return Amount(tokens, cost_nano(rate, prompt_tokens, output_tokens))
 
     async def reserve(self, principal: Principal, job: Job, amount: Amount) -> Hold | Refusal:
         """See `Billing.reserve`."""
-        return STORE_UNAVAILABLE
-
-    def settle(self, settlement: Settlement) -> Awaitable[None] | None:
-        """See `Billing.settle`."""
-        self._records.record(settlement)
-        return None
-
-    async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
-        """See `Billing.attend`."""
-        return []
+        now_s = clock.wall_s()
+        path = self.ledger.path(principal.budgets, now_s)
+        if path is None:
+            try:
+                path = await self._open_path(principal.budgets, now_s)
+            except (StoreBusy, StoreFailed) as error:
+                _log.error("an account could not be opened: %s", error)
+                return STORE_UNAVAILABLE
+        text = records.stub(principal, job, now_s)
+        held = self.ledger.reserve(job.request_id, path, amount, now_s, now_s + self._settings.hold_s, text)
+        if isinstance(held, Short):
+            self.short += 1
+            if self.ledger.changes.entries:
+                self._committer.touch(urgent=False)
+            return too_short(held, now_s)
+        self.reserved += 1
+        batch = self._committer.touch(urgent=True)
+        rate = self._prices.rate(job.model, now_s)
+        return LocalHold(held, batch, rate, bounded=job.max_output_tokens is not None)
 
     def unable(self) -> Refusal | None:
         """See `Billing.unable`."""
-        return STORE_UNAVAILABLE
+        committer = self._committer
+        if committer.failure or committer.stuck_s > STUCK_S:
+            return STORE_UNAVAILABLE
+        return self._gate()
+
+    async def _open_path(self, budgets: tuple[Budget, ...], now_s: float) -> Path:
+        """Bring balances into memory that are not there yet, and limits up to date."""
+        async with self._opening:
+            starts_s = [period_start_s(budget.period, now_s) for budget in budgets]
+            known = [self.ledger.balance(b.account, start_s) for b, start_s in zip(budgets, starts_s, strict=True)]
+            if None in known or self.ledger.path_of(known) is None:
+                loop = asyncio.get_running_loop()
+                paths = await loop.run_in_executor(self._side, self._store.open_path, budgets, starts_s)
+                for path_id, balances in paths:
+                    self.ledger.add_path(path_id, [self.ledger.add_balance(balance) for balance in balances])
+            return self.ledger.open_path(budgets, now_s)
+
+    # --- after it ---
+
+    def settle(self, settlement: Settlement) -> Awaitable[None] | None:
+        """See `Billing.settle`."""
+        grant = settlement.grant
+        hold = grant.hold if grant is not None else None
+        usage = settlement.usage
+        if isinstance(hold, LocalHold):
+            self._resolve(hold, settlement)
+        elif usage is not None:
+            settlement.cost_nano = _cost(self._prices.rate(settlement.model, settlement.at_s), usage)
+        batch = self._committer.current
+        if len(batch.records) >= MAX_WAITING_RECORDS and hold is None:
+            self.dropped += 1
+            return None
+        batch.records.append(settlement)
+        self._committer.touch(urgent=hold is not None)
+        return batch if hold is not None else None
+
+    def _resolve(self, hold: LocalHold, settlement: Settlement) -> None:
+        usage, now_s = settlement.usage, clock.wall_s()
+        if usage is None:
+            self.ledger.void(hold.state.id, now_s)
+            return
+        settlement.cost_nano = _cost(hold.rate, usage)
+        self.ledger.post(hold.state.id, Amount(min(usage.total_tokens, MAX_AMOUNT), settlement.cost_nano), now_s)
+
+    async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
+        """See `Billing.attend`."""
+        self._committer.relieve()
+        await self._take_foreign_grants()
+        now_s = clock.wall_s()
+        expires_at_s = now_s + self._settings.hold_s
+        cut = []
+        for grant in grants:
+            hold = grant.hold
+            if isinstance(hold, LocalHold) and hold.state.state == "open":
+                refusal = self._progress(grant, hold, now_s)
+                if refusal is not None:
+                    cut.append((grant, refusal))
+                state = hold.state
+                state.expires_at_s = expires_at_s
+                self._committer.current.progress.append(
+                    (expires_at_s, state.progress.tokens, state.progress.cost_nano, state.id)
+                )
+                self._committer.touch(urgent=False)
+        return cut
+
+    def _progress(self, grant: Grant, hold: LocalHold, now_s: float) -> Refusal | None:
+        """Note what was delivered so far, and hold more when it comes close to what is held."""
+        usage = grant.usage_so_far() if grant.usage_so_far is not None else None
+        if usage is None:
+            return None
+        state = hold.state
+        spent = Amount(usage.total_tokens, _cost(hold.rate, usage))
+        state.progress = spent
+        ahead = 0 if hold.bounded else max(EXTENSION_TOKENS, usage.completion_tokens // 2)
+        wanted = Amount(spent.tokens + ahead, _ahead(hold.rate, usage, ahead))
+        if wanted.tokens <= state.tokens and wanted.cost_nano <= state.cost_nano:
+            return None
+        extended = self.ledger.extend(state.id, wanted, now_s)
+        if isinstance(extended, Short):
+            extended = self.ledger.extend(state.id, spent, now_s)
+        if not isinstance(extended, Short) or self._settings.when_exhausted == "finish":
+            return None
+        return too_short(extended, now_s)
+
+    async def _take_foreign_grants(self) -> None:
+        """What the command line has granted meanwhile."""
+        try:
+            loop = asyncio.get_running_loop()
+            entries = await loop.run_in_executor(self._side, self._store.foreign_entries)
+        except Exception as error:
+            _log.warning("grants of other processes could not be read: %s", error)
+            return
+        for entry_id, account, starts_at_s, kind, tokens, money in entries:
+            balance = self.ledger.balance(account, starts_at_s)
+            if balance is not None and entry_id > balance.seen_entry:
+                amount = tokens if balance.unit == TOKENS else money
+                balance.granted += amount if kind == "grant" else -amount
+                balance.seen_entry = entry_id
+
+    def _expire_orphans(self, orphans: list[HoldState], now_s: float) -> None:
+        """The holds of processes that are no more: nobody else can hold this file."""
+        ledger = self.ledger
+        for orphan in orphans:
+            balances = [ledger.add_balance(balance) for balance in orphan.path.balances]
+            orphan.path = ledger.add_path(orphan.path.id, balances)
+            ledger.add_hold(orphan)
+            ledger.expire(orphan.id, now_s)
+            charged = orphan.charged
+            self._committer.current.records.append(
+                records.orphan(orphan.id, orphan.record, charged.tokens, charged.cost_nano)
+            )
+        if orphans:
+            _log.warning(
+                "%d requests of an earlier process had not been settled: charged as far as known", len(orphans)
+            )
+            self._committer.touch(urgent=True)
+
+    def _fill(self, batch: Batch) -> None:
+        batch.changes = self.ledger.take()
+
+    # --- for operators ---
+
+    def balances(self) -> Sequence[Balance]:
+        """The balances of accounts in use."""
+        return self.ledger.balances()
+
+    def oldest_hold_s(self) -> float:
+        """The age of the oldest open hold, in seconds."""
+        oldest = next(iter(self.ledger.open.values()), None)
+        return 0.0 if oldest is None else max(0.0, clock.wall_s() + self._settings.hold_s - oldest.expires_at_s)
+
+    async def aclose(self) -> None:
+        """Write what waits, and end the epoch."""
+        await self._committer.aclose()
+        self._side.shutdown(wait=False)
+
+
+def _cost(rate: Rate | None, usage: Usage) -> int:
+    return 0 if rate is None else cost_nano(rate, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+
+
+def _ahead(rate: Rate | None, usage: Usage, tokens: int) -> int:
+    if rate is None:
+        return 0
+    return cost_nano(rate, usage.prompt_tokens, usage.completion_tokens + tokens, usage.cached_tokens)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from zuebee.config import ApiKeySettings, BackendSettings, Settings, TlsSettings
+from zuebee.config.check_auth import auth_findings
 from zuebee.config.check_billing import price_findings
 from zuebee.kit.yaml_tree import Path
 
@@ -71,6 +72,7 @@ def check(settings: Settings, is_file: Callable[[str], bool]) -> list[Finding]:
         *_keys(settings),
         *_proxies(settings),
         *_reporters(settings),
+        *(Finding(*found) for found in auth_findings(settings, is_file)),
         *(Finding(*found) for found in price_findings(settings.billing)),
     ]
 
@@ -120,8 +122,6 @@ def _listen(settings: Settings) -> Iterator[Finding]:
     except ValueError as error:
         yield Finding(("listen",), str(error))
         return
-    if settings.auth.enabled is True and not settings.api_keys:
-        yield Finding(("auth", "enabled"), "needs at least one key in `api_keys`: nobody could get in")
     if settings.auth_on:
         return
     if settings.server.allow_open:

@@ -9,6 +9,7 @@ in or what is done to a request. Nodes keep the place where they were written, s
 from collections.abc import Callable
 
 from zuebee.config.dialects_access import translate_access
+from zuebee.config.dialects_storage import check_storage, storage_entry
 from zuebee.config.dialects_tools import (
     Notes,
     disabled,
@@ -51,6 +52,7 @@ def translate(root: Mapping) -> Notes:
         _metrics,
         _usage,
         translate_access,
+        check_storage,
     )
     for step in steps:
         step(root, notes)
@@ -65,8 +67,6 @@ def _refused(root: Mapping, notes: Notes) -> None:
         node = parent.items.pop(str(path[-1]), None) if parent else None
         if node and not switched_off(node) and not disabled(parent):
             notes.refuse(node, f"{reason}; remove it or set `enabled: false`")
-    if storage := root.items.pop("storage", None):
-        notes.warn(storage, "has no effect: records are kept in SQLite (`usage.path`), limits in memory")
 
 
 def _server(root: Mapping, notes: Notes) -> None:
@@ -183,6 +183,8 @@ def _usage(root: Mapping, notes: Notes) -> None:
             del reporter.items["builtin"]
             move(builtin, "retention_days", usage, "retention_days", notes)
             notes.leftovers(builtin, ("retention_days",))
+        if (database := section(reporter, "database")) and "storage" in database.items:
+            storage_entry(root, database, notes)
 
 
 def _flat_webhook(hook: Mapping) -> None:

@@ -18,6 +18,8 @@ class Notes:
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+    """Names of `storage.databases` that somebody uses."""
 
     def refuse(self, node: Node, message: str) -> None:
         """The file cannot be used as it is."""

@@ -100,9 +100,12 @@ MAX_AMOUNT = 1 << 53
 
 
 class Hold(Protocol):
-    """A reservation in the ledger. `secured` once it is on disk: no byte may reach the client before."""
+    """A reservation in the ledger."""
 
-    secured: bool
+    @property
+    def secured(self) -> bool:
+        """Whether it is on disk: no byte may reach the client before."""
+        ...
 
     async def wait(self) -> Refusal | None:
         """Wait until it is on disk; a refusal when it cannot be: then the request must not be answered."""
@@ -247,8 +250,8 @@ class Limiter(Protocol):
 class Billing(Protocol):
     """What does it cost, and may it be spent? Behind admission."""
 
-    def quote(self, job: Job, prompt_tokens: int, output_tokens: int) -> Amount | Refusal:
-        """The price of so many tokens of the job's model; a refusal when it has none and policy denies it."""
+    def quote(self, principal: Principal, job: Job, prompt_tokens: int, output_tokens: int) -> Amount | Refusal:
+        """What so many tokens of the job's model cost; a refusal when it has no price, but there are money budgets."""
         ...
 
     async def reserve(self, principal: Principal, job: Job, amount: Amount) -> "Hold | Refusal":

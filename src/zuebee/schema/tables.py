@@ -3,11 +3,28 @@
 The hot path writes its rows with SQL of its own; a test holds that SQL to these tables.
 """
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
+from typing import Any
+
+from sqlalchemy import (
+    TIMESTAMP,
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Computed,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+from sqlalchemy.ext.compiler import compiles
 
 metadata = MetaData()
 
-# An integer key that the database counts up: SQLite's rowid, PostgreSQL's identity.
+# An integer key that the database counts up: SQLite's rowid, PostgreSQL's sequence.
 Serial = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -21,6 +38,34 @@ def _number(name: str, default: int = 0) -> Column[int]:
 
 def _time(name: str) -> Column[float]:
     return Column(name, Double, nullable=False, server_default="0")
+
+
+class _Expression(ColumnElement[Any]):
+    """SQL that each database has its own words for."""
+
+    inherit_cache = False
+
+    def __init__(self, **words: str) -> None:
+        self.words = words
+
+
+class _Derived(Computed):
+    """A column computed from others, for people's SQL: when it is read in SQLite, when it is written elsewhere."""
+
+
+@compiles(_Expression)
+def _in_its_words(expression: _Expression, compiler: Any, **_: Any) -> str:
+    return expression.words[compiler.dialect.name]
+
+
+@compiles(_Derived)
+def _generated(derived: _Derived, compiler: Any, **_: Any) -> str:
+    kind = "VIRTUAL" if compiler.dialect.name == "sqlite" else "STORED"
+    return f"GENERATED ALWAYS AS ({compiler.sql_compiler.process(derived.sqltext)}) {kind}"
+
+
+def _derived(*, sqlite: str, postgresql: str) -> Computed:
+    return _Derived(_Expression(sqlite=sqlite, postgresql=postgresql))
 
 
 # --- who ---
@@ -79,6 +124,7 @@ ledger_owners = Table(
     "ledger_owners", metadata,
     Column("id", Serial, primary_key=True),  # the epoch: each start of a process is a new owner
     _text("name"), _time("started_at_s"), _time("seen_at_s"), _time("ended_at_s"),
+    _number("applied"),  # PostgreSQL: the newest of its batches that was committed
 )  # fmt: skip
 
 ledger_balances = Table(
@@ -143,6 +189,11 @@ usage_records = Table(
     Column("duration_ms", Double, nullable=False, server_default="0"),
     Column("first_token_ms", Double, nullable=True),
     _text("tags", "[]"),
+    Column("total_tokens", BigInteger, _Derived("prompt_tokens + completion_tokens")),
+    Column(
+        "timestamp", Text().with_variant(TIMESTAMP(timezone=True), "postgresql"),
+        _derived(sqlite="strftime('%Y-%m-%dT%H:%M:%fZ', at_s, 'unixepoch')", postgresql="to_timestamp(at_s)"),
+    ),
 )  # fmt: skip
 
 usage_days = Table(
@@ -150,6 +201,7 @@ usage_days = Table(
     Column("key_id", Text, primary_key=True),
     Column("day", Integer, primary_key=True),
     _number("requests"), _number("prompt_tokens"), _number("completion_tokens"), _number("cost_nano"),
+    sqlite_with_rowid=False,
 )  # fmt: skip
 
 usage_outbox = Table(

@@ -1,0 +1,161 @@
+"""Group commit: what happens on the event loop within the same moment is one transaction of a writer thread.
+
+The loop fills a batch while the thread writes the one before it. Batches are written in their order, so whoever finds
+a later one on disk finds all earlier ones there.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
+from zuebee.kit import clock
+
+_log = logging.getLogger("zuebee.billing")
+
+URGENT_INTERVAL_S = 0.002
+"""Between batches that somebody waits for, once there is company: alone, nobody waits for others."""
+
+COMPANY = 4
+
+BUSY_WAIT_S = 0.05
+
+
+class Committer:
+    """Owns the writer thread. All methods but the thread's own belong to the event loop.
+
+    `fill` is called when a batch goes out, to put in what has changed; `write` and `close` are called in the thread.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Batch], None],
+        fill: Callable[[Batch], None],
+        close: Callable[[], None],
+        *,
+        interval_s: float,
+        timeout_s: float,
+    ) -> None:
+        self.current = Batch()
+        self.failure = ""
+        self.commits = 0
+        self.commit_s = 0.0
+        self._write = write
+        self._fill = fill
+        self._close = close
+        self._interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._writing: Batch | None = None
+        self._urgent = False
+        self._timer: asyncio.Handle | None = None
+        self._timer_urgent = False
+        self._sent_at_s = 0.0
+        self._crowded = False
+        self._closing = threading.Event()
+        self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    def touch(self, *, urgent: bool) -> Batch:
+        """The current batch has got something; `urgent`: somebody waits for it. Answers with the batch."""
+        if urgent and not self._urgent:
+            self._urgent = True
+        if self._writing is None and (self._timer is None or (urgent and not self._timer_urgent)):
+            self._schedule()
+        return self.current
+
+    def _schedule(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_urgent = self._urgent
+        if not self._urgent:
+            self._timer = self._loop.call_later(self._interval_s, self._send)
+            return
+        wait_s = self._sent_at_s + URGENT_INTERVAL_S - self._loop.time() if self._crowded else 0.0
+        self._timer = self._loop.call_later(wait_s, self._send) if wait_s > 0 else self._loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        self._timer = None
+        batch, self.current = self.current, Batch()
+        self._urgent = self._timer_urgent = False
+        self._fill(batch)
+        self._crowded = len(batch.changes.entries) >= COMPANY
+        batch.begun_at_s = self._sent_at_s = self._loop.time()
+        if self.failure:
+            batch.finish(secured=False)
+            return
+        self._writing = batch
+        self._queue.put(batch)
+
+    def _written(self, batch: Batch, failure: str) -> None:
+        self._writing = None
+        self.commits += 1
+        self.commit_s += self._loop.time() - batch.begun_at_s
+        if failure:
+            _log.error("the ledger cannot be written, metered requests are refused from now on: %s", failure)
+            self.failure = failure
+        batch.finish(secured=not failure)
+        if self._urgent or self.current.records or self.current.progress:
+            self._schedule()
+
+    @property
+    def stuck_s(self) -> float:
+        """For how long the batch that is being written has been on its way."""
+        return 0.0 if self._writing is None else self._loop.time() - self._writing.begun_at_s
+
+    def relieve(self) -> None:
+        """Called now and then: let nobody wait longer than the timeout."""
+        if self.stuck_s > self._timeout_s and self._writing is not None:
+            self._writing.give_up()
+            self.current.give_up()
+
+    async def aclose(self) -> None:
+        """Write all there is, for at most the timeout, and close the store."""
+        if self._timer is not None:
+            self._timer.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout_s):
+                if self._writing is not None:
+                    await self._writing
+                if self._writing is None:
+                    self._send()
+                if self._writing is not None:
+                    await self._writing
+        self._closing.set()
+        self._queue.put(None)
+        await self._loop.run_in_executor(None, self._thread.join, self._timeout_s)
+
+    # --- the thread ---
+
+    def _run(self) -> None:
+        while (batch := self._queue.get()) is not None:
+            failure = self._try(batch)
+            try:
+                self._loop.call_soon_threadsafe(self._written, batch, failure)
+            except RuntimeError:  # the loop is gone
+                break
+        self._close()
+
+    def _try(self, batch: Batch) -> str:
+        warned_at_s = 0.0
+        while True:
+            try:
+                self._write(batch)
+            except StoreBusy as error:
+                now_s = clock.monotonic_s()
+                if now_s - warned_at_s > 10:
+                    warned_at_s = now_s
+                    _log.warning("the ledger cannot be written just now, trying again: %s", error)
+                if self._closing.wait(BUSY_WAIT_S):
+                    return str(error)
+            except StoreFailed as error:
+                return str(error)
+            except Exception as error:
+                _log.exception("a batch of the ledger could not be written")
+                return type(error).__name__
+            else:
+                return ""

@@ -1,0 +1,180 @@
+"""PURE. A settlement as a row of the usage records, and as the event that others are told."""
+
+from datetime import UTC, datetime
+from functools import cache
+
+import msgspec
+
+from zuebee.contracts.admission import Grant, Principal, Settlement
+from zuebee.contracts.inference import Job, Usage
+from zuebee.contracts.usage import UsageEvent
+
+COLUMNS = (
+    "request_id", "at_s", "key_id", "key_name", "user_id", "team_id", "organisation_id", "plan", "priority", "model",
+    "method", "endpoint", "is_stream", "status", "ending", "code", "backend", "backend_url", "attempts",
+    "prompt_tokens", "completion_tokens", "cached_tokens", "usage_source", "cost_nano", "duration_ms",
+    "first_token_ms", "tags",
+)  # fmt: skip
+DAY_S = 86400
+
+Row = tuple[object, ...]
+
+
+def row(settlement: Settlement) -> Row:
+    """The values of COLUMNS."""
+    usage = settlement.usage
+    principal = settlement.principal
+    first_token_s = settlement.first_token_s
+    return (
+        settlement.request_id,
+        settlement.at_s,
+        principal.key_id,
+        principal.name,
+        principal.user_id,
+        principal.team_id,
+        principal.organisation_id,
+        principal.plan,
+        principal.priority,
+        settlement.model,
+        settlement.method,
+        settlement.route,
+        settlement.stream,
+        settlement.status,
+        settlement.ending,
+        settlement.code,
+        settlement.backend,
+        settlement.backend_url,
+        settlement.attempts,
+        None if usage is None else usage.prompt_tokens,
+        None if usage is None else usage.completion_tokens,
+        None if usage is None else usage.cached_tokens,
+        None if usage is None else usage.source,
+        settlement.cost_nano,
+        settlement.duration_s * 1000,
+        None if first_token_s < 0 else first_token_s * 1000,
+        _json_list(principal.tags),
+    )
+
+
+@cache
+def _json_list(tags: tuple[str, ...]) -> str:
+    return msgspec.json.encode(tags).decode()
+
+
+def days(settlements: list[Settlement]) -> list[tuple[str, int, int, int, int, int]]:
+    """What settlements add to the totals of their keys and days: requests, tokens in and out, cost."""
+    totals: dict[tuple[str, int], list[int]] = {}
+    for settlement in settlements:
+        total = totals.setdefault((settlement.principal.key_id, int(settlement.at_s) // DAY_S), [0, 0, 0, 0])
+        total[0] += 1
+        if settlement.usage is not None:
+            total[1] += settlement.usage.prompt_tokens
+            total[2] += settlement.usage.completion_tokens
+        total[3] += settlement.cost_nano
+    return [(key_id, day, *total) for (key_id, day), total in totals.items()]  # type: ignore[misc]
+
+
+def event(settlement: Settlement, currency: str) -> bytes:
+    """What reporters are told, as JSON."""
+    usage = settlement.usage or Usage(0, 0, "estimate")
+    principal = settlement.principal
+    first_token_s = settlement.first_token_s
+    said = UsageEvent(
+        request_id=settlement.request_id,
+        user_id=principal.user_id,
+        api_key=principal.key_id,
+        model=settlement.model,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
+        is_stream=settlement.stream,
+        endpoint=settlement.route,
+        timestamp=timestamp(settlement.at_s),
+        backend_url=settlement.backend_url,
+        method=settlement.method,
+        path=settlement.route,
+        status_code=settlement.status,
+        latency_ms=round(settlement.duration_s * 1000),
+        key_id=principal.key_id,
+        key_name=principal.name,
+        team_id=principal.team_id,
+        organisation_id=principal.organisation_id,
+        plan=principal.plan,
+        priority=principal.priority,
+        tags=principal.tags,
+        cached_tokens=usage.cached_tokens,
+        usage_source="" if settlement.usage is None else usage.source,
+        ending=settlement.ending,
+        code=settlement.code,
+        backend=settlement.backend,
+        attempts=settlement.attempts,
+        first_token_ms=None if first_token_s < 0 else round(first_token_s * 1000),
+        cost_nano=settlement.cost_nano,
+        currency=currency,
+    )
+    return msgspec.json.encode(said)
+
+
+def timestamp(at_s: float) -> str:
+    """RFC 3339 in UTC with `Z`, to the millisecond."""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+class Stub(msgspec.Struct, array_like=True):
+    """What is known of a request when it begins: kept with its hold, for the record if its process dies."""
+
+    key_id: str
+    key_name: str
+    user_id: str
+    team_id: str
+    organisation_id: str
+    plan: str
+    priority: str
+    model: str
+    route: str
+    stream: bool
+    at_s: float
+
+
+_encode_stub = msgspec.json.Encoder().encode
+_decode_stub = msgspec.json.Decoder(Stub).decode
+
+
+def stub(principal: Principal, job: Job, at_s: float) -> str:
+    """The stub of a request that begins."""
+    p = principal
+    said = Stub(
+        p.key_id, p.name, p.user_id, p.team_id, p.organisation_id, p.plan, p.priority, job.model, job.path, job.stream,
+        at_s,
+    )  # fmt: skip
+    return _encode_stub(said).decode()
+
+
+def orphan(hold_id: str, text: str, tokens: int, cost_nano: int) -> Settlement:
+    """The settlement of a request whose process died, after what was delivered by its last heartbeat."""
+    s = _decode_stub(text)
+    principal = Principal(
+        s.key_id,
+        s.key_name,
+        s.user_id,
+        s.team_id,
+        s.organisation_id,
+        s.plan,
+        s.priority,  # type: ignore[arg-type]
+    )
+    usage = Usage(0, tokens, "partial") if tokens else None
+    return Settlement(
+        request_id=hold_id,
+        method="POST",
+        route=s.route,
+        address="",
+        at_s=s.at_s,
+        ending="failed",
+        code="owner_lost",
+        principal=principal,
+        grant=Grant(principal, hold_id, s.model),
+        model=s.model,
+        stream=s.stream,
+        usage=usage,
+        cost_nano=cost_nano,
+    )

@@ -1,0 +1,357 @@
+"""The ledger on SQLite: one writer, one transaction for each batch, flushed to the disk before anybody is told.
+
+`synchronous=FULL`: in WAL mode a lesser setting loses acknowledged transactions when the power fails.
+"""
+
+import fcntl
+import hashlib
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path as FilePath
+from typing import Any, TextIO
+
+import msgspec
+
+from zuebee.billing import records
+from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
+from zuebee.billing.ledger import TOKENS, Balance, Entry, HoldState, Path, effect
+from zuebee.contracts.admission import Amount, Budget, Settlement
+
+ROWS_PER_STATEMENT = 100
+CLEANING_INTERVAL_S = 3600.0
+CLEANED_AT_ONCE = 10_000
+
+_ENTRY = (
+    "batch", "kind", "hold", "step", "path", "tokens", "cost_nano", "released_tokens", "released_cost_nano", "owner",
+    "at_s",
+)  # fmt: skip
+_BALANCE = "id, account, unit, period, starts_at_s, granted, held, used, overdraft, limited, changes"
+_ADD_TO_BALANCE = (
+    "UPDATE ledger_balances SET granted = granted + ?, held = held + ?, used = used + ?, overdraft = overdraft + ?,"
+    " limited = limited + ?, changes = changes + ? WHERE id = ?"
+)
+_ADD_TO_DAY = """
+INSERT INTO usage_days (key_id, day, requests, prompt_tokens, completion_tokens, cost_nano) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (key_id, day) DO UPDATE SET requests = requests + excluded.requests,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens, cost_nano = cost_nano + excluded.cost_nano
+"""
+
+Connect = Callable[[str], Any]
+
+
+class Start(msgspec.Struct):
+    """What a process finds: its epoch, and what dead ones left open."""
+
+    owner: int
+    orphans: list[HoldState]
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """A connection that many threads may use one after the other."""
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0, cached_statements=1000)
+
+
+class SqliteStore:
+    """Keeps batches. All methods block; `write` and `close` belong to one thread, the rest to another.
+
+    Raises StoreFailed when the file is in use by another process that serves.
+    """
+
+    def __init__(
+        self, path: str, *, reporters: Sequence[str], currency: str, retention_days: int, connect: Connect = connect
+    ) -> None:
+        self._reporters = tuple(reporters)
+        self._currency = currency
+        self._retention_s = retention_days * 86400.0
+        self._cleaned_at_s = 0.0
+        self._lock = _only_one(path)
+        try:
+            self._writer = connect(path)
+            self._writer.execute("PRAGMA journal_mode=WAL")
+            self._writer.execute("PRAGMA synchronous=FULL")
+            self._side = connect(path)
+            self._side.execute("PRAGMA synchronous=FULL")
+        except sqlite3.Error as error:
+            raise StoreFailed(f"{path}: {error}") from None
+        self._sequence = 0
+        self._hash = ""
+        self._owner = 0
+        self._foreign_owner = 0
+        self._foreign_entry = 0
+
+    # --- reading ---
+
+    def start(self, name: str, now_s: float) -> Start:
+        """Begin a new epoch."""
+        db = self._writer
+        cursor = db.execute(
+            "INSERT INTO ledger_owners (name, started_at_s, seen_at_s) VALUES (?, ?, ?)", (name, now_s, now_s)
+        )
+        self._owner = self._foreign_owner = cursor.lastrowid or 0
+        self._foreign_entry = _one(db, "SELECT coalesce(max(id), 0) FROM ledger_entries")
+        holds = [
+            (row, _ids(path))
+            for *row, path in db.execute(
+                "SELECT hold, path, h.tokens, h.cost_nano, owner, expires_at_s, record, progress_tokens,"
+                " progress_cost_nano, balances FROM ledger_holds h JOIN ledger_paths p ON p.id = h.path"
+            )
+        ]
+        wanted = sorted({each for _, ids in holds for each in ids})
+        balances = {each: self._balance(db, f"id = {each:d}", ()) for each in wanted}
+        return Start(self._owner, [_hold(row, [balances[each] for each in ids]) for row, ids in holds])
+
+    def open_path(self, budgets: Sequence[Budget], starts_s: Sequence[float]) -> list[tuple[int, list[Balance]]]:
+        """The path of budgets in the periods that began at `starts_s`, and after it the path of each balance alone;
+        made when missing. Raises StoreBusy or StoreFailed.
+        """
+        db = self._side
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            balances = []
+            for budget, start_s in zip(budgets, starts_s, strict=True):
+                db.execute(
+                    "INSERT INTO ledger_balances (account, unit, period, starts_at_s) VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT (account, starts_at_s) DO NOTHING",
+                    (budget.account, budget.unit, budget.period, start_s),
+                )
+                balances.append(self._balance(db, "account = ? AND starts_at_s = ?", (budget.account, start_s)))
+            paths = [(_path_id(db, some), some) for some in [balances, *([balance] for balance in balances)]]
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise _failure(db, error) from error
+        return paths
+
+    def _balance(self, db: Any, where: str, values: tuple[object, ...]) -> Balance:
+        row = db.execute(
+            f"SELECT {_BALANCE}, (SELECT coalesce(max(id), 0) FROM ledger_entries) FROM ledger_balances WHERE {where}",
+            values,
+        ).fetchone()
+        return Balance(*row)
+
+    def foreign_entries(self) -> list[tuple[int, str, float, str, int, int]]:
+        """What other processes (the command line) have granted since the last time: entry id, account, its period's
+        start, kind, tokens, money.
+        """
+        db = self._side
+        newest = _one(db, "SELECT coalesce(max(id), 0) FROM ledger_owners")
+        if newest <= self._foreign_owner:
+            return []
+        rows = db.execute(
+            "SELECT e.id, b.account, b.starts_at_s, e.kind, e.tokens, e.cost_nano FROM ledger_entries e"
+            " JOIN ledger_paths p ON p.id = e.path JOIN ledger_balances b ON p.balances = CAST(b.id AS TEXT)"
+            " WHERE e.id > ? AND e.owner > ? AND e.kind IN ('grant', 'withdraw') ORDER BY e.id",
+            (self._foreign_entry, self._owner),
+        ).fetchall()
+        open_owners = _one(db, "SELECT count(*) FROM ledger_owners WHERE id > ? AND ended_at_s = 0", (self._owner,))
+        if rows:
+            self._foreign_entry = rows[-1][0]
+        if not open_owners:
+            self._foreign_owner = newest
+        return [tuple(row) for row in rows]
+
+    # --- writing ---
+
+    def write(self, batch: Batch) -> None:
+        """Keep a batch: all of it or nothing. Raises StoreBusy (try again) or StoreFailed (do not)."""
+        db = self._writer
+        sequence, digest = self._sequence, self._hash
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            self._write_ledger(batch)
+            self._write_usage(batch.records)
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._sequence, self._hash = sequence, digest
+            raise _failure(db, error) from error
+
+    def _write_ledger(self, batch: Batch) -> None:
+        db = self._writer
+        changes = batch.changes
+        assert not changes.balances, "they come from `open_path`"
+        assert not changes.paths, "they come from `open_path`"
+        if batch.progress:
+            db.executemany(
+                "UPDATE ledger_holds SET expires_at_s = ?, progress_tokens = ?, progress_cost_nano = ? WHERE hold = ?",
+                batch.progress,
+            )
+        if changes.entries:
+            self._write_entries(changes.entries)
+            self._write_holds(changes.entries, changes.opened)
+
+    def _write_entries(self, entries: list[Entry]) -> None:
+        self._sequence += 1
+        sequence, owner = self._sequence, self._owner
+        digest = hashlib.sha256(self._hash.encode())
+        rows: list[tuple[object, ...]] = []
+        totals: dict[int, list[int]] = {}
+        for e in entries:
+            path_id = e.path.id
+            digest.update(
+                f"{e.kind}|{e.hold}|{e.step}|{path_id}|{e.tokens}|{e.cost_nano}|{e.released_tokens}"
+                f"|{e.released_cost_nano}|{owner}|{e.at_s!r}\n".encode()
+            )
+            rows.append(
+                (sequence, e.kind, e.hold, e.step, path_id, e.tokens, e.cost_nano, e.released_tokens,
+                 e.released_cost_nano, owner, e.at_s)
+            )  # fmt: skip
+            _add(totals, e)
+        self._hash = digest.hexdigest()
+        _insert(self._writer, "ledger_entries", _ENTRY, rows)
+        self._writer.executemany(_ADD_TO_BALANCE, [(*total, balance_id) for balance_id, total in totals.items()])
+        self._writer.execute(
+            "INSERT INTO ledger_batches (owner, sequence, entries, hash) VALUES (?, ?, ?, ?)",
+            (owner, sequence, len(entries), self._hash),
+        )
+
+    def _write_holds(self, entries: list[Entry], opened: list[HoldState]) -> None:
+        """Amounts come from the entries: a hold itself may have moved on since."""
+        ended = {entry.hold for entry in entries if entry.step == 1}
+        reserved = (entry for entry in entries if entry.kind == "reserve")
+        rows = []
+        for entry, hold in zip(reserved, opened, strict=True):
+            if entry.hold in ended:
+                ended.discard(entry.hold)  # begun and ended in one batch: it never was open on disk
+            else:
+                rows.append(
+                    (hold.id, entry.path.id, entry.tokens, entry.cost_nano, hold.owner, hold.expires_at_s, hold.record)
+                )
+        columns = ("hold", "path", "tokens", "cost_nano", "owner", "expires_at_s", "record")
+        _insert(self._writer, "ledger_holds", columns, rows)
+        extended = [(entry.tokens, entry.cost_nano, entry.hold) for entry in entries if entry.kind == "extend"]
+        if extended:
+            self._writer.executemany(
+                "UPDATE ledger_holds SET tokens = tokens + ?, cost_nano = cost_nano + ? WHERE hold = ?", extended
+            )
+        for some in _chunks(list(ended)):
+            self._writer.execute(f"DELETE FROM ledger_holds WHERE hold IN ({_marks(len(some))})", some)
+
+    def _write_usage(self, settlements: list[Settlement]) -> None:
+        if not settlements:
+            return
+        _insert(self._writer, "usage_records", records.COLUMNS, [records.row(each) for each in settlements])
+        self._writer.executemany(_ADD_TO_DAY, records.days(settlements))
+        if self._reporters:
+            self._write_outbox(settlements)
+        self._clean(settlements[-1].at_s)
+
+    def _write_outbox(self, settlements: list[Settlement]) -> None:
+        rows: list[tuple[object, ...]] = []
+        for settlement in settlements:
+            payload = records.event(settlement, self._currency).decode()
+            rows += [
+                (settlement.request_id, reporter, payload, settlement.at_s, settlement.at_s)
+                for reporter in self._reporters
+            ]
+        _insert(self._writer, "usage_outbox", ("event_id", "reporter", "payload", "created_at_s", "due_at_s"), rows)
+
+    def _clean(self, now_s: float) -> None:
+        """Remove a part of what is too old to be kept, so that no transaction takes long."""
+        if self._retention_s and now_s - self._cleaned_at_s > CLEANING_INTERVAL_S:
+            gone = self._writer.execute(
+                "DELETE FROM usage_records WHERE id IN"
+                " (SELECT id FROM usage_records WHERE at_s < ? ORDER BY id LIMIT ?)",
+                (now_s - self._retention_s, CLEANED_AT_ONCE),
+            )
+            if gone.rowcount < CLEANED_AT_ONCE:
+                self._cleaned_at_s = now_s
+
+    def close(self) -> None:
+        """End the epoch."""
+        with suppress(sqlite3.Error):  # the epoch of a dead process ends with the next start as well
+            self._writer.execute(
+                "UPDATE ledger_owners SET ended_at_s = max(seen_at_s, started_at_s) WHERE id = ?", (self._owner,)
+            )
+        self._writer.close()
+        self._side.close()
+        self._lock.close()
+
+
+def _only_one(path: str) -> TextIO:
+    """A lock that ends with the process, however it ends."""
+    FilePath(path).parent.mkdir(parents=True, exist_ok=True)
+    lock = open(f"{path}.lock", "w")  # noqa: SIM115  (held for the life of the store)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        reason = "another process serves from it; several processes need PostgreSQL (`store.url`)"
+        raise StoreFailed(f"{path}: {reason}") from None
+    return lock
+
+
+def _failure(db: Any, error: sqlite3.Error) -> StoreBusy | StoreFailed:
+    """Undo, and say whether trying again makes sense."""
+    with suppress(sqlite3.Error):
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+    reason = getattr(error, "sqlite_errorname", "")
+    if reason.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL")):
+        return StoreBusy(reason)
+    return StoreFailed(f"{reason or type(error).__name__}: {error}")
+
+
+def _path_id(db: Any, balances: Sequence[Balance]) -> int:
+    key = ",".join(str(balance.id) for balance in balances)
+    db.execute("INSERT INTO ledger_paths (balances) VALUES (?) ON CONFLICT (balances) DO NOTHING", (key,))
+    return _one(db, "SELECT id FROM ledger_paths WHERE balances = ?", (key,))
+
+
+def _add(totals: dict[int, list[int]], entry: Entry) -> None:
+    """What an entry adds to its balances."""
+    is_grant, is_withdrawal = entry.kind == "grant", entry.kind == "withdraw"
+    for balance in entry.path.balances:
+        total = totals.get(balance.id)
+        if total is None:
+            total = totals[balance.id] = [0, 0, 0, 0, 0, 0]
+        if balance.unit == TOKENS:
+            amount, released = entry.tokens, entry.released_tokens
+        else:
+            amount, released = entry.cost_nano, entry.released_cost_nano
+        granted, held, used, overdraft = effect(entry.kind, amount, released)
+        total[0] += granted
+        total[1] += held
+        total[2] += used
+        total[3] += overdraft
+        if (is_grant or is_withdrawal) and entry.hold.startswith(f"{balance.account}@"):
+            total[4] += granted
+            total[5] += 1
+
+
+def _insert(db: Any, table: str, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
+    """Many rows with few statements: each one lets go of the interpreter and must win it back."""
+    for some in _chunks(rows):
+        values: list[object] = []
+        for row in some:
+            values += row
+        db.execute(_insert_sql(table, columns, len(some)), values)
+
+
+@cache
+def _insert_sql(table: str, columns: tuple[str, ...], rows: int) -> str:
+    row = f"({_marks(len(columns))})"
+    return f"INSERT INTO {table} ({','.join(columns)}) VALUES {','.join([row] * rows)}"
+
+
+@cache
+def _marks(count: int) -> str:
+    return ",".join("?" * count)
+
+
+def _chunks(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    return (rows[start : start + ROWS_PER_STATEMENT] for start in range(0, len(rows), ROWS_PER_STATEMENT))
+
+
+def _ids(path: str) -> list[int]:
+    return [int(each) for each in path.split(",")]
+
+
+def _hold(row: list[Any], balances: list[Balance]) -> HoldState:
+    path = Path(row[1], tuple(balances))
+    return HoldState(row[0], path, row[2], row[3], row[4], row[5], row[6], Amount(row[7], row[8]))
+
+
+def _one(db: Any, sql: str, values: tuple[object, ...] = ()) -> int:
+    return int(db.execute(sql, values).fetchone()[0])

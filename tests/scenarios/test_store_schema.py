@@ -1,0 +1,180 @@
+"""A store comes to its newest schema whole or not at all, whoever else starts at the same moment."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from tests.support import old_store
+from tests.support.databases import postgres_database
+from tests.support.processes import SOURCES
+from zuebee.kit.database import database_url
+from zuebee.schema.prepare import prepare
+from zuebee.schema.tables import metadata
+from zuebee.schema.version import HEAD, SchemaError, SchemaTooNew, current_version
+
+ROWS = 2000
+
+# Migrates, and is killed before its statement number N; ends with status 0 when there are fewer.
+KILLED = """
+import os, signal, sys
+from sqlalchemy import Engine, event
+from zuebee.schema import migrate
+url, last, whole = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "whole"
+done = 0
+
+@event.listens_for(Engine, "before_cursor_execute", retval=True)
+def count(connection, cursor, statement, parameters, context, executemany):
+    global done
+    done += 1
+    if done > last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if not whole and statement in ("BEGIN IMMEDIATE", "COMMIT"):
+        statement = "SELECT 1"
+    return statement, parameters
+
+migrate.upgrade(url)
+"""
+
+# Ten processes that migrate at the same moment; ends with how many of them failed.
+TEN = """
+import os, sys
+from zuebee.schema import migrate
+url, one_lock = sys.argv[1], sys.argv[2] == "one lock"
+wait, go = os.pipe()
+children = []
+for number in range(10):
+    child = os.fork()
+    if not child:
+        os.close(go)
+        if not one_lock:
+            migrate._LOCK += number
+        os.read(wait, 1)
+        try:
+            migrate.upgrade(url)
+        except BaseException as error:
+            os.write(2, f"{error}\\n".encode())
+            os._exit(1)
+        os._exit(0)
+    children.append(child)
+os.close(go)
+sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
+"""
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": SOURCES}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with postgres_database() as address:
+        yield address
+
+
+def killed_at_every_statement(path: Path, whole: str) -> Iterator[int]:
+    """Has the file migrated by processes that are killed before their first statement, fourth, seventh..."""
+    for last in range(0, 200, 3):
+        path.unlink(missing_ok=True)
+        old_store.write(path, ROWS)
+        ended = run(KILLED, str(path), str(last), whole)
+        if ended.returncode == 0:
+            break
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        yield last
+    assert last > 9
+
+
+def test_kill_9_while_migrating_sqlite_leaves_the_old_or_the_new_schema(tmp_path: Path) -> None:
+    path = tmp_path / "zuebee.db"
+    old_store.write(path, ROWS)
+    records, days = old_store.records(path), old_store.days(path)
+    for _ in killed_at_every_statement(path, "whole"):
+        assert current_version(str(path)) == 0
+        assert old_store.records(path) == records
+        assert old_store.days(path) == days
+    prepare(str(path))
+    assert old_store.records(path) == records
+
+
+def test_without_the_transaction_kill_9_would_leave_neither(tmp_path: Path) -> None:
+    path = tmp_path / "zuebee.db"
+    for _ in killed_at_every_statement(path, "in parts"):
+        try:
+            prepare(str(path))
+            if len(old_store.records(path)) == ROWS:
+                continue
+        except (SchemaError, sqlite3.Error):
+            pass
+        return
+    pytest.fail("every half-done file could be migrated")
+
+
+def test_kill_9_while_migrating_postgres_leaves_nothing(url: str) -> None:
+    for last in (5, 12, 25):
+        assert run(KILLED, url, str(last), "whole").returncode == -signal.SIGKILL
+        with psycopg.connect(url) as connection:
+            question = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'"
+            assert connection.execute(question).fetchone() == (0,)
+    prepare(url)
+    assert current_version(url) == HEAD
+
+
+def test_ten_processes_that_start_together_migrate_once(url: str) -> None:
+    ended = run(TEN, url, "one lock")
+    assert ended.returncode == 0, ended.stderr
+    assert current_version(url) == HEAD
+
+
+def test_without_the_lock_they_would_run_into_one_another(url: str) -> None:
+    assert run(TEN, url, "own locks").returncode > 0
+
+
+@pytest.mark.requirement("A106")
+def test_the_migrations_make_the_tables_as_they_are_described(url: str) -> None:
+    prepare(url)
+    engine = sqlalchemy.create_engine(database_url("postgres", url))
+    with engine.begin() as connection:
+        options = {"compare_type": True, "compare_server_default": True}
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, metadata) == []
+        connection.exec_driver_sql("ALTER TABLE keys ALTER COLUMN billing SET DEFAULT 'prepaid'")
+        assert compare_metadata(context, metadata), "a difference is seen"
+    engine.dispose()
+
+
+def test_totals_and_times_can_be_asked_for_in_sql(url: str) -> None:
+    prepare(url)
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "INSERT INTO usage_records (request_id, at_s, prompt_tokens, completion_tokens) VALUES ('r', 1.5e9, 3, 4)"
+        )
+        question = "SELECT total_tokens, extract(epoch FROM timestamp)::float8 FROM usage_records"
+        assert connection.execute(question).fetchone() == (7, 1.5e9)
+
+
+def test_a_newer_store_is_refused(url: str) -> None:
+    prepare(url)
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = %s", (f"{HEAD + 1:04}",))
+    with pytest.raises(SchemaTooNew):
+        prepare(url)
+
+
+def test_a_table_that_is_in_the_way_is_named(url: str) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE TABLE usage_records (theirs text)")
+    with pytest.raises(SchemaError, match='"usage_records" already exists'):
+        prepare(url)
+    assert current_version(url) == 0
