@@ -36,8 +36,11 @@ def problems(text: str) -> list[str]:
             "rate_limit: {per_key: {tokens_per_minute: 5}}",
             "rate_limit.per_key.tokens_per_minute: not supported yet; use `requests_per_minute` and `max_concurrent`",
         ),
-        ("rate_limit: {storage: redis}", "rate_limit.storage: expected `memory`"),
-        ("auth: {storage: redis}", "auth.storage: only `file` is supported: keys are those of `api_keys`"),
+        (
+            "auth: {storage: redis}",
+            "auth.storage: does not say where: describe it in `auth.pipeline` with a provider of type `redis`",
+        ),
+        ("auth: {storage: ldap}", "auth.storage: expected `file`, `redis`, `mysql`, `postgres` or `sqlite`"),
         (
             "auth: {skip_paths: [/health, /v1/models]}",
             "auth.skip_paths[1]: only health and metrics are served without a key",
@@ -51,8 +54,8 @@ def problems(text: str) -> list[str]:
             "auth.defaults.quota: unknown key `quota`; did you mean `total_quota`?",
         ),
         (
-            "auth: {pipeline: [{type: redis}]}",
-            "auth.pipeline[0].type: provider type `redis` is not supported yet; set `enabled: false`",
+            "auth: {pipeline: [{type: file}, {type: redis, redis: {storage: main}}]}",
+            "auth.pipeline[1].redis.storage: not the name of an entry of `storage.caches` that is switched on",
         ),
         (
             "auth: {pipeline: [{type: flie}]}",
@@ -60,8 +63,8 @@ def problems(text: str) -> list[str]:
         ),
         ("auth: {pipeline: [{name: x}]}", "auth.pipeline[0]: `type` is required, but missing"),
         (
-            "auth: {pipeline: [{type: file, lua_script: 'return true'}]}",
-            "auth.pipeline[0].lua_script: scripts are not supported yet; remove it",
+            "auth: {pipeline: [{type: file, script: {pfad: x.lua, script: 'return true'}}]}",
+            "auth.pipeline[0].script.pfad: unknown key `pfad`; did you mean `path`?",
         ),
         (
             "auth: {pipeline: [{type: file, enabled: false}]}",
@@ -69,7 +72,8 @@ def problems(text: str) -> list[str]:
         ),
         (
             "auth: {pipeline: [{type: file, path: keys.txt}]}",
-            "auth.pipeline[0].path: unknown key `path`; known: `enabled`, `file`, `keys`, `name`, `type`",
+            "auth.pipeline[0].path: unknown key `path`; known: `clients`, `database`, `enabled`, `jwt`, `name`, `redis`, "
+            "`script`, `type`, `webhook`",
         ),
         ("auth: {pipeline: {type: file}}", "auth.pipeline: expected a list"),
         ("auth: {pipeline: [file, {type: file}]}", "auth.pipeline[0]: expected a mapping"),
