@@ -24,9 +24,11 @@ def translate_pipeline(root: Mapping, auth: Mapping, pipeline: Sequence, notes: 
     if not running:
         notes.refuse(pipeline, "no provider is enabled, so nobody could get in")
         return
+    if not set(kinds) <= set(_PROVIDERS):
+        return  # said already
     keys = root.items.get("api_keys")
     added = [node for each in running if (node := _own_keys(each, notes))]
-    if isinstance(keys, Sequence) and keys.items and "file" not in kinds and set(kinds) <= set(_PROVIDERS):
+    if isinstance(keys, Sequence) and keys.items and "file" not in kinds:
         notes.refuse(keys, "not asked by `auth.pipeline`: add a provider of type `file`, or remove them")
     for node in added:
         before = keys.items if isinstance(keys, Sequence) else []

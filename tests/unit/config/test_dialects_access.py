@@ -63,8 +63,8 @@ def problems(text: str) -> list[str]:
         ),
         ("auth: {pipeline: [{name: x}]}", "auth.pipeline[0]: `type` is required, but missing"),
         (
-            "auth: {pipeline: [{type: file, script: {pfad: x.lua, script: 'return true'}}]}",
-            "auth.pipeline[0].script.pfad: unknown key `pfad`; did you mean `path`?",
+            "auth: {pipeline: [{type: file, script: {pahth: x.lua, script: 'return true'}}]}",
+            "auth.pipeline[0].script.pahth: unknown key `pahth`; did you mean `path`?",
         ),
         (
             "auth: {pipeline: [{type: file, enabled: false}]}",
@@ -72,8 +72,8 @@ def problems(text: str) -> list[str]:
         ),
         (
             "auth: {pipeline: [{type: file, path: keys.txt}]}",
-            "auth.pipeline[0].path: unknown key `path`; known: `clients`, `database`, `enabled`, `jwt`, `name`, `redis`, "
-            "`script`, `type`, `webhook`",
+            "auth.pipeline[0].path: unknown key `path`; known: `clients`, `database`, `enabled`, `jwt`, `name`, "
+            "`redis`, `script`, `type`, `webhook`",
         ),
         ("auth: {pipeline: {type: file}}", "auth.pipeline: expected a list"),
         ("auth: {pipeline: [file, {type: file}]}", "auth.pipeline[0]: expected a mapping"),
