@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import RedisError as LibraryError
 
 from zuebee.kit import clock
@@ -55,8 +55,7 @@ class RedisClient:
         self._make: type[AbstractConnection] = options.pop("connection_class", Connection)
         self._options = {
             "protocol": 2,
-            "lib_name": None,
-            "lib_version": None,
+            "driver_info": None,
             # The one deadline is ours; theirs would cost a timer for each read and each write.
             "socket_timeout": None,
             "socket_connect_timeout": timeout_s,
@@ -64,7 +63,7 @@ class RedisClient:
             **options,
         }
         self._timeout_s = timeout_s
-        self._retry_after_s = retry_after_s
+        self.retry_after_s = retry_after_s
         self._idle: list[AbstractConnection] = []
         self._slots = asyncio.Semaphore(max_connections)
         self._waiting = 0
@@ -90,7 +89,7 @@ class RedisClient:
             raise RedisDown("no answer in time") from None
         except ResponseError as error:
             word = str(error).partition(" ")[0].rstrip(":")
-            if word in _UNFIT or type(error).__name__ in ("BusyLoadingError", "ReadOnlyError", "OutOfMemoryError"):
+            if word in _UNFIT or isinstance(error, ReadOnlyError | OutOfMemoryError):
                 self._failed(FAILURES, type(error).__name__)
                 raise RedisDown(type(error).__name__) from None
             self._answered()
@@ -98,7 +97,7 @@ class RedisClient:
                 raise
             raise RedisError(type(error).__name__ if not word.isupper() else word) from None
         except (LibraryError, OSError) as error:
-            self._failed(1, type(error).__name__)
+            self._failed(FAILURES if isinstance(error, BusyLoadingError) else 1, type(error).__name__)
             raise RedisDown(type(error).__name__) from None
         finally:
             if probing:
@@ -163,9 +162,9 @@ class RedisClient:
         if not self._down and self._failures < FAILURES:
             return
         if not self._down:
-            _log.warning("redis is down (%s): left alone, tried again every %g s", reason, self._retry_after_s)
+            _log.warning("redis is down (%s): left alone, tried again every %g s", reason, self.retry_after_s)
         self._down = True
-        self._down_until_s = clock.monotonic_s() + self._retry_after_s
+        self._down_until_s = clock.monotonic_s() + self.retry_after_s
 
     def _answered(self) -> None:
         self._failures = 0
