@@ -3,16 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from zuebee.accounts.invoices import Invoices
 from zuebee.accounts.payments import Payments
 from zuebee.accounts.service import AccountsService
+from zuebee.app.store import prepare_store, store_database
 from zuebee.config import StoreSettings
-from zuebee.kit.database import Database, DatabaseError, database_url
-from zuebee.schema.tables import metadata
+from zuebee.kit.database import Database, DatabaseError
 
-_POSTGRES = ("postgres://", "postgresql://", "postgresql+psycopg://")
+_POSTGRES = ("postgres://", "postgresql://")
 
 
 class CannotOpen(Exception):
@@ -46,7 +45,7 @@ def administration(store: StoreSettings, currency: str) -> Iterator[Administrati
     except DatabaseError as error:
         raise CannotOpen(f"the store does not do what it should: {error}") from None
     except OSError as error:
-        raise CannotOpen(f"{store.path}: {error.strerror or type(error).__name__}") from None
+        raise CannotOpen(str(error)) from None
     finally:
         if database is not None:
             database.close()
@@ -60,19 +59,8 @@ def store_named(store: StoreSettings, name: str) -> StoreSettings:
 
 
 def _open(store: StoreSettings) -> Database:
-    if store.url is not None:
-        try:
-            url = database_url("postgres", store.url)
-        except ValueError:
-            raise CannotOpen("store.url is not the URL of a PostgreSQL database") from None
-    else:
-        Path(store.path).parent.mkdir(parents=True, exist_ok=True)
-        url = f"sqlite:///{store.path}"
-    database = Database(url, timeout_s=float(store.timeout_s), max_connections=1)
-    _prepare(database)
-    return database
-
-
-def _prepare(database: Database) -> None:
-    """Make the tables that are missing."""
-    database.call(metadata.create_all)
+    try:
+        prepare_store(store)
+        return store_database(store, max_connections=1)
+    except ValueError:
+        raise CannotOpen("store.url is not the URL of a PostgreSQL database") from None

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
-from zuebee.config import ProxySettings, ReporterSettings, Settings, StoreSettings
+from zuebee.app.store import store_database
+from zuebee.config import ProxySettings, ReporterSettings, Settings
 from zuebee.kit import clock
-from zuebee.kit.database import Database
-from zuebee.kit.dsn import database_url
 from zuebee.kit.http_connect import bypasses_proxy
 from zuebee.telemetry.budgets import BalanceLike, BudgetGauges
 from zuebee.telemetry.metrics import Metrics
@@ -15,12 +14,6 @@ from zuebee.usage.gate import OutboxGate
 from zuebee.usage.outbox import Outbox
 from zuebee.usage.service import Reporter, Reporting, Sink
 from zuebee.usage.webhook import WebhookSink
-
-
-def store_database(store: StoreSettings, max_connections: int = 4, timeout_s: float | None = None) -> Database:
-    """The store, for work off the hot path; `timeout_s` instead of its own. Raises ValueError."""
-    url = f"sqlite:///{store.path}" if store.url is None else database_url("postgres", store.url)
-    return Database(url, timeout_s=timeout_s or store.timeout_s, max_connections=max_connections)
 
 
 def reporter_names(settings: Settings) -> list[str]:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zuebee.app.reporting import store_database
+from zuebee.app.store import store_database
 from zuebee.config import Settings
 from zuebee.kit import clock
 from zuebee.kit.database import Connection, Database, DatabaseError

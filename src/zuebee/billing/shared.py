@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from zuebee.billing import records
 from zuebee.billing.batch import StoreBusy, StoreFailed
-from zuebee.billing.ledger import TOKENS, HoldState, Short
+from zuebee.billing.ledger import TOKENS, Balance, HoldState, Short
 from zuebee.billing.operations import Extend, Reserve, Settle, record_of
 from zuebee.billing.pricing import NO_PRICE, PriceBook, Rate, cost_nano
 from zuebee.billing.refusals import too_short
@@ -26,7 +26,7 @@ SWEEP_INTERVAL_S = 5.0
 class SharedHold:
     """A hold in the shared ledger; it is on disk from its beginning. See `contracts.admission.Hold`."""
 
-    __slots__ = ("bounded", "id", "open", "rate", "tokens", "worth_nano")
+    __slots__ = ("bounded", "id", "open", "rate", "started_s", "tokens", "worth_nano")
     secured = True
 
     def __init__(self, state: HoldState, rate: Rate | None, *, bounded: bool) -> None:
@@ -36,6 +36,7 @@ class SharedHold:
         self.rate = rate
         self.bounded = bounded
         self.open = True
+        self.started_s = clock.monotonic_s()
 
     async def wait(self) -> Refusal | None:
         """See `Hold.wait`."""
@@ -61,6 +62,8 @@ class SharedBilling:
         self._prices = prices
         self._gate = gate
         self._swept_at_s = 0.0
+        self._open = 0
+        self._oldest_s = 0.0
         spool = Spool(spool_path)
         try:
             store.start("zuebee")
@@ -138,6 +141,9 @@ class SharedBilling:
                 wanted = _wanted(hold, usage, spent)
                 if wanted.tokens > hold.tokens or wanted.cost_nano > hold.worth_nano:
                     asked.append((grant, hold, self._committer.submit(Extend(hold.id, wanted, spent))))
+        open_holds = [grant.hold for grant in grants if isinstance(grant.hold, SharedHold) and grant.hold.open]
+        self._open = len(open_holds)
+        self._oldest_s = max((now_s - hold.started_s for hold in open_holds), default=0.0)
         if signs:
             self._committer.renew(signs, self._settings.hold_s)
         answers = [(grant, await self._extended(hold, pending)) for grant, hold, pending in asked]
@@ -155,6 +161,18 @@ class SharedBilling:
         return None
 
     # --- for operators ---
+
+    def balances(self) -> Sequence[Balance]:
+        """The balances of accounts in use, as they stood a few seconds ago."""
+        return self._committer.balances
+
+    def holds_open(self) -> int:
+        """How many holds of this process are open."""
+        return self._open
+
+    def oldest_hold_s(self) -> float:
+        """The age of the oldest open hold, in seconds."""
+        return self._oldest_s
 
     @property
     def dropped(self) -> int:

@@ -17,6 +17,9 @@ class StoreSettings(Section, frozen=True, kw_only=True):
     url: Annotated[
         str | None, Meta(description="postgresql:// URL, for one or many processes; then `path` is not used.")
     ] = None
+    spool_path: Annotated[
+        str, Meta(description="File for settlements while PostgreSQL does not answer; each process needs its own.")
+    ] = "data/spool.jsonl"
     commit_interval_s: Annotated[
         Duration, Meta(description="Longest wait of a usage record that nobody waits for.")
     ] = field(name="commit_interval", default=seconds(0.05))

@@ -63,6 +63,7 @@ def set_up(settings: LogSettings) -> None:
     root.setLevel(LEVELS[settings.level])
     # What uvicorn reports there are the manners of clients: answered, counted and no news.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # a first start is no news either
 
 
 class AccessLog:

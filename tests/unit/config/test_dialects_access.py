@@ -23,21 +23,11 @@ def problems(text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("rate_limit: {script: {path: x}}", "rate_limit.script: scripts are not supported yet; remove it"),
         (
-            "rate_limit: {global: {requests_per_second: 5}}",
-            "rate_limit.global: a limit for all keys together is not supported yet; set `enabled: false`",
+            "auth: {storage: redis}",
+            "auth.storage: does not say where: describe it in `auth.pipeline` with a provider of type `redis`",
         ),
-        (
-            "rate_limit: {per_key: {requests_per_second: 5}}",
-            "rate_limit.per_key.requests_per_second: not supported yet; use `requests_per_minute` and `max_concurrent`",
-        ),
-        (
-            "rate_limit: {per_key: {tokens_per_minute: 5}}",
-            "rate_limit.per_key.tokens_per_minute: not supported yet; use `requests_per_minute` and `max_concurrent`",
-        ),
-        ("rate_limit: {storage: redis}", "rate_limit.storage: expected `memory`"),
-        ("auth: {storage: redis}", "auth.storage: only `file` is supported: keys are those of `api_keys`"),
+        ("auth: {storage: ldap}", "auth.storage: expected `file`, `redis`, `mysql`, `postgres` or `sqlite`"),
         (
             "auth: {skip_paths: [/health, /v1/models]}",
             "auth.skip_paths[1]: only health and metrics are served without a key",
@@ -51,8 +41,8 @@ def problems(text: str) -> list[str]:
             "auth.defaults.quota: unknown key `quota`; did you mean `total_quota`?",
         ),
         (
-            "auth: {pipeline: [{type: redis}]}",
-            "auth.pipeline[0].type: provider type `redis` is not supported yet; set `enabled: false`",
+            "auth: {pipeline: [{type: file}, {type: redis, redis: {storage: main}}]}",
+            "auth.pipeline[1].redis.storage: not the name of an entry of `storage.caches` that is switched on",
         ),
         (
             "auth: {pipeline: [{type: flie}]}",
@@ -60,8 +50,8 @@ def problems(text: str) -> list[str]:
         ),
         ("auth: {pipeline: [{name: x}]}", "auth.pipeline[0]: `type` is required, but missing"),
         (
-            "auth: {pipeline: [{type: file, lua_script: 'return true'}]}",
-            "auth.pipeline[0].lua_script: scripts are not supported yet; remove it",
+            "auth: {pipeline: [{type: file, script: {pahth: x.lua, script: 'return true'}}]}",
+            "auth.pipeline[0].script.pahth: unknown key `pahth`; did you mean `path`?",
         ),
         (
             "auth: {pipeline: [{type: file, enabled: false}]}",
@@ -69,7 +59,8 @@ def problems(text: str) -> list[str]:
         ),
         (
             "auth: {pipeline: [{type: file, path: keys.txt}]}",
-            "auth.pipeline[0].path: unknown key `path`; known: `enabled`, `file`, `keys`, `name`, `type`",
+            "auth.pipeline[0].path: unknown key `path`; known: `clients`, `database`, `enabled`, `jwt`, `name`, "
+            "`redis`, `script`, `type`, `webhook`",
         ),
         ("auth: {pipeline: {type: file}}", "auth.pipeline: expected a list"),
         ("auth: {pipeline: [file, {type: file}]}", "auth.pipeline[0]: expected a mapping"),
@@ -99,11 +90,6 @@ def test_parts_of_auth_that_is_off_need_no_translation() -> None:
     assert not settings(text).auth_on
 
 
-def test_limits_that_are_off_need_no_translation() -> None:
-    text = "rate_limit: {enabled: false, storage: redis, global: {requests_per_second: 5}, per_key: {burst_size: 5}}\n"
-    assert not settings(text).rate_limit.enabled
-
-
 def test_quotas_of_keys_that_name_none() -> None:
     text = """\
 auth: {defaults: {total_quota: 9, quota_reset_period: daily}}
@@ -126,10 +112,6 @@ def test_a_status_as_a_number_or_a_word(written: str, status: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "rate_limit: {global: {enabled: false, requests_per_second: 5}}",
-        "rate_limit: {global: {requests_per_second: 0}}",
-        "rate_limit: {per_key: {requests_per_second: 0, burst_size: , tokens_per_minute: 0}}",
-        "rate_limit: {per_key: {enabled: false, requests_per_second: 5}}",
         "auth: {storage: , pipeline: , defaults: , skip_paths: }",
         "auth: {skip_paths: [/health, /ready, /metrics]}",
     ],
