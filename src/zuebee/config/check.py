@@ -70,7 +70,10 @@ def check(settings: Settings, is_file: Callable[[str], bool]) -> list[Finding]:
         *check_firewall(settings.firewall, settings.server.max_body_size),
         *_client_gone(settings),
         *(Finding(*found) for found in price_findings(settings.billing)),
-        *(Finding(*found) for found in limit_findings(settings.rate_limit, settings.redis)),
+        *(
+            Finding(*found)
+            for found in limit_findings(settings.rate_limit, settings.redis, settings.billing.heartbeat_s)
+        ),
     ]
 
 

@@ -203,8 +203,10 @@ class Exchange:
         headers = head.headers
         if (grant := settlement.grant) is not None:
             grant.usage_so_far = head.usage_so_far
-            if grant.place is not None:
-                headers += grant.place.headers()
+            if grant.place is not None and (limits := grant.place.headers()):
+                # The backend's own limits are the gateway's affair.
+                headers = [field for field in headers if not field[0].startswith(b"x-ratelimit-")]
+                headers += limits
         headers.append((b"x-request-id", settlement.request_id.encode()))
         if head.status >= 400:
             headers += relayed_error_headers(head.status, headers, head.attempts)
