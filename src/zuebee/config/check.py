@@ -67,7 +67,10 @@ def check(settings: Settings, is_file: Callable[[str], bool]) -> list[Finding]:
         *_client_gone(settings),
         *(Finding(*found) for found in price_findings(settings.billing)),
         *(Finding(*found) for found in secret_findings(settings, is_file)),
-        *(Finding(*found) for found in limit_findings(settings.rate_limit, settings.redis)),
+        *(
+            Finding(*found)
+            for found in limit_findings(settings.rate_limit, settings.redis, settings.billing.heartbeat_s)
+        ),
     ]
 
 
