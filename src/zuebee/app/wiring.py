@@ -204,6 +204,7 @@ class Platform:
             lend("zuebee_idempotent_requests_total", lambda: (((what,), n) for what, n in replays.counts.items()))
             lend("zuebee_idempotency_failures_total", lambda: [((), answers.failures)])
         lend("zuebee_firewall_matches_total", self._firewall_counts.items)
+        lend("zuebee_source_refusals_total", self._auth_state.tokens.refused.items)
         lend("zuebee_ready", lambda: [((), float(self.readiness().ready))])
         lend("zuebee_priority_running", self._running_by_priority)
         lend_limits(self.limiter, self.metrics)
@@ -211,6 +212,10 @@ class Platform:
         lend_budgets(self.billing.balances, self.metrics, self.settings.metrics.max_accounts)
         lend("zuebee_holds_open", lambda: [((), self.billing.holds_open())])
         lend("zuebee_hold_oldest_seconds", lambda: [((), self.billing.oldest_hold_s())])
+        lend("zuebee_ledger_operations_total", self._operations)
+        counters = self._auth_state.counters
+        lend("zuebee_auth_decisions_total", counters.decisions.items)
+        lend("zuebee_script_failures_total", counters.script_failures.items)
 
     def _healthy(self) -> Iterable[tuple[tuple[str, ...], float]]:
         now_s = clock.monotonic_s()
@@ -219,6 +224,10 @@ class Platform:
     def _running_by_priority(self) -> Iterable[tuple[tuple[str, ...], float]]:
         counts: Counter[str] = Counter(exchange.settlement.principal.priority for exchange in self.pipeline.running)
         return (((priority,), counts[priority]) for priority in PRIORITIES)
+
+    def _operations(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        yield ("reserve",), self.billing.reserved
+        yield ("short",), self.billing.short
 
     def _dropped(self) -> Iterable[tuple[tuple[str, ...], float]]:
         yield ("usage",), self.billing.dropped

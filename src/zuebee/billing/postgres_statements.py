@@ -76,6 +76,10 @@ EXPIRED = f"""
 SELECT h.hold, o.ended_at_s > 0 FROM ledger_holds h JOIN ledger_owners o ON o.id = h.owner
 WHERE h.expires_at_s <= {NOW} OR (h.owner <> %s AND o.ended_at_s > 0) ORDER BY h.expires_at_s LIMIT %s
 """
+BALANCES = """
+SELECT id, account, unit, period, starts_at_s, granted, held, used, overdraft, limited, changes
+FROM ledger_balances WHERE id = ANY(%s::int8[])
+"""
 END_SILENT_OWNERS = f"UPDATE ledger_owners SET ended_at_s = seen_at_s WHERE ended_at_s = 0 AND seen_at_s < {NOW} - %s"
 FORGET_RECORDS = (
     f"DELETE FROM usage_records WHERE id IN"

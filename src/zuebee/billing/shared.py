@@ -64,7 +64,6 @@ class SharedBilling:
         self._swept_at_s = 0.0
         self._open = 0
         self._oldest_s = 0.0
-        self._store = store
         spool = Spool(spool_path)
         try:
             store.start("zuebee")
@@ -164,8 +163,8 @@ class SharedBilling:
     # --- for operators ---
 
     def balances(self) -> Sequence[Balance]:
-        """The balances of accounts in use, as this process last saw them."""
-        return self._store.seen()
+        """The balances of accounts in use, as they stood a few seconds ago."""
+        return self._committer.balances
 
     def holds_open(self) -> int:
         """How many holds of this process are open."""

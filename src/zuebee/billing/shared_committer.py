@@ -15,11 +15,12 @@ from contextlib import suppress
 from itertools import chain
 
 from zuebee.billing.batch import StoreBusy
-from zuebee.billing.ledger import HoldState
+from zuebee.billing.ledger import Balance, HoldState
 from zuebee.billing.operations import Answer, Expire, Operation, Renew, Reserve, Settle
+from zuebee.billing.postgres_connection import StoreLost
 from zuebee.billing.shared_batch import Pending, SharedBatch
 from zuebee.billing.spool import Line, Spool
-from zuebee.billing.store_postgres import PostgresStore, StoreLost
+from zuebee.billing.store_postgres import PostgresStore
 from zuebee.kit import clock
 
 _log = logging.getLogger("zuebee.billing")
@@ -47,6 +48,7 @@ class SharedCommitter:
         self.commit_s = 0.0
         self.dropped = 0
         self.failed = 0
+        self.balances: list[Balance] = []
         self._store = store
         self._spool = spool
         self._timeout_s = timeout_s
@@ -167,8 +169,9 @@ class SharedCommitter:
         self.down = True
         self._tend()
 
-    def _swept(self, holds: list[Expire]) -> None:
+    def _swept(self, holds: list[Expire], balances: list[Balance]) -> None:
         self._sweeping = False
+        self.balances = balances or self.balances
         if holds:
             _log.warning("%d holds of requests whose process is gone have expired", len(holds))
         for hold in holds:
@@ -254,6 +257,8 @@ class SharedCommitter:
 
     async def aclose(self) -> None:
         """Do what waits, for at most `CLOSE_S`; what is left then is in the spool file. Ends the epoch."""
+        if self._closing.is_set():
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await self._idle.wait()
@@ -281,7 +286,7 @@ class SharedCommitter:
             if isinstance(order, SharedBatch):
                 self._do(order)
             elif order == "sweep":
-                self._call(self._swept, self._swept_up())
+                self._call(self._swept, *self._swept_up())
             else:
                 if order == "end":
                     with suppress(StoreBusy):
@@ -289,14 +294,14 @@ class SharedCommitter:
                 self._store.disconnect()
                 return
 
-    def _swept_up(self) -> list[Expire]:
+    def _swept_up(self) -> tuple[list[Expire], list[Balance]]:
         try:
-            return self._store.sweep()
+            return self._store.sweep(), self._store.balances()
         except StoreBusy:
-            return []
+            return [], []
         except Exception:
             _log.exception("expired holds could not be looked for")
-            return []
+            return [], []
 
     def _do(self, batch: SharedBatch) -> None:
         attempts = 0
@@ -333,7 +338,7 @@ class SharedCommitter:
         self._attempt_at_s = clock.monotonic_s()
         try:
             if not self._store.connected:
-                self._store.connect()
+                self._store.resume()
             return self._store.apply(number, operations)
         finally:
             self._attempt_at_s = 0.0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from zuebee.billing.batch import StoreFailed
 from zuebee.billing.operations import Operation, Settle
 from zuebee.billing.store_postgres import PostgresStore
 
@@ -56,7 +57,7 @@ class Spool:
                 lines.append(_decode(text))
             except msgspec.DecodeError:
                 if number < len(content):
-                    self._keep_damaged()
+                    self.keep_damaged()
                     _log.error("%s: line %d cannot be read; a copy of the file is beside it", self._path, number)
         return lines
 
@@ -81,7 +82,8 @@ class Spool:
         """Let others have it."""
         os.close(self._file)
 
-    def _keep_damaged(self) -> None:
+    def keep_damaged(self) -> None:
+        """Leave a copy for people, with the ending `.damaged`."""
         copy = self._path.with_name(f"{self._path.name}.damaged")
         if not copy.exists():
             copy.write_bytes(self._path.read_bytes())
@@ -94,6 +96,19 @@ def replay(store: PostgresStore, spool: Spool) -> int:
     for line in lines:
         groups.setdefault((line.owner, line.batch), []).append(line.settle)
     for (owner, batch), operations in groups.items():
-        store.apply(batch, operations, owner)
+        try:
+            store.apply(batch, operations, owner)
+        except StoreFailed as error:
+            _log.error("%d settlements of an earlier process: %s; trying each alone", len(operations), error)
+            for operation in operations:
+                _do_alone(store, spool, operation)
     spool.empty()
     return len(lines)
+
+
+def _do_alone(store: PostgresStore, spool: Spool, operation: Operation) -> None:
+    try:
+        store.apply(0, [operation])
+    except StoreFailed as error:
+        spool.keep_damaged()
+        _log.error("a settlement cannot be done: %s; a copy of the spool file is beside it", error)

@@ -4,42 +4,33 @@ The first locks and loads what the operations touch, a fresh `Ledger` decides, t
 """
 
 import hashlib
-import socket
-import threading
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import psycopg
-from psycopg import errors
 
 from zuebee.billing import postgres_statements as sql
 from zuebee.billing import records
 from zuebee.billing.batch import StoreBusy, StoreFailed
 from zuebee.billing.ledger import Balance, Entry, HoldState, Ledger, State
 from zuebee.billing.operations import Answer, Expire, Operation, Record, Renew, Reserve, decide, holds_of
+from zuebee.billing.postgres_connection import PostgresConnection, StoreLost
 from zuebee.contracts.admission import Amount
 from zuebee.contracts.periods import period_start_s
 
 MAX_KNOWN = 200_000
+MAX_SHOWN = 1000
 EXPIRED_AT_ONCE = 200
 FORGOTTEN_AT_ONCE = 10_000
 SILENT_HOLDS = 10
 """An owner that gave no sign of life for so many times the life of a hold has ended."""
 
-_TRY_AGAIN = (
-    errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable, errors.QueryCanceled,
-    errors.UniqueViolation, errors.InsufficientResources,
-)  # fmt: skip
 _STATES: dict[str, State] = {"post": "posted", "void": "voided", "expire": "expired", "adjust": "adjusted"}
 _CHARGED = ("post", "expire", "overdraft", "adjust")
 
 
-class StoreLost(StoreBusy):
-    """The connection is gone; whether the last transaction was committed is known once there is a new one."""
-
-
-class PostgresStore:
+class PostgresStore(PostgresConnection):
     """One connection. All methods block and belong to one thread, but for `cut`.
 
     They raise StoreBusy (try again), StoreLost (connect again, then try again) or StoreFailed (these operations can
@@ -50,125 +41,63 @@ class PostgresStore:
         self, url: str, *, reporters: Sequence[str], currency: str, retention_days: int, timeout_s: float, hold_s: float
     ) -> None:
         self.owner = 0
+        self._name = ""
         self.transactions = 0
         self.decided: list[Answer] = []
-        self._url = url
+        super().__init__(url, timeout_s)
         self._reporters = tuple(reporters)
         self._currency = currency
         self._retention_s = retention_days * 86400.0
-        self._timeout_s = timeout_s
         self._hold_s = hold_s
-        self._lock = threading.Lock()
-        self._db: psycopg.Connection[Any] | None = None
         self._balance_ids: dict[tuple[str, float], int] = {}
         self._path_ids: dict[str, int] = {}
-        self._seen: dict[str, Balance] = {}
-
-    # --- the connection ---
-
-    def connect(self) -> None:
-        """Connect anew."""
-        self.disconnect()
-        bound_ms = round(self._timeout_s * 1000)
-        # Whoever stops between the two round trips must not keep others from the balances it has locked.
-        options = " ".join(
-            f"-c {name}={bound_ms}"
-            for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
-        )
-        try:
-            db = psycopg.connect(
-                self._url,
-                autocommit=True,
-                options=options,
-                connect_timeout=max(2, round(self._timeout_s)),
-                tcp_user_timeout=bound_ms,
-                application_name="zuebee",
-            )
-            with self._lock:
-                self._db = db
-            if db.execute("SHOW synchronous_commit").fetchone() == ("off",):
-                db.execute("SET synchronous_commit = on")
-        except psycopg.Error as error:
-            self.disconnect()
-            raise StoreLost(type(error).__name__) from None
-
-    def disconnect(self) -> None:
-        """Let go of the connection."""
-        with self._lock:
-            db, self._db = self._db, None
-            if db is not None:
-                db.close()
-
-    def cut(self) -> None:
-        """Called from another thread: end a wait that takes too long."""
-        with self._lock:
-            if self._db is not None and not self._db.closed:
-                with suppress(OSError), socket.socket(fileno=self._db.fileno()) as connection:
-                    try:
-                        connection.shutdown(socket.SHUT_RDWR)
-                    finally:
-                        connection.detach()
-
-    @property
-    def connected(self) -> bool:
-        """Whether there is a connection, as far as is known."""
-        return self._db is not None
-
-    @property
-    def _connection(self) -> psycopg.Connection[Any]:
-        if self._db is None:
-            raise StoreLost("not connected")
-        return self._db
-
-    def _failure(self, error: psycopg.Error) -> Exception:
-        """Undo what was begun, and say whether trying again makes sense."""
-        db = self._db
-        if db is None or db.closed or isinstance(error, errors.ReadOnlySqlTransaction):
-            self.disconnect()
-            return StoreLost(type(error).__name__)
-        try:
-            db.execute("ROLLBACK")
-        except psycopg.Error:
-            self.disconnect()
-            return StoreLost(type(error).__name__)
-        if isinstance(error, _TRY_AGAIN):
-            return StoreBusy(type(error).__name__)
-        if isinstance(error, errors.DataError | errors.IntegrityError | errors.ProgrammingError):
-            return StoreFailed(type(error).__name__)
-        self.disconnect()
-        return StoreLost(type(error).__name__)
 
     # --- epochs ---
 
     def start(self, name: str) -> int:
-        """Connect, and begin a new epoch; answers with its number."""
+        """Connect, and begin an epoch if there is none; answers with its number."""
+        self._name = name
+        return self.resume()
+
+    def resume(self) -> int:
+        """Connect again, in the same epoch unless the store does not know it any more."""
         self.connect()
+        if self.owner:
+            return self.owner
         try:
-            row = self._connection.execute(sql.BEGIN_OWNER, (name,)).fetchone()
+            row = self.connection.execute(sql.BEGIN_OWNER, (self._name,)).fetchone()
         except psycopg.Error as error:
-            raise self._failure(error) from None
+            raise self.failure(error) from None
         self.owner = int(row[0]) if row is not None else 0
         return self.owner
 
     def end(self) -> None:
         """End the epoch: what it still holds may be expired at once."""
         try:
-            self._connection.execute(sql.END_OWNER, (self.owner,))
+            self.connection.execute(sql.END_OWNER, (self.owner,))
         except psycopg.Error as error:
-            raise self._failure(error) from None
+            raise self.failure(error) from None
 
     def sweep(self) -> list[Expire]:
         """What resolves the holds that have expired by the clock of the database. Also removes records that are too
         old, a part at a time.
         """
         try:
-            db = self._connection
+            db = self.connection
             db.execute(sql.END_SILENT_OWNERS, (self._hold_s * SILENT_HOLDS,))
             if self._retention_s:
                 db.execute(sql.FORGET_RECORDS, (self._retention_s, FORGOTTEN_AT_ONCE))
             return [Expire(*row) for row in db.execute(sql.EXPIRED, (self.owner, EXPIRED_AT_ONCE))]
         except psycopg.Error as error:
-            raise self._failure(error) from None
+            raise self.failure(error) from None
+
+    def balances(self) -> list[Balance]:
+        """How the accounts stand that this process has used lately."""
+        ids = list(islice(reversed(self._balance_ids.values()), MAX_SHOWN))
+        try:
+            return [Balance(*row) for row in self.connection.execute(sql.BALANCES, (ids,))]
+        except psycopg.Error as error:
+            raise self.failure(error) from None
 
     # --- operations ---
 
@@ -181,7 +110,7 @@ class PostgresStore:
         owner = owner or self.owner
         try:
             known = self._open(operations)
-            db = self._connection
+            db = self.connection
             self.transactions += 1
             loaded = self._load(db, operations, known, owner)
             if batch and loaded.applied >= batch:
@@ -197,25 +126,11 @@ class PostgresStore:
                 db.execute(sql.APPLIED if owner == self.owner else sql.APPLIED_FOR_ANOTHER, (batch, owner))
                 db.execute("COMMIT")
         except psycopg.Error as error:
-            raise self._failure(error) from None
+            raise self.failure(error) from None
         except Exception:
-            self._undo()
+            self.undo()
             raise
-        if len(self._seen) > MAX_KNOWN:
-            self._seen.clear()
-        self._seen.update({balance.account: balance for balance in loaded.ledger.balances()})
         return self.decided
-
-    def seen(self) -> list[Balance]:
-        """The balances that the latest transactions left behind; for any thread."""
-        return list(self._seen.values())
-
-    def _undo(self) -> None:
-        try:
-            if self._db is not None:
-                self._db.execute("ROLLBACK")
-        except psycopg.Error:
-            self.disconnect()
 
     def _open(self, operations: list[Operation]) -> list[list[int]]:
         """The balances of each reservation; made when missing, in a transaction of their own, and then remembered."""
@@ -228,9 +143,9 @@ class PostgresStore:
                 missing = sorted(wanted)
             accounts, starts = [key[0] for key in missing], [key[1] for key in missing]
             units, periods = [wanted[key].unit for key in missing], [wanted[key].period for key in missing]
-            with self._connection.pipeline():
-                self._connection.execute(sql.OPEN_BALANCES, (accounts, units, periods, starts))
-                found = self._connection.execute(sql.FIND_BALANCES, (accounts, starts))
+            with self.connection.pipeline():
+                self.connection.execute(sql.OPEN_BALANCES, (accounts, units, periods, starts))
+                found = self.connection.execute(sql.FIND_BALANCES, (accounts, starts))
             self._balance_ids.update({(account, start_s): number for account, start_s, number in found})
         ids = [
             [self._balance_ids[b.account, period_start_s(b.period, each.at_s)] for b in each.budgets]
@@ -246,9 +161,9 @@ class PostgresStore:
             if len(self._path_ids) + len(missing) > MAX_KNOWN:
                 self._path_ids.clear()
                 missing = sorted(names)
-            with self._connection.pipeline():
-                self._connection.execute(sql.OPEN_PATHS, (missing,))
-                found = self._connection.execute(sql.FIND_PATHS, (missing,))
+            with self.connection.pipeline():
+                self.connection.execute(sql.OPEN_PATHS, (missing,))
+                found = self.connection.execute(sql.FIND_PATHS, (missing,))
             self._path_ids.update(dict(found.fetchall()))
 
     def _load(
@@ -265,7 +180,11 @@ class PostgresStore:
             at_batch = db.execute(sql.LAST_BATCH, (self.owner,))
         row = at_owner.fetchone()
         if row is None:
-            raise StoreFailed("this process is not known to the store any more")
+            if owner == self.owner:
+                self.owner = 0  # restored from a back-up, perhaps: begin a new epoch
+                self.disconnect()
+                raise StoreLost("the store does not know this process any more")
+            raise StoreFailed("the store does not know that process")
         ledger = Ledger(self.owner)
         balances = {b[0]: ledger.add_balance(Balance(*b)) for b in at_balances}
         for path in known:

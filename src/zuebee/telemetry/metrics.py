@@ -79,14 +79,14 @@ METRICS = {
         "gauge", (), "Breaches of the ledger's invariants that the last check found."
     ),
     "zuebee_ledger_operations_total": Description(
-        "counter",
-        ("operation",),
-        "Reservations and what became of them: reserve, short, post, void, expire, overdraft.",
+        "counter", ("operation",), "Reservations: `reserve` were made, `short` were refused for want of budget."
     ),
     "zuebee_ledger_commits_total": Description("counter", (), "Transactions of the ledger."),
     "zuebee_ledger_commit_seconds_total": Description("counter", (), "Time spent in them."),
     "zuebee_auth_decisions_total": Description(
-        "counter", ("source", "decision"), "What each source of the pipeline said: allowed, denied, unknown or failed."
+        "counter",
+        ("source", "decision"),
+        "What each source of the pipeline said: allowed, denied, error, unknown, missing.",
     ),
     "zuebee_script_failures_total": Description(
         "counter",

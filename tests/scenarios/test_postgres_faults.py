@@ -1,0 +1,279 @@
+"""The shared ledger when its database fails: nothing is lost, nothing is done twice, nobody waits for ever."""
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.support.databases import postgres_database
+from tests.support.processes import until
+from tests.support.shared_ledger import (
+    balances,
+    check_books,
+    check_usage,
+    post,
+    query,
+    record,
+    reserve,
+    store_on,
+)
+from tests.support.tcp_proxy import DOWN, UP, TcpProxy, proxy_before
+from zuebee.billing.batch import StoreBusy
+from zuebee.billing.ledger import HoldState
+from zuebee.billing.operations import Operation, Settle
+from zuebee.billing.postgres_connection import StoreLost
+from zuebee.billing.records import COLUMNS
+from zuebee.billing.shared_committer import SharedCommitter
+from zuebee.billing.spool import Spool
+from zuebee.contracts.admission import Budget
+from zuebee.schema.prepare import prepare
+
+BUDGET = Budget("key:1/tokens/never", "tokens", "never", 10**9)
+OTHER = Budget("key:2/tokens/never", "tokens", "never", 10**9)
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with postgres_database() as address:
+        prepare(address)
+        yield address
+
+
+@pytest.fixture
+def way(url: str) -> Iterator[tuple[TcpProxy, str]]:
+    with proxy_before(url) as proxy_and_url:
+        yield proxy_and_url
+
+
+def work(number: int) -> list[Operation]:
+    """A batch in which everything could happen twice."""
+    return [reserve(f"new_{number}", (BUDGET,), 5), post(f"old_{number}", 7), Settle("", None, record("free", 1))]
+
+
+def cut_at(places: list[tuple[str, int]], proxy: TcpProxy, address: str, *, same_batch: bool) -> int:
+    """Do one batch for each place and cut the connection there; once more after it. How often the cut was met."""
+    met = 0
+    for number, (direction, count) in enumerate(places):
+        store = store_on(address)
+        store.apply(1, [reserve(f"old_{number}", (BUDGET,), 10)])
+        proxy.cut_after(count, direction)
+        try:
+            store.apply(2, work(number))
+        except StoreLost:
+            met += 1
+            store.connect()
+            store.apply(2 if same_batch else 3, work(number))
+        proxy.pass_all()
+        store.disconnect()
+    return met
+
+
+def places_to_cut(proxy: TcpProxy, address: str) -> list[tuple[str, int]]:
+    """Some on the whole way, and every byte of the end, where the transaction is committed."""
+    store = store_on(address)
+    store.apply(1, [reserve("old_probe", (BUDGET,), 10)])
+    proxy.pass_all()
+    store.apply(2, [reserve("new_probe", (BUDGET,), 5), post("old_probe", 7)])
+    until(lambda: proxy.bytes_passed[DOWN], "an answer")
+    up, down = proxy.bytes_passed[UP], proxy.bytes_passed[DOWN]
+    store.disconnect()
+    return [
+        *((UP, count) for count in [*range(1, up, 211), *range(up - 40, up, 1)]),
+        *((DOWN, count) for count in [*range(1, down, 97), *range(down - 40, down, 1)]),
+    ]
+
+
+def test_a_connection_cut_anywhere_leaves_each_operation_done_once(url: str, way: tuple[TcpProxy, str]) -> None:
+    proxy, address = way
+    places = places_to_cut(proxy, address)
+    met = cut_at(places, proxy, address, same_batch=True)
+    assert met > 80
+    assert query(url, "SELECT count(*) FROM usage_records WHERE request_id = 'free'") == [(len(places),)]
+    posted = query(url, "SELECT count(*), count(DISTINCT hold) FROM ledger_entries WHERE kind = 'post'")
+    assert posted == [(len(places) + 1, len(places) + 1)]
+    assert balances(url)[BUDGET.account][1:3] == (5 * (len(places) + 1), 7 * (len(places) + 1))
+    check_books(url)
+    check_usage(url)
+
+
+def test_without_the_number_of_the_batch_something_would_be_done_twice(url: str, way: tuple[TcpProxy, str]) -> None:
+    proxy, address = way
+    places = [place for place in places_to_cut(proxy, address) if place[0] == DOWN][-30:]
+    cut_at(places, proxy, address, same_batch=False)
+    assert query(url, "SELECT count(*) FROM usage_records WHERE request_id = 'free'")[0][0] > len(places)
+
+
+def test_a_batch_costs_two_round_trips_however_large(url: str, way: tuple[TcpProxy, str]) -> None:
+    proxy, address = way
+    store = store_on(address)
+    store.apply(1, [reserve("first", (BUDGET, OTHER), 1)])
+    proxy.delay_s = 0.05
+    begun_s = time.monotonic()
+    store.apply(2, [reserve(f"r_{n}", (BUDGET, OTHER), 1) for n in range(300)])
+    batch_s = time.monotonic() - begun_s
+    begun_s = time.monotonic()
+    for number in range(3, 6):
+        store.apply(number, [reserve(f"s_{number}", (BUDGET, OTHER), 1)])
+    alone_s = time.monotonic() - begun_s
+    assert 0.2 <= batch_s < 1.0, "two times there and back, at 50 ms each way, and what the machine takes"
+    assert alone_s >= 0.6, "each alone takes as long"
+    store.disconnect()
+
+
+def test_a_deadlock_is_tried_again(url: str, tmp_path: Path) -> None:
+    store = store_on(url)
+    store.apply(1, [reserve("first", (BUDGET, OTHER), 1)])
+    lock = "SELECT 1 FROM ledger_balances WHERE account = %s FOR UPDATE"
+    with psycopg.connect(url) as rival:
+        rival.execute(lock, (OTHER.account,))
+        failures: list[BaseException] = []
+
+        def apply() -> None:
+            try:
+                store.apply(2, [reserve("second", (BUDGET, OTHER), 1)])
+            except BaseException as error:
+                failures.append(error)
+
+        waiting = threading.Thread(target=apply)
+        waiting.start()
+        time.sleep(0.3)
+        rival.execute(lock, (BUDGET.account,))  # until the database ends one of the two
+        rival.rollback()
+        waiting.join()
+    assert [str(failure) for failure in failures] == ["DeadlockDetected"]
+    assert isinstance(failures[0], StoreBusy)
+    assert store.apply(2, [reserve("second", (BUDGET, OTHER), 1)]) is not None
+    assert balances(url)[OTHER.account][1] == 2
+
+
+class Clients:
+    """Requests that reserve, run for a moment, and settle."""
+
+    def __init__(self, committer: SharedCommitter) -> None:
+        self.committer = committer
+        self.posted = 0
+        self.refused = 0
+
+    async def run(self, name: str, requests: int) -> None:
+        for number in range(requests):
+            hold = f"{name}_{number}"
+            try:
+                held = await self.committer.ask(reserve(hold, (BUDGET, OTHER), 10))
+            except StoreBusy:
+                self.refused += 1
+                await asyncio.sleep(0.02)
+                continue
+            assert isinstance(held, HoldState)
+            await asyncio.sleep(random.random() * 0.01)
+            self.posted += 1
+            settled = self.committer.settle(post(hold, 6))
+            assert settled is not None
+            await settled
+
+    async def run_all(self, clients: int, requests: int) -> None:
+        await asyncio.gather(*(self.run(f"c{number}", requests) for number in range(clients)))
+
+
+def check_all_settled(url: str, clients: Clients) -> None:
+    for account in (BUDGET.account, OTHER.account):
+        assert balances(url)[account][1:4] == (0, 6 * clients.posted, 0)
+    assert query(url, "SELECT count(*) FROM usage_records WHERE prompt_tokens > 0") == [(clients.posted,)]
+    check_books(url)
+    check_usage(url)
+
+
+async def test_connections_that_are_ended_under_load_lose_nothing(url: str, tmp_path: Path) -> None:
+    committer = SharedCommitter(store_on(url), Spool(str(tmp_path / "spool.jsonl")), timeout_s=2)
+    clients = Clients(committer)
+    ended = 0
+    stop = threading.Event()
+
+    def end_connections() -> None:
+        nonlocal ended
+        victims = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        while not stop.wait(0.03):
+            ended += len(query(url, f"{victims} WHERE datname = current_database() AND application_name = 'zuebee'"))
+
+    threading.Thread(target=end_connections).start()
+    await clients.run_all(20, 60)
+    stop.set()
+    await committer.aclose()
+    assert ended > 10
+    assert clients.posted > 500
+    check_all_settled(url, clients)
+    assert (tmp_path / "spool.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("how", ["refused", "silent"])
+async def test_an_outage_refuses_in_time_and_loses_nothing(
+    url: str, way: tuple[TcpProxy, str], tmp_path: Path, how: str
+) -> None:
+    proxy, address = way
+    spool = tmp_path / "spool.jsonl"
+    committer = SharedCommitter(store_on(address, timeout_s=1), Spool(str(spool)), timeout_s=1)
+    held = [await committer.ask(reserve(f"r_{number}", (BUDGET, OTHER), 10)) for number in range(30)]
+    assert all(isinstance(each, HoldState) for each in held)
+    if how == "silent":
+        proxy.silent = True
+    else:
+        proxy.refuse()
+    settled = [committer.settle(post(f"r_{number}", 6)) for number in range(30)]
+    begun_s = time.monotonic()
+    with pytest.raises(StoreBusy):
+        await committer.ask(reserve("refused", (BUDGET, OTHER), 10))
+    assert time.monotonic() - begun_s < 1.5
+    for each in settled:
+        assert each is not None
+        await each
+    assert spool.read_bytes().count(b"\n") == 30
+    proxy.heal()
+    deadline_s = time.monotonic() + 10
+    while balances(url)[BUDGET.account][1:3] != (0, 180):
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.05)
+    assert isinstance(await committer.ask(reserve("again", (BUDGET, OTHER), 10)), HoldState)
+    await committer.aclose()
+    assert spool.read_bytes() == b""
+    assert query(url, "SELECT count(*) FROM usage_records") == [(30,)]
+    assert query(url, "SELECT hold FROM ledger_holds") == [("again",)]
+    check_books(url)
+    check_usage(url)
+
+
+def test_the_clock_that_counts_is_that_of_the_database(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_on(url)
+    monkeypatch.setattr("zuebee.kit.clock.wall_s", lambda: 0.0)
+    store.apply(1, [reserve("short", (BUDGET,), 1, hold_s=0.0), reserve("long", (BUDGET,), 1, hold_s=60.0)])
+    assert [each.hold for each in store.sweep()] == ["short"]
+
+
+def test_one_operation_that_cannot_be_done_does_not_stop_the_others(url: str, tmp_path: Path) -> None:
+    async def run() -> SharedCommitter:
+        committer = SharedCommitter(store_on(url), Spool(str(tmp_path / "spool.jsonl")), timeout_s=2)
+        impossible = record("impossible", 1)
+        impossible.row[COLUMNS.index("status")] = "not a number"
+        waiting = [committer.settle(Settle("", None, each)) for each in (record("a", 1), impossible, record("b", 1))]
+        for each in waiting:
+            assert each is not None
+            await each
+        await committer.aclose()
+        return committer
+
+    committer = asyncio.run(run())
+    assert committer.failed == 1
+    assert query(url, "SELECT request_id FROM usage_records ORDER BY id") == [("a",), ("b",)]
+
+
+def test_a_server_that_forgets_commits_is_told_not_to(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$"
+        )
+    store = store_on(url)
+    assert store.connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
+    store.disconnect()

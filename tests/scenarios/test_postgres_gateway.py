@@ -1,0 +1,134 @@
+"""Gateways that share a PostgreSQL: one budget for all of them, whoever dies."""
+
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.client import HELLO, Client, ask
+from tests.support.databases import postgres_database
+from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
+from tests.support.shared_ledger import check_books, check_usage, query
+from tests.support.tcp_proxy import proxy_before
+
+HOLD_S = 2
+ASK: dict[str, Any] = {**HELLO, "max_tokens": 20}
+STREAM: dict[str, Any] = {**HELLO, "max_tokens": 400, "stream": True, "sim": {"tokens": 400}}
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with postgres_database() as address:
+        yield address
+
+
+@pytest.fixture
+def sim(tmp_path: Path) -> Iterator[Sim]:
+    with simulated(tmp_path / "sim", "--tokens-per-s", "100") as process:
+        yield process
+
+
+def settings(folder: Path, sim: Sim, url: str, quota: int) -> dict[str, Any]:
+    return {
+        "backends": [{"url": sim.url}],
+        "api_keys": [{"key": KEY, "name": "test", "total_quota": quota}],
+        "store": {"url": url, "spool_path": str(folder / "spool.jsonl"), "timeout": "1s"},
+        "billing": {"hold": f"{HOLD_S}s", "heartbeat": "500ms"},
+        "usage": None,
+    }
+
+
+def balance(url: str) -> tuple[int, int, int]:
+    """Granted, held and used of the one account."""
+    [row] = query(url, "SELECT granted, held, used FROM ledger_balances")
+    return row[0], row[1], row[2]
+
+
+@pytest.mark.requirement("A106")
+def test_two_gateways_that_start_together_share_one_budget(tmp_path: Path, sim: Sim, url: str) -> None:
+    quota = 2000
+
+    def start(name: str) -> Gateway:
+        folder = tmp_path / name
+        return Gateway(folder, settings(folder, sim, url, quota))
+
+    with ThreadPoolExecutor(32) as pool:
+        gateways = list(pool.map(start, ("a", "b")))
+        try:
+            answers = list(pool.map(lambda n: ask(gateways[n % 2].url, ASK), range(200)))
+            assert {answer.status for answer in answers} == {200, 429}
+            used = sum(answer.json["usage"]["total_tokens"] for answer in answers if answer.status == 200)
+            until(lambda: balance(url)[1] == 0, "nothing is held")
+            assert balance(url) == (quota, 0, used)
+            assert quota - 60 < used <= quota, "all was given away, and no more"
+            assert {answer.code for answer in answers if answer.status == 429} == {"quota_exceeded"}
+            for number in (0, 1):
+                assert ask(gateways[number].url, {**ASK, "max_tokens": 60}).status == 429
+        finally:
+            for gateway in gateways:
+                assert gateway.stop() == 0
+    assert query(url, "SELECT count(*) FROM ledger_owners WHERE ended_at_s > 0") == [(2,)]
+    assert query(url, "SELECT sum(total_tokens)::int8 FROM usage_records") == [(used,)]
+    check_books(url)
+    check_usage(url)
+
+
+@pytest.mark.requirement("A098")
+def test_what_a_killed_gateway_held_is_free_again_and_long_streams_are_paid(tmp_path: Path, sim: Sim, url: str) -> None:
+    with running(tmp_path / "a", settings(tmp_path / "a", sim, url, 100_000)) as survivor:
+        dying = Gateway(tmp_path / "b", settings(tmp_path / "b", sim, url, 100_000))
+        with Client(survivor.url) as kept, Client(dying.url) as lost:
+            stream, other = kept.open(STREAM), lost.open(STREAM)
+            assert stream.event()
+            assert other.event()
+            time.sleep(1.2)
+            dying.send_signal(signal.SIGKILL)
+            dying.wait()
+            answer = stream.rest()  # it takes four seconds, twice the life of a hold
+        assert answer.whole
+        assert answer.events[-1] == "[DONE]"
+        until(lambda: balance(url)[1] == 0, "nothing is held", 20)
+    kinds = query(url, "SELECT kind, count(*) FROM ledger_entries WHERE step = 1 GROUP BY kind ORDER BY kind")
+    assert kinds == [("expire", 1), ("post", 1)]
+    [(ending, tokens)] = query(url, "SELECT code, total_tokens FROM usage_records WHERE usage_source = 'partial'")
+    assert ending == "owner_lost"
+    assert 20 < tokens < 400
+    check_books(url)
+    check_usage(url)
+
+
+def test_an_outage_refuses_new_requests_and_lets_running_ones_end(tmp_path: Path, sim: Sim, url: str) -> None:
+    with (
+        proxy_before(url) as (proxy, address),
+        running(tmp_path / "a", settings(tmp_path / "a", sim, address, 100_000)) as gateway,
+    ):
+        assert ask(gateway.url, ASK).status == 200
+        with Client(gateway.url) as client:
+            stream = client.open(STREAM)
+            assert stream.event()
+            proxy.refuse()
+            begun_s = time.monotonic()
+            refused = ask(gateway.url, ASK)
+            assert (refused.status, refused.code) == (503, "store_unavailable")
+            assert time.monotonic() - begun_s < 2
+            answer = stream.rest()
+        assert answer.whole
+        assert answer.events[-1] == "[DONE]"
+        until(lambda: (tmp_path / "a" / "spool.jsonl").stat().st_size, "the settlement is in the spool file")
+        proxy.heal()
+        until(lambda: ask(gateway.url, ASK).status == 200, "requests are let in again")
+        until(lambda: balance(url)[1] == 0, "nothing is held")
+        until(lambda: not (tmp_path / "a" / "spool.jsonl").stat().st_size, "the spool file is empty")
+    until(lambda: query(url, "SELECT count(*) FROM ledger_holds") == [(0,)], "no hold is left")
+    check_books(url)
+    check_usage(url)
+
+
+def test_a_spool_file_that_another_process_uses_is_refused(tmp_path: Path, sim: Sim, url: str) -> None:
+    config = settings(tmp_path / "a", sim, url, 1000)
+    with running(tmp_path / "a", config), pytest.raises(AssertionError, match=r"store\.spool_path"):
+        Gateway(tmp_path / "b", config)
