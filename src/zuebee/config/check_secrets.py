@@ -55,7 +55,8 @@ def secret_findings(settings: Settings, is_file: Callable[[str], bool]) -> Itera
     """(path, message, fatal) of secrets that anyone could guess, and of sources of tokens and signatures."""
     for index, key in enumerate(settings.api_keys):
         if key.key is not None and is_placeholder(key.key):
-            yield ("api_keys", index, "key"), _GUESSED, settings.auth_on
+            # Not fatal: published example files start as they are.
+            yield ("api_keys", index, "key"), _GUESSED, False
     if settings.metrics.token is not None and is_placeholder(settings.metrics.token):
         yield ("metrics", "token"), _GUESSED, True
     for place, reporter in enumerate(settings.usage.reporters):

@@ -138,7 +138,7 @@ usage: {{reporters: [{{name: db, type: database, database: {{driver: mysql, dsn:
     settings = read(text).settings
     assert settings.backends[0].api_key == SECRET, "a positive control"
     assert SECRET not in repr(settings)
-    assert "http://a:1" in repr(settings)
+    assert "max_body_size=33554432" in repr(settings)
 
 
 # A file with something wrong in every place where a secret could stand.

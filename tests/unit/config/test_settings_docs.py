@@ -18,21 +18,32 @@ from zuebee.kit.yaml_tree import Mapping, Node, Sequence, parse
 ROOT = Path(__file__).parent.parent.parent.parent
 PAGE = ROOT / "docs" / "configuration.md"
 EXAMPLE = (ROOT / "config.yaml.example").read_text()
-VARIABLES = dict.fromkeys(("BACKEND_KEY", "TEAM_KEY", "WAREHOUSE_DSN", "METRICS_TOKEN"), "a-long-enough-value")
+VARIABLES = {
+    **dict.fromkeys(("BACKEND_KEY", "TEAM_KEY", "METRICS_TOKEN"), "a-long-enough-value"),
+    "WAREHOUSE_DSN": "user:password@tcp(127.0.0.1:3306)/usage",
+    "KEYS_DSN": "postgresql://127.0.0.1/keys",
+    "STORE_URL": "postgresql://127.0.0.1/zuebee",
+    "PARTNER_SECRET": "f3b1c7d2a9e84605b1d3f7c2e8a94d60",
+    "WEBHOOK_SECRET": "whsec_QUJDREVGR0hJSktMTU5PUFFSU1RVVldY",
+}
 
 
-def known_keys(kind: Any = Settings, path: str = "") -> set[str]:
-    """The path of every setting, `[]` for entries of lists."""
-    keys: set[str] = set()
+def sections(kind: Any = Settings, path: str = "") -> dict[Any, list[set[str]]]:
+    """For each kind of section: wherever it may stand, the paths of its settings there, `[]` for entries of lists."""
+    found: dict[Any, list[set[str]]] = {}
+    own = set()
     for each in msgspec.structs.fields(kind):
         bare, _ = strip(each.type)
         here = f"{path}.{each.encode_name}".lstrip(".")
-        inner, suffix = (strip(get_args(bare)[0])[0], "[]") if get_origin(bare) is list else (bare, "")
+        inner, suffix = (get_args(bare)[0], "[]") if get_origin(bare) is list else (bare, "")
+        inner = strip(inner)[0]
         if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
-            keys |= known_keys(inner, here + suffix)
+            for other, places in sections(inner, here + suffix).items():
+                found.setdefault(other, []).extend(places)
         else:
-            keys.add(here)
-    return keys
+            own.add(here)
+    found.setdefault(kind, []).append(own)
+    return found
 
 
 def written_keys(node: Node, path: str = "") -> set[str]:
@@ -83,12 +94,19 @@ def test_the_example_shows_every_setting_and_true_defaults() -> None:
     loaded = loads(text, "example", VARIABLES, lambda path: True)
     tree, _ = parse(text, "example")
     unused = {f"api_keys[].{name}" for name in ("last_reset_at", "created_at", "updated_at")}
-    assert known_keys() - unused <= written_keys(tree)
+    unused.add("auth.pipeline[].jwt.jwks_file")  # or jwks_url, not both
+    written = written_keys(tree)
+    for kind, places in sections().items():
+        missing = [sorted(place - unused - written) for place in places]
+        assert [] in missing, f"{kind.__name__} is nowhere shown whole"
     found, default = loaded.settings, Settings(backends=[])
     assert msgspec.structs.replace(found.server, tls=None) == default.server
     assert msgspec.structs.replace(found.usage, reporters=[]) == default.usage
     assert msgspec.structs.replace(found.routing, fallback=[]) == default.routing
-    assert msgspec.structs.replace(found.rate_limit, per_key=None) == default.rate_limit
+    scopes = [name for name in found.rate_limit.__struct_fields__ if name.startswith(("per_", "every", "anonymous"))]
+    assert msgspec.structs.replace(found.rate_limit, **dict.fromkeys(scopes)) == default.rate_limit
+    assert msgspec.structs.replace(found.billing, prices=[], cap=None) == default.billing
+    assert msgspec.structs.replace(found.store, url=None) == default.store
     assert msgspec.structs.replace(found.metrics, token=None) == default.metrics
     assert msgspec.structs.replace(found.health_check, path=None, expected_status=None) == default.health_check
     assert (found.log, found.stream, found.shutdown) == (default.log, default.stream, default.shutdown)
