@@ -52,6 +52,7 @@ class FakeStore:
         return self.decided
 
     def sweep(self) -> list[Expire]:
+        assert self.go.wait(10)
         expired, self.expired = self.expired, []
         return expired
 
