@@ -46,13 +46,15 @@ HOMES = {
     "rich": ("cli/show.py", "cli/usage_show.py"),
     "sqlalchemy": (
         "accounts/*.py",
-        "answers/store.py",
+        "answers/*.py",
         "auth/database.py",
         "kit/database.py",
         "schema/*.py",
         "schema/migrations/*.py",
         "usage/*.py",
         "billing/verify.py",
+        "billing/quick_check.py",
+        "billing/look.py",
     ),
     "sqlite3": ("billing/store_sqlite.py", "schema/*.py"),
     "typer": ("cli/*.py",),
@@ -123,7 +125,7 @@ _WALL_CLOCK = frozenset(
 _TASK_OWNERS = ("kit/tasks.py", "kit/http_guard.py")  # the second keeps uvicorn's own set of running requests
 _TASK_STARTERS = frozenset(["create_task", "ensure_future"])
 # What is heavy and not needed by every start may be imported where it turns out to be needed.
-_LATE = ("app/wiring.py", "cli/main.py", "schema/prepare.py", "schema/version.py")
+_LATE = ("app/wiring.py", "cli/*.py", "schema/prepare.py", "schema/version.py")
 _ENVIRONMENT = frozenset(["os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv"])
 _UNFINISHED = re.compile(
     r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "if homes and not any" + "X", "NotImplemented" + "Error"]) + r")\b"
@@ -171,7 +173,7 @@ def bare_streams(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def late_imports(source: Source) -> Iterator[tuple[int, str]]:
-    if source.inside and source.inside not in _LATE:
+    if source.inside and not _matches(source.inside, _LATE):
         for function in ast.walk(source.tree):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield from ((line, f"{function.name} imports {module}") for line, module in imported_modules(function))

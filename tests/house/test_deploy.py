@@ -101,6 +101,17 @@ def test_prometheus_scrapes_the_service() -> None:
     assert "scheme" not in job
 
 
+def test_prometheus_alerts_on_metrics_that_exist() -> None:
+    assert yaml.safe_load(page("deploy/prometheus/prometheus.yml"))["rule_files"] == ["alerts.yml"]
+    (group,) = yaml.safe_load(page("deploy/prometheus/alerts.yml"))["groups"]
+    wrong = {rule["alert"]: found for rule in group["rules"] if (found := unknown_in(rule["expr"]))}
+    assert wrong == {}
+    assert len({rule["alert"] for rule in group["rules"]}) == len(group["rules"]) > 10
+    for rule in group["rules"]:
+        assert rule["labels"]["severity"] in {"info", "warning", "critical"}
+        assert rule["annotations"]["summary"]
+
+
 def test_grafana_finds_its_data_source_and_its_dashboard() -> None:
     folder = "deploy/grafana/provisioning"
     (source,) = yaml.safe_load(page(f"{folder}/datasources/prometheus.yaml"))["datasources"]

@@ -18,6 +18,7 @@ TESTED_ELSEWHERE = {
     "schema/migrations/*.py": "tests/unit/schema/test_migrate.py and tests/scenarios/test_store_schema.py run them all",
     "billing/postgres_connection.py": "tests/scenarios/test_postgres_faults.py, on a real database",
     "billing/store_postgres.py": "tests/scenarios/test_postgres_ledger.py, on a real database",
+    "edge/client.py": "a shape without behaviour; edge/asgi.py and edge/recording.py have it",
     "contracts/*.py": "shapes without behaviour; every test of a room is made of them",
 }
 

@@ -1,5 +1,6 @@
 """Keys, prompts and answers are in no log, no metric and no record; and nobody is called who is not configured."""
 
+import base64
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.support import tokens
 from tests.support.processes import KEY, SOURCES, Gateway, Sim, running, simulated
 from tests.support.raw_http import ask, chat, eventually, head, request, wire
 from tests.support.source import ROOT
@@ -21,7 +23,15 @@ BACKEND_HEADER = "canary-backend-header-9e1d"
 WRONG_KEY = "canary-wrong-key-55ab"
 PROMPT = "canary-prompt-0f3c"
 LOOSE = "canary-loose-8d2e"
-CANARIES = (KEY, BACKEND_KEY, BACKEND_HEADER, WRONG_KEY, PROMPT, LOOSE)
+TOKEN = tokens.token(name="canary-claim-41ab").decode()
+SIGNATURE = "canarysignature7f3e".ljust(43, "A") + "="
+NONCE = "canary-nonce-2b8d0c61"
+HOOK_SECRET = "whsec_" + base64.b64encode(b"canary-hook-secret-93d1-0a7b44").decode()
+HOOK_HEADER = "canary-hook-header-5e02"
+CANARIES = (
+    KEY, BACKEND_KEY, BACKEND_HEADER, WRONG_KEY, PROMPT, LOOSE, TOKEN, TOKEN.split(".")[2], "canary-claim", SIGNATURE,
+    NONCE, HOOK_SECRET.removeprefix("whsec_"), "canary-hook-secret", HOOK_HEADER,
+)  # fmt: skip
 
 
 class Place(NamedTuple):
@@ -41,6 +51,17 @@ REQUESTS = {
     "wrong key": request(body(), authorization=f"Bearer {WRONG_KEY}"),
     "key without a scheme": request(body(), authorization=WRONG_KEY),
     "key in another header": request(body(), authorization="", x_api_key=WRONG_KEY),
+    "a token": request(body(), authorization=f"Bearer {TOKEN}"),
+    "a broken token": request(body(), authorization=f"Bearer {TOKEN[:-4]}"),
+    "a signature": request(
+        body(),
+        authorization="",
+        x_client_id="acme",
+        x_timestamp="1800000000",
+        x_nonce=NONCE,
+        x_content_sha256="0" * 64,
+        x_signature=f"v1={SIGNATURE}",
+    ),
     "basic": request(body(), authorization=f"Basic {WRONG_KEY}"),
     "secrets all over": request(body(), cookie=LOOSE, x_stainless_lang=LOOSE, user_agent=LOOSE, referer=LOOSE),
     "secret in the query": request(body(), path=f"/v1/chat/completions?key={LOOSE}"),
@@ -69,7 +90,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with simulated(folder / "sim") as sim:
         backend = {"url": sim.url, "api_key": BACKEND_KEY, "headers": {"x-tenant": BACKEND_HEADER}}
         log = {"level": "debug", "format": "json", "access": str(folder / "gateway" / "access.log")}
-        config = {"backends": [backend], "log": log, "routing": {"retry": {"enabled": False}}}
+        hook = {"name": "hook", "type": "webhook", "url": "http://127.0.0.1:9/usage", "secrets": [HOOK_SECRET]}
+        config = {
+            "backends": [backend],
+            "log": log,
+            "routing": {"retry": {"enabled": False}},
+            "usage": {"reporters": [{**hook, "headers": {"x-hook": HOOK_HEADER}}]},
+        }
         with running(folder / "gateway", config) as gateway:
             yield Place(gateway, sim)
 
@@ -111,7 +138,7 @@ async def test_no_secret_is_written_down(place: Place) -> None:
     for canary in (*CANARIES, completion[:24]):
         found = [name for name, data in places.items() if canary.encode() in data]
         assert not found, f"{canary} is in {found}"
-    for canary in (KEY, BACKEND_KEY, BACKEND_HEADER, WRONG_KEY):
+    for canary in (KEY, BACKEND_KEY, BACKEND_HEADER, WRONG_KEY, TOKEN, SIGNATURE, HOOK_SECRET, HOOK_HEADER):
         echoed = [name for name, answer in answers.items() if canary.encode() in answer]
         assert not echoed, f"{canary} is in the answer to {echoed}"
 

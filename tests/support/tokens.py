@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,8 @@ from jwt.algorithms import get_default_algorithms
 
 ISSUER = "https://issuer.example"
 AUDIENCE = "zuebee"
-NOW_S = 1_800_000_000.0
+NOW_S = float(int(time.time()))
+"""When these tokens are made: those without a time of their own are good for a day."""
 
 PRIVATE: dict[str, Any] = {
     "rsa": rsa.generate_private_key(65537, 2048),
@@ -58,7 +60,7 @@ def claims(**changes: Any) -> dict[str, Any]:
         "sub": "user-1",
         "iat": NOW_S - 10,
         "nbf": NOW_S - 10,
-        "exp": NOW_S + 600,
+        "exp": NOW_S + 86_400,
         "name": "Ada",
         "team": "research",
         "organisation": "acme",

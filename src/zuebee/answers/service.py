@@ -10,13 +10,14 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from zuebee.answers import envelope, store
+from zuebee.answers.grouped import Grouped
 from zuebee.answers.refusals import REUSED, TOO_LARGE, UNKNOWN, in_progress
 from zuebee.contracts.admission import Principal
 from zuebee.contracts.answers import KeptAnswer, Ticket
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Job
 from zuebee.kit import clock
-from zuebee.kit.database import Database, DatabaseError
+from zuebee.kit.database import DatabaseError
 from zuebee.kit.tasks import Tasks
 
 LEASE_S = 15.0
@@ -33,7 +34,7 @@ _log = logging.getLogger("zuebee.answers")
 class AnswerKeeper:
     """`Answers` in a database. `start` it once the loop runs; `aclose` closes the database too."""
 
-    def __init__(self, database: Database, *, retention_s: float, max_bytes: int) -> None:
+    def __init__(self, database: Grouped, *, retention_s: float, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.failures = 0
         self._database = database
@@ -51,7 +52,7 @@ class AnswerKeeper:
     async def aclose(self) -> None:
         """Stop, and let go of the database."""
         await self._tasks.aclose()
-        self._database.close()
+        await self._database.aclose()
 
     def ticket(self, principal: Principal, key: bytes, job: Job) -> Ticket:
         """See `Answers.ticket`."""

@@ -44,8 +44,9 @@ def claim(connection: Connection, ticket: Ticket, now_s: float, lease_s: float) 
             created_at_s=now_s, expires_at_s=now_s + lease_s,
         )
         .on_conflict_do_nothing()
+        .returning(rows.c.id)
     )  # fmt: skip
-    return None if entered.rowcount else read(connection, ticket.id, 0.0)
+    return None if entered.first() is not None else read(connection, ticket.id, 0.0)
 
 
 def finish(connection: Connection, ticket: Ticket, answer: bytes | None, expires_at_s: float) -> bool:

@@ -7,6 +7,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
 
+from zuebee.app.tokens import Finish, TokenState, jwt_source, signature_source
 from zuebee.auth.counters import PIPELINE, AuthCounters
 from zuebee.auth.database import DatabaseLookup
 from zuebee.auth.handles import Handles
@@ -15,6 +16,7 @@ from zuebee.auth.sandbox import ScriptLimits, ScriptMistake
 from zuebee.auth.script import DecisionScript, ScriptThreads
 from zuebee.auth.service import AuthPipeline
 from zuebee.auth.shared import SharedAnswers
+from zuebee.auth.signed import SignatureSource
 from zuebee.auth.sources import FileSource, file_records
 from zuebee.auth.step import Step
 from zuebee.auth.webhook import WebhookLookup
@@ -24,7 +26,6 @@ from zuebee.kit.database import Database, database_url
 from zuebee.kit.redis import RedisClient
 from zuebee.kit.tasks import Tasks
 
-MakeSource = Callable[[SourceSettings], KeySource]
 _DEFAULT = (SourceSettings(type="file"), SourceSettings(type="store"))
 
 
@@ -34,6 +35,7 @@ class AuthState:
     def __init__(self) -> None:
         self.counters = AuthCounters()
         self.handles = Handles()
+        self.tokens = TokenState()
 
 
 def build_pipeline(
@@ -42,12 +44,12 @@ def build_pipeline(
     *,
     store_source: KeySource | None = None,
     proxy_for: Callable[[str], str | None] = lambda _: None,
-    makers: dict[str, MakeSource] | None = None,
+    finish: Finish = lambda principal: principal,
 ) -> AuthPipeline:
-    """The pipeline of the settings. `makers`: for further types of sources (`jwt`, `signature`). `proxy_for`: the
-    forward proxy to a URL. Raises ValueError and OSError; what it says can be shown.
+    """The pipeline of the settings. `finish`: gives principals of tokens and signatures what their plan says.
+    `proxy_for`: the forward proxy to a URL. Raises ValueError and OSError; what it says can be shown.
     """
-    return _Builder(settings, state, store_source, proxy_for, makers or {}).build()
+    return _Builder(settings, state, store_source, proxy_for, finish).build()
 
 
 class _Builder:
@@ -57,13 +59,13 @@ class _Builder:
         state: AuthState,
         store_source: KeySource | None,
         proxy_for: Callable[[str], str | None],
-        makers: dict[str, MakeSource],
+        finish: Finish,
     ) -> None:
         self._settings = settings
         self._state = state
         self._store_source = store_source
         self._proxy_for = proxy_for
-        self._makers = makers
+        self._finish = finish
         self._threads = ScriptThreads()
         self._tasks = Tasks()
         self._shared_client: RedisClient | None = None
@@ -81,6 +83,11 @@ class _Builder:
                 name += "-2"
             names.add(name)
             steps.append(self._step(msgspec.structs.replace(source, name=name)))
+        # A key that a script decides about is not known by its source alone.
+        keys = tuple(step.source for step in steps if not step.per_request and step.script is None)
+        for step in steps:
+            if isinstance(step.source, SignatureSource):
+                step.source.keys = keys
         return AuthPipeline(
             steps,
             header_names=auth.header_names,
@@ -114,8 +121,10 @@ class _Builder:
             if self._store_source is None:
                 raise ValueError("auth.pipeline: type `store` needs the key store")
             return self._store_source
-        if source.type in self._makers:
-            return self._makers[source.type](source)
+        if source.type == "jwt":
+            return jwt_source(source, self._state.tokens, self._proxy_for, self._finish)
+        if source.type == "signature":
+            return signature_source(source, self._settings, self._state.tokens, self._state.handles, self._finish)
         if source.type == "lua":
             return MapSource(source.name, AnyKey())
         return MapSource(source.name, self._lookup(source, scripted), self._shared(source))

@@ -4,6 +4,7 @@ from zuebee.config import Settings
 from zuebee.kit.redis import RedisClient
 from zuebee.limits.redis_limiter import RedisLimiter
 from zuebee.limits.service import MemoryLimiter
+from zuebee.telemetry.metrics import Metrics
 
 
 def build_limiter(settings: Settings) -> MemoryLimiter | RedisLimiter:
@@ -21,3 +22,13 @@ def same_limiter(settings: Settings, running: Settings) -> bool:
     return (ours.storage, ours.processes, ours.enabled) == (theirs.storage, theirs.processes, theirs.enabled) or (
         ours.storage == theirs.storage == "memory"
     )
+
+
+def lend_limits(limiter: MemoryLimiter | RedisLimiter, metrics: Metrics) -> None:
+    """What the limits decided and hold, as metrics."""
+    metrics.lend("zuebee_limiter_decisions_total", limiter.decisions)
+    metrics.lend("zuebee_limiter_slots", limiter.slots)
+    metrics.lend("zuebee_limiter_degraded", lambda: [((), float(limiter.degraded))])
+    metrics.lend("zuebee_limiter_without_store_total", limiter.without_store)
+    metrics.lend("zuebee_limiter_counters", limiter.counters)
+    metrics.lend("zuebee_addresses_blocked", limiter.blocked_addresses)

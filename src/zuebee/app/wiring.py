@@ -10,7 +10,7 @@ from zuebee.accounts.source import StoreSource
 from zuebee.admission.service import AdmissionService
 from zuebee.app.access import AuthState, build_pipeline
 from zuebee.app.guarding import build_firewall, open_answers
-from zuebee.app.limiting import build_limiter, same_limiter
+from zuebee.app.limiting import build_limiter, lend_limits, same_limiter
 from zuebee.app.money import open_billing
 from zuebee.app.reporting import build_reporting, lend_budgets, lend_reporting
 from zuebee.app.store import prepare_store, store_database
@@ -142,7 +142,10 @@ class Platform:
         fit = sum(backend.health.fit(clock.monotonic_s()) for backend in backends)
         if self.draining:
             return Readiness(False, "shutting down", fit, len(backends))
-        return Readiness(fit > 0, "" if fit else "no backend is fit", fit, len(backends))
+        if not fit:
+            return Readiness(False, "no backend is fit", fit, len(backends))
+        # Policy decides meanwhile (`when_down`), so requests are served.
+        return Readiness(True, "limits without Redis" if self.limiter.degraded else "", fit, len(backends))
 
     def _make_backend(self, settings: BackendSettings) -> tuple[str, Reachable]:
         name = settings.name or urlsplit(settings.url).netloc
@@ -201,12 +204,18 @@ class Platform:
             lend("zuebee_idempotent_requests_total", lambda: (((what,), n) for what, n in replays.counts.items()))
             lend("zuebee_idempotency_failures_total", lambda: [((), answers.failures)])
         lend("zuebee_firewall_matches_total", self._firewall_counts.items)
+        lend("zuebee_source_refusals_total", self._auth_state.tokens.refused.items)
         lend("zuebee_ready", lambda: [((), float(self.readiness().ready))])
         lend("zuebee_priority_running", self._running_by_priority)
+        lend_limits(self.limiter, self.metrics)
         lend_reporting(self.reporting, self.metrics)
         lend_budgets(self.billing.balances, self.metrics, self.settings.metrics.max_accounts)
         lend("zuebee_holds_open", lambda: [((), self.billing.holds_open())])
         lend("zuebee_hold_oldest_seconds", lambda: [((), self.billing.oldest_hold_s())])
+        lend("zuebee_ledger_operations_total", self._operations)
+        counters = self._auth_state.counters
+        lend("zuebee_auth_decisions_total", counters.decisions.items)
+        lend("zuebee_script_failures_total", counters.script_failures.items)
 
     def _healthy(self) -> Iterable[tuple[tuple[str, ...], float]]:
         now_s = clock.monotonic_s()
@@ -215,6 +224,10 @@ class Platform:
     def _running_by_priority(self) -> Iterable[tuple[tuple[str, ...], float]]:
         counts: Counter[str] = Counter(exchange.settlement.principal.priority for exchange in self.pipeline.running)
         return (((priority,), counts[priority]) for priority in PRIORITIES)
+
+    def _operations(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        yield ("reserve",), self.billing.reserved
+        yield ("short",), self.billing.short
 
     def _dropped(self) -> Iterable[tuple[tuple[str, ...], float]]:
         yield ("usage",), self.billing.dropped

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, KEY_NOT_STARTED, KEY_REVOKED, Refusal
 from zuebee.contracts.keys import KeyRecord, Network
 
-MAX_KEY_BYTES = 4096
+MAX_KEY_BYTES = 16_384
+"""Keys are short, but tokens of some issuers name all the groups of a user."""
 _SENDABLE = re.compile(rb"[\x21-\x7e]+")
 
 

@@ -70,11 +70,10 @@ class IssuerKey(NamedTuple):
 class JwtSource:
     """Knows the holders of tokens that one issuer signed for one audience.
 
-    `finish` gives a principal the limits of its plan. `refused` counts refusals by reason. Raises ValueError or
+    `finish` gives a principal the limits of its plan. `refused` counts refusals by
+    source and reason. Raises ValueError or
     OSError if the settings make no sense or the key file is not there.
     """
-
-    cacheable = True
 
     def __init__(
         self,
@@ -82,9 +81,10 @@ class JwtSource:
         settings: JwtSettings,
         finish: Callable[[Principal], Principal] = lambda principal: principal,
         proxy_url: str | None = None,
+        refused: Counter[tuple[str, str]] | None = None,
     ) -> None:
         self.name = name
-        self.refused: Counter[str] = Counter()
+        self.refused: Counter[tuple[str, str]] = Counter() if refused is None else refused
         self._settings = settings
         self._finish = finish
         self._algorithms = frozenset(settings.algorithms)
@@ -105,7 +105,7 @@ class JwtSource:
             check_claims(claims, self._settings, clock.wall_s())
             principal = self._principal(claims)
         except BadToken as error:
-            self.refused[str(error)] += 1
+            self.refused[self.name, str(error)] += 1
             _log.info("source %s: a token is refused: %s", self.name, error)
             return INVALID_TOKEN
         expires_at_s = claims["exp"] + self._settings.leeway_s

@@ -25,6 +25,10 @@ class Nonces(Protocol):
         """
         ...
 
+    async def aclose(self) -> None:
+        """Let go of connections."""
+        ...
+
 
 class MemoryNonces:
     """The nonces of one process, `count` of them.
@@ -56,6 +60,9 @@ class MemoryNonces:
         self._counts[client] = self._counts.get(client, 0) + 1
         return False
 
+    async def aclose(self) -> None:
+        """There is nothing to let go of; what is remembered stays."""
+
     def _sweep(self, now_s: float) -> None:
         self._next_sweep_s = now_s + 1
         for end in [end for end in self._slots if end * SLOT_S <= now_s]:
@@ -73,6 +80,10 @@ class Redis(Protocol):
         """Run one command."""
         ...
 
+    async def aclose(self) -> None:
+        """Let go of connections."""
+        ...
+
 
 class RedisNonces:
     """The nonces of all processes that share a Redis. Redis must not evict keys (`maxmemory-policy noeviction`)."""
@@ -86,3 +97,7 @@ class RedisNonces:
         name = hashlib.sha256(f"{client}\n{nonce}".encode()).hexdigest()
         answer = await self._redis.call("SET", f"{self._prefix}nonce:{name}", 1, "NX", "PX", int(ttl_s * 1000) + 1)
         return answer is None
+
+    async def aclose(self) -> None:
+        """See `Nonces.aclose`."""
+        await self._redis.aclose()

@@ -14,7 +14,7 @@ from zuebee.auth.records import with_fields
 from zuebee.auth.script import SCRIPT_FAILED, DecisionScript, ScriptThreads, Verdict
 from zuebee.auth.step import Answer, Step
 from zuebee.contracts.admission import ANONYMOUS, Caller, Principal
-from zuebee.contracts.errors import NO_KEY, UNKNOWN_KEY, Refusal
+from zuebee.contracts.errors import KEY_REVOKED, NO_KEY, UNKNOWN_KEY, Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
 from zuebee.kit import clock
 from zuebee.kit.tasks import Tasks
@@ -242,6 +242,11 @@ class AuthPipeline:
 
     async def _recheck(self, credential: str) -> None:
         try:
+            if "/" in credential:  # no digest: a source that looks at each request gave it out, and knows it
+                refusal = await self._ask_owner(credential)
+                if refusal is not None:
+                    self._revoked[credential] = refusal
+                return
             handle = self._handles.renew(credential)
             if handle is None:
                 return
@@ -252,6 +257,21 @@ class AuthPipeline:
                 self._revoked[credential] = answer
         finally:
             self._rechecking.pop(credential, None)
+
+    async def _ask_owner(self, credential: str) -> Refusal | None:
+        """What all sources that look at each request say of a running one; None if one of them would let it in."""
+        refusal: Refusal | None = KEY_REVOKED
+        for step in self._steps:
+            if step.per_request and (ask := getattr(step.source, "recheck", None)) is not None:
+                try:
+                    async with asyncio.timeout(self._timeout_s):
+                        refusal = await ask(credential)
+                except Exception as error:
+                    _log.warning("key source %s failed: %s", step.name, _reason(error))
+                    return None
+                if refusal is None:
+                    return None
+        return refusal
 
     async def aclose(self) -> None:
         """Let go of the sources, once nobody asks them any more, or when the deadline of those who do has passed."""

@@ -4,17 +4,23 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from msgspec.structs import replace
 
 from zuebee.auth import signature
-from zuebee.auth.credentials import digest_of
+from zuebee.auth.credentials import digest_of, judge
 from zuebee.auth.nonces import Nonces, NoncesFull
 from zuebee.config.access import SignatureClientSettings
-from zuebee.contracts.admission import Principal
-from zuebee.contracts.errors import Refusal
+from zuebee.contracts.admission import Caller, Principal
+from zuebee.contracts.errors import KEY_REVOKED, Refusal
 from zuebee.contracts.keys import KeyRecord, KeySource, Presented
 from zuebee.kit import clock
 
 _log = logging.getLogger("zuebee.auth")
+
+CREDENTIAL = "signed"
+"""What the handles of credentials begin with that this source gives out: `signed/DIGEST OF THE KEY/CLIENT`."""
 
 # One answer for every reason: a caller who guesses learns nothing from it.
 BAD_SIGNATURE = Refusal(401, "authentication_error", "invalid_signature", "The request is not signed as it must be.")
@@ -26,6 +32,32 @@ BUSY = Refusal(
     retry_after_s=10.0,
     should_retry=True,
 )
+
+
+class Shown(Protocol):
+    """A credential that was admitted, and with what request."""
+
+    @property
+    def key(self) -> bytes:
+        """The key."""
+        ...
+
+    @property
+    def caller(self) -> Caller:
+        """Who showed it."""
+        ...
+
+
+class Kept(Protocol):
+    """Keeps the keys of running requests for a while, within a bound."""
+
+    def keep(self, digest: str, key: bytes, caller: Caller, *, whole: bool) -> None:
+        """Remember one under a name."""
+        ...
+
+    def renew(self, digest: str) -> Shown | None:
+        """What is kept under the name."""
+        ...
 
 
 class _Client:
@@ -42,12 +74,11 @@ class SignatureSource:
 
     `keys` are the sources that know API keys: a client with `require_key` is let in only if the signature fits and
     one of them knows the key that came along by that id; and such a key is let in with a signature only. That needs
-    this source to stand before them. `finish` gives a principal its limits. `refused` counts refusals by reason.
-
-    Each request must be asked about: what this source answers cannot be kept for the next one (`cacheable`).
+    this source to stand before them. `kept` remembers these keys, so that `recheck` can ask for them again. `finish`
+    gives a principal its limits. `refused` counts refusals by source and reason.
     """
 
-    cacheable = False
+    per_request = True
 
     def __init__(
         self,
@@ -56,12 +87,15 @@ class SignatureSource:
         nonces: Nonces,
         keys: Sequence[KeySource] = (),
         finish: Callable[[Principal], Principal] = lambda principal: principal,
+        kept: Kept | None = None,
+        refused: Counter[tuple[str, str]] | None = None,
     ) -> None:
         self.name = name
-        self.refused: Counter[str] = Counter()
+        self.refused: Counter[tuple[str, str]] = Counter() if refused is None else refused
+        self._kept = kept
         self._clients = {client.client_id: _Client(client) for client in clients}
         self._nonces = nonces
-        self._keys = tuple(keys)
+        self.keys = tuple(keys)
         self._finish = finish
         self._bound_keys = frozenset(client.require_key for client in clients if client.require_key)
         # Every client, and the one that nobody is, takes as many HMACs: time tells neither who exists nor who rotates.
@@ -73,8 +107,10 @@ class SignatureSource:
     async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
         """See `KeySource.find`."""
         caller = presented.caller
+        # Only a signature that fitted sets this: the request runs already, and its key is asked about again.
+        again = bool(caller.body_sha256)
         if not signature.is_signed(caller.fields):
-            return await self._unsigned(presented)
+            return None if again else await self._unsigned(presented)
         signed = signature.read_fields(caller.fields)
         if signed is None:
             return self._refuse("malformed")
@@ -85,10 +121,10 @@ class SignatureSource:
         fits = signature.fits(self._nobody if client is None else client.secrets, text, signed.signatures)
         if client is None or not fits:
             return self._refuse("unknown_client" if client is None else "mismatch")
-        if not signature.in_window(signed.timestamp, now_s):
+        if not again and not signature.in_window(signed.timestamp, now_s):
             return self._refuse("stale")
-        record = await self._record(presented, client)
-        if isinstance(record, Refusal):
+        record = await self._record(presented, signed.client_id, client)
+        if again or isinstance(record, Refusal):
             return record
         try:
             # A second more than the window: until the very last moment at which its timestamp would be accepted.
@@ -101,16 +137,41 @@ class SignatureSource:
         caller.body_sha256 = signed.body_sha256
         return record
 
+    async def recheck(self, credential: str) -> Refusal | None:
+        """Whether a running request that this source let in (`Principal.credential`) would be refused by now.
+
+        None also for credentials that are not from here.
+        """
+        mark, _, rest = credential.partition("/")
+        digest, _, client_id = rest.partition("/")
+        if mark != CREDENTIAL:
+            return None
+        client = self._clients.get(client_id)
+        if client is None or bool(client.require_key) != bool(digest):
+            return KEY_REVOKED
+        shown = self._kept.renew(credential) if digest and self._kept is not None else None
+        if shown is None:
+            return None
+        found = await self._find_key(Presented(shown.caller, shown.key, digest))
+        if not isinstance(found, KeyRecord) or found.principal.key_id != client.require_key:
+            return KEY_REVOKED
+        return judge(found, shown.caller.address, clock.wall_s()) or found.refusal
+
     async def aclose(self) -> None:
         """See `KeySource.aclose`."""
+        await self._nonces.aclose()
 
-    async def _record(self, presented: Presented, client: _Client) -> KeyRecord | Refusal:
+    async def _record(self, presented: Presented, client_id: str, client: _Client) -> KeyRecord | Refusal:
         if not client.require_key:
-            return KeyRecord(client.digest, self._finish(client.principal))
+            principal = self._finish(client.principal)
+            return KeyRecord(client.digest, replace(principal, credential=f"{CREDENTIAL}//{client_id}"))
         found = await self._find_key(presented)
-        if not isinstance(found, KeyRecord) or found.principal.key_id != client.require_key:
+        if not isinstance(found, KeyRecord) or found.principal.key_id != client.require_key or presented.key is None:
             return self._refuse("no_key")
-        return found
+        credential = f"{CREDENTIAL}/{presented.digest}/{client_id}"
+        if self._kept is not None:
+            self._kept.keep(credential, presented.key, presented.caller, whole=False)
+        return replace(found, principal=replace(found.principal, credential=credential))
 
     async def _unsigned(self, presented: Presented) -> Refusal | None:
         if not self._bound_keys:
@@ -123,7 +184,7 @@ class SignatureSource:
     async def _find_key(self, presented: Presented) -> KeyRecord | Refusal | None:
         if presented.key is None:
             return None
-        for source in self._keys:
+        for source in self.keys:
             if (found := await source.find(presented)) is not None:
                 return found
         return None
@@ -133,5 +194,5 @@ class SignatureSource:
         return BAD_SIGNATURE
 
     def _note(self, reason: str) -> None:
-        self.refused[reason] += 1
+        self.refused[self.name, reason] += 1
         _log.info("source %s: a signed request is refused: %s", self.name, reason)

@@ -318,18 +318,20 @@ class Ledger:
     def _set_limit(self, balance: Balance, budget: Budget, now_s: float) -> None:
         limit = _checked(budget.limit or 0)
         first = not balance.changes
-        balance.changes += 1
         name = f"{balance.account}@{balance.starts_at_s:.0f}"
-        entry_id = name if first else f"{name}#{balance.changes}"
+        # Counts entries, as the store does, so that no id comes again after a restart.
+        entry_id = name if first else f"{name}#{balance.changes + 1}"
         if limit >= balance.limited:
             self._change("grant", entry_id, 0, balance, limit - balance.limited, now_s)
             balance.limited = limit
+            balance.changes += 1
         else:
             # Never below what is used and held: the rest follows when it is free.
             less = min(balance.limited - limit, max(0, balance.available + balance.overdraft))
             if less:
                 self._change("withdraw", entry_id, None, balance, less, now_s)
-            balance.limited -= less
+                balance.limited -= less
+                balance.changes += 1
         if first and budget.used_before and budget.period == "never":
             used = min(_checked(budget.used_before), MAX_AMOUNT)
             self._change("adjust", f"{name}/before", 2, balance, used, now_s)

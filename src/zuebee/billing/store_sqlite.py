@@ -174,14 +174,14 @@ class SqliteStore:
         changes = batch.changes
         assert not changes.balances, "they come from `open_path`"
         assert not changes.paths, "they come from `open_path`"
-        if batch.progress:
+        if changes.entries:
+            self._write_entries(changes.entries)
+            self._write_holds(changes.entries, changes.opened)
+        if batch.progress:  # last: of a hold that this batch opened, too
             db.executemany(
                 "UPDATE ledger_holds SET expires_at_s = ?, progress_tokens = ?, progress_cost_nano = ? WHERE hold = ?",
                 batch.progress,
             )
-        if changes.entries:
-            self._write_entries(changes.entries)
-            self._write_holds(changes.entries, changes.opened)
 
     def _write_entries(self, entries: list[Entry]) -> None:
         self._sequence += 1

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from zuebee import __version__, config
-from zuebee.cli import accounts, keys, plans, usage
+from zuebee.cli import accounts, keys, ledger, plans, usage
 from zuebee.config.file import ConfigError, Loaded, load
 from zuebee.telemetry import logs
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(ledger.app, name="ledger")
 
 for _commands in (keys.app, accounts.app, plans.app):
     app.add_typer(_commands)

@@ -81,6 +81,12 @@ def commands(open_store: Open) -> typer.Typer:
             else:
                 _print_tables(desk, chosen, groups, found, whole, days)
 
+    _add_export(app, open_store)
+    _add_outbox(app, open_store)
+    return app
+
+
+def _add_export(app: typer.Typer, open_store: Open) -> None:
     @app.command()
     def export(
         form: Annotated[Literal["csv", "jsonl"], typer.Option("--format", help="CSV, or one JSON object a line.")] = (
@@ -104,9 +110,6 @@ def commands(open_store: Open) -> typer.Typer:
                          plan=plan, model=model)  # fmt: skip
         with open_store(config) as desk, _output(output) as file:
             _export(file, form, desk.rows(**chosen))
-
-    _add_outbox(app, open_store)
-    return app
 
 
 def _add_outbox(app: typer.Typer, open_store: Open) -> None:

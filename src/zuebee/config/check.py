@@ -16,15 +16,11 @@ from zuebee.config import ApiKeySettings, BackendSettings, Settings, TlsSettings
 from zuebee.config.check_billing import price_findings
 from zuebee.config.check_firewall import check_firewall
 from zuebee.config.check_limits import limit_findings
+from zuebee.config.check_secrets import secret_findings
 from zuebee.config.check_usage import usage_findings
 from zuebee.config.finding import Finding
 from zuebee.kit.yaml_tree import Path
 
-_PLACEHOLDER = re.compile(
-    r"(sk-)?(change[-_ ]?me|your[-_ ].*|(place|holder|example|password|secret|test|x{3}|12345678)+|(.)\4+)"
-    r"([-_]?key)?",
-    re.IGNORECASE,
-)
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?\.?")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _UNSENDABLE = re.compile(r"[^\x21-\x7e]")
@@ -70,7 +66,15 @@ def check(settings: Settings, is_file: Callable[[str], bool]) -> list[Finding]:
         *check_firewall(settings.firewall, settings.server.max_body_size),
         *_client_gone(settings),
         *(Finding(*found) for found in price_findings(settings.billing)),
+<<<<<<< HEAD
+        *(
+            Finding(*found)
+            for found in limit_findings(settings.rate_limit, settings.redis, settings.billing.heartbeat_s)
+        ),
+=======
+        *(Finding(*found) for found in secret_findings(settings, is_file)),
         *(Finding(*found) for found in limit_findings(settings.rate_limit, settings.redis)),
+>>>>>>> tokens
     ]
 
 
@@ -238,8 +242,6 @@ def _keys(settings: Settings) -> Iterator[Finding]:
             yield Finding(path, f"the same key as `api_keys[{other}]`")
         if key.key is not None and _UNSENDABLE.search(key.key):
             yield Finding((*path, "key"), _UNSENDABLE_MESSAGE)
-        elif key.key is not None and _PLACEHOLDER.fullmatch(key.key):
-            yield Finding((*path, "key"), "looks like a placeholder: anyone could guess it", fatal=False)
         yield from _key_rules(path, key)
 
 

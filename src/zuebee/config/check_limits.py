@@ -10,8 +10,17 @@ SLOW_REDIS_S = 0.2
 """A request may wait for Redis about twice: once behind the one before, once for itself."""
 
 
-def limit_findings(limits: RateLimitSettings, redis: RedisSettings | None) -> Iterator[tuple[Path, str, bool]]:
+MAX_HEARTBEAT_S = 10.0
+"""A third of the lease of a place: two heartbeats may fail."""
+
+
+def limit_findings(
+    limits: RateLimitSettings, redis: RedisSettings | None, heartbeat_s: float = 1.0
+) -> Iterator[tuple[Path, str, bool]]:
     """(path, message, fatal) of everything that is wrong with the limits."""
+    if heartbeat_s > MAX_HEARTBEAT_S:
+        message = f"at most {MAX_HEARTBEAT_S:g}s: places of `max_concurrent` that are not renewed are free after 30s"
+        yield ("billing", "heartbeat"), message, True
     if limits.enabled and limits.storage == "redis" and redis is None:
         yield ("rate_limit", "storage"), "`redis` needs `redis.url`: which Redis?", True
     if redis is not None:

@@ -58,8 +58,11 @@ def _redis(root: Mapping, wanted: Scalar, notes: Notes) -> None:
     if (timeout := cache.items.get("read_timeout")) is not None:
         redis.items["timeout"] = timeout
     root.items["redis"] = redis
-    if set(storage.items) == {"caches"} and len(caches) == 1:
-        del root.items["storage"]
+    if len(caches) == 1:
+        # Used up: what is left of `storage` may have no effect.
+        del storage.items["caches"]
+        if not storage.items:
+            del root.items["storage"]
 
 
 def _text(node: Mapping, key: str, default: str) -> str:

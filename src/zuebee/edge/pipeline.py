@@ -12,13 +12,13 @@ from typing import Any
 
 from zuebee.config import ClientGoneSettings
 from zuebee.contracts.admission import Admission, Caller, Ending, Grant, Principal, Settlement
-from zuebee.contracts.errors import DRAINED, INTERNAL, Refusal
+from zuebee.contracts.errors import BODY_NOT_SIGNED, DRAINED, INTERNAL, Refusal
 from zuebee.contracts.inference import End, Head, Headers, Inference, Job, Usage
 from zuebee.dialects import openai, sse
 from zuebee.edge.client import Client
 from zuebee.edge.detached import DETACH, Departures, Onward
 from zuebee.edge.recording import Recording, RecordingClient
-from zuebee.edge.replay import HEADER, Attempt, Replays
+from zuebee.edge.replay import HEADER, Attempt, Replays, is_signed_for
 from zuebee.edge.replies import JSON, relayed_error_headers
 from zuebee.kit import clock
 
@@ -97,6 +97,8 @@ class Exchange:
         settlement.request_bytes = len(job.body)
         if HEADER not in caller.fields or not principal.key_id or (replays := self._pipeline.replays) is None:
             return await self._run_job(caller, principal, job)
+        if not is_signed_for(caller, job.body):
+            return BODY_NOT_SIGNED
         # Who names a request wants its outcome, also when the connection is lost meanwhile.
         self._go_on(DETACH)
         run = partial(self._run_job, caller, principal, job)
@@ -201,8 +203,10 @@ class Exchange:
         headers = head.headers
         if (grant := settlement.grant) is not None:
             grant.usage_so_far = head.usage_so_far
-            if grant.place is not None:
-                headers += grant.place.headers()
+            if grant.place is not None and (limits := grant.place.headers()):
+                # The backend's own limits are the gateway's affair.
+                headers = [field for field in headers if not field[0].startswith(b"x-ratelimit-")]
+                headers += limits
         headers.append((b"x-request-id", settlement.request_id.encode()))
         if head.status >= 400:
             headers += relayed_error_headers(head.status, headers, head.attempts)
@@ -227,7 +231,7 @@ class Exchange:
             settlement.ending = _ending(end)
             settlement.code = end.refusal.code
         if self._attempt is not None and (end.refusal is None or self._events):
-            await self._attempt.keep(b"" if end.refusal is None else openai.render_error_event(end.refusal))
+            await self._attempt.decide(b"" if end.refusal is None else openai.render_error_event(end.refusal))
         if self._onward is not None and self._onward.gone and settlement.ending == "complete":
             settlement.ending, settlement.code = "client_gone", CLIENT_GONE
         if (stored := self._settle()) is not None:

@@ -6,9 +6,11 @@ again; then the key is free. The answer is kept before its last byte goes out an
 a request whose end was lost is never charged twice.
 """
 
+import hmac
 from collections.abc import Awaitable, Callable
+from hashlib import sha256
 
-from zuebee.contracts.admission import Principal
+from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.answers import Answers, KeptAnswer, Ticket
 from zuebee.contracts.errors import INTERNAL, Refusal, bad_request
 from zuebee.contracts.inference import Job
@@ -18,6 +20,7 @@ from zuebee.kit.tasks import Tasks
 
 HEADER = b"idempotency-key"
 MAX_KEY_BYTES = 255
+FREE_WAIT_S = 2.0
 
 INVALID_KEY = bad_request(
     f"The header Idempotency-Key must have 1 to {MAX_KEY_BYTES} printable ASCII characters.",
@@ -36,34 +39,49 @@ REUSED = Refusal(
 class Attempt:
     """The one that runs."""
 
-    __slots__ = ("_answers", "claimed", "kept", "recording")
+    __slots__ = ("_answers", "_claimed", "recording")
 
     def __init__(self, answers: Answers, recording: Recording) -> None:
         self.recording = recording
-        self.claimed = False
-        self.kept = False
+        self._claimed = False
         self._answers = answers
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the key is still claimed, and its answer neither kept nor given up."""
+        return self._claimed
 
     async def claim(self) -> Refusal | None:
         """Note that it runs; a refusal when it may not, for it runs elsewhere."""
-        self.claimed = True
+        self._claimed = True
         return await self._answers.claim(self.recording.ticket)
 
-    async def keep(self, last: bytes = b"") -> None:
-        """The answer is over but for its end: keep it, with `last` behind it, if it is worth it."""
+    async def decide(self, last: bytes = b"") -> None:
+        """The answer is over but for its end: keep it, with `last` behind it, or free the key if it is not worth it."""
         head = self.recording.head
         if head is not None and _may_have_cost(head[0]):
             await self._keep(self.recording.answer(last))
+        else:
+            await self.free()
 
-    async def keep_refusal(self, refusal: Refusal, request_id: str) -> None:
-        """It ended in an error of the backend: keep that, if the backend may have worked for it."""
-        if refusal.status >= 500 and not refusal.should_retry and refusal is not INTERNAL:
+    async def decide_refusal(self, refusal: Refusal, request_id: str) -> None:
+        """It ended in an error: keep that, if a backend may have worked for it, else free the key."""
+        head_sent = self.recording.head is not None
+        if refusal.status < 500 or refusal.should_retry or refusal is INTERNAL or head_sent:
+            await self.free()
+        elif self._claimed:
             status, headers, body = error_reply(refusal, request_id)
             await self._keep(KeptAnswer(status, headers, body, events=False))
 
+    async def free(self) -> None:
+        """Let the key be used again."""
+        if self._claimed:
+            await self._answers.free(self.recording.ticket)
+            self._claimed = False
+
     async def _keep(self, answer: KeptAnswer | None) -> None:
-        self.kept = True
         await self._answers.keep(self.recording.ticket, answer)
+        self._claimed = False
 
 
 Execute = Callable[[Attempt], Awaitable[Refusal | None]]
@@ -80,7 +98,8 @@ class Replays:
         self._tasks = Tasks()
 
     async def aclose(self) -> None:
-        """Let go of keys that are being freed."""
+        """Wait for the keys that are being freed, but not for long."""
+        await self._tasks.wait(FREE_WAIT_S)
         await self._tasks.aclose()
 
     async def answer(
@@ -102,11 +121,14 @@ class Replays:
     async def _first(self, ticket: Ticket, request_id: str, execute: Execute, play: Play) -> Refusal | None:
         recording = self._running[ticket.id] = Recording(ticket, self._answers.max_bytes)
         attempt = Attempt(self._answers, recording)
-        over = False
+        refusal: Refusal | None = LOST
         try:
             found = await self._answers.find(ticket)
             if found is None:
-                refusal = await self._run(attempt, request_id, execute)
+                self.counts["run"] += 1
+                refusal = await execute(attempt)
+                if refusal is not None:
+                    await attempt.decide_refusal(refusal, request_id)
             elif isinstance(found, Refusal):
                 self.counts["refused"] += 1
                 refusal = found
@@ -114,33 +136,25 @@ class Replays:
                 self.counts["replayed"] += 1
                 recording.load(found)
                 refusal = await play(recording)
-            recording.end(refusal if refusal is not None or recording.whole else LOST)
-            over = True
             return refusal
         finally:
-            recording.end(LOST)
-            if over or not attempt.claimed:
-                self._running.pop(ticket.id)
-            else:
+            recording.end(None if recording.whole else refusal or LOST)
+            if attempt.undecided:
                 # Cut short, perhaps in the middle of a wait: the key is freed by somebody with time.
-                self._tasks.spawn(self._free(ticket), "free an idempotency key")
+                self._tasks.spawn(self._free(attempt), "free an idempotency key")
+            else:
+                self._running.pop(ticket.id)
 
-    async def _run(self, attempt: Attempt, request_id: str, execute: Execute) -> Refusal | None:
-        self.counts["run"] += 1
-        refusal = await execute(attempt)
-        if attempt.claimed and refusal is not None and not attempt.kept:
-            await attempt.keep_refusal(refusal, request_id)
-        elif refusal is not None:
-            attempt.kept = False
-        if attempt.claimed and not attempt.kept:
-            await self._answers.free(attempt.recording.ticket)
-        return refusal
-
-    async def _free(self, ticket: Ticket) -> None:
+    async def _free(self, attempt: Attempt) -> None:
         try:
-            await self._answers.free(ticket)
+            await attempt.free()
         finally:
-            self._running.pop(ticket.id, None)
+            self._running.pop(attempt.recording.ticket.id, None)
+
+
+def is_signed_for(caller: Caller, body: bytes) -> bool:
+    """Whether the caller's signature, if it gave one, is for this body: admission asks only about what is to run."""
+    return not caller.body_sha256 or hmac.compare_digest(caller.body_sha256.lower(), sha256(body).hexdigest())
 
 
 def _may_have_cost(status: int) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import RedisError as LibraryError
 
 from zuebee.kit import clock
@@ -55,8 +55,7 @@ class RedisClient:
         self._make: type[AbstractConnection] = options.pop("connection_class", Connection)
         self._options = {
             "protocol": 2,
-            "lib_name": None,
-            "lib_version": None,
+            "driver_info": None,
             # The one deadline is ours; theirs would cost a timer for each read and each write.
             "socket_timeout": None,
             "socket_connect_timeout": timeout_s,
@@ -83,14 +82,18 @@ class RedisClient:
         """Run one command; its answer as Redis gives it (bytes, int, list, None). Raises RedisError."""
         probing = self._enter()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                answer = await self._exchange(args)
+            async with asyncio.timeout(None) as guard:
+                deadline = _Deadline(guard, self._timeout_s)
+                try:
+                    answer = await self._exchange(args)
+                finally:
+                    deadline.cancel()
         except TimeoutError:
             self._failed(FAILURES, "no answer in time")
             raise RedisDown("no answer in time") from None
         except ResponseError as error:
             word = str(error).partition(" ")[0].rstrip(":")
-            if word in _UNFIT or type(error).__name__ in ("BusyLoadingError", "ReadOnlyError", "OutOfMemoryError"):
+            if word in _UNFIT or isinstance(error, ReadOnlyError | OutOfMemoryError):
                 self._failed(FAILURES, type(error).__name__)
                 raise RedisDown(type(error).__name__) from None
             self._answered()
@@ -98,7 +101,7 @@ class RedisClient:
                 raise
             raise RedisError(type(error).__name__ if not word.isupper() else word) from None
         except (LibraryError, OSError) as error:
-            self._failed(1, type(error).__name__)
+            self._failed(FAILURES if isinstance(error, BusyLoadingError) else 1, type(error).__name__)
             raise RedisDown(type(error).__name__) from None
         finally:
             if probing:
@@ -172,6 +175,34 @@ class RedisClient:
         if self._down:
             _log.info("redis answers again")
             self._down = False
+
+
+class _Deadline:
+    """Ends what `guard` surrounds after `timeout_s`.
+
+    When it is noticed late, this process was busy, and an answer may be waiting to be read: then it gets half the time
+    once more. Else a busy process would take Redis for a slow one.
+    """
+
+    def __init__(self, guard: asyncio.Timeout, timeout_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._guard = guard
+        self._timeout_s = timeout_s
+        self._due_s = self._loop.time() + timeout_s
+        self._timer = self._loop.call_at(self._due_s, self._due)
+        self._extended = False
+
+    def cancel(self) -> None:
+        """It ended in time."""
+        self._timer.cancel()
+
+    def _due(self) -> None:
+        now_s = self._loop.time()
+        if not self._extended and now_s - self._due_s > self._timeout_s / 4:
+            self._extended = True
+            self._timer = self._loop.call_later(self._timeout_s / 2, self._due)
+            return
+        self._guard.reschedule(now_s)
 
 
 @lru_cache(maxsize=64)

@@ -210,10 +210,10 @@ class Counters:
         return Plan(owner, limits, [self._rule(limit) for limit in counted])
 
     def _rule(self, limit: Limit) -> Rule:
-        subject = limit.subject
-        if len(self._counters) >= MAX_COUNTERS and (scope := scope_of(limit)) in STRANGERS:
-            subject = f"{scope}:"
-        key = (subject, limit.kind, limit.window_s, limit.burst > 0)
+        key = (limit.subject, limit.kind, limit.window_s, limit.burst > 0)
+        scope = scope_of(limit)
+        if len(self._counters) >= MAX_COUNTERS and scope in STRANGERS and key not in self._counters:
+            key = (f"{scope}:", *key[1:])
         counter = self._counters[key][0] if key in self._counters else _new_counter(limit)
         if isinstance(counter, TimesWindow) and limit.amount > MAX_TIMES:
             counter = counter.into_slots()

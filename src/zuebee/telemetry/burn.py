@@ -3,6 +3,7 @@
 from math import exp
 
 OTHER = "other"
+STEP_S = 0.5
 
 
 class Burn:
@@ -21,10 +22,14 @@ class Burn:
 
     def add(self, tokens: int, cost_nano: int, now_s: float) -> None:
         """So much was used."""
-        fade = exp((self._at_s - now_s) / self.TAU_S) if now_s > self._at_s else 1.0
-        self._tokens = self._tokens * fade + tokens
-        self._cost = self._cost * fade + cost_nano
-        self._at_s = now_s
+        # This is called for each request: what comes within half a second counts as of one moment.
+        if now_s - self._at_s > STEP_S:
+            fade = exp((self._at_s - now_s) / self.TAU_S)
+            self._tokens *= fade
+            self._cost *= fade
+            self._at_s = now_s
+        self._tokens += tokens
+        self._cost += cost_nano
 
     def rates(self, now_s: float) -> tuple[float, float]:
         """Tokens a minute, and units of the currency an hour."""

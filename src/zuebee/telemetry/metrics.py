@@ -79,14 +79,14 @@ METRICS = {
         "gauge", (), "Breaches of the ledger's invariants that the last check found."
     ),
     "zuebee_ledger_operations_total": Description(
-        "counter",
-        ("operation",),
-        "Reservations and what became of them: reserve, short, post, void, expire, overdraft.",
+        "counter", ("operation",), "Reservations: `reserve` were made, `short` were refused for want of budget."
     ),
     "zuebee_ledger_commits_total": Description("counter", (), "Transactions of the ledger."),
     "zuebee_ledger_commit_seconds_total": Description("counter", (), "Time spent in them."),
     "zuebee_auth_decisions_total": Description(
-        "counter", ("source", "decision"), "What each source of the pipeline said: allowed, denied, unknown or failed."
+        "counter",
+        ("source", "decision"),
+        "What each source of the pipeline said: allowed, denied, error, unknown, missing.",
     ),
     "zuebee_script_failures_total": Description(
         "counter",
@@ -94,10 +94,17 @@ METRICS = {
         "Decision scripts that failed (error, time, memory, instructions): a denial each.",
     ),
     "zuebee_limiter_decisions_total": Description(
-        "counter", ("scope", "decision"), "What the limits said: admitted or refused, by the scope that refused."
+        "counter",
+        ("scope", "kind", "decision"),
+        "What limits said: admitted, by each limit of the request; refused, by the one that refused longest.",
     ),
     "zuebee_limiter_slots": Description("gauge", ("scope",), "Places of concurrency limits that are taken."),
     "zuebee_limiter_degraded": Description("gauge", (), "1 while the limits' store is down and policy decides."),
+    "zuebee_limiter_without_store_total": Description(
+        "counter", (), "Requests that policy decided because the limits' store was down."
+    ),
+    "zuebee_limiter_counters": Description("gauge", (), "Counters of limits in memory."),
+    "zuebee_addresses_blocked": Description("gauge", (), "Addresses left standing for failing to authenticate."),
     "llmproxy_webhook_success_total": Description("counter", (), "Usage events that webhooks took."),
     "llmproxy_webhook_failure_total": Description("counter", (), "Rounds of delivery to webhooks that failed."),
     "zuebee_usage_deliveries_total": Description(

@@ -48,9 +48,14 @@ class OutboxGate:
         """So many rows were written just now."""
         self._size += rows
 
-    def room_for(self, rows: int) -> bool:
-        """Whether these rows are to be written. If not (full, and `when_full: drop`), they are counted as dropped."""
-        if self._refuse or self._size < self._limit:
+    def room_for(self, rows: int, *, billed: bool) -> bool:
+        """Whether rows are to be written; if not, they are counted as dropped.
+
+        `billed`: they tell of a request that a budget paid for. Under `refuse` those always find room: they were let
+        in before it was full. All others are dropped by a full outbox, or it would have no bound. Never waits, and
+        may be called by any thread.
+        """
+        if (billed and self._refuse) or self._size < self._limit:
             return True
         self.dropped += rows
         return False

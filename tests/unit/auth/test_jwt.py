@@ -163,7 +163,7 @@ async def test_no_forged_token_is_let_in(generous: JwtSource, monkeypatch: pytes
     assert (let_in, other) == ([], [])
     assert sum(generous.refused.values()) > len(ATTACKS) - 20
     words = {"algorithm", "audience", "claims", "expired", "expiry", "header", "issuer", "malformed", "not_yet_valid"}
-    assert set(generous.refused) == words | {"signature", "too_large", "unknown_key"}
+    assert {reason for _, reason in generous.refused} == words | {"signature", "too_large", "unknown_key"}
 
 
 async def test_the_attacks_would_be_seen_by_a_verifier_that_trusts_the_token(

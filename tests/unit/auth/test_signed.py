@@ -1,6 +1,7 @@
 import hashlib
 import logging
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from zuebee.auth.signature import Signed, canonical, fits, sign
 from zuebee.auth.signed import BAD_SIGNATURE, BUSY, SignatureSource
 from zuebee.config import SignatureClientSettings
 from zuebee.contracts.admission import Caller, Principal
-from zuebee.contracts.errors import Refusal
+from zuebee.contracts.errors import KEY_DISABLED, KEY_REVOKED, Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
 from zuebee.kit import clock
 
@@ -31,11 +32,13 @@ class Keys:
     """A source of keys that knows KEY."""
 
     name = "keys"
+    known = KEY
+    active = True
 
     async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
-        if presented.key != KEY:
+        if presented.key != self.known:
             return None
-        return KeyRecord(presented.digest, Principal("key_acme", "acme's key", models=("m",)))
+        return KeyRecord(presented.digest, Principal("key_acme", "acme's key", models=("m",)), active=self.active)
 
     async def aclose(self) -> None:
         pass
@@ -84,7 +87,7 @@ async def test_a_signed_request_is_let_in_and_its_body_is_bound() -> None:
     record = await source().find(presented)
     assert isinstance(record, KeyRecord)
     key_id = "sig_" + hashlib.sha256(b"acme").hexdigest()[:16]
-    assert record.principal == Principal(key_id, "Acme", "u-7")
+    assert record.principal == Principal(key_id, "Acme", "u-7", credential="signed//acme")
     assert presented.caller.body_sha256 == hashlib.sha256(BODY).hexdigest()
 
 
@@ -121,7 +124,7 @@ async def test_a_request_is_let_in_once(monkeypatch: pytest.MonkeyPatch) -> None
             presented.caller.body_sha256 = ""
             assert await target.find(again) is BAD_SIGNATURE, (skew_s, passed_s)
             assert presented.caller.body_sha256 == ""
-        assert target.refused["replay"] >= 4
+        assert target.refused["partners", "replay"] >= 4
         monotonic_s = 0.0
 
 
@@ -173,7 +176,7 @@ async def test_a_request_that_was_not_signed_so(name: str, caplog: pytest.LogCap
     reason, presented = ATTACKS[name]
     target = source()
     assert await target.find(presented) is BAD_SIGNATURE
-    assert target.refused == {reason: 1}
+    assert target.refused == {("partners", reason): 1}
     assert presented.caller.body_sha256 == ""
     for value in presented.caller.fields.values():
         assert not value or value.decode() not in caplog.text
@@ -198,7 +201,7 @@ async def test_when_no_nonce_can_be_kept_nobody_is_let_in() -> None:
     target = source(nonces)
     assert isinstance(await target.find(ask()), KeyRecord)
     assert await target.find(ask()) is BUSY
-    assert target.refused == {"full": 1}
+    assert target.refused == {("partners", "full"): 1}
 
 
 async def test_a_store_that_fails_lets_nobody_in() -> None:
@@ -216,7 +219,8 @@ async def test_a_client_may_have_to_show_a_key_as_well() -> None:
     both = ask(key=KEY)
     record = await target.find(both)
     assert isinstance(record, KeyRecord)
-    assert record.principal == Principal("key_acme", "acme's key", models=("m",)), "the key's rights and limits"
+    wanted = Principal("key_acme", "acme's key", models=("m",), credential=f"signed/{digest_of(KEY)}/acme")
+    assert record.principal == wanted, "the key's rights and limits"
     assert both.caller.body_sha256
     assert await target.find(ask()) is BAD_SIGNATURE, "a signature without the key"
     assert await target.find(ask(key=b"sk-unknown")) is BAD_SIGNATURE, "another key"
@@ -224,7 +228,7 @@ async def test_a_client_may_have_to_show_a_key_as_well() -> None:
     assert await target.find(Presented(caller, KEY, digest_of(KEY))) is BAD_SIGNATURE, "the key without a signature"
     assert await target.find(Presented(caller, b"sk-1", digest_of(b"sk-1"))) is None, "keys of others need none"
     assert await source(require_key="key_other").find(ask(key=KEY)) is BAD_SIGNATURE
-    assert target.refused == {"no_key": 2, "not_signed": 1}
+    assert target.refused == {("partners", "no_key"): 2, ("partners", "not_signed"): 1}
 
 
 @pytest.mark.requirement("A059")
@@ -260,8 +264,51 @@ async def test_the_padding_of_secrets_opens_nothing() -> None:
     assert not isinstance(await target.find(ask("", client="other")), KeyRecord)
 
 
+async def test_a_running_request_is_asked_about_again() -> None:
+    """Its time may be over and its nonce is used; what counts is whether its signature would still be known."""
+    presented = ask()
+    target = source()
+    record = await target.find(presented)
+    assert isinstance(record, KeyRecord)
+    assert await target.find(presented) == record, "with its header fields"
+    assert await target.recheck(record.principal.credential) is None
+    assert await target.recheck(digest_of(b"some key")) is None
+    assert await source(client_id="renamed").recheck(record.principal.credential) is KEY_REVOKED
+    assert await source(require_key="key_acme").recheck(record.principal.credential) is KEY_REVOKED
+    presented.caller.fields = {}
+    assert await source(require_key="key_acme").find(presented) is None, "without them it is for others to know"
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def keep(self, digest: str, key: bytes, caller: Caller, *, whole: bool) -> None:
+        self.found[digest] = SimpleNamespace(key=key, caller=caller)
+
+    def renew(self, digest: str) -> Any:
+        return self.found.get(digest)
+
+
+async def test_a_key_that_came_along_is_asked_about_again() -> None:
+    keys, kept = Keys(), Kept()
+    client = SignatureClientSettings(client_id="acme", secrets=[SECRET], require_key="key_acme")
+    target = SignatureSource("partners", [client], MemoryNonces(), [keys], kept=kept)
+    record = await target.find(ask(key=KEY))
+    assert isinstance(record, KeyRecord)
+    credential = record.principal.credential
+    assert KEY.decode() not in credential
+    assert await target.recheck(credential) is None
+    keys.known = b"another"
+    assert await target.recheck(credential) is KEY_REVOKED
+    keys.known, keys.active = KEY, False
+    assert await target.recheck(credential) is KEY_DISABLED
+    kept.found.clear()
+    assert await target.recheck(credential) is None, "forgotten"
+
+
 def test_it_says_that_its_answers_cannot_be_kept() -> None:
-    assert SignatureSource.cacheable is False
+    assert SignatureSource.per_request is True
 
 
 async def test_it_is_quick() -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from zuebee.config import ReporterSettings, Settings
+from zuebee.config import ReporterDatabaseSettings, ReporterSettings, Settings
 from zuebee.config.check import key_hash, listen_address
 from zuebee.config.file import ConfigError, Loaded, load, loads
 
-FIXTURES = Path(__file__).parent.parent / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 BACKEND = "backends: [{url: 'http://a:1'}]\n"
 KEYS = "api_keys: [{key: sk-a-real-key-0001}]\n"
 
@@ -66,14 +66,12 @@ def test_the_configuration_section_as_published() -> None:
             name="database",
             type="database",
             enabled=True,
-            database={"driver": "mysql", "dsn": "user:pass@tcp(localhost:3306)/llmproxy"},
+            database=ReporterDatabaseSettings(driver="mysql", dsn="user:pass@tcp(localhost:3306)/llmproxy"),
         ),
     ]  # fmt: skip
     assert loaded.warnings == [
         f"{path}:2: listen: no keys, so only this machine can connect (127.0.0.1:8000); to serve others add `api_keys`,"
         " or set `server.allow_open: true`",
-        f"{path}:15: usage_hook.reporters[0]: is not sent in this version: records are kept in SQLite (`usage.path`)",
-        f"{path}:20: usage_hook.reporters[1]: is not sent in this version: records are kept in SQLite (`usage.path`)",
     ]
 
 
@@ -157,7 +155,6 @@ def test_dialect_a_whole() -> None:
     assert loaded.warnings == [
         "f:3: backends[0].weight: counts as 1; remove the backend to send it nothing",
         "f:4: backends[1].weight: counts as 1; remove the backend to send it nothing",
-        "f:5: usage_hook: is not sent in this version: records are kept in SQLite (`usage.path`)",
     ]
 
 
@@ -257,17 +254,18 @@ def test_dialect_b_whole() -> None:
         3,
         {"X-A": "b"},
     )
-    assert database.database == {"storage": "main", "table": "usage_records"}
+    assert database.database == ReporterDatabaseSettings(
+        driver="sqlite", dsn="./data/llmproxy.db", table="usage_records"
+    )
     assert loaded.warnings == [
         "f:4: server.write_timeout: 0 means the default here: there is always a limit",
         "f:10: log.file: rotation has no effect: use logrotate with copytruncate",
-        "f:11: storage: has no effect: records are kept in SQLite (`usage.path`), limits in memory",
+        "f:11: storage: has an effect only for the databases that a source or reporter names; the store is `store`",
         "f:16: backends[1].timeout: 0 means the default here: there is always a limit",
         "f:23: auth.status_codes: has no effect: the status and message of a refusal are fixed",
         "f:38: logging.access.format: has no effect: the access log is always JSON lines",
         "f:50: metrics.custom_labels: has no effect: labels and buckets are fixed",
         "f:50: metrics.latency_buckets: has no effect: labels and buckets are fixed",
-        "f:56: usage.reporters[1]: is not sent in this version: records are kept in SQLite (`usage.path`)",
     ]
 
 

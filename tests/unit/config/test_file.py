@@ -133,7 +133,7 @@ def test_settings_hide_secrets_when_printed() -> None:
 backends: [{{url: "http://a:1", api_key: {SECRET}, headers: {{X-Token: {SECRET}}}}}]
 metrics: {{token: {SECRET}}}
 proxy: {{http: "http://user:{SECRET}@proxy:1"}}
-usage: {{reporters: [{{name: db, type: database, database: {{dsn: "user:{SECRET}@tcp(db)/x"}}}}]}}
+usage: {{reporters: [{{name: db, type: database, database: {{driver: mysql, dsn: "user:{SECRET}@tcp(db)/x"}}}}]}}
 """
     settings = read(text).settings
     assert settings.backends[0].api_key == SECRET, "a positive control"

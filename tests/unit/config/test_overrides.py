@@ -55,7 +55,7 @@ def test_overrides_reach_every_kind_of_setting() -> None:
     found = settings(
         text,
         ZUEBEE_LISTEN="127.0.0.1:9",
-        ZUEBEE_USAGE__PATH="/data/z: #1.db",
+        ZUEBEE_STORE__PATH="/data/z: #1.db",
         ZUEBEE_SERVER__HEADER_TIMEOUT="3s",
         ZUEBEE_BACKENDS__0__URL="http://gpu:1",
         ZUEBEE_BACKENDS__2__URL="'http://third:1'",
@@ -68,7 +68,7 @@ def test_overrides_reach_every_kind_of_setting() -> None:
         KEY="k",
         UNRELATED="x",
     )
-    assert (found.listen, found.usage.path, found.server.header_timeout_s) == ("127.0.0.1:9", "/data/z: #1.db", 3)
+    assert (found.listen, found.store.path, found.server.header_timeout_s) == ("127.0.0.1:9", "/data/z: #1.db", 3)
     assert [backend.url for backend in found.backends] == ["http://gpu:1", "http://127.0.0.1:8002", "http://third:1"]
     assert (found.backends[0].weight, found.backends[2].api_key) == (3, "k")
     assert found.backends[1].headers == {"X-A": "b", "Team": "red"}
@@ -87,7 +87,7 @@ def test_a_configuration_can_come_from_the_environment_alone() -> None:
     ("name", "value", "message"),
     [
         ("ZUEBEE_LISTN", "x", ": no such setting; did you mean `ZUEBEE_LISTEN`?"),
-        ("ZUEBEE_USAGE__PAHT", "x", ": no such setting; did you mean `ZUEBEE_USAGE__PATH`?"),
+        ("ZUEBEE_STORE__PAHT", "x", ": no such setting; did you mean `ZUEBEE_STORE__PATH`?"),
         ("ZUEBEE_USAGE_PATH", "x", ": no such setting; did you mean `ZUEBEE_USAGE`?"),
         ("ZUEBEE_BACKENDS__0__WIEGHT", "1", ": no such setting; did you mean `ZUEBEE_BACKENDS__0__WEIGHT`?"),
         ("ZUEBEE_LISTEN__HOST", "x", ": there is nothing below ZUEBEE_LISTEN"),

@@ -37,11 +37,21 @@ async def test_a_full_outbox_refuses(tmp_path: Path) -> None:
 async def test_events_can_be_lost_instead_and_are_counted(tmp_path: Path) -> None:
     store, gate = make_gate(tmp_path, 10, refuse=False)
     gate.added(9)
-    assert gate.room_for(2)
+    assert gate.room_for(2, billed=True)
     gate.added(2)
-    assert not gate.room_for(2)
+    assert not gate.room_for(2, billed=True)
     assert gate.refusal() is None
     assert list(gate.lost()) == [((), 2)]
+    store.close()
+
+
+async def test_what_was_billed_is_never_lost_where_requests_are_refused(tmp_path: Path) -> None:
+    store, gate = make_gate(tmp_path, 10)
+    gate.added(10)
+    assert gate.room_for(1, billed=True)
+    assert list(gate.lost()) == [((), 0)]
+    assert not gate.room_for(1, billed=False)
+    assert list(gate.lost()) == [((), 1)]
     store.close()
 
 

@@ -1,0 +1,46 @@
+"""Settings -> the sources that know tokens and signed requests."""
+
+from collections import Counter
+from collections.abc import Callable
+
+from zuebee.auth.handles import Handles
+from zuebee.auth.jwt import JwtSource
+from zuebee.auth.nonces import MemoryNonces, Nonces, RedisNonces
+from zuebee.auth.signed import SignatureSource
+from zuebee.config import RedisSettings, Settings, SourceSettings
+from zuebee.contracts.admission import Principal
+from zuebee.contracts.keys import KeySource
+from zuebee.kit.redis import RedisClient
+
+Finish = Callable[[Principal], Principal]
+
+
+class TokenState:
+    """What outlives a reload: the nonces of this process, and what was refused by source and reason."""
+
+    def __init__(self) -> None:
+        self.nonces = MemoryNonces()
+        self.refused: Counter[tuple[str, str]] = Counter()
+
+
+def jwt_source(
+    source: SourceSettings, state: TokenState, proxy_for: Callable[[str], str | None], finish: Finish
+) -> KeySource:
+    """A source of type `jwt`. Raises ValueError or OSError."""
+    if source.jwt is None:
+        raise ValueError("auth.pipeline: type `jwt` needs the section `jwt`")
+    proxy_url = proxy_for(source.jwt.jwks_url) if source.jwt.jwks_url else None
+    return JwtSource(source.name, source.jwt, finish, proxy_url, state.refused)
+
+
+def signature_source(
+    source: SourceSettings, settings: Settings, state: TokenState, handles: Handles, finish: Finish
+) -> SignatureSource:
+    """A source of type `signature`. Its `keys` are for the pipeline's builder to fill in."""
+    nonces: Nonces = state.nonces if settings.redis is None else _shared(settings.redis)
+    return SignatureSource(source.name, source.clients, nonces, finish=finish, kept=handles, refused=state.refused)
+
+
+def _shared(redis: RedisSettings) -> RedisNonces:
+    client = RedisClient(redis.url, timeout_s=redis.timeout_s, retry_after_s=redis.retry_after_s)
+    return RedisNonces(client, redis.prefix)

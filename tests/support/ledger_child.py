@@ -1,0 +1,108 @@
+"""What a process does that writes to a ledger until it is killed.
+
+It says `try ID` before each operation and `ack ID` when it is on disk, into a pipe. Modes break it on purpose: `early`
+acknowledges before the commit, `lazy` never commits.
+"""
+
+import itertools
+import os
+import random
+from collections.abc import Iterator
+
+from zuebee.billing.batch import Batch
+from zuebee.billing.ledger import HoldState, Ledger
+from zuebee.billing.store_sqlite import SqliteStore
+from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
+from zuebee.contracts.inference import Usage
+from zuebee.contracts.periods import period_start_s
+
+NOW_S = 1_794_700_000.0
+BUDGETS = (
+    Budget("key:k/tokens/daily", "tokens", "daily", 1 << 50),
+    Budget("team:t/USD/monthly", "USD", "monthly", 1 << 50),
+    Budget("organisation:o/USD/never", "USD", "never", 1 << 50),
+)
+PRINCIPAL = Principal("k", "key", budgets=BUDGETS)
+STUB = '["k","key","","","","","normal","m","/v1/chat/completions",false,1794700000.0]'
+
+
+class Desk:
+    """A ledger with its store, as the service has them, without a loop."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self.store = store
+        start = store.start("child", NOW_S)
+        self.ledger = Ledger(start.owner)
+        batch = Batch()
+        for orphan in start.orphans:
+            balances = [self.ledger.add_balance(balance) for balance in orphan.path.balances]
+            orphan.path = self.ledger.add_path(orphan.path.id, balances)
+            self.ledger.add_hold(orphan)
+            self.ledger.expire(orphan.id, NOW_S)
+            batch.records.append(settlement(orphan.id, orphan.charged))
+        for path_id, opened in store.open_path(BUDGETS, [period_start_s(b.period, NOW_S) for b in BUDGETS]):
+            self.ledger.add_path(path_id, [self.ledger.add_balance(balance) for balance in opened])
+        self.path = self.ledger.open_path(BUDGETS, NOW_S)
+        self.write(batch)
+
+    def write(self, batch: Batch) -> None:
+        batch.changes = self.ledger.take()
+        self.store.write(batch)
+
+    def reserve(self, hold: str, amount: Amount) -> None:
+        held = self.ledger.reserve(hold, self.path, amount, NOW_S, NOW_S + 30, STUB)
+        assert isinstance(held, HoldState)
+
+    def settle(self, hold: str, amount: Amount | None, batch: Batch) -> None:
+        if amount is None:
+            self.ledger.void(hold, NOW_S)
+        else:
+            self.ledger.post(hold, amount, NOW_S)
+        batch.records.append(settlement(hold, amount or Amount(0)))
+
+
+def settlement(hold: str, amount: Amount) -> Settlement:
+    usage = Usage(0, amount.tokens, "provider") if amount.tokens else None
+    return Settlement(
+        hold, "POST", "/v1/chat/completions", "127.0.0.1", NOW_S, 200, "complete", "", PRINCIPAL,
+        Grant(PRINCIPAL, hold, "m"), "m", usage=usage, cost_nano=amount.cost_nano,
+    )  # fmt: skip
+
+
+def operations(desk: Desk, first: int, seed: int) -> Iterator[tuple[list[str], Batch]]:
+    """Batches of 1 to 5 operations, with the names of what each batch makes durable: `r12` reserved, `s12` settled."""
+    chance = random.Random(seed)
+    running: list[str] = []
+    for number in itertools.count(first):
+        batch, names = Batch(), []
+        for part in range(chance.randint(1, 5)):
+            if len(running) > 20 or (running and chance.random() < 0.5):
+                hold = running.pop(chance.randrange(len(running)))
+                names.append(f"s{hold}")
+                desk.settle(hold, None if chance.random() < 0.2 else Amount(chance.randint(1, 150), 50), batch)
+            else:
+                hold = f"{number}.{part}"
+                names.append(f"r{hold}")
+                running.append(hold)
+                desk.reserve(hold, Amount(100, 40))
+        yield names, batch
+
+
+def work(path: str, first: int, mode: str, pipe: int) -> None:
+    """Never returns. `first` tells the names of this process from those of others."""
+    store = SqliteStore(path, reporters=("hook",), currency="USD", retention_days=0)
+    desk = Desk(store)
+    for names, batch in operations(desk, first, first):
+        _say(pipe, "try", names)
+        if mode == "early":
+            _say(pipe, "ack", names)
+        if mode == "lazy":
+            batch.changes = desk.ledger.take()
+        else:
+            desk.write(batch)
+        if mode != "early":
+            _say(pipe, "ack", names)
+
+
+def _say(pipe: int, word: str, names: list[str]) -> None:
+    os.write(pipe, "".join(f"{word} {name}\n" for name in names).encode())

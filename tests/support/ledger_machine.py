@@ -1,0 +1,304 @@
+"""One state machine for every ledger: calls in any order, repeated, late, across crashes, periods and limits.
+
+After each step the ledger is compared with the model (`ledger_model.py`), and the invariants of docs/billing.md are
+checked. Choices are single integers, taken apart below: that is what makes 1,000 steps a second possible.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import ClassVar
+
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from tests.support.ledger_model import Model, Pair
+from tests.support.ledger_targets import Target
+from zuebee.billing.ledger import UnknownHold
+from zuebee.contracts.admission import MAX_AMOUNT, Budget, Period
+from zuebee.contracts.periods import period_start_s
+
+START_S = 1_794_700_000.0  # in November 2026
+HOLD_S = 30.0
+CHOICE = st.integers(0, (1 << 32) - 1)
+
+PERIODS: tuple[Period, ...] = ("never", "daily", "weekly", "monthly")
+LEVELS = ("key", "user", "team", "organisation")
+SCOPES_OF_A_LEVEL = (3, 2, 2, 1)
+STEPS_S = (0.0, 0.5, 20.0, 40.0, 3_600.0, 86_400.0, 7 * 86_400.0, 31 * 86_400.0)
+
+
+class Choices:
+    """An integer, taken apart."""
+
+    def __init__(self, choice: int) -> None:
+        self._left = choice
+
+    def one_of(self, count: int) -> int:
+        self._left, chosen = divmod(self._left, count)
+        return chosen
+
+    def amount(self) -> int:
+        kind = self.one_of(16)
+        if kind == 15:
+            return (0, 1, MAX_AMOUNT)[self.one_of(3)]
+        return self.one_of(60)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """`make` gives a fresh target; `steps` counts over all runs."""
+
+    make: ClassVar[Callable[[], Target]]
+    steps: ClassVar[list[int]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.target = type(self).make()
+        self.model = Model()
+        self.now_s = START_S
+        self.ids: list[str] = []
+        self.count = 0
+        self.limits: dict[str, int | None] = {}
+        self.known: dict[tuple[int, ...], tuple[Budget, ...]] = {}
+        self.forgotten: set[str] = set()
+        self.only: int | None = None
+        self._remember()
+
+    def _remember(self) -> None:
+        self.kept = copy.deepcopy(self.model), list(self.ids)
+
+    # --- what is asked for ---
+
+    def _budgets(self, c: Choices) -> tuple[Budget, ...]:
+        """1 to 4 levels; the same object again while nothing changed, as from a cache of keys."""
+        first = c.one_of(4)
+        picks = tuple((level, c.one_of(SCOPES_OF_A_LEVEL[level])) for level in range(first, 4))
+        if self.only is not None:
+            picks = ((self.only, 0),)
+        budgets = tuple(self._budget(level, scope) for level, scope in picks)
+        return self.known.setdefault(tuple(hash(budget) for budget in budgets), budgets)
+
+    def _budget(self, level: int, scope: int) -> Budget:
+        unit = "tokens" if (level + scope) % 2 else "USD"
+        period = PERIODS[(level * 3 + scope) % 4] if level < 3 else "never"  # prepaid
+        account = f"{LEVELS[level]}:{scope}/{unit}/{period}"
+        before = 7 if period == "never" and level == 0 else 0
+        limit = self.limits.setdefault(account, None if account.startswith("organisation") else 150)
+        return Budget(account, unit, period, limit, before)
+
+    def _edge(self, budgets: tuple[Budget, ...], c: Choices) -> Pair:
+        """All that is left, or one more than that."""
+        left = [MAX_AMOUNT, MAX_AMOUNT]
+        for budget in budgets:
+            balance = self.model.balances.get((budget.account, period_start_s(budget.period, self.now_s)))
+            available = balance.granted - balance.used - balance.held if balance else budget.limit or 0
+            left[budget.unit != "tokens"] = min(left[budget.unit != "tokens"], max(0, available))
+        return min(left[0] + c.one_of(4) // 3, MAX_AMOUNT), min(left[1] + c.one_of(4) // 3, MAX_AMOUNT)
+
+    def _any(self, c: Choices) -> str | None:
+        return self.ids[-1 - c.one_of(len(self.ids))] if self.ids else None
+
+    def _compare(self, hold: str, ask: Callable[[], object], expected: Callable[[], object]) -> None:
+        try:
+            said = ask()
+        except UnknownHold:
+            assert hold in self.forgotten, f"{hold} is not known any more"
+            return
+        wanted = expected()
+        assert said in (None, wanted), f"{hold}: the ledger says {said}, the model {wanted}"
+
+    # --- rules ---
+
+    @initialize(choice=CHOICE)
+    def top_up_first(self, choice: int) -> None:
+        """In every second run one account sees everything that happens."""
+        c = Choices(choice)
+        self.only = c.one_of(3) if c.one_of(2) else None
+        self._grant(200 + c.one_of(300))
+        self._after()
+
+    @rule(choice=CHOICE)
+    def reserve(self, choice: int) -> None:
+        self._reserve(choice)
+
+    @rule(choice=CHOICE)
+    def reserve_too(self, choice: int) -> None:  # so that it is chosen more often
+        self._reserve(choice)
+
+    def _reserve(self, choice: int) -> None:
+        c = Choices(choice)
+        hold = self._any(c) if c.one_of(8) == 7 else None  # a repeated call
+        budgets = self._budgets(c)
+        amount = self._edge(budgets, c) if c.one_of(3) == 2 else (c.amount(), c.amount())
+        self._reserve_in(budgets, amount, hold)
+        self._after()
+
+    def _reserve_in(self, budgets: tuple[Budget, ...], amount: Pair, hold: str | None) -> None:
+        if hold is None or hold in self.forgotten:
+            self.count += 1
+            hold = f"r{self.count}"
+        until_s = self.now_s + HOLD_S
+        said = self.target.reserve(hold, budgets, amount, self.now_s, until_s)
+        wanted = self.model.reserve(hold, budgets, amount, self.now_s, until_s)
+        assert said == wanted, f"{hold}: the ledger says {said}, the model {wanted}"
+        if said[0] == "short":
+            assert int(said[3]) > int(said[2])  # type: ignore[call-overload]
+        elif hold not in self.ids:
+            self.ids.append(hold)
+
+    @rule(choice=CHOICE)
+    def extend(self, choice: int) -> None:
+        c = Choices(choice)
+        if hold := self._any(c):
+            amount = (c.amount(), c.amount())
+            self._compare(
+                hold, lambda: self.target.extend(hold, amount, self.now_s), lambda: self.model.extend(hold, amount)
+            )
+        self._after()
+
+    @rule(choice=CHOICE)
+    def post(self, choice: int) -> None:
+        """Within the hold or beyond, early or late, the first time or again."""
+        c = Choices(choice)
+        if hold := self._any(c):
+            amount = (c.amount(), c.amount())
+            self._compare(
+                hold,
+                lambda: self.target.post(hold, amount, self.now_s),
+                lambda: self.model.resolve(hold, "posted", amount),
+            )
+        self._after()
+
+    @rule(choice=CHOICE)
+    def void(self, choice: int) -> None:
+        if hold := self._any(Choices(choice)):
+            self._compare(
+                hold,
+                lambda: self.target.void(hold, self.now_s),
+                lambda: self.model.resolve(hold, "voided", (0, 0)),
+            )
+        self._after()
+
+    @rule(choice=CHOICE)
+    def heartbeat(self, choice: int) -> None:
+        c = Choices(choice)
+        hold = self._any(c)
+        if hold and hold not in self.forgotten and self.model.holds[hold].state == "open":
+            before, until_s = self.model.holds[hold].progress, self.now_s + HOLD_S
+            amount = (max(before[0], c.amount()), max(before[1], c.amount()))  # what is delivered only grows
+            self.target.progress(hold, amount, until_s)
+            self.model.holds[hold].progress, self.model.holds[hold].expires_at_s = amount, until_s
+        self._after()
+
+    @rule(choice=CHOICE)
+    def let_time_pass(self, choice: int) -> None:
+        """Also into the next period; then expire what nobody renewed."""
+        self.now_s += STEPS_S[choice % len(STEPS_S)]
+        for hold, state in self.model.holds.items():
+            if state.state == "open" and state.expires_at_s < self.now_s:
+                self._expire(hold, state.progress)
+        self._after()
+
+    def _expire(self, hold: str, progress: Pair) -> None:
+        self._compare(
+            hold,
+            lambda: self.target.expire(hold, self.now_s),
+            lambda: self.model.resolve(hold, "expired", progress),
+        )
+
+    @rule(choice=CHOICE)
+    def change_a_limit(self, choice: int) -> None:
+        c = Choices(choice)
+        level = c.one_of(3) if self.only is None else self.only
+        scope = c.one_of(SCOPES_OF_A_LEVEL[level]) if self.only is None else 0
+        account = self._budget(level, scope).account
+        self.known.clear()  # keys are read anew
+        self.limits[account] = (0, 20, 60, 100, 150, 200, 400, MAX_AMOUNT)[c.one_of(8)]
+        if c.one_of(4):  # it takes effect with the next request
+            budgets = (self._budget(level, scope),)
+            self._reserve_in(budgets, self._edge(budgets, c) if c.one_of(2) else (c.one_of(2), c.one_of(2)), None)
+        self._after()
+
+    @rule(choice=CHOICE)
+    def top_up(self, choice: int) -> None:
+        self._grant(min(Choices(choice).amount(), 100))
+        self._after()
+
+    def _grant(self, amount: int) -> None:
+        self.count += 1
+        budget = self._budget(3, 0)
+        self.target.grant(f"payment-{self.count}", budget, amount, self.now_s)
+        self.model.balances[self.model._limit(budget, self.now_s)].granted += amount
+
+    @rule()
+    def keep(self) -> None:
+        self.target.keep()
+        self._remember()
+        self._after()
+
+    @rule(choice=CHOICE)
+    def crash(self, choice: int) -> None:
+        """What was not kept is gone, as if it had never been asked."""
+        if choice % 4:
+            self.target.keep()
+            self._remember()
+        self.target.crash(self.now_s)
+        self.model, self.ids = copy.deepcopy(self.kept[0]), list(self.kept[1])
+        for hold, state in self.model.holds.items():
+            if self.target.expires_orphans:
+                if state.state == "open":
+                    self.model.resolve(hold, "expired", state.progress)
+                else:
+                    self.forgotten.add(hold)
+        self.known.clear()
+        self._remember()
+        self._after()
+
+    # --- after each step ---
+
+    def _after(self) -> None:
+        type(self).steps[0] += 1
+        if self.target.keeps_at_once:
+            self._remember()
+        figures = self.target.figures()
+        open_holds = [hold for hold in self.model.holds.values() if hold.state == "open"]
+        for key, (granted, held, used, overdraft) in figures.items():
+            assert self.model.balances[key].figures() == (granted, held, used, overdraft), key  # I1, I9, I10, I13, I14
+            assert min(held, used, overdraft) >= 0, key  # I2
+            assert used + held <= granted + overdraft, key  # I2
+            explained = sum(hold.amount[unit != "tokens"] for hold in open_holds for on, unit in hold.path if on == key)
+            assert held == explained, key  # I11
+
+    def teardown(self) -> None:
+        try:
+            found = self.target.violations()
+            assert not found, found[:3]
+        finally:
+            self.target.close()
+
+
+def run(
+    make: Callable[[], Target], steps: int, *, first_seed: int = 0, shrink: bool = True, steps_each: int = 50
+) -> int:
+    """Drive fresh targets for at least so many steps; answers with how many it were. Prints the seed of a failure."""
+    machine = type("Machine", (LedgerMachine,), {"make": staticmethod(make), "steps": [0]})
+    number = first_seed
+    phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
+    while machine.steps[0] < steps:
+        missing = steps - machine.steps[0]
+        chosen = settings(
+            max_examples=max(5, min(200, missing // steps_each + 1)),
+            stateful_step_count=steps_each,
+            deadline=None,
+            database=None,
+            phases=phases,
+            suppress_health_check=list(HealthCheck),
+            print_blob=False,
+        )
+        try:
+            run_state_machine_as_test(seed(number)(machine), settings=chosen)
+        except BaseException:
+            print(f"the ledger's state machine fails with seed {number}")
+            raise
+        number += 1
+    return int(machine.steps[0])
