@@ -16,9 +16,9 @@ TESTED_ELSEWHERE = {
     "app/*.py": "plugs real parts together; tests/scenarios start them as processes",
     "cli/*.py": "its commands are run as a user would: tests/scenarios/test_starting.py, test_config.py",
     "schema/migrations/*.py": "tests/unit/schema/test_migrate.py and tests/scenarios/test_store_schema.py run them all",
+    "edge/client.py": "a shape without behaviour; edge/asgi.py and edge/recording.py have it",
     "billing/postgres_connection.py": "tests/scenarios/test_postgres_faults.py, on a real database",
     "billing/store_postgres.py": "tests/scenarios/test_postgres_ledger.py, on a real database",
-    "edge/client.py": "a shape without behaviour; edge/asgi.py and edge/recording.py have it",
     "contracts/*.py": "shapes without behaviour; every test of a room is made of them",
 }
 

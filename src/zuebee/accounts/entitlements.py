@@ -9,20 +9,13 @@ import msgspec
 
 from zuebee.accounts.forms import BillingMode, BudgetForm, Scope
 from zuebee.config import LimitSettings
+from zuebee.contracts import limits as rates
 from zuebee.contracts.admission import Budget, Limit, Period, Priority
 
 Patterns = tuple[str, ...]
 """Names that may be used, `*` at the end of one stands for any rest. Empty: all."""
 
 RANK: dict[Priority, int] = {"low": 0, "normal": 1, "high": 2}
-_WINDOWS = (
-    ("requests", 60, "requests_per_minute"),
-    ("requests", 3600, "requests_per_hour"),
-    ("requests", 86400, "requests_per_day"),
-    ("tokens", 60, "tokens_per_minute"),
-    ("tokens", 3600, "tokens_per_hour"),
-    ("tokens", 86400, "tokens_per_day"),
-)
 
 
 class PlanTerms(msgspec.Struct, frozen=True):
@@ -107,26 +100,10 @@ def limits_of(level: Level) -> tuple[Limit, ...]:
     subject = f"{level.scope}:{level.id}"
     found: dict[tuple[str, int], Limit] = {}
     for settings in (level.limits, *([level.plan.limits] if level.plan is not None else [])):
-        for limit in limits_from(subject, settings):
+        for limit in rates.limits_of(subject, settings) if settings.enabled else ():
             known = found.get((limit.kind, limit.window_s))
             found[limit.kind, limit.window_s] = limit if known is None else _smaller(known, limit)
     return tuple(found.values())
-
-
-def limits_from(subject: str, settings: LimitSettings) -> list[Limit]:
-    """Settings as rules for one subject; 0 is no limit."""
-    if not settings.enabled:
-        return []
-    limits = [
-        Limit(subject, "requests" if kind == "requests" else "tokens", amount, window_s, 0, settings.when_down)
-        for kind, window_s, name in _WINDOWS
-        if (amount := getattr(settings, name))
-    ]
-    if rate := settings.requests_per_second:
-        limits.append(Limit(subject, "requests", rate, 1, settings.burst_size or 2 * rate, settings.when_down))
-    if settings.max_concurrent:
-        limits.append(Limit(subject, "concurrent", settings.max_concurrent, 0, 0, settings.when_down))
-    return limits
 
 
 def _smaller(one: Limit, other: Limit) -> Limit:
@@ -142,10 +119,10 @@ def _smaller(one: Limit, other: Limit) -> Limit:
 def _budgets(levels: Sequence[Level], billing: BillingMode, currency: str) -> tuple[Budget, ...]:
     found: list[Budget] = []
     for level in levels:
+        if level.scope == "key" and billing == "none":
+            level = msgspec.structs.replace(level, budgets=())  # its plan's count all the same
         own = list(budgets_of(level))
-        if level.scope == "key":
-            if billing == "none":
-                continue
+        if level.scope == "key" and billing != "none":
             if billing == "prepaid" and all(budget.limit is not None for budget in own):
                 # The key's own account, empty until a top-up.
                 own.append(Budget(account_of("key", level.id, currency, "never"), currency, "never", None))

@@ -183,15 +183,19 @@ def _check(form: Form) -> None:
                 ipaddress.ip_network(text.strip(), strict=False)
             except ValueError:
                 raise AccountsError(f"expected an address or a CIDR range, not `{text}`", field=field) from None
-    starts, ends = given.get("starts_at_s", 0), given.get("expires_at_s", 0)
-    if starts and ends and ends <= starts:
-        raise AccountsError("expires before it starts", field="expires_at_s")
+    check_life(given.get("starts_at_s", 0), given.get("expires_at_s", 0))
     seen = set()
     for budget in given.get("budgets", ()):
         check_budget(budget)
         if (budget.unit, budget.period) in seen:
             raise AccountsError(f"two for {budget.unit}/{budget.period}", field="budgets")
         seen.add((budget.unit, budget.period))
+
+
+def check_life(starts_at_s: float, expires_at_s: float) -> None:
+    """A key ends after it begins; 0 is never and always. Raises AccountsError."""
+    if starts_at_s and expires_at_s and expires_at_s <= starts_at_s:
+        raise AccountsError("expires before it starts", field="expires_at_s")
 
 
 def check_budget(budget: BudgetForm, currency: str | None = None) -> None:

@@ -116,6 +116,7 @@ def change(connection: Connection, key_id: str, fields: Mapping[str, Any]) -> di
     begin_write(connection)
     row = directory.must(connection, "key", key_id)
     directory.check_references(connection, given, row["organisation_id"])
+    forms.check_life(given.get("starts_at_s", row["starts_at_s"]), given.get("expires_at_s", row["expires_at_s"]))
     _check_within_parents(connection, {**{name: row[name] for name in (*_OWNERS, "plan")}, **given})
     if given:
         connection.execute(update(keys).where(keys.c.id == key_id).values(**to_row(given)))

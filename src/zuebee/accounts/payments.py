@@ -113,21 +113,24 @@ def _top_up(
     holder_id = holder["lineage"] if scope == "key" else holder["id"]
     account = account_of(scope, holder_id, unit, "never")
     organisation_id = holder["id"] if scope == "organisation" else holder["organisation_id"]
-    known = connection.execute(select(payments).where(payments.c.id == payment_id)).mappings().first()
-    if known is None:
+    row: dict[str, Any] = {
+        "id": payment_id, "organisation_id": organisation_id, "account": account, "currency": unit,
+        "amount_nano": amount, "note": note[:1000], "at_s": clock.wall_s(),
+    }  # fmt: skip
+    # Whoever brings the same payment at the same time waits here, and then finds it.
+    added = connection.execute(_insert_if_missing(connection, payments, row).returning(payments.c.id))
+    fresh = added.first() is not None
+    if fresh:
         _open_account(connection, scope, holder, holder_id, unit)
-        now_s = clock.wall_s()
-        row = {
-            "id": payment_id, "organisation_id": organisation_id, "account": account, "currency": unit,
-            "amount_nano": amount, "note": note[:1000], "at_s": now_s,
-        }  # fmt: skip
-        connection.execute(insert(payments).values(**row))
-        write_grant(connection, payment_id, account, unit, amount, now_s)
-        return Payment(payment_id, account, unit, amount, organisation_id, note[:1000], now_s, fresh=True)
-    if (known["account"], known["currency"], known["amount_nano"]) != (account, unit, amount):
-        raise AccountsError("this payment was counted already, for another account or amount", field="payment",
-                            kind="conflict")  # fmt: skip
-    return Payment(payment_id, account, unit, amount, organisation_id, known["note"], known["at_s"], fresh=False)
+        write_grant(connection, payment_id, account, unit, amount, row["at_s"])
+        kept = row
+    else:
+        kept = dict(connection.execute(select(payments).where(payments.c.id == payment_id)).mappings().one())
+        if (kept["account"], kept["currency"], kept["amount_nano"]) != (account, unit, amount):
+            raise AccountsError(
+                "this payment was counted already, for another account or amount", field="payment", kind="conflict"
+            )
+    return Payment(payment_id, account, unit, amount, kept["organisation_id"], kept["note"], kept["at_s"], fresh)
 
 
 def _open_account(connection: Connection, scope: Scope, holder: Mapping[str, Any], holder_id: str, unit: str) -> None:
@@ -141,8 +144,15 @@ def _open_account(connection: Connection, scope: Scope, holder: Mapping[str, Any
     if found is not None and found[0] is not None:
         raise AccountsError(f"`{account}` has a limit; change that instead", field="account", kind="conflict")
     if found is None:
-        values = {"scope": scope, "scope_id": holder_id, "unit": unit, "period": "never", "amount": None}
-        connection.execute(insert(budgets).values(account=account, created_at_s=clock.wall_s(), **values))
+        values: dict[str, Any] = {
+            "scope": scope,
+            "scope_id": holder_id,
+            "unit": unit,
+            "period": "never",
+            "amount": None,
+        }
+        values |= {"account": account, "created_at_s": clock.wall_s()}
+        connection.execute(_insert_if_missing(connection, budgets, values))
 
 
 def _prepaid_by_terms(connection: Connection, scope: Scope, holder: Mapping[str, Any], unit: str) -> bool:

@@ -127,6 +127,7 @@ def _record(rows: Sequence[Any], currency: str) -> KeyRecord | Refusal:
         endpoints=entitled.endpoints or (),
         limits=entitled.limits,
         budgets=entitled.budgets,
+        lineage=row["lineage"] if row["lineage"] != row["id"] else "",
     )
     allowed, denied = _texts(row["allowed_ips"]), _texts(row["denied_ips"])
     return KeyRecord(

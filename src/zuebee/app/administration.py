@@ -11,7 +11,7 @@ from zuebee.app.store import prepare_store, store_database
 from zuebee.config import StoreSettings
 from zuebee.kit.database import Database, DatabaseError
 
-_POSTGRES = ("postgres://", "postgresql://", "postgresql+psycopg://")
+_POSTGRES = ("postgres://", "postgresql://")
 
 
 class CannotOpen(Exception):

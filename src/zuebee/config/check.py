@@ -66,15 +66,11 @@ def check(settings: Settings, is_file: Callable[[str], bool]) -> list[Finding]:
         *check_firewall(settings.firewall, settings.server.max_body_size),
         *_client_gone(settings),
         *(Finding(*found) for found in price_findings(settings.billing)),
-<<<<<<< HEAD
+        *(Finding(*found) for found in secret_findings(settings, is_file)),
         *(
             Finding(*found)
             for found in limit_findings(settings.rate_limit, settings.redis, settings.billing.heartbeat_s)
         ),
-=======
-        *(Finding(*found) for found in secret_findings(settings, is_file)),
-        *(Finding(*found) for found in limit_findings(settings.rate_limit, settings.redis)),
->>>>>>> tokens
     ]
 
 

@@ -70,7 +70,8 @@ class Principal(msgspec.Struct, frozen=True):
     """Who calls, and what that entitles to. `key_id` names the key without giving it away; empty: an open gateway.
 
     `models` and `endpoints`: what may be used, `*` at the end matches any rest; empty: all. `credential` is the
-    authenticator's handle of the credential that was shown (`Authenticator.recheck`).
+    authenticator's handle of the credential that was shown (`Authenticator.recheck`). `lineage`: the id of the first
+    of the keys that replaced one another, when that is not `key_id`: limits of the key count for all of them.
     """
 
     key_id: str = ""
@@ -86,6 +87,7 @@ class Principal(msgspec.Struct, frozen=True):
     limits: tuple[Limit, ...] = ()
     budgets: tuple[Budget, ...] = ()
     credential: str = ""
+    lineage: str = ""
 
 
 ANONYMOUS = Principal()

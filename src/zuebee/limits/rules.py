@@ -58,7 +58,7 @@ class Scopes:
         if principal.user_id:
             yield f"user:{principal.user_id}", settings.per_user
         if principal.key_id:
-            yield f"key:{principal.key_id}", settings.per_key
+            yield f"key:{principal.lineage or principal.key_id}", settings.per_key
         yield f"path:{route}", settings.per_path
         if model and self.by_model:
             yield f"model:{model}", settings.per_model

@@ -127,6 +127,14 @@ def test_a_billing_mode_says_which_accounts_of_the_key_count(mode: Mode) -> None
     assert found.budgets == mode.expected
 
 
+def test_the_budgets_of_a_keys_plan_count_in_every_mode() -> None:
+    for billing in ("none", "quota", "prepaid"):
+        chain = [Level("key", "k", plan=PlanTerms("p", budgets=(TEN,)))]
+        found = merge(chain, priority=None, billing=billing, currency="USD")  # type: ignore[arg-type]
+        assert OF_KEY in found.budgets
+        assert (PREPAID in found.budgets) == (billing == "prepaid")
+
+
 def test_of_two_limits_of_one_holder_the_smaller_holds() -> None:
     own = LimitSettings(requests_per_minute=10, tokens_per_day=5, when_down="open")
     plan = PlanTerms("p", limits=LimitSettings(requests_per_minute=7, max_concurrent=2, when_down="closed"))

@@ -90,6 +90,13 @@ def test_what_the_owner_may_not_use_is_refused_when_the_key_is_made(store: Store
         store.accounts.change_key(key_id, {"models": ["claude-3"]})
 
 
+def test_a_changed_key_still_ends_after_it_begins(store: Store) -> None:
+    key_id = store.accounts.create_key({"starts_at_s": 100.0}).view["id"]
+    with pytest.raises(AccountsError, match="expires before it starts"):
+        store.accounts.change_key(key_id, {"expires_at_s": 50.0})
+    assert store.accounts.change_key(key_id, {"expires_at_s": 150.0})["state"] == "expired"
+
+
 def test_rotation_keeps_all_but_the_secret(store: Store) -> None:
     store.acme()
     fields = {"user_id": "ann", "name": "ci", "models": ["m"], "tags": ["t"], "limits": {"requests_per_minute": 5}}

@@ -11,6 +11,7 @@ from zuebee.accounts.payment_events import EventVerifier, PaymentEvent, read_eve
 from zuebee.accounts.payments import Checkout, PaymentProvider
 from zuebee.contracts.admission import MAX_AMOUNT
 from zuebee.contracts.errors import Refusal
+from zuebee.kit.database import DatabaseError
 
 SECRET = "aB3$kfi29fkQpz71mmN0xLw4"
 ACCOUNT = "organisation:acme/USD/never"
@@ -54,6 +55,18 @@ def test_the_same_payment_twice_counts_once(store: Store) -> None:
     store.payments.top_up("organisation", "acme", payment_id="pay_2", amount=1)
     assert store.rows("SELECT granted FROM ledger_balances") == [(8,)]
     assert [each["id"] for each in store.payments.listing("acme")] == ["pay_2", "pay_1"]
+
+
+def test_the_ledger_itself_refuses_what_it_has_seen(store: Store) -> None:
+    prepaid(store)
+    store.payments.top_up("organisation", "acme", payment_id="pay_1", amount=7)
+    store.rows("DELETE FROM payments RETURNING id")  # as if the first guard were missing
+    with pytest.raises(DatabaseError):
+        store.payments.top_up("organisation", "acme", payment_id="pay_1", amount=7)
+    assert store.rows("SELECT granted FROM ledger_balances") == [(7,)]
+    store.rows("DELETE FROM ledger_entries RETURNING id")  # and the control: without the second it would count again
+    store.payments.top_up("organisation", "acme", payment_id="pay_1", amount=7)
+    assert store.rows("SELECT granted FROM ledger_balances") == [(14,)]
 
 
 def test_only_prepaid_accounts_are_topped_up(store: Store) -> None:

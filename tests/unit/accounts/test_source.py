@@ -156,5 +156,6 @@ async def test_both_keys_of_a_rotation_count_together(store: Store) -> None:
     assert isinstance(one, KeyRecord)
     assert isinstance(other, KeyRecord)
     assert one.principal.key_id != other.principal.key_id
+    assert (one.principal.lineage, other.principal.lineage) == ("", old.view["id"])
     assert (one.principal.limits, one.principal.budgets) == (other.principal.limits, other.principal.budgets)
     assert one.principal.budgets[0].account == f"key:{old.view['id']}/tokens/daily"
