@@ -13,6 +13,7 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.owner = 1
+        self.currency = "USD"
         self.connected = True
         self.decided: list[Answer] = []
         self.ledger = Ledger(1)

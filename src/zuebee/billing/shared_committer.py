@@ -16,7 +16,7 @@ from itertools import chain
 
 from zuebee.billing.batch import StoreBusy
 from zuebee.billing.ledger import Balance, HoldState
-from zuebee.billing.operations import Answer, Expire, Operation, Renew, Reserve, Settle
+from zuebee.billing.operations import Answer, Expire, Operation, Renew, Reserve, Settle, release
 from zuebee.billing.postgres_connection import StoreLost
 from zuebee.billing.shared_batch import Pending, SharedBatch
 from zuebee.billing.spool import Line, Spool
@@ -156,9 +156,9 @@ class SharedCommitter:
         self.commit_s += self._loop.time() - batch.begun_at_s
         for pending, answer in zip(items, answers, strict=True):
             pending.answer(answer)
-            is_unwanted = pending.abandoned and isinstance(pending.operation, Reserve)
-            if is_unwanted and isinstance(answer, HoldState) and answer.state == "open":
-                self.settle(Settle(answer.id, None, None))
+            is_held = isinstance(answer, HoldState) and answer.state == "open"
+            if pending.abandoned and is_held and isinstance(pending.operation, Reserve):
+                self.settle(release(pending.operation, self._store.currency))
         self._running = None
         while self._loose and self._loose[0][0] <= batch.number:
             self._loose.popleft()
