@@ -34,9 +34,9 @@ def matches(gateway: Gateway, rule: str, action: str) -> float:
 @pytest.mark.parametrize(
     ("rule", "sent", "status"),
     [
-        ("scanner_path", head("/.env", "GET"), 403),
-        ("scanner_path", head("/wp-login.php", "POST", content_length="0"), 403),
-        ("path_trick", head("/%2e%2e/%2e%2e/etc/passwd", "GET"), 403),
+        ("scanner_path", head("/.env", "GET"), 404),
+        ("scanner_path", head("/wp-login.php", "POST", content_length="0"), 404),
+        ("path_trick", head("/%2e%2e/%2e%2e/etc/passwd", "GET"), 404),
         ("method", head(method="TRACE"), 405),
         ("method", head("/", method="TRACE"), 405),
         ("header_attack", request(chat(), user_agent="${jndi:ldap://h/a}"), 400),

@@ -28,6 +28,7 @@ DEFAULT_RULES = (
             r"(?i).*%(2e|2f|5c|00|25).*",  # encoded twice: the server has decoded it once
             r"(?s).*[\x00-\x1f\x7f\\].*",
         ],
+        status=404,
     ),
     FirewallRuleSettings(
         name="scanner_path",
@@ -39,6 +40,7 @@ DEFAULT_RULES = (
             r"|owa|ecp|autodiscover|hnap1|boaform|goform|manager|server-status|server-info|_ignition|telescope"
             r"|console|druid|jolokia|geoserver|sdk|remote|dana-na|vpn|cgi|invoker|web-inf|etc|proc)(/.*)?",
         ],
+        status=404,
     ),
     FirewallRuleSettings(name="scanner_agent", header="user-agent", pattern=_AGENTS),
     FirewallRuleSettings(

@@ -161,7 +161,7 @@ class _Builder:
         if self._shared_client is None:
             self._shared_client = RedisClient(redis.url, timeout_s=redis.timeout_s, retry_after_s=redis.retry_after_s)
         # Answers of a source that is asked differently are other answers.
-        asked = hashlib.sha256(repr(msgspec.to_builtins(source)).encode()).hexdigest()
+        asked = hashlib.sha256(repr(msgspec.to_builtins(source, enc_hook=str)).encode()).hexdigest()
         return SharedAnswers(self._shared_client, f"{redis.prefix}{asked[:16]}:", auth.cache_secret, auth.cache_s / 2)
 
     def _script(self, name: str, settings: ScriptSettings | None) -> DecisionScript | None:

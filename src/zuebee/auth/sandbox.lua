@@ -12,6 +12,7 @@ local concat, unpack, insert, remove = table.concat, table.unpack, table.insert,
 local sort, move, pack = table.sort, table.move, table.pack
 local reverse, utf8_char, abs, sin = string.reverse, utf8.char, math.abs, math.sin
 
+local HOOK_EVENT = "count"       -- kept alive: the hook must not allocate
 local HOOK_EVERY = 200          -- instructions between two looks at the budget
 local MAX_TEXT = 1 << 20        -- bytes that string.rep may make
 local MAX_MOVE = 1 << 16        -- entries that table.move may move
@@ -379,11 +380,24 @@ end
 
 -- --- what a script can reach ---
 
+-- Out of memory is the end: where nothing can be allocated the hook fails too, and a loop of pcalls would never stop.
+local function settle(ok, err, ...)
+  if not ok and err == "not enough memory" then error(err, 0) end
+  return ok, err, ...
+end
+local function protected(f, ...) return settle(pcall(f, ...)) end
+
 local base = {
-  assert = assert, error = error, ipairs = ipairs, next = next, pairs = pairs, pcall = pcall, rawequal = rawequal,
-  rawget = rawget, rawlen = rawlen, rawset = rawset, select = select, tonumber = tonumber, type = type, xpcall = xpcall,
+  assert = assert, error = error, ipairs = ipairs, next = next, pairs = pairs, pcall = protected, rawequal = rawequal,
+  rawget = rawget, rawlen = rawlen, rawset = rawset, select = select, tonumber = tonumber, type = type,
   tostring = say,
   _VERSION = _VERSION,
+  -- Lua's own calls the handler where the error is: in the hook, if that stopped the script, and there no hook runs.
+  xpcall = function(f, handler, ...)
+    local results = pack(protected(f, ...))
+    if results[1] then return unpack(results, 1, results.n) end
+    return false, handler(results[2])
+  end,
   getmetatable = function(value) if type(value) == "table" then return getmetatable(value) end end,
   setmetatable = function(t, mt)
     if type(t) ~= "table" or (mt ~= nil and type(mt) ~= "table") then wrong("expected tables") end

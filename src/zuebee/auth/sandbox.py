@@ -96,7 +96,8 @@ class Sandbox:
             return Outcome(failure="input", text=str(error))
         try:
             said = self._run(question.api_key.encode(), data, request, metadata, question.now_s)
-            return _decoder.decode(said.decode("utf-8", "replace"))
+            outcome = _decoder.decode(said.decode("utf-8", "replace"))
+            return outcome if outcome.failure != "error" else _failed(outcome.text)
         except (lupa.lua54.LuaError, msgspec.ValidationError, msgspec.DecodeError) as error:
             self._disarm()
             return _failed(str(error))

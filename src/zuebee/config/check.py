@@ -13,6 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from zuebee.config import ApiKeySettings, BackendSettings, Settings, TlsSettings
+from zuebee.config.check_auth import auth_findings
 from zuebee.config.check_billing import price_findings
 from zuebee.config.check_firewall import check_firewall
 from zuebee.config.check_limits import limit_findings
@@ -65,6 +66,7 @@ def check(settings: Settings, is_file: Callable[[str], bool]) -> list[Finding]:
         *(Finding(*found) for found in usage_findings(settings.usage, settings.store, is_file)),
         *check_firewall(settings.firewall, settings.server.max_body_size),
         *_client_gone(settings),
+        *(Finding(*found) for found in auth_findings(settings, is_file)),
         *(Finding(*found) for found in price_findings(settings.billing)),
         *(Finding(*found) for found in secret_findings(settings, is_file)),
         *(

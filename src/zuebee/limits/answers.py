@@ -21,11 +21,6 @@ UNAVAILABLE = Refusal(
     retry_after_s=1.0,
     should_retry=True,
 )
-_CODES = {
-    "requests": "rate_limit_exceeded",
-    "tokens": "token_rate_limit_exceeded",
-    "concurrent": "concurrent_limit_exceeded",
-}
 _WHO = {
     "global": "all callers together",
     "priority": "requests of this priority class",
@@ -99,14 +94,20 @@ def _whole(value_s: int) -> bytes:
 def refusal_of(limit: Limit, wait_s: float, tokens: int, states: Iterable[State]) -> Refusal:
     """429: this limit is reached; `wait_s` until it fits, had nothing else come."""
     who = _WHO[scope_of(limit)]
+    headers = tuple(limit_headers(states))
     if limit.kind == "concurrent":
         text = f"Too many requests at once for {who}: at most {limit.amount}."
-    else:
-        window = _WINDOWS.get(limit.window_s, f"{limit.window_s} s")
-        burst = f", {limit.burst} at once" if limit.burst else ""
-        text = f"Rate limit reached for {who}: {limit.amount} {limit.kind} {window}{burst}."
-        if limit.kind == "tokens":
-            text += f" This request counts as {min(tokens, limit.burst or limit.amount)}."
-        text += f" Try again in {math.ceil(wait_s)} s."
-    headers = tuple(limit_headers(states))
-    return Refusal(429, "rate_limit_error", _CODES[limit.kind], text, None, wait_s, should_retry=True, headers=headers)
+        return _too_many("concurrent_limit_exceeded", text, wait_s, headers)
+    window = _WINDOWS.get(limit.window_s, f"{limit.window_s} s")
+    burst = f", {limit.burst} at once" if limit.burst else ""
+    text = f"Rate limit reached for {who}: {limit.amount} {limit.kind} {window}{burst}."
+    again = f"Try again in {math.ceil(wait_s)} s."
+    if limit.kind == "tokens":
+        counts = min(tokens, limit.burst or limit.amount)
+        text = f"{text} This request counts as {counts}. {again}"
+        return _too_many("token_rate_limit_exceeded", text, wait_s, headers)
+    return _too_many("rate_limit_exceeded", f"{text} {again}", wait_s, headers)
+
+
+def _too_many(code: str, message: str, wait_s: float, headers: tuple[tuple[bytes, bytes], ...]) -> Refusal:
+    return Refusal(429, "rate_limit_error", code, message, None, wait_s, should_retry=True, headers=headers)

@@ -212,8 +212,8 @@ def test_serving_everyone_without_keys_can_be_wanted() -> None:
 
 
 def test_demanding_keys_without_having_any_is_refused() -> None:
-    assert problems(f"{BACKENDS}auth: {{enabled: true}}\n") == [
-        "f:4: auth.enabled: needs at least one key in `api_keys`: nobody could get in"
+    assert problems(f"{BACKENDS}auth: {{enabled: true, pipeline: [{{type: file}}]}}\n") == [
+        "f:4: auth.pipeline: needs at least one key in `api_keys`: nobody could get in"
     ]
 
 

@@ -23,7 +23,11 @@ def problems(text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("auth: {storage: redis}", "auth.storage: only `file` is supported: keys are those of `api_keys`"),
+        (
+            "auth: {storage: redis}",
+            "auth.storage: does not say where: describe it in `auth.pipeline` with a provider of type `redis`",
+        ),
+        ("auth: {storage: ldap}", "auth.storage: expected `file`, `redis`, `mysql`, `postgres` or `sqlite`"),
         (
             "auth: {skip_paths: [/health, /v1/models]}",
             "auth.skip_paths[1]: only health and metrics are served without a key",
@@ -37,8 +41,8 @@ def problems(text: str) -> list[str]:
             "auth.defaults.quota: unknown key `quota`; did you mean `total_quota`?",
         ),
         (
-            "auth: {pipeline: [{type: redis}]}",
-            "auth.pipeline[0].type: provider type `redis` is not supported yet; set `enabled: false`",
+            "auth: {pipeline: [{type: file}, {type: redis, redis: {storage: main}}]}",
+            "auth.pipeline[1].redis.storage: not the name of an entry of `storage.caches` that is switched on",
         ),
         (
             "auth: {pipeline: [{type: flie}]}",
@@ -46,8 +50,8 @@ def problems(text: str) -> list[str]:
         ),
         ("auth: {pipeline: [{name: x}]}", "auth.pipeline[0]: `type` is required, but missing"),
         (
-            "auth: {pipeline: [{type: file, lua_script: 'return true'}]}",
-            "auth.pipeline[0].lua_script: scripts are not supported yet; remove it",
+            "auth: {pipeline: [{type: file, script: {pahth: x.lua, script: 'return true'}}]}",
+            "auth.pipeline[0].script.pahth: unknown key `pahth`; did you mean `path`?",
         ),
         (
             "auth: {pipeline: [{type: file, enabled: false}]}",
@@ -55,7 +59,8 @@ def problems(text: str) -> list[str]:
         ),
         (
             "auth: {pipeline: [{type: file, path: keys.txt}]}",
-            "auth.pipeline[0].path: unknown key `path`; known: `enabled`, `file`, `keys`, `name`, `type`",
+            "auth.pipeline[0].path: unknown key `path`; known: `clients`, `database`, `enabled`, `jwt`, `name`, "
+            "`redis`, `script`, `type`, `webhook`",
         ),
         ("auth: {pipeline: {type: file}}", "auth.pipeline: expected a list"),
         ("auth: {pipeline: [file, {type: file}]}", "auth.pipeline[0]: expected a mapping"),
