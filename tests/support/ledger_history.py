@@ -10,6 +10,7 @@ from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage
 from zuebee.contracts.periods import period_start_s
+from zuebee.kit import clock
 
 NOW_S = 1_794_700_000.0
 KEY = Budget("key:k/tokens/daily", "tokens", "daily", 1_000)
@@ -39,7 +40,7 @@ def write_history(path: Path, *, rounds: int = 1) -> None:
 
 
 def _round(store: SqliteStore, ledger: Ledger, number: int) -> None:
-    team = Budget(TEAM.account, TEAM.unit, TEAM.period, 1_000_000 + number % 2, TEAM.used_before)
+    team = Budget(TEAM.account, TEAM.unit, TEAM.period, 1_000_000_000 + number % 2, TEAM.used_before)
     key = Budget(KEY.account, KEY.unit, KEY.period, 1_000_000_000)
     path = ledger.open_path((key, team, ORGANISATION), NOW_S)
     ledger.grant(f"payment-{number}", path.balances[2], 10_000, NOW_S)
@@ -80,3 +81,61 @@ def change(path: Path, *statements: str) -> None:
         for statement in statements:
             connection.execute(statement)
     connection.close()
+
+
+UNIQUE_OFF = "DROP INDEX ledger_entries_once"
+AGAIN = (
+    "INSERT INTO ledger_entries (batch, kind, hold, step, path, tokens, cost_nano, released_tokens,"
+    " released_cost_nano, owner, at_s) SELECT batch, kind, hold, step, path, tokens, cost_nano, released_tokens,"
+    " released_cost_nano, owner, at_s FROM ledger_entries WHERE {}"
+)
+LIVE = f"UPDATE ledger_owners SET ended_at_s = 0, started_at_s = 1, seen_at_s = {clock.wall_s() + 1000}"
+
+# What is broken by hand, and the invariant that must be named. Others may be named beside it: one wrong row can
+# contradict several of them.
+BROKEN = {
+    "a balance that its entries do not explain": ("I1", ["UPDATE ledger_balances SET used = used + 1 WHERE id = 1"]),
+    "less granted than used": ("I2", ["UPDATE ledger_balances SET granted = 5 WHERE id = 2"]),
+    "a negative balance": ("I2", ["UPDATE ledger_balances SET held = -1 WHERE id = 1"]),
+    "a hold resolved twice": ("I3", [UNIQUE_OFF, AGAIN.format("hold = 'within-1' AND step = 1")]),
+    "a hold neither open nor resolved": ("I3", ["DELETE FROM ledger_holds WHERE hold = 'open-1'"]),
+    "an open hold that was resolved": (
+        "I3",
+        ["UPDATE ledger_holds SET hold = 'within-1' WHERE hold = 'open-1'"],
+    ),
+    "a hold that nobody expired": ("I4", [LIVE, "UPDATE ledger_holds SET expires_at_s = 1000"]),
+    "a charge beyond the hold": ("I5", ["UPDATE ledger_entries SET tokens = 111 WHERE hold = 'within-1' AND step = 1"]),
+    "a changed entry": ("I5", ["UPDATE ledger_entries SET at_s = at_s + 1 WHERE hold = 'none-2' AND step = 0"]),
+    "a removed entry": ("I5", ["DELETE FROM ledger_entries WHERE hold = 'beyond-1' AND step IS NULL"]),
+    "a removed batch": (
+        "I5",
+        [f"DELETE FROM ledger_{t} = 2" for t in ("entries WHERE batch", "batches WHERE sequence")],
+    ),
+    "an overdraft of nothing": ("I5", ["UPDATE ledger_entries SET hold = 'other' WHERE kind = 'overdraft'"]),
+    "two usage records of one request": (
+        "I6",
+        ["UPDATE usage_records SET request_id = 'within-1' WHERE request_id = 'none-1'"],
+    ),
+    "a usage record of other tokens": ("I6", ["UPDATE usage_records SET prompt_tokens = 1 WHERE id = 1"]),
+    "a usage record of another price": ("I6", ["UPDATE usage_records SET cost_nano = 1 WHERE request_id = 'within-1'"]),
+    "a charge without a usage record": ("I8", ["DELETE FROM usage_records WHERE request_id = 'within-1'"]),
+    "an event that stands twice in the outbox": (
+        "I8",
+        [
+            "INSERT INTO usage_outbox (event_id, reporter, payload, created_at_s, due_at_s)"
+            " SELECT event_id, reporter, payload, created_at_s, due_at_s FROM usage_outbox WHERE event_id = 'none-1'"
+        ],
+    ),
+    "an event of nothing": ("I8", ["UPDATE usage_outbox SET event_id = 'ghost' WHERE event_id = 'none-1'"]),
+    "a hold that left a level out": ("I9", ["UPDATE ledger_entries SET path = 2 WHERE hold = 'within-1' AND step = 1"]),
+    "a path to nowhere": ("I9", ["UPDATE ledger_paths SET balances = balances || ',99' WHERE id = 1"]),
+    "money from nowhere": ("I1", ["UPDATE ledger_balances SET granted = granted + 1 WHERE id = 3"]),
+    "a phantom hold": ("I11", ["UPDATE ledger_balances SET held = held + 7 WHERE id = 1"]),
+    "a grant counted twice": ("I13", [UNIQUE_OFF, AGAIN.format("hold = 'payment-1'")]),
+    "a reserve in another period": (
+        "I14",
+        [f"UPDATE ledger_balances SET starts_at_s = {NOW_S - NOW_S % 86400 - 86400} WHERE id = 1"],
+    ),
+    "a period that starts at noon": ("I14", ["UPDATE ledger_balances SET starts_at_s = 43200 WHERE id = 1"]),
+    "one account twice on a path": ("I14", ["UPDATE ledger_paths SET balances = '1,2,3,2' WHERE id = 1"]),
+}  # fmt: skip

@@ -1,0 +1,95 @@
+"""The ledger on SQLite under kill -9 and power cuts: what was acknowledged is there, once, and adds up."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.ledger_child import Desk
+from tests.support.ledger_kills import Kills
+from tests.support.ledger_power import lost_in_images, record
+from zuebee.billing.look import open_holds, reading
+from zuebee.billing.store_sqlite import SqliteStore
+from zuebee.billing.verify import verify
+
+BATCHES = 120
+IMAGES_EACH = 50
+
+
+def _kill_often(folder: Path, kills: int) -> Kills:
+    """Ten files at most, so that looking at them stays quick."""
+    said = Kills(folder / "none.db")
+    for number in range(10):
+        one = Kills(folder / f"{number}.db", seed=number)
+        for _ in range(kills // 10):
+            one.kill()
+            one.check()
+        _nothing_stays_held(one.path)
+        said.kills += one.kills
+        said.tried |= {f"{number}/{name}" for name in one.tried}
+        said.acknowledged |= {f"{number}/{name}" for name in one.acknowledged}
+        said.stored |= {f"{number}/{name}" for name in one.stored}
+    print(f"{said.kills} kills, {len(said.tried)} operations tried, {len(said.acknowledged)} acknowledged, 0 lost")
+    return said
+
+
+def _nothing_stays_held(path: Path) -> None:
+    """The next start resolves what the dead process held."""
+    desk = Desk(SqliteStore(str(path), reporters=("hook",), currency="USD", retention_days=0))
+    desk.store.close()
+    with reading(str(path)) as connection:
+        assert open_holds(connection, 1)[1] == 0
+    with reading(str(path)) as connection:
+        assert list(verify(connection)) == []
+    assert all(balance.held == 0 for balance in desk.path.balances)
+
+
+@pytest.mark.requirement("A098")
+def test_no_kill_loses_what_was_acknowledged(tmp_path: Path) -> None:
+    said = _kill_often(tmp_path, 200)
+    assert said.kills == 200
+    assert len(said.acknowledged) > 500
+
+
+@pytest.mark.proof
+def test_a_thousand_kills(tmp_path: Path) -> None:
+    assert _kill_often(tmp_path, 1_000).kills == 1_000
+
+
+@pytest.mark.parametrize("mode", ["early", "lazy"])
+def test_a_store_that_acknowledges_too_early_is_seen(tmp_path: Path, mode: str) -> None:
+    kills = Kills(tmp_path / "z.db", mode=mode)
+    while not kills.lost and kills.kills < 300:
+        kills.kill()
+        kills.look()
+    assert kills.lost
+
+
+def _cut_power(folder: Path, synchronous: str, images: int) -> list[int]:
+    """How many acknowledged operations each image has lost."""
+    losses: list[int] = []
+    for seed in range(images // IMAGES_EACH):
+        path = folder / f"{synchronous}-{seed}.db"
+        events = record(path, synchronous=synchronous, batches=BATCHES, seed=seed)
+        losses += lost_in_images(events, path, folder, images=IMAGES_EACH, seed=seed)
+    images_with_loss = sum(lost > 0 for lost in losses)
+    print(f"synchronous={synchronous}: {len(losses)} images, {images_with_loss} lost acknowledged operations")
+    return losses
+
+
+@pytest.mark.requirement("A098")
+def test_no_power_cut_loses_what_was_acknowledged(tmp_path: Path) -> None:
+    losses = _cut_power(tmp_path, "FULL", 400)
+    assert len(losses) == 400
+    assert not any(losses)
+
+
+def test_a_store_that_syncs_less_loses_in_a_power_cut(tmp_path: Path) -> None:
+    assert any(_cut_power(tmp_path, "NORMAL", 100))
+
+
+@pytest.mark.proof
+def test_two_thousand_power_cuts(tmp_path: Path) -> None:
+    losses = _cut_power(tmp_path, "FULL", 2_000)
+    assert len(losses) == 2_000
+    assert not any(losses)
+    assert any(_cut_power(tmp_path, "NORMAL", 2_000))
