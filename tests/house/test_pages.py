@@ -18,8 +18,8 @@ from zuebee.contracts.inference import UsageSource
 from zuebee.dispatch.balancer import CHOOSERS
 from zuebee.edge.http import ROUTES
 from zuebee.models import headers
+from zuebee.schema.prepare import prepare
 from zuebee.telemetry.logs import access_line
-from zuebee.usage.recorder import UsageStore
 
 METRICS = page("docs/metrics.md")
 API = page("docs/api.md")
@@ -87,7 +87,7 @@ def test_every_field_of_the_access_log_is_explained() -> None:
 
 @pytest.mark.parametrize(("name", "heading"), [("usage_records", "Column"), ("usage_days", "Total")])
 def test_every_column_of_the_usage_records_is_explained(name: str, heading: str, tmp_path: Path) -> None:
-    UsageStore(str(tmp_path / "usage.db"), 0).close()
+    prepare(str(tmp_path / "usage.db"))
     connection = sqlite3.connect(tmp_path / "usage.db")
     columns = [row[1] for row in connection.execute(f"PRAGMA table_xinfo({name})")]
     connection.close()

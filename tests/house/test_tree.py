@@ -16,6 +16,7 @@ TESTED_ELSEWHERE = {
     "app/*.py": "plugs real parts together; tests/scenarios start them as processes",
     "cli/*.py": "its commands are run as a user would: tests/scenarios/test_starting.py, test_config.py",
     "schema/migrations/*.py": "tests/unit/schema/test_migrate.py and tests/scenarios/test_store_schema.py run them all",
+    "edge/client.py": "a shape without behaviour; edge/asgi.py and edge/recording.py have it",
     "contracts/*.py": "shapes without behaviour; every test of a room is made of them",
 }
 

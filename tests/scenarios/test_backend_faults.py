@@ -101,7 +101,9 @@ WHOLE = {
     "usage;kind=huge": ESTIMATED,
     "usage;kind=string": ESTIMATED,
     "usage;kind=float": ESTIMATED,
-    "usage;kind=null": ESTIMATED,
+    **{f"usage;kind={kind}": ESTIMATED for kind in ("exponent", "bool", "nested", "list", "null_figures", "null")},
+    "usage;kind=nan": broken("bad_answer", reused=True),
+    "usage;kind=infinity": broken("bad_answer", reused=True),
     "usage;kind=missing": ESTIMATED,
     "error_first": broken("InternalServerError", status=500, reused=None),
 }
@@ -129,6 +131,12 @@ STREAM = {
     "usage;kind=huge": ESTIMATED_STREAM,
     "usage;kind=string": ESTIMATED_STREAM,
     "usage;kind=float": ESTIMATED_STREAM,
+    **{
+        f"usage;kind={kind}": ESTIMATED_STREAM
+        for kind in ("exponent", "bool", "nested", "list", "null_figures")
+    },
+    "usage;kind=nan": cut("bad_answer", TOKENS + 2, reused=None),
+    "usage;kind=infinity": cut("bad_answer", TOKENS + 2, reused=None),
     "usage;kind=null": Seen(200, events=ALL_EVENTS + 1, usage=(None, None, "estimate")),  # it tells nothing to hide
     "usage;kind=missing": ESTIMATED_STREAM,
 }  # fmt: skip

@@ -70,6 +70,21 @@ class App:
         await self.go.wait()
         await send({"type": "http.response.body", "body": b"ended", "more_body": False})
 
+    async def do_outlive(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Goes on when its client leaves, unless the path ends in `no`."""
+        self.asked = 0
+
+        def goes_on() -> bool:
+            self.asked += 1
+            return not scope["path"].endswith("no")
+
+        scope["zuebee.cycle"].goes_on = goes_on
+        await self.do_stream(scope, receive, send)
+        assert scope["zuebee.cycle"].write(b"more")
+        await scope["zuebee.cycle"].drain()
+        self.written_bytes = scope["zuebee.cycle"].written_bytes
+        self.bodies.append(b"done")
+
     async def do_flood(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while True:

@@ -1,5 +1,6 @@
 """The HTTP edge with fakes behind it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tests.support.asgi import AsgiRequest
@@ -21,13 +22,20 @@ class Doorman:
     def __init__(self) -> None:
         self.settled: list[Settlement] = []
         self.callers: list[Caller] = []
+        self.screened: Refusal | None = None
+
+    def screen(self, caller: Caller) -> Refusal | None:
+        return self.screened
 
     async def identify(self, caller: Caller) -> Principal | Refusal:
         self.callers.append(caller)
         return Principal("k", "key", "user") if KEY in caller.fields.items() else NO_KEY
 
-    async def admit(self, principal: Principal, job: Job) -> Grant | Refusal:
+    async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
         return Grant(principal)
+
+    async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
+        return []
 
     def settle(self, settlement: Settlement) -> None:
         self.settled.append(settlement)

@@ -149,7 +149,7 @@ class Gateway(Process):
         whole: dict[str, Any] = {
             "listen": "127.0.0.1:0",
             "api_keys": [{"key": KEY, "name": "test"}],
-            "usage": {"path": str(self.usage_path)},
+            "store": {"path": str(self.usage_path)},
             "log": {"access": str(self.access_path)},
             "shutdown": {"grace": "0s", "drain": "5s"},
             **config,

@@ -1,11 +1,34 @@
 """PURE. What may not even be asked: rules over methods, paths, addresses, headers, sizes and parameters.
 
-Never an opinion about what a prompt says.
+Never an opinion about what a prompt says: no built-in rule looks into a body, but for the figures in it.
+
+The order is: own rules, lists of addresses, built-in limits, built-in rules; the first that matches decides. A rule
+that only counts is passed over. The operator's routes (health, metrics) are touched only by rules that name their path.
 """
 
+from collections.abc import Callable, MutableMapping
+from typing import NamedTuple
+
+from zuebee.admission.default_rules import DEFAULT_RULES, FIELD_RULES, UNKNOWN_TARGETS_ONLY, harmless
+from zuebee.admission.images import more_images_than
+from zuebee.admission.patterns import Search, address_set, searcher, whole_matcher
+from zuebee.config import FirewallRuleSettings, FirewallSettings
 from zuebee.contracts.admission import Caller
-from zuebee.contracts.errors import Refusal
+from zuebee.contracts.errors import ErrorType, Refusal
 from zuebee.contracts.inference import Job
+
+CODE = "request_blocked"
+MAX_PLANS = 1024
+MAX_PLANNED_PATH = 256
+
+Counts = MutableMapping[tuple[str, str], int]
+"""How often each rule (name, `blocked`, `counted` or `allowed`) has matched."""
+
+_JSON = b"application/json"
+_OTHER = "other"
+_TYPES: dict[int, ErrorType] = {
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"
+}  # fmt: skip
 
 
 class OpenFirewall:
@@ -18,3 +41,223 @@ class OpenFirewall:
     def check_job(self, caller: Caller, job: Job) -> Refusal | None:
         """See `Firewall.check_job`."""
         return None
+
+
+class _Rule:
+    """One rule, ready to be asked."""
+
+    __slots__ = ("_conditions", "_methods", "_paths", "_search", "allows", "blocks", "in_body", "name", "refusal")
+
+    def __init__(self, settings: FirewallRuleSettings, *, may_block: bool) -> None:
+        self.name = settings.name
+        self.allows = settings.action == "allow"
+        self.blocks = may_block and settings.mode == "block"
+        self.refusal = _refusal(settings.status, settings.name, "It was refused by a rule of the firewall")
+        self.in_body = settings.body
+        self._methods = frozenset(method.upper() for method in settings.methods)
+        self._paths = whole_matcher(settings.paths) if settings.paths else None
+        self._search = searcher(settings.pattern) if settings.pattern else None
+        self._conditions = tuple(self._make_conditions(settings))
+
+    def _make_conditions(self, settings: FirewallRuleSettings) -> list[Callable[[Caller], bool]]:
+        conditions: list[Callable[[Caller], bool]] = []
+        if settings.addresses:
+            near = address_set(settings.addresses)
+            conditions.append(lambda caller: near(caller.address))
+        if settings.not_addresses:
+            far = address_set(settings.not_addresses)
+            conditions.append(lambda caller: not far(caller.address))
+        if settings.header:
+            conditions.append(_header_condition(settings.header.lower().encode(), self._search))
+        if settings.query and (search := self._search) is not None:
+            conditions.append(lambda caller: search(caller.query))
+        return conditions
+
+    def concerns(self, caller: Caller) -> bool:
+        """Whether method and path fit. Operators' routes are only for rules that name a path."""
+        if self._methods and caller.method not in self._methods:
+            return False
+        if self._paths is None:
+            return not is_operators(caller.route)
+        return self._paths(caller.path.encode(errors="replace"))
+
+    def fits(self, caller: Caller) -> bool:
+        """Whether all conditions but those of `concerns` and of the body hold."""
+        return all(condition(caller) for condition in self._conditions)
+
+    def fits_body(self, body: bytes) -> bool:
+        """Whether the pattern is in the body."""
+        return self._search is not None and self._search(body)
+
+
+class _Plan(NamedTuple):
+    """What is to be asked about requests of one method and path; `checked`: also the built-in limits.
+
+    `only_fields`: the built-in rules look at nothing but header fields, and harmless ones match none of them.
+    """
+
+    own: tuple[_Rule, ...]
+    builtin: tuple[_Rule, ...]
+    checked: bool
+    only_fields: bool
+
+
+class RuleFirewall:
+    """Decides by rules and limits. Raises ValueError if a pattern or an address is not valid."""
+
+    def __init__(self, settings: FirewallSettings, counts: Counts) -> None:
+        self._settings = settings
+        self._counts = counts
+        self._may_block = may_block = settings.mode == "block"
+        self._own = tuple(_Rule(rule, may_block=may_block) for rule in settings.rules if rule.enabled)
+        defaults = DEFAULT_RULES if settings.default_rules else ()
+        self._defaults = tuple(_Rule(rule, may_block=may_block) for rule in defaults)
+        self._denied = address_set(settings.denied_addresses) if settings.denied_addresses else None
+        self._allowed = address_set(settings.allowed_addresses) if settings.allowed_addresses else None
+        self._content_types = frozenset(text.strip().lower().encode() for text in settings.content_types)
+        self._measured = any((settings.max_headers, settings.max_header_bytes, settings.max_body_size is not None))
+        self._placed = self._denied is not None or self._allowed is not None
+        self._max_choices = settings.max_choices
+        self._job_rules = tuple(rule for rule in self._own if rule.in_body or rule.allows)
+        self._reads_jobs = any(rule.in_body for rule in self._own) or not (
+            settings.max_output_tokens is settings.max_images is settings.max_body_size is None
+        )
+        self._plans: dict[tuple[str, str], _Plan] = {}
+
+    def check_caller(self, caller: Caller) -> Refusal | None:
+        """See `Firewall.check_caller`."""
+        own, builtin, checked, only_fields = self._plans.get((caller.method, caller.path)) or self._plan(caller)
+        for rule in own:
+            if rule.fits(caller):
+                if rule.allows:
+                    self._count(rule.name, "allowed")
+                    return None
+                if (refusal := self._matched(rule.name, rule.refusal, blocks=rule.blocks)) is not None:
+                    return refusal
+        if not checked:
+            return None
+        fields = caller.fields
+        if self._placed and (refusal := self._check_address(caller.address)) is not None:
+            return refusal
+        if self._measured and (refusal := self._check_sizes(fields)) is not None:
+            return refusal
+        if fields.get(b"content-type", _JSON) != _JSON and (refusal := self._check_content_type(fields)) is not None:
+            return refusal
+        if only_fields and harmless(fields):
+            return None
+        for rule in builtin:
+            if rule.fits(caller):
+                refusal = self._matched(rule.name, rule.refusal, blocks=rule.blocks)
+                if refusal is not None:
+                    return refusal
+        return None
+
+    def check_job(self, caller: Caller, job: Job) -> Refusal | None:
+        """See `Firewall.check_job`."""
+        if job.choices <= self._max_choices and not self._reads_jobs:
+            return None
+        for rule in self._job_rules:
+            if not rule.concerns(caller) or not rule.fits(caller):
+                continue
+            if rule.in_body and not rule.fits_body(job.body):
+                continue
+            if rule.allows:
+                return None
+            if (refusal := self._matched(rule.name, rule.refusal, blocks=rule.blocks)) is not None:
+                return refusal
+        return self._check_figures(job)
+
+    def _plan(self, caller: Caller) -> _Plan:
+        """What does not depend on more than method and path is decided once."""
+        own = tuple(rule for rule in self._own if not rule.in_body and rule.concerns(caller))
+        known = caller.route != _OTHER
+        builtin = tuple(
+            rule
+            for rule in self._defaults
+            if not (known and rule.name in UNKNOWN_TARGETS_ONLY) and rule.concerns(caller)
+        )
+        only_fields = all(rule.name in FIELD_RULES for rule in builtin)
+        plan = _Plan(own, builtin, not is_operators(caller.route), only_fields)
+        if len(caller.path) <= MAX_PLANNED_PATH:
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
+            self._plans[caller.method, caller.path] = plan
+        return plan
+
+    def _check_address(self, address: str) -> Refusal | None:
+        if self._denied is not None and self._denied(address):
+            return self._broken(403, "denied_addresses", "This address may not call")
+        if self._allowed is not None and not self._allowed(address):
+            return self._broken(403, "allowed_addresses", "This address may not call")
+        return None
+
+    def _check_sizes(self, fields: dict[bytes, bytes]) -> Refusal | None:
+        settings = self._settings
+        if settings.max_headers is not None and len(fields) > settings.max_headers:
+            return self._broken(431, "max_headers", f"More than {settings.max_headers} header fields")
+        if settings.max_header_bytes is not None:
+            size = sum(map(len, fields)) + sum(map(len, fields.values()))
+            if size > settings.max_header_bytes:
+                return self._broken(431, "max_header_bytes", f"More than {settings.max_header_bytes} bytes of headers")
+        length = fields.get(b"content-length", b"0")
+        if settings.max_body_size is not None and length.isdigit() and int(length) > settings.max_body_size:
+            return self._too_large(settings.max_body_size)
+        return None
+
+    def _check_content_type(self, fields: dict[bytes, bytes]) -> Refusal | None:
+        kind = fields[b"content-type"].partition(b";")[0].strip().lower()
+        if not kind or not self._content_types:
+            return None
+        if kind not in self._content_types:
+            shown = ", ".join(self._settings.content_types)
+            return self._broken(415, "content_types", f"The content type is none of {shown}")
+        if kind != _JSON and b"origin" in fields and self._settings.default_rules:
+            # A page may send a form to any address without asking, JSON only where that address agrees (Fetch, CORS).
+            return self._broken(415, "browser_form", "From a web page only application/json is taken")
+        return None
+
+    def _check_figures(self, job: Job) -> Refusal | None:
+        settings = self._settings
+        refusal: Refusal | None = None
+        if job.choices > settings.max_choices:
+            refusal = self._broken(400, "max_choices", f"More than {settings.max_choices} answers at once", "n")
+        bound = job.max_output_tokens
+        if refusal is None and settings.max_output_tokens is not None and (bound or 0) > settings.max_output_tokens:
+            text = f"More than {settings.max_output_tokens} tokens in an answer"
+            refusal = self._broken(400, "max_output_tokens", text, "max_tokens")
+        if refusal is None and settings.max_body_size is not None and len(job.body) > settings.max_body_size:
+            refusal = self._too_large(settings.max_body_size)
+        if refusal is None and settings.max_images is not None and more_images_than(job.body, settings.max_images):
+            refusal = self._broken(400, "max_images", f"More than {settings.max_images} images", "messages")
+        return refusal
+
+    def _too_large(self, limit: int) -> Refusal | None:
+        return self._broken(413, "max_body_size", f"The body is larger than {limit} bytes")
+
+    def _broken(self, status: int, rule: str, message: str, param: str | None = None) -> Refusal | None:
+        return self._matched(rule, _refusal(status, rule, message, param), blocks=self._may_block)
+
+    def _matched(self, rule: str, refusal: Refusal, *, blocks: bool) -> Refusal | None:
+        self._count(rule, "blocked" if blocks else "counted")
+        return refusal if blocks else None
+
+    def _count(self, rule: str, what: str) -> None:
+        self._counts[rule, what] = self._counts.get((rule, what), 0) + 1
+
+
+def is_operators(route: str) -> bool:
+    """Whether a route serves those who look after the gateway: what breaks it must not depend on limits for callers."""
+    return route == "/metrics" or route.startswith("/health")
+
+
+def _header_condition(name: bytes, search: Search | None) -> Callable[[Caller], bool]:
+    if name == b"*":
+        return lambda caller: search is not None and any(map(search, caller.fields.values()))
+    if search is None:
+        return lambda caller: name in caller.fields
+    return lambda caller: (value := caller.fields.get(name)) is not None and search(value)
+
+
+def _refusal(status: int, rule: str, message: str, param: str | None = None) -> Refusal:
+    kind = _TYPES.get(status, "invalid_request_error")
+    return Refusal(status, kind, CODE, f"{message} (rule `{rule}`).", param)

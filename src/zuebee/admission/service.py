@@ -53,6 +53,10 @@ class AdmissionService:
         self._estimate = estimate
         self._default_output_tokens = default_output_tokens
 
+    def screen(self, caller: Caller) -> Refusal | None:
+        """See `Admission.screen`."""
+        return self.firewall.check_caller(caller)
+
     async def identify(self, caller: Caller) -> Principal | Refusal:
         """See `Admission.identify`."""
         refusal = self.firewall.check_caller(caller) or self._limiter.blocked(caller.address)
@@ -122,8 +126,9 @@ class AdmissionService:
 
     async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
         """See `Admission.attend`."""
-        cut = list(await self._billing.attend(grants))
+        # First: what else fails must not let the leases of running requests run out.
         await self._limiter.attend([grant.place for grant in grants if grant.place is not None])
+        cut = list(await self._billing.attend(grants))
         known = {grant.principal.credential: grant.principal for grant in grants if grant.principal.credential}
         refused = {p.credential: refusal for p, refusal in await self.authenticator.recheck(list(known.values()))}
         cut += [(grant, refused[c]) for grant in grants if (c := grant.principal.credential) in refused]

@@ -1,38 +1,50 @@
 """Settings -> the ledger and what belongs to it."""
 
-from pathlib import Path
+from collections.abc import Callable
+from typing import TypeAlias
 
+from zuebee.app.reporting import reporter_names
 from zuebee.billing.batch import StoreFailed
 from zuebee.billing.list_prices import ListPrices
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
+from zuebee.billing.shared import SharedBilling
+from zuebee.billing.store_postgres import PostgresStore
 from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.config import Settings
-from zuebee.kit.database import Database
-from zuebee.schema.tables import metadata
+from zuebee.contracts.errors import Refusal
+
+AnyBilling: TypeAlias = LocalBilling | SharedBilling
 
 
-def open_billing(settings: Settings) -> LocalBilling:
-    """The ledger, ready. Raises OSError."""
-    reporters = [r.name for r in settings.usage.reporters if r.enabled and r.type != "builtin"]
-    Path(settings.store.path).parent.mkdir(parents=True, exist_ok=True)
-    database = Database(f"sqlite:///{settings.store.path}", timeout_s=5)
-    database.call(metadata.create_all)
-    database.close()
-    try:
-        store = SqliteStore(
-            settings.store.path,
-            reporters=reporters if settings.usage.enabled else [],
-            currency=settings.billing.currency,
-            retention_days=settings.usage.retention_days,
+def open_billing(settings: Settings, gate: Callable[[], Refusal | None]) -> AnyBilling:
+    """The ledger, ready: of this process on SQLite, or shared on PostgreSQL. `gate` says why no usage event may be
+    added just now. Raises OSError.
+    """
+    prices = PriceBook(settings.billing, ListPrices().find)
+    store = settings.store
+    names, currency, days = reporter_names(settings), settings.billing.currency, settings.usage.retention_days
+    if store.url is not None:
+        shared = PostgresStore(
+            store.url,
+            reporters=names,
+            currency=currency,
+            retention_days=days,
+            timeout_s=store.timeout_s,
+            hold_s=settings.billing.hold_s,
         )
+        return SharedBilling(
+            shared, settings.billing, prices, spool_path=store.spool_path, timeout_s=store.timeout_s, gate=gate
+        )
+    try:
+        local = SqliteStore(store.path, reporters=names, currency=currency, retention_days=days)
     except StoreFailed as error:
         raise OSError(str(error)) from None
     return LocalBilling(
-        store,
+        local,
         settings.billing,
-        PriceBook(settings.billing, ListPrices().find),
-        commit_interval_s=settings.store.commit_interval_s,
-        timeout_s=settings.store.timeout_s,
-        gate=lambda: None,
+        prices,
+        commit_interval_s=store.commit_interval_s,
+        timeout_s=store.timeout_s,
+        gate=gate,
     )

@@ -1,14 +1,19 @@
 """Settings -> objects. What is plugged into what is decided here and nowhere else."""
 
 import ssl
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from urllib.parse import urlsplit
 
-from zuebee.admission.firewall import OpenFirewall
+from zuebee.accounts.source import StoreSource
 from zuebee.admission.service import AdmissionService
 from zuebee.app.access import AuthState, build_pipeline
+from zuebee.app.guarding import build_firewall, open_answers
+from zuebee.app.limiting import build_limiter, lend_limits, same_limiter
 from zuebee.app.money import open_billing
+from zuebee.app.reporting import build_reporting, lend_budgets, lend_reporting
+from zuebee.app.store import prepare_store, store_database
 from zuebee.auth.service import AuthPipeline, OpenDoor
 from zuebee.config import BackendSettings, ProxySettings, RoutingSettings, Settings, TlsSettings
 from zuebee.config.check import listen_address
@@ -20,16 +25,16 @@ from zuebee.edge.address import TrustedProxies
 from zuebee.edge.http import HttpEdge
 from zuebee.edge.operator import Operator, OperatorPorts, Readiness
 from zuebee.edge.pipeline import Pipeline
+from zuebee.edge.replay import Replays
 from zuebee.kit import clock
 from zuebee.kit.http_connect import bypasses_proxy
 from zuebee.kit.http_server import HttpServer, ReceiveLimits
 from zuebee.kit.tasks import Tasks
-from zuebee.limits.service import MemoryLimiter
 from zuebee.models.catalogue import KINDS
 from zuebee.models.estimate import TokenRatios
 from zuebee.models.service import BackendInference
 from zuebee.telemetry.logs import AccessLog
-from zuebee.telemetry.metrics import Metrics
+from zuebee.telemetry.metrics import PRIORITIES, Metrics
 
 FIXED = (
     "listen", "server", "store", "redis", "usage", "billing", "idempotency", "log", "metrics", "stream", "proxy"
@@ -47,9 +52,14 @@ class Platform:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.draining = False
-        self.metrics = Metrics(settings.metrics.max_models)
+        self.metrics = Metrics(settings.metrics.max_models, settings.metrics.max_accounts)
         self._ratios = TokenRatios()
-        self.billing = open_billing(settings)
+        self._firewall_counts: dict[tuple[str, str], int] = {}
+        prepare_store(settings.store)
+        self._keys = StoreSource(store_database(settings.store), currency=settings.billing.currency)
+        self.reporting = build_reporting(settings)
+        self.billing = open_billing(settings, self.reporting.gate.refusal)
+        self.limiter = build_limiter(settings)
         self._access_log = None if settings.log.access == "off" else AccessLog(settings.log.access)
         recorders: list[Recorder] = [self.metrics]
         if self._access_log is not None:
@@ -59,8 +69,8 @@ class Platform:
         self._authenticator = self._make_authenticator(settings)
         self._admission = AdmissionService(
             authenticator=self._authenticator,
-            firewall=OpenFirewall(),
-            limiter=MemoryLimiter(),
+            firewall=build_firewall(settings, self._firewall_counts),
+            limiter=self.limiter,
             billing=self.billing,
             recorders=recorders,
             estimate=self._ratios.estimate,
@@ -68,7 +78,9 @@ class Platform:
         )
         self._fleet = Fleet(self._make_backend, {kind: fact.health_path for kind, fact in KINDS.items()})
         self._dispatcher = Dispatcher([], RoutingSettings())
-        self.pipeline = Pipeline(self._admission, self._dispatcher)
+        self._answers = open_answers(settings)
+        replays = None if self._answers is None else Replays(self._answers)
+        self.pipeline = Pipeline(self._admission, self._dispatcher, replays, settings.stream.heartbeat_s)
         self._tls = _tls_context(settings.server.tls)
         self.server = self._make_server()
         self._lend_gauges()
@@ -84,6 +96,11 @@ class Platform:
         if listen_address(settings) != listen_address(self.settings):
             # Without keys and without a host only the loopback is served, but the socket is bound already.
             raise CannotReload("with the first key, or without the last, `listen` means another address; restart it")
+        if not same_limiter(settings, self.settings):
+            raise CannotReload("rate_limit.storage and processes cannot change in a running process; restart it")
+        if self._answers is not None:
+            self._answers.start()
+        firewall = build_firewall(settings, self._firewall_counts)
         tls = settings.server.tls
         # Tried on a context of its own: a certificate whose key does not fit would stay in the one in use.
         _tls_context(tls)
@@ -97,17 +114,25 @@ class Platform:
             self._tls.load_cert_chain(tls.cert_file, tls.key_file)
         self._dispatcher = Dispatcher(backends, settings.routing)
         self.pipeline.inference = self._dispatcher
+        self.pipeline.departures.rules = settings.client_gone
         # The old sources close once nobody asks them any more.
         self._retiring.spawn(self._authenticator.aclose(), "auth.retire")
         self._authenticator = self._admission.authenticator = authenticator
+        self._admission.firewall = firewall
+        self.limiter.apply(settings.rate_limit)
         self.settings = settings
 
     async def aclose(self) -> None:
         """Stop probing, and write what waits."""
         await self._fleet.aclose()
+        if self.pipeline.replays is not None and self._answers is not None:
+            await self.pipeline.replays.aclose()
+            await self._answers.aclose()
         await self._authenticator.aclose()
         await self._retiring.aclose()
+        await self.limiter.aclose()
         await self.billing.aclose()
+        await self.reporting.aclose()
         if self._access_log is not None:
             self._access_log.close()
 
@@ -117,7 +142,10 @@ class Platform:
         fit = sum(backend.health.fit(clock.monotonic_s()) for backend in backends)
         if self.draining:
             return Readiness(False, "shutting down", fit, len(backends))
-        return Readiness(fit > 0, "" if fit else "no backend is fit", fit, len(backends))
+        if not fit:
+            return Readiness(False, "no backend is fit", fit, len(backends))
+        # Policy decides meanwhile (`when_down`), so requests are served.
+        return Readiness(True, "limits without Redis" if self.limiter.degraded else "", fit, len(backends))
 
     def _make_backend(self, settings: BackendSettings) -> tuple[str, Reachable]:
         name = settings.name or urlsplit(settings.url).netloc
@@ -127,7 +155,9 @@ class Platform:
     def _make_authenticator(self, settings: Settings) -> AuthPipeline | OpenDoor:
         if not settings.auth_on:
             return OpenDoor()
-        return build_pipeline(settings, self._auth_state, proxy_for=partial(_proxy_for, settings.proxy))
+        return build_pipeline(
+            settings, self._auth_state, store_source=self._keys, proxy_for=partial(_proxy_for, settings.proxy)
+        )
 
     def _make_server(self) -> HttpServer:
         settings = self.settings
@@ -168,11 +198,27 @@ class Platform:
         lend("zuebee_backend_healthy", self._healthy)
         lend("zuebee_backend_in_flight", lambda: (((b.name,), b.in_flight) for b in self._dispatcher.backends))
         lend("zuebee_records_dropped_total", self._dropped)
+        lend("zuebee_requests_detached", lambda: [((), self.pipeline.departures.running)])
+        replays, answers = self.pipeline.replays, self._answers
+        if replays is not None and answers is not None:
+            lend("zuebee_idempotent_requests_total", lambda: (((what,), n) for what, n in replays.counts.items()))
+            lend("zuebee_idempotency_failures_total", lambda: [((), answers.failures)])
+        lend("zuebee_firewall_matches_total", self._firewall_counts.items)
         lend("zuebee_ready", lambda: [((), float(self.readiness().ready))])
+        lend("zuebee_priority_running", self._running_by_priority)
+        lend_limits(self.limiter, self.metrics)
+        lend_reporting(self.reporting, self.metrics)
+        lend_budgets(self.billing.balances, self.metrics, self.settings.metrics.max_accounts)
+        lend("zuebee_holds_open", lambda: [((), self.billing.holds_open())])
+        lend("zuebee_hold_oldest_seconds", lambda: [((), self.billing.oldest_hold_s())])
 
     def _healthy(self) -> Iterable[tuple[tuple[str, ...], float]]:
         now_s = clock.monotonic_s()
         return (((b.name,), float(b.health.fit(now_s))) for b in self._dispatcher.backends)
+
+    def _running_by_priority(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        counts: Counter[str] = Counter(exchange.settlement.principal.priority for exchange in self.pipeline.running)
+        return (((priority,), counts[priority]) for priority in PRIORITIES)
 
     def _dropped(self) -> Iterable[tuple[tuple[str, ...], float]]:
         yield ("usage",), self.billing.dropped

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from zuebee.auth.credentials import digest_of, parse_networks, same_digest
 from zuebee.auth.records import QUOTA_EXCEEDED, key_id_of
 from zuebee.config import ApiKeySettings, LimitSettings, Settings
@@ -41,15 +43,7 @@ def _record(key: ApiKeySettings, defaults: LimitSettings, limits_on: bool) -> Ke
     digest = (key.key_sha256 or digest_of((key.key or "").encode())).lower()
     key_id = key_id_of(digest)
     name = key.name or key_id
-    requests = (key.requests_per_minute or defaults.requests_per_minute) if limits_on else 0
-    concurrent = (key.max_concurrent or defaults.max_concurrent) if limits_on else 0
     subject = f"key:{key_id}"
-    limits = [Limit(subject, "requests", requests, 60)] if requests else []
-    limits += [Limit(subject, "concurrent", concurrent)] if concurrent else []
-    if key.limits is not None and key.limits.enabled and limits_on:
-        own = {(limit.kind, limit.window_s) for limit in limits}
-        more = limits_of(subject, key.limits, whole=True)
-        limits += [limit for limit in more if (limit.kind, limit.window_s) not in own]
     budgets: tuple[Budget, ...] = ()
     if key.total_quota:
         account = f"{subject}/tokens/{key.quota_reset_period}"
@@ -65,7 +59,7 @@ def _record(key: ApiKeySettings, defaults: LimitSettings, limits_on: bool) -> Ke
             priority=key.priority,
             models=tuple(key.models),
             endpoints=tuple(key.endpoints),
-            limits=tuple(limits),
+            limits=_limits(subject, key, defaults) if limits_on else (),
             budgets=budgets,
         ),
         active=key.enabled and key.status in ("active", "quota_exceeded"),
@@ -76,6 +70,16 @@ def _record(key: ApiKeySettings, defaults: LimitSettings, limits_on: bool) -> Ke
         refusal=QUOTA_EXCEEDED if key.status == "quota_exceeded" else None,
         data=_data(key),
     )
+
+
+def _limits(subject: str, key: ApiKeySettings, defaults: LimitSettings) -> tuple[Limit, ...]:
+    """Its own numbers over the defaults; a section of its own leaves nothing of them."""
+    rates = msgspec.structs.replace(
+        key.limits or defaults,
+        requests_per_minute=key.requests_per_minute or (key.limits or defaults).requests_per_minute,
+        max_concurrent=key.max_concurrent or (key.limits or defaults).max_concurrent,
+    )
+    return limits_of(subject, rates, whole=key.limits is not None)
 
 
 def _data(key: ApiKeySettings) -> dict[str, Any]:

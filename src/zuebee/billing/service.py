@@ -241,6 +241,10 @@ class LocalBilling:
         """The balances of accounts in use."""
         return self.ledger.balances()
 
+    def holds_open(self) -> int:
+        """How many holds of this process are open."""
+        return len(self.ledger.open)
+
     def oldest_hold_s(self) -> float:
         """The age of the oldest open hold, in seconds."""
         oldest = next(iter(self.ledger.open.values()), None)

@@ -20,6 +20,7 @@ from zuebee.billing.ledger import TOKENS, Balance, Entry, HoldState, Path, effec
 from zuebee.contracts.admission import Amount, Budget, Settlement
 
 ROWS_PER_STATEMENT = 100
+CHECKPOINT_PAGES = 8000  # 32 MB: pages that change again and again are moved once
 CLEANING_INTERVAL_S = 3600.0
 CLEANED_AT_ONCE = 10_000
 
@@ -72,6 +73,7 @@ class SqliteStore:
             self._writer = connect(path)
             self._writer.execute("PRAGMA journal_mode=WAL")
             self._writer.execute("PRAGMA synchronous=FULL")
+            self._writer.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             self._side = connect(path)
             self._side.execute("PRAGMA synchronous=FULL")
         except sqlite3.Error as error:

@@ -1,14 +1,17 @@
-"""The command line: `zuebee run`, `check-config`, `sim`."""
+"""The command line: `zuebee run`, `check-config`, `sim`, and the commands of the files beside this one."""
 
 import asyncio
 import logging
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from zuebee import __version__, config
+from zuebee.cli import accounts, keys, plans, usage
 from zuebee.config.file import ConfigError, Loaded, load
 from zuebee.telemetry import logs
 
@@ -20,6 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+for _commands in (keys.app, accounts.app, plans.app):
+    app.add_typer(_commands)
+
 ConfigOption = Annotated[str, typer.Option("--config", "-c", help="The configuration file.")]
 
 DEMO_PORT = 8000
@@ -30,11 +36,29 @@ _log = logging.getLogger("zuebee")
 
 @app.callback(invoke_without_command=True)
 def _zuebee(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         typer.echo(f"zuebee {__version__}")
         raise typer.Exit
+    context.obj = _open_store
+
+
+@contextmanager
+def _open_store(path: str, store: str) -> Iterator[Any]:
+    """The store of a configuration, or the one that is named, for a command."""
+    from zuebee.app.administration import CannotOpen, administration, store_named
+
+    settings = None if store and not Path(path).exists() else _load_or_exit(path).settings
+    place = settings.store if settings is not None else config.StoreSettings()
+    currency = (settings.billing if settings is not None else config.BillingSettings()).currency
+    try:
+        with administration(store_named(place, store) if store else place, currency) as opened:
+            yield opened
+    except CannotOpen as error:
+        typer.echo(f"zuebee cannot use the store: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 def _load_or_exit(path: str) -> Loaded:
@@ -47,6 +71,23 @@ def _load_or_exit(path: str) -> Loaded:
         for problem in error.problems:
             typer.echo(problem, err=True)
         raise typer.Exit(2) from None
+
+
+@contextmanager
+def _open_usage(path: str) -> Iterator[Any]:
+    """The store of a configuration, for `zuebee usage`."""
+    from zuebee.app.usage_desk import CannotRead, usage_desk
+
+    settings = _load_or_exit(path).settings
+    try:
+        with usage_desk(settings) as desk:
+            yield desk
+    except CannotRead as error:
+        typer.echo(f"zuebee cannot read the usage records: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+app.add_typer(usage.commands(_open_usage))
 
 
 @app.command()

@@ -58,12 +58,17 @@ class WebhookSourceSettings(Section, frozen=True, kw_only=True):
 
 
 class JwtSettings(Section, frozen=True, kw_only=True):
-    """Bearer tokens signed by an issuer of yours (RFC 7519). Only asymmetric algorithms."""
+    """Bearer tokens signed by an issuer of yours (docs/signatures.md). Only asymmetric algorithms."""
 
     issuer: Annotated[str, Meta(min_length=1, description="The required `iss`.")]
     audience: Annotated[str, Meta(min_length=1, description="The required `aud`.")]
     jwks_file: Annotated[str | None, Meta(description="File with the issuer's keys (JWKS).")] = None
-    jwks_url: Annotated[str | None, Meta(description="Where the issuer publishes its keys; or this.")] = None
+    jwks_url: Annotated[
+        str | None, Meta(description="Or where the issuer publishes them: https, or http on this machine.")
+    ] = None
+    jwks_ca_file: Annotated[str | None, Meta(description="CA certificates for that URL, instead of the system's.")] = (
+        None
+    )
     jwks_cache_s: Annotated[Timeout, Meta(description="How long fetched keys are used.")] = field(
         name="jwks_cache", default=seconds(300)
     )
@@ -82,7 +87,7 @@ class JwtSettings(Section, frozen=True, kw_only=True):
 
 
 class SignatureClientSettings(Section, frozen=True, kw_only=True):
-    """An enterprise client that signs its requests."""
+    """An enterprise client that signs its requests (docs/signatures.md)."""
 
     client_id: Annotated[str, Meta(min_length=1, description="What it sends as X-Client-Id.")]
     secrets: Annotated[
@@ -148,39 +153,50 @@ class AuthSettings(Section, frozen=True, kw_only=True):
 class FirewallRuleSettings(Section, frozen=True, kw_only=True):
     """One rule; every condition that is given must hold. Patterns are RE2."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=64, description="Label in metrics and logs.")]
+    name: Annotated[
+        str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$", description="Its name in refusals and metrics; used once.")
+    ]
     enabled: Annotated[bool, Meta(description="Its own switch.")] = True
-    mode: Annotated[Literal["block", "count"] | UnsetType, Meta(description="Overrides the firewall's mode.")] = UNSET
-    action: Annotated[Literal["deny", "allow"], Meta(description="allow: skip the rules behind it.")] = "deny"
+    mode: Annotated[Literal["block", "count"], Meta(description="count: this rule refuses nothing.")] = "block"
+    action: Annotated[Literal["deny", "allow"], Meta(description="allow: skip all that comes behind it.")] = "deny"
     methods: Annotated[list[str], Meta(description="Methods.")] = []
-    paths: Annotated[list[str], Meta(description="Patterns that a path must match as a whole.")] = []
-    addresses: Annotated[list[str], Meta(description="Addresses or CIDR ranges.")] = []
+    paths: Annotated[list[str], Meta(description="Patterns, one of which must match the whole path.")] = []
+    addresses: Annotated[list[str], Meta(description="Addresses or CIDR ranges that the caller is in.")] = []
     not_addresses: Annotated[list[str], Meta(description="Addresses or CIDR ranges that the caller is not in.")] = []
-    header: Annotated[str, Meta(description="Header that `pattern` is searched in.")] = ""
-    body: Annotated[bool, Meta(description="Search `pattern` in the body. Off in all default rules.")] = False
-    pattern: Annotated[str, Meta(description="Pattern.")] = ""
+    header: Annotated[
+        str, Meta(description="Header that `pattern` is searched in; `*`: any. Without a pattern: it is there.")
+    ] = ""
+    query: Annotated[bool, Meta(description="Search `pattern` in what follows `?` in the target.")] = False
+    body: Annotated[bool, Meta(description="Search `pattern` in the body. No built-in rule does.")] = False
+    pattern: Annotated[str, Meta(description="What is searched for.")] = ""
     status: Annotated[int, Meta(ge=400, le=499, description="Status of the refusal.")] = 403
 
 
 class FirewallSettings(Section, frozen=True, kw_only=True):
-    """What may not even be asked. It never has an opinion about what a prompt says."""
+    """What may not even be asked (docs/firewall.md). It never has an opinion about what a prompt says."""
 
     enabled: Annotated[bool, Meta(description="Off: nothing is checked.")] = True
     mode: Annotated[Literal["block", "count"], Meta(description="count: nothing is refused, only counted.")] = "block"
-    default_rules: Annotated[bool, Meta(description="The built-in rules (docs/firewall.md).")] = True
+    default_rules: Annotated[bool, Meta(description="The built-in rules.")] = True
+    denied_addresses: Annotated[list[str], Meta(description="Addresses or CIDR ranges that may not call.")] = []
+    allowed_addresses: Annotated[list[str], Meta(description="Only these may call; empty: all.")] = []
+    rules: Annotated[list[FirewallRuleSettings], Meta(description="Own rules; the first that matches counts.")] = []
+    max_headers: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="More different header fields are refused.")
+    ] = None
+    max_header_bytes: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="More bytes of names and values of headers are refused.")
+    ] = None
     max_body_size: Annotated[Size | None, Meta(description="A larger body is refused, below server.max_body_size.")] = (
         None
     )
-    max_header_bytes: Annotated[int | None, Meta(ge=1, description="More header bytes are refused.")] = None
-    content_types: Annotated[tuple[str, ...], Meta(description="Accepted content types of requests with a body.")] = (
-        "application/json",
-    )
+    content_types: Annotated[
+        tuple[str, ...],
+        Meta(description="Accepted content types; none given by the caller is accepted too. Empty: any."),
+    ] = ("application/json", "application/x-www-form-urlencoded")
     max_choices: Annotated[int, Meta(ge=1, description="Largest `n` (and `best_of`).")] = 128
-    max_output_tokens: Annotated[int | None, Meta(ge=1, description="Largest `max_tokens`.")] = None
-    max_images: Annotated[int | None, Meta(ge=0, description="Most images in a request.")] = None
-    allowed_addresses: Annotated[list[str], Meta(description="Only these may call; empty: all.")] = []
-    denied_addresses: Annotated[list[str], Meta(description="These may not.")] = []
-    rules: Annotated[list[FirewallRuleSettings], Meta(description="Own rules, before the default ones.")] = []
+    max_output_tokens: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="Largest `max_tokens`.")] = None
+    max_images: Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="Most images in a request.")] = None
 
 
 class ApiKeySettings(Section, frozen=True, kw_only=True):

@@ -15,6 +15,10 @@ from urllib.parse import urlsplit
 from zuebee.config import ApiKeySettings, BackendSettings, Settings, TlsSettings
 from zuebee.config.check_auth import auth_findings
 from zuebee.config.check_billing import price_findings
+from zuebee.config.check_firewall import check_firewall
+from zuebee.config.check_limits import limit_findings
+from zuebee.config.check_usage import usage_findings
+from zuebee.config.finding import Finding
 from zuebee.kit.yaml_tree import Path
 
 _PLACEHOLDER = re.compile(
@@ -47,14 +51,6 @@ _NEVER_FORWARDED = frozenset(
 )
 
 
-class Finding(NamedTuple):
-    """One thing to say about the setting at a path."""
-
-    path: Path
-    message: str
-    fatal: bool = True
-
-
 class Address(NamedTuple):
     """Where to listen. An empty host means every address of the machine, IPv4 and IPv6."""
 
@@ -71,9 +67,15 @@ def check(settings: Settings, is_file: Callable[[str], bool]) -> list[Finding]:
         *_fallbacks(settings),
         *_keys(settings),
         *_proxies(settings),
-        *_reporters(settings),
         *(Finding(*found) for found in auth_findings(settings, is_file)),
+        *(Finding(*found) for found in usage_findings(settings.usage, settings.store, is_file)),
+        *check_firewall(settings.firewall, settings.server.max_body_size),
+        *_client_gone(settings),
         *(Finding(*found) for found in price_findings(settings.billing)),
+        *(
+            Finding(*found)
+            for found in limit_findings(settings.rate_limit, settings.redis, settings.billing.heartbeat_s)
+        ),
     ]
 
 
@@ -218,6 +220,11 @@ def _fallbacks(settings: Settings) -> Iterator[Finding]:
         yield from _patterns((*path, "models"), rule.models)
 
 
+def _client_gone(settings: Settings) -> Iterator[Finding]:
+    for index, rule in enumerate(settings.client_gone):
+        yield from _patterns(("client_gone", index, "models"), rule.models)
+
+
 def _patterns(path: Path, patterns: list[str]) -> Iterator[Finding]:
     for index, pattern in enumerate(patterns):
         if not pattern or "*" in pattern[:-1]:
@@ -276,17 +283,3 @@ def _proxies(settings: Settings) -> Iterator[Finding]:
             right = False
         if not right:
             yield Finding(("proxy", name), "expected the URL of a proxy, such as `http://proxy:3128`")
-
-
-def _reporters(settings: Settings) -> Iterator[Finding]:
-    if not settings.usage.enabled:
-        return
-    for index, reporter in enumerate(settings.usage.reporters):
-        path: Path = ("usage", "reporters", index)
-        if not reporter.enabled or reporter.type == "builtin":
-            continue
-        needed = "url" if reporter.type == "webhook" else "database"
-        if getattr(reporter, needed) is None:
-            yield Finding((*path, needed), "required, but missing")
-        message = "is not sent in this version: records are kept in SQLite (`usage.path`)"
-        yield Finding(path, message, fatal=False)

@@ -9,6 +9,7 @@ in or what is done to a request. Nodes keep the place where they were written, s
 from collections.abc import Callable
 
 from zuebee.config.dialects_access import translate_access
+from zuebee.config.dialects_limits import translate_limits
 from zuebee.config.dialects_storage import check_storage, storage_entry
 from zuebee.config.dialects_tools import (
     Notes,
@@ -43,6 +44,7 @@ def translate(root: Mapping) -> Notes:
     """Rewrite the tree in place; the notes say what could not be translated and what has no effect."""
     notes = Notes()
     steps: tuple[Callable[[Mapping, Notes], None], ...] = (
+        translate_limits,  # before what is left of `storage` is told to have no effect
         _refused,
         _server,
         _logs,

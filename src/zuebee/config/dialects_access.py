@@ -1,28 +1,25 @@
-"""The part of the dialects that decides who gets in and how fast. PURE.
+"""The part of the dialects that decides who gets in. PURE.
 
-Nothing here is dropped silently: a provider, script or limit that would have refused a request, or let one
-in, is translated or refused with a reason, unless it is switched off.
+Nothing here is dropped silently: a provider or script that would have refused a request, or let one in, is translated
+or refused with a reason, unless it is switched off.
 """
 
 from zuebee.config.dialects_auth import script_block, translate_pipeline, translate_storage
-from zuebee.config.dialects_tools import Notes, disabled, is_null, script, section, sections, switched_off
-from zuebee.kit.struct_tree import number, truth
-from zuebee.kit.yaml_tree import Mapping, Node, Scalar, Sequence
+from zuebee.config.dialects_tools import Notes, disabled, section, sections
+from zuebee.kit.struct_tree import truth
+from zuebee.kit.yaml_tree import Mapping, Scalar, Sequence
 
 _STATUSES = {"0": "active", "1": "disabled", "2": "quota_exceeded", "3": "expired"}
 # Served without a key here as well, so listing them changes nothing.
 _OPEN_PATHS = ("/health", "/metrics", "/ready")
-_UNSUPPORTED_LIMITS = ("requests_per_second", "burst_size", "tokens_per_minute")
 
 
 def translate_access(root: Mapping, notes: Notes) -> None:
-    """Translate `auth`, `api_keys` and `rate_limit`."""
+    """Translate `auth` and `api_keys`."""
     if auth := section(root, "auth"):
         _auth(root, auth, notes)
     for key in sections(root.items.get("api_keys")):
         _api_key(key)
-    if limits := section(root, "rate_limit"):
-        _rate_limit(limits, notes)
 
 
 def _auth(root: Mapping, auth: Mapping, notes: Notes) -> None:
@@ -73,31 +70,3 @@ def _api_key(key: Mapping) -> None:
         key.items["status"] = Scalar(status.place, _STATUSES[status.text])
     if isinstance(period, Scalar) and not period.text and not period.unset_variable:
         del key.items["quota_reset_period"]
-
-
-def _rate_limit(limits: Mapping, notes: Notes) -> None:
-    off = disabled(limits)
-    told = Notes() if off else notes
-    script(limits, told)
-    limits.items.pop("redis", None)  # the name of a cache, for `storage: redis` only
-    everyone = limits.items.pop("global", None)
-    if everyone and not switched_off(everyone) and _limits_something(everyone):
-        told.refuse(everyone, "a limit for all keys together is not supported yet; set `enabled: false`")
-    if off:
-        limits.items.pop("storage", None)
-    if per_key := section(limits, "per_key"):
-        _per_key(per_key, told)
-
-
-def _per_key(per_key: Mapping, notes: Notes) -> None:
-    off = switched_off(per_key)
-    for name in _UNSUPPORTED_LIMITS:
-        node = per_key.items.pop(name, None)
-        if node and not off and number(node) != 0 and not is_null(node):
-            notes.refuse(node, "not supported yet; use `requests_per_minute` and `max_concurrent`")
-
-
-def _limits_something(everyone: Node) -> bool:
-    if not isinstance(everyone, Mapping):
-        return True
-    return any(number(node) != 0 for name, node in everyone.items.items() if name != "enabled")

@@ -17,6 +17,9 @@ class StoreSettings(Section, frozen=True, kw_only=True):
     url: Annotated[
         str | None, Meta(description="postgresql:// URL, for one or many processes; then `path` is not used.")
     ] = None
+    spool_path: Annotated[
+        str, Meta(description="File for settlements while PostgreSQL does not answer; each process needs its own.")
+    ] = "data/spool.jsonl"
     commit_interval_s: Annotated[
         Duration, Meta(description="Longest wait of a usage record that nobody waits for.")
     ] = field(name="commit_interval", default=seconds(0.05))
@@ -92,14 +95,32 @@ class ReporterDatabaseSettings(Section, frozen=True, kw_only=True):
     """A table that gets one row for each record; it is made when missing."""
 
     driver: Annotated[Literal["mysql", "postgres", "sqlite"], Meta(description="Kind of database.")]
-    dsn: Annotated[str, Meta(description="A URL, or Go's form `user:pass@tcp(host:3306)/db`; for SQLite a path.")]
-    table: Annotated[str, Meta(description="Table.")] = "usage_records"
+    dsn: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="A URL, Go's form `user:pass@tcp(host:3306)/db`, or `host=... dbname=...`; for SQLite a path.",
+        ),
+    ]
+    table: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}(\.[A-Za-z_][A-Za-z0-9_]{0,62})?$",
+            description="Table, or `schema.table`.",
+        ),
+    ] = "usage_records"
 
 
 class ReporterSettings(Section, frozen=True, kw_only=True):
     """Someone who is told of each record, at least once."""
 
-    name: Annotated[str, Meta(description="Name in logs and metrics; its place in the outbox.")]
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$",
+            description="Name in logs and metrics; its place in the outbox, so do not change it while events wait.",
+        ),
+    ]
     type: Annotated[
         Literal["webhook", "database", "builtin"], Meta(description="builtin: the store itself; nothing to deliver.")
     ]
@@ -107,15 +128,24 @@ class ReporterSettings(Section, frozen=True, kw_only=True):
     url: Annotated[str | None, Meta(description="Webhook target.")] = None
     timeout_s: Annotated[Timeout, Meta(description="For one delivery.")] = field(name="timeout", default=seconds(3))
     retry: Annotated[
-        int, Meta(ge=0, description="Attempts one right after the other, before the schedule of hours begins.")
+        int,
+        Meta(ge=0, le=10, description="Attempts one right after the other in each round; 0 counts as 1."),
     ] = 1
     method: Annotated[Literal["POST", "PUT"], Meta(description="Method of the webhook.")] = "POST"
     headers: Annotated[dict[str, str], Meta(description="Headers of the webhook.")] = {}
+    ca_file: Annotated[str | None, Meta(description="PEM authorities to trust for https, instead of the system's.")] = (
+        None
+    )
     secrets: Annotated[
-        list[str], Meta(description="Sign deliveries (Standard Webhooks): `whsec_...`; two while rotating.")
+        list[str],
+        Meta(
+            max_length=4,
+            description="Sign deliveries (Standard Webhooks): `whsec_` and base64 of 24 to 64 bytes; two to rotate.",
+        ),
     ] = []
     api_key: Annotated[
-        Literal["id", "masked"], Meta(description="What stands under `api_key`; the key itself is not known.")
+        Literal["id", "masked"],
+        Meta(description="What stands under `api_key`: the key's id, or its ends. The key itself is not known."),
     ] = "id"
     database: Annotated[ReporterDatabaseSettings | None, Meta(description="For type database.")] = None
 
@@ -131,4 +161,7 @@ class UsageSettings(Section, frozen=True, kw_only=True):
     when_full: Annotated[
         Literal["refuse", "drop"], Meta(description="refuse: 503 for metered requests; drop: lose events, counted.")
     ] = "refuse"
+    drain_s: Annotated[
+        Duration, Meta(description="At a stop, what is due is still delivered for this long; the rest stays.")
+    ] = field(name="drain", default=seconds(5))
     reporters: Annotated[list[ReporterSettings], Meta(description="Who is told of each record.")] = []

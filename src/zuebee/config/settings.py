@@ -184,6 +184,10 @@ class MetricsSettings(Section, frozen=True, kw_only=True):
     max_models: Annotated[
         int, Meta(ge=1, description="Model names that get a label of their own; the rest: other.")
     ] = 100
+    max_accounts: Annotated[
+        int,
+        Meta(ge=0, le=10000, description="Budgets, and organisations with their plans, that get labels of their own."),
+    ] = 100
 
 
 class StreamSettings(Section, frozen=True, kw_only=True):

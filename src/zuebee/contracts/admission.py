@@ -19,7 +19,8 @@ Priority = Literal["low", "normal", "high"]
 class Caller(msgspec.Struct, gc=False):
     """Who knocks: what is known before a byte of the body is read.
 
-    `route` is the path as the route table has it, `path` and `query` as the caller wrote them. `fields`: the header
+    `route` is the path as the route table has it, `path` what the caller wrote with its percent-encoding undone,
+    `raw_path` and `query` as the caller wrote them. `fields`: the header
     fields by their name in lower case; of a field that was sent several times, the last. `body_sha256` is filled in
     by whoever verified a signature that covers the body: admission compares it with the body (hex).
     """
@@ -31,6 +32,7 @@ class Caller(msgspec.Struct, gc=False):
     path: str = ""
     query: bytes = b""
     body_sha256: str = ""
+    raw_path: bytes = b""
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -174,6 +176,13 @@ class Settlement(msgspec.Struct, gc=False):
 
 class Admission(Protocol):
     """The edge's only way to let a request in."""
+
+    def screen(self, caller: Caller) -> Refusal | None:
+        """Why a request for which nobody need be known (health, unknown paths) is not even looked at.
+
+        `identify` does this by itself.
+        """
+        ...
 
     def identify(self, caller: Caller) -> Coroutine[Any, Any, Principal | Refusal]:
         """Who is calling, and may they knock here at all?"""

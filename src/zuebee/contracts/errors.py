@@ -65,6 +65,14 @@ STORE_UNAVAILABLE = Refusal(
     retry_after_s=1.0,
     should_retry=True,
 )
+OUTBOX_FULL = Refusal(
+    503,
+    "overloaded_error",
+    "usage_outbox_full",
+    "Too many usage records wait to be reported; requests that would add to them are not served.",
+    retry_after_s=10.0,
+    should_retry=True,
+)
 NOT_FOUND = Refusal(404, "not_found_error", "unknown_path", "There is no such endpoint.")
 DRAINED = Refusal(
     503, "overloaded_error", "shutting_down", "The server is shutting down; the answer was cut.", should_retry=True

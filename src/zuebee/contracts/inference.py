@@ -56,9 +56,12 @@ class Job(msgspec.Struct, gc=False):
 
 
 class Sink(Protocol):
-    """Takes data as it comes, and counts it in `written_bytes`."""
+    """Takes data as it comes, and counts it."""
 
-    written_bytes: int
+    @property
+    def written_bytes(self) -> int:
+        """What went to the client so far."""
+        ...
 
     def write(self, data: bytes) -> bool:
         """Take some; False when the sender should `drain` before it gives more."""

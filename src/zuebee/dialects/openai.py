@@ -4,7 +4,7 @@ Reference: OpenAI API, "Chat", "Completions", "Embeddings". Bodies pass as they 
 """
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -157,6 +157,14 @@ def _with_include_usage(options: bytes) -> bytes:
 # --- answers ---
 
 
+class Figures(NamedTuple):
+    """Tokens as a server reports them, each from 0 to MAX_TOKENS. `cached` of the prompt came from its cache."""
+
+    prompt: int
+    completion: int
+    cached: int = 0
+
+
 class _Answer(msgspec.Struct):
     usage: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
@@ -165,6 +173,7 @@ class _Answer(msgspec.Struct):
 class _UsageFigures(msgspec.Struct):
     prompt_tokens: Any = None
     completion_tokens: Any = None
+    prompt_tokens_details: Any = None
 
 
 class _Choice(msgspec.Struct):
@@ -186,8 +195,8 @@ class NotJson(Exception):
     """An answer that says it is JSON and is not."""
 
 
-def answer_usage(body: bytes) -> tuple[int, int] | None:
-    """Prompt and completion tokens that an answer reports, None if it reports none. Raises NotJson."""
+def answer_usage(body: bytes) -> Figures | None:
+    """The tokens that an answer reports, None if it reports none. Raises NotJson."""
     try:
         answer = _answer.decode(body)
     except msgspec.ValidationError:
@@ -206,14 +215,17 @@ def answer_error(body: bytes) -> Raw | None:
     return None if error is UNSET or bytes(error) == b"null" else error
 
 
-def tail_usage(tail: bytes) -> tuple[int, int] | None:
+def tail_usage(tail: bytes) -> Figures | None:
     """The same from the last bytes of an answer too long to keep."""
     found = _USAGE_OBJECT.findall(tail)
     return usage_figures(found[-1]) if found else None
 
 
-def usage_figures(usage: Raw | bytes | UnsetType) -> tuple[int, int] | None:
-    """Prompt and completion tokens of a usage object; None if there is none or it cannot be true."""
+def usage_figures(usage: Raw | bytes | UnsetType) -> Figures | None:
+    """The tokens of a usage object; None if there is none or it cannot be true.
+
+    What it says of the cache is believed only where the rest is, and never for more than the prompt has.
+    """
     if usage is UNSET:
         return None
     try:
@@ -224,7 +236,11 @@ def usage_figures(usage: Raw | bytes | UnsetType) -> tuple[int, int] | None:
         return None
     prompt = figures.prompt_tokens
     completion = 0 if figures.completion_tokens is None else figures.completion_tokens
-    return (prompt, completion) if _plausible(prompt) and _plausible(completion) else None
+    if not _plausible(prompt) or not _plausible(completion):
+        return None
+    details = figures.prompt_tokens_details
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return Figures(prompt, completion, min(cached, prompt) if _plausible(cached) else 0)
 
 
 def _plausible(tokens: object) -> bool:

@@ -7,7 +7,7 @@ usage, an error or the end (about 0.3 µs).
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from zuebee.dialects.openai import usage_figures
+from zuebee.dialects.openai import Figures, usage_figures
 from zuebee.dialects.sse import EventCutter, EventTooLarge, event_data, split_events
 
 DONE = b"[DONE]"
@@ -32,7 +32,7 @@ _choices = msgspec.json.Decoder(list[_Choice])
 class StreamMeter:
     """Watches one stream. Nothing more of the stream counts once it is `over`.
 
-    `usage`: prompt and completion tokens as last reported. `chunks`: events with choices so far. `error`: what the
+    `usage`: tokens as last reported. `chunks`: events with choices so far. `error`: what the
     server said under `error`. `fault`: why its bytes cannot be trusted.
     """
 
@@ -42,7 +42,7 @@ class StreamMeter:
         self.error: Raw | None = None
         self.fault = ""
         self.chunks = 0
-        self.usage: tuple[int, int] | None = None
+        self.usage: Figures | None = None
         self._hide_usage = hide_usage
         self._cutter = EventCutter()
         self._rest = self._cutter.rest

@@ -131,6 +131,12 @@ class AsgiClient:
         """See `Client.cancel`."""
         self._scope[CANCEL]()
 
+    def outlive(self, goes_on: Callable[[], bool]) -> None:
+        """See `Client.outlive`. Only our own server asks."""
+        cycle = self._scope.get(CYCLE)
+        if cycle is not None:
+            cycle.goes_on = goes_on
+
     async def finish(self) -> None:
         """See `Client.finish`."""
         if self._headers is not None:

@@ -64,16 +64,21 @@ class HttpEdge:
         address = self._proxies.client(peer, headers) if self._proxies else peer
         if route is None or route.operation is None:
             known = self._operator.route_of(path) or _OTHER
-            caller = Caller(scope["method"], known, fields, address, path, scope["query_string"])
+            caller = Caller(
+                scope["method"], known, fields, address, path, scope["query_string"], "", scope.get("raw_path", b"")
+            )
             settlement = Settlement(request_id, caller.method, caller.route, address, clock.wall_s())
             await self._operator.answer(path, caller, client, settlement)
             return
-        caller = Caller(scope["method"], route.path, fields, address, path, scope["query_string"])
+        caller = Caller(
+            scope["method"], route.path, fields, address, path, scope["query_string"], "", scope.get("raw_path", b"")
+        )
         settlement = Settlement(request_id, caller.method, route.path, address, clock.wall_s())
         if b"x-request-id" in fields:
             settlement.client_request_id = fields[b"x-request-id"].decode("latin-1")
         if caller.method != "POST":
-            await self._pipeline.refuse(client, settlement, wrong_method("POST"), [(b"allow", b"POST")])
+            refusal = self._pipeline.admission.screen(caller) or wrong_method("POST")
+            await self._pipeline.refuse(client, settlement, refusal, [(b"allow", b"POST")])
             return
         client.path = route.path
         client.operation = route.operation

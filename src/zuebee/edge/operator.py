@@ -57,7 +57,10 @@ class Operator:
     async def answer(self, path: str, caller: Caller, client: AsgiClient, settlement: Settlement) -> None:
         """Answer one request."""
         route = self.route_of(path)
-        if route is None:
+        known = route == "/v1/models" and caller.method in ("GET", "HEAD")
+        if not known and (refused := self._pipeline.admission.screen(caller)) is not None:
+            await self._pipeline.refuse(client, settlement, refused)
+        elif route is None:
             await self._pipeline.refuse(client, settlement, NOT_FOUND)
         elif caller.method not in ("GET", "HEAD"):
             refusal = Refusal(405, "invalid_request_error", "method_not_allowed", "This endpoint takes GET only.")

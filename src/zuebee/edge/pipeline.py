@@ -7,71 +7,35 @@ the end of an answer finds its place free again.
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
+from zuebee.config import ClientGoneSettings
 from zuebee.contracts.admission import Admission, Caller, Ending, Grant, Principal, Settlement
-from zuebee.contracts.errors import DRAINED, INTERNAL, Refusal
-from zuebee.contracts.inference import End, Head, Headers, Inference, Job, Sink, Usage
+from zuebee.contracts.errors import BODY_NOT_SIGNED, DRAINED, INTERNAL, Refusal
+from zuebee.contracts.inference import End, Head, Headers, Inference, Job, Usage
 from zuebee.dialects import openai, sse
+from zuebee.edge.client import Client
+from zuebee.edge.detached import DETACH, Departures, Onward
+from zuebee.edge.recording import Recording, RecordingClient
+from zuebee.edge.replay import HEADER, Attempt, Replays, is_signed_for
 from zuebee.edge.replies import JSON, relayed_error_headers
 from zuebee.kit import clock
 
 CLIENT_CLOSED_REQUEST = 499
+CLIENT_GONE = "client_closed_request"
 BYTES_PER_TOKEN = 4
 
 STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-
-
-class Client(Protocol):
-    """The side of a request that its caller sees."""
-
-    async def read_job(self) -> Job | Refusal:
-        """The request, once its body is there."""
-        ...
-
-    async def start(self, status: int, headers: Headers, *, events: bool) -> None:
-        """Send the head of the answer; `events`: its body goes out as it comes."""
-        ...
-
-    async def write(self, data: bytes) -> None:
-        """Send a part of its body; waits while the client is slow."""
-        ...
-
-    def sink(self) -> Sink | None:
-        """Where the events after the first may be pushed, if that can be; it counts what it was given."""
-        ...
-
-    async def finish(self) -> None:
-        """End the body."""
-        ...
-
-    def cancel(self) -> None:
-        """Cancel the task that serves this request."""
-        ...
-
-    async def refuse(self, refusal: Refusal, extra: Headers | None = None) -> None:
-        """Send an error answer with `extra` header fields. Only when nothing was sent yet."""
-        ...
-
-    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send a whole answer. Only when nothing was sent yet."""
-        ...
 
 
 class Exchange:
     """One request on its way. `end` cuts it short from outside."""
 
     __slots__ = (
-        "_client",
-        "_cut_for",
-        "_events",
-        "_head",
-        "_job",
-        "_pipeline",
-        "_settled",
-        "_started_s",
-        "settlement",
-    )
+        "_attempt", "_began", "_client", "_cut_for", "_events", "_head", "_job", "_onward", "_pipeline", "_settled",
+        "_started_s", "settlement",
+    )  # fmt: skip
 
     def __init__(self, pipeline: "Pipeline", client: Client, settlement: Settlement) -> None:
         self.settlement = settlement
@@ -82,7 +46,10 @@ class Exchange:
         self._cut_for: Refusal | None = None
         self._job: Job | None = None
         self._head: Head | None = None
+        self._began = False
         self._events = False
+        self._onward: Onward | None = None
+        self._attempt: Attempt | None = None
 
     def end(self, reason: Refusal = DRAINED) -> None:
         """Cut it short: tell the client why, settle, and be done."""
@@ -107,17 +74,18 @@ class Exchange:
                 self.settlement.ending = "failed"
                 self._close(INTERNAL)
                 self._settle()
-                if self._head is None:
+                if not self._began:
                     await self._client.refuse(INTERNAL)
             raise
         finally:
             self._settle()
+            if self._onward is not None:
+                self._onward.over()
             running.discard(self)
 
     async def _admit_and_relay(self, caller: Caller) -> Refusal | None:
         settlement = self.settlement
-        admission = self._pipeline.admission
-        principal = await admission.identify(caller)
+        principal = await self._pipeline.admission.identify(caller)
         if not isinstance(principal, Principal):
             return principal
         settlement.principal = principal
@@ -127,20 +95,39 @@ class Exchange:
         settlement.model = job.model
         settlement.stream = job.stream
         settlement.request_bytes = len(job.body)
-        grant = await admission.admit(caller, principal, job)
+        if HEADER not in caller.fields or not principal.key_id or (replays := self._pipeline.replays) is None:
+            return await self._run_job(caller, principal, job)
+        if not is_signed_for(caller, job.body):
+            return BODY_NOT_SIGNED
+        # Who names a request wants its outcome, also when the connection is lost meanwhile.
+        self._go_on(DETACH)
+        run = partial(self._run_job, caller, principal, job)
+        return await replays.answer(caller.fields[HEADER], principal, job, settlement.request_id, run, self._play)
+
+    async def _run_job(
+        self, caller: Caller, principal: Principal, job: Job, attempt: Attempt | None = None
+    ) -> Refusal | None:
+        settlement = self.settlement
+        client = self._client
+        grant = await self._pipeline.admission.admit(caller, principal, job)
         if isinstance(grant, Refusal):
             return grant
         settlement.grant = grant
-        self._job = job
-        return await self._relay(job)
-
-    async def _relay(self, job: Job) -> Refusal | None:
-        settlement = self.settlement
-        client = self._client
         refusal, ended = None, False
+        if attempt is not None:
+            self._attempt = attempt
+            client = self._client = RecordingClient(client, attempt.recording)
+            if (refusal := await attempt.claim()) is not None:
+                return refusal
+        elif self._pipeline.departures.rules and (policy := self._pipeline.departures.policy(job.model)) is not None:
+            self._go_on(policy)
+        self._job = job
+        onward = self._onward
         async with aclosing(self._pipeline.inference.run(job)) as events:
             async for event in events:
                 if isinstance(event, bytes):
+                    if onward is not None:
+                        onward.passed(len(event))
                     if self._events:
                         settlement.response_bytes += len(event)
                         await self._first_events(event)
@@ -161,6 +148,28 @@ class Exchange:
         assert ended, "a reply ended without an End"
         return refusal
 
+    def _go_on(self, policy: ClientGoneSettings) -> None:
+        """Let the request go on when its client leaves, within the bounds of the policy."""
+        self._onward = Onward(self._pipeline.departures, policy, self._client.cancel)
+        self._client.outlive(self._onward.client_left)
+
+    async def _play(self, recording: Recording) -> Refusal | None:
+        """Give an answer that another request got, or is getting; at no cost."""
+        settlement = self.settlement
+        self._client.outlive(lambda: False)
+
+        def on_start(status: int, events: bool) -> None:
+            self._began, self._events = True, events
+            settlement.status = status
+
+        def on_end(size: int) -> None:
+            settlement.response_bytes = size
+            settlement.ending = "complete" if settlement.status < 400 else "refused"
+            settlement.code = "" if settlement.status < 400 else "backend_error"
+            self._settle()
+
+        return await recording.play(self._client, self._pipeline.heartbeat_s, on_start, on_end)
+
     async def _secure(self) -> Refusal | None:
         """Wait until the hold is on disk: no byte of an answer leaves before it."""
         grant = self.settlement.grant
@@ -174,6 +183,8 @@ class Exchange:
         if self.settlement.first_token_s < 0:
             self.settlement.first_token_s = clock.monotonic_s() - self._started_s
             sink = self._client.sink()
+            if self._onward is not None:
+                sink = self._onward.sink(sink)
             if self._head is not None and self._head.pump is not None and sink is not None:
                 try:
                     await self._head.pump(sink, sse.COMMENT)
@@ -182,6 +193,7 @@ class Exchange:
 
     async def _start(self, head: Head) -> None:
         self._head = head
+        self._began = True
         self._events = head.events
         settlement = self.settlement
         settlement.status = head.status
@@ -191,8 +203,10 @@ class Exchange:
         headers = head.headers
         if (grant := settlement.grant) is not None:
             grant.usage_so_far = head.usage_so_far
-            if grant.place is not None:
-                headers += grant.place.headers()
+            if grant.place is not None and (limits := grant.place.headers()):
+                # The backend's own limits are the gateway's affair.
+                headers = [field for field in headers if not field[0].startswith(b"x-ratelimit-")]
+                headers += limits
         headers.append((b"x-request-id", settlement.request_id.encode()))
         if head.status >= 400:
             headers += relayed_error_headers(head.status, headers, head.attempts)
@@ -216,10 +230,16 @@ class Exchange:
         else:
             settlement.ending = _ending(end)
             settlement.code = end.refusal.code
+        if self._attempt is not None and (end.refusal is None or self._events):
+            await self._attempt.decide(b"" if end.refusal is None else openai.render_error_event(end.refusal))
+        if self._onward is not None and self._onward.gone and settlement.ending == "complete":
+            settlement.ending, settlement.code = "client_gone", CLIENT_GONE
         if (stored := self._settle()) is not None:
+            # With the settlement the hold is on disk as well; if the disk fails now, the answer is not given away.
             await stored
-            if (refusal := await self._secure()) is not None:
-                return refusal if not self._events else None
+            if not self._events and (refusal := await self._secure()) is not None:
+                await self._client.refuse(refusal)
+                return None
         if end.refusal is not None:
             await self._break_off(end.refusal)
         else:
@@ -244,12 +264,12 @@ class Exchange:
         if reason is None:
             settlement.ending = "client_gone"
             settlement.status = settlement.status or CLIENT_CLOSED_REQUEST
-            settlement.code = "client_closed_request"
+            settlement.code = CLIENT_GONE
             return
         settlement.ending = "shutdown" if reason is DRAINED else "cut"
         self._close(reason)
         self._settle()
-        if self._head is None:
+        if not self._began:
             await self._client.refuse(reason)
         else:
             await self._break_off(reason)
@@ -262,7 +282,7 @@ class Exchange:
 
     def _close(self, refusal: Refusal) -> None:
         self.settlement.code = refusal.code
-        if self._head is None:
+        if not self._began:
             self.settlement.status = refusal.status
 
     def _settle(self) -> Awaitable[None] | None:
@@ -284,11 +304,19 @@ def _ending(end: End) -> Ending:
 
 
 class Pipeline:
-    """What all exchanges share. `inference` may be replaced at any time (reload); running exchanges keep theirs."""
+    """What all exchanges share. `inference` may be replaced at any time (reload); running exchanges keep theirs.
 
-    def __init__(self, admission: Admission, inference: Inference) -> None:
+    `replays`: what answers repeated requests, None: nothing does. `heartbeat_s`: the longest silence in a stream.
+    """
+
+    def __init__(
+        self, admission: Admission, inference: Inference, replays: Replays | None = None, heartbeat_s: float = 15.0
+    ) -> None:
         self.admission = admission
         self.inference = inference
+        self.replays = replays
+        self.heartbeat_s = heartbeat_s
+        self.departures = Departures()
         self.running: set[Exchange] = set()
 
     def serve(self, caller: Caller, client: Client, settlement: Settlement) -> Coroutine[Any, Any, None]:

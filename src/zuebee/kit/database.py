@@ -1,7 +1,6 @@
 """A relational database off the hot path: SQLAlchemy, called in threads, with a bound on everything."""
 
 import asyncio
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -11,11 +10,11 @@ import pymysql  # noqa: F401  (the driver behind mysql+pymysql)
 import sqlalchemy
 from sqlalchemy import Connection, event
 
+from zuebee.kit.dsn import database_url
+
+__all__ = ["Connection", "Database", "DatabaseError", "database_url"]
+
 T = TypeVar("T")
-_GO_MYSQL = re.compile(
-    r"(?:(?P<user>[^:@/]*)(?::(?P<password>.*))?@)?(?:(?:tcp|unix)\((?P<host>[^)]*)\))?/(?P<rest>.*)"
-)
-_DRIVERS = {"mysql": "mysql+pymysql", "postgres": "postgresql+psycopg", "sqlite": "sqlite"}
 
 
 class Database:
@@ -64,35 +63,6 @@ class Database:
 
 class DatabaseError(Exception):
     """The database did not do what it was asked; the message holds no values and no address."""
-
-
-def database_url(driver: str, dsn: str) -> str:
-    """SQLAlchemy's URL of a driver (`mysql`, `postgres`, `sqlite`) and a DSN: a URL, a path, Go's MySQL form, or
-    libpq's `key=value` words. Raises ValueError.
-    """
-    if driver == "sqlite":
-        path = re.sub(r"^(sqlite3?|file):(//)?", "", dsn).partition("?")[0]
-        return f"sqlite:///{path}"
-    scheme, separator, rest = dsn.partition("://")
-    if separator:
-        if scheme.partition("+")[0] not in ("mysql", "mariadb", "postgres", "postgresql"):
-            raise ValueError("expected a database URL")
-        return f"{_DRIVERS[driver]}://{rest}"
-    if driver == "postgres":
-        words = dict(re.findall(r"(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|\S+)", dsn))
-        if not words:
-            raise ValueError("expected a URL or `host=... dbname=...`")
-        query = "&".join(f"{name}={quote(value.strip(chr(39)), safe='')}" for name, value in words.items())
-        return f"{_DRIVERS[driver]}:///?{query}"
-    found = _GO_MYSQL.fullmatch(dsn)
-    if found is None:
-        raise ValueError("expected a URL or `user:password@tcp(host:3306)/name`")
-    login = ""
-    if found["user"]:
-        password = f":{quote(found['password'], safe='')}" if found["password"] else ""
-        login = f"{quote(found['user'], safe='')}{password}@"
-    name = found["rest"].partition("?")[0]
-    return f"{_DRIVERS[driver]}://{login}{found['host'] or '127.0.0.1:3306'}/{name}"
 
 
 def _engine_options(url: str, timeout_s: float, max_connections: int) -> dict[str, Any]:

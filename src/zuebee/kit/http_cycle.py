@@ -23,7 +23,7 @@ class Cycle:
 
     __slots__ = (
         "_body_waiter", "_chunked", "_default_headers", "_expects_continue", "_head", "_loop", "_on_response", "body",
-        "disconnected", "flow", "keep_alive", "more_body", "response_complete", "response_started", "scope",
+        "disconnected", "flow", "goes_on", "keep_alive", "more_body", "response_complete", "response_started", "scope",
         "transport", "written_bytes",
     )  # fmt: skip
 
@@ -49,6 +49,7 @@ class Cycle:
         self.response_started = False
         self.response_complete = False
         self.written_bytes = 0
+        self.goes_on: Callable[[], bool] | None = None  # asked when the client leaves: shall the task run on?
         self._loop = loop
         self._default_headers = default_headers
         self._on_response = on_response

@@ -82,6 +82,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._render_error = render_error
         self._phase = phase
         self._cycle: Cycle = None  # type: ignore[assignment]
+        self._running: Cycle | None = None
         self._waiting: deque[Cycle] = deque()
         self._receiving = False
         self._good_host = b""
@@ -111,14 +112,24 @@ class GuardedProtocol(HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.wake()
+        goes_on = self._goes_on()
         self.flow.resume_writing()
         self._waiting.clear()
-        self.cancel()
         self.transport.close()
         # What knows this connection and is known by it: parted, it is freed at once, not by a rare collection.
         self.parser = None  # type: ignore[assignment]
         self._cycle = None  # type: ignore[assignment]
-        self._worker = None
+        if not goes_on:
+            self.cancel()
+            self._worker = None
+
+    def _goes_on(self) -> bool:
+        """Whether the running request wants to go on without its client; nobody sees what it writes from now on."""
+        running = self._running
+        if running is None or running.response_complete or running.goes_on is None or not running.goes_on():
+            return False
+        running.disconnected = True
+        return True
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -289,7 +300,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 await self._idle
                 self._idle = None
                 continue
-            cycle = self._waiting.popleft()
+            self._running = cycle = self._waiting.popleft()
             phase.running += 1
             try:
                 await cycle.run_asgi(self.app)
@@ -297,6 +308,8 @@ class GuardedProtocol(HttpToolsProtocol):
                 phase.running -= 1
                 # The scope and its cycle know each other; parted, they need no garbage collector.
                 cycle.scope.pop("zuebee.cycle", None)
+                self._running = None
+        self._worker = None
 
     def on_response_complete(self) -> None:
         """The answer is out: go on reading, and wait for the next request."""

@@ -82,8 +82,12 @@ class RedisClient:
         """Run one command; its answer as Redis gives it (bytes, int, list, None). Raises RedisError."""
         probing = self._enter()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                answer = await self._exchange(args)
+            async with asyncio.timeout(None) as guard:
+                deadline = _Deadline(guard, self._timeout_s)
+                try:
+                    answer = await self._exchange(args)
+                finally:
+                    deadline.cancel()
         except TimeoutError:
             self._failed(FAILURES, "no answer in time")
             raise RedisDown("no answer in time") from None
@@ -171,6 +175,34 @@ class RedisClient:
         if self._down:
             _log.info("redis answers again")
             self._down = False
+
+
+class _Deadline:
+    """Ends what `guard` surrounds after `timeout_s`.
+
+    When it is noticed late, this process was busy, and an answer may be waiting to be read: then it gets half the time
+    once more. Else a busy process would take Redis for a slow one.
+    """
+
+    def __init__(self, guard: asyncio.Timeout, timeout_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._guard = guard
+        self._timeout_s = timeout_s
+        self._due_s = self._loop.time() + timeout_s
+        self._timer = self._loop.call_at(self._due_s, self._due)
+        self._extended = False
+
+    def cancel(self) -> None:
+        """It ended in time."""
+        self._timer.cancel()
+
+    def _due(self) -> None:
+        now_s = self._loop.time()
+        if not self._extended and now_s - self._due_s > self._timeout_s / 4:
+            self._extended = True
+            self._timer = self._loop.call_later(self._timeout_s / 2, self._due)
+            return
+        self._guard.reschedule(now_s)
 
 
 @lru_cache(maxsize=64)

@@ -30,6 +30,11 @@ class Tasks:
         if not task.cancelled() and (failure := task.exception()) is not None:
             _log.error("task %s failed: %r", task.get_name(), failure, exc_info=failure)
 
+    async def wait(self, timeout_s: float) -> None:
+        """Wait until nothing runs any more, at most for so long."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+
     async def aclose(self) -> None:
         """Cancel what still runs and wait for it."""
         running = list(self._tasks)

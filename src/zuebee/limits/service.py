@@ -2,66 +2,94 @@
 
 from collections.abc import Sequence
 
-from zuebee.contracts.admission import Caller, Limit, Place, Principal
+from zuebee.config import RateLimitSettings
+from zuebee.contracts.admission import Caller, Place, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job
 from zuebee.kit import clock
-from zuebee.limits.buckets import SlidingWindow
+from zuebee.limits.abuse import AbuseGuard
+from zuebee.limits.book import PlanBook, Series, Taken
 
 
-class _Counters:
-    __slots__ = ("running", "window")
+class LocalPlace(Taken):
+    """A place in memory."""
 
-    def __init__(self) -> None:
-        self.window = SlidingWindow()
-        self.running = 0
-
-
-class _Taken:
-    __slots__ = ("limits",)
-
-    def __init__(self, limits: Sequence[Limit]) -> None:
-        self.limits = limits
+    __slots__ = ()
 
     def headers(self) -> Headers:
         """See `Place.headers`."""
-        return []
+        plan = self.plan
+        return plan.headers(clock.monotonic_s()) if plan.timed else []
 
 
 class MemoryLimiter:
-    """Requests a minute and requests at once, for each key. One object for the life of the process."""
+    """All limits of one process. Places that `attend` was not told of for LEASE_S are free again."""
 
-    def __init__(self) -> None:
-        self._counters: dict[str, _Counters] = {}
+    def __init__(self, settings: RateLimitSettings) -> None:
+        self._abuse = AbuseGuard(settings.abuse)
+        self._book = PlanBook(settings)
+        self.decisions = self._book.decisions
+        self.slots = self._book.slots
+        self.counters = self._book.counters
+
+    def apply(self, settings: RateLimitSettings) -> None:
+        """Other limits from the next request on; what was counted stays counted."""
+        self._abuse.settings = settings.abuse
+        self._book.apply(settings)
 
     async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Place | Refusal:
         """See `Limiter.acquire`."""
-        for limit in principal.limits:
-            counters = self._counters.setdefault(limit.subject, _Counters())
-            if limit.kind == "concurrent" and counters.running >= limit.amount:
-                return _too_many("concurrent_limit_exceeded", f"This key may run {limit.amount} requests at once.", 1.0)
-            if limit.kind == "requests" and (wait_s := counters.window.take(limit.amount, clock.monotonic_s())):
-                return _too_many("rate_limit_exceeded", f"This key may make {limit.amount} requests a minute.", wait_s)
-        for limit in principal.limits:
-            self._counters[limit.subject].running += limit.kind == "concurrent"
-        return _Taken(principal.limits)
+        plan = self._book.plan_of(caller, principal, job)
+        now_s = clock.monotonic_s()
+        if plan.take(tokens, now_s) is not None:
+            limit, refusal = plan.refusal(tokens, now_s)
+            self._book.refused(limit)
+            return refusal
+        plan.admitted += 1
+        place = LocalPlace(plan, tokens, now_s)
+        if plan.at_once:
+            self._book.places.add(place)
+        return place
 
     def release(self, place: Place, tokens: int | None) -> None:
         """See `Limiter.release`."""
-        assert isinstance(place, _Taken)
-        for limit in place.limits:
-            self._counters[limit.subject].running -= limit.kind == "concurrent"
+        assert isinstance(place, LocalPlace)
+        if place.over:
+            return
+        place.over = True
+        if place.plan.at_once:
+            self._book.free(place)
+        if place.plan.tokens:
+            self._book.settle_tokens(place, tokens or 0, clock.monotonic_s())
 
     async def attend(self, places: Sequence[Place]) -> None:
         """See `Limiter.attend`."""
+        now_s = clock.monotonic_s()
+        for place in places:
+            assert isinstance(place, LocalPlace)
+            place.renewed_s = now_s
+        self._book.attend(now_s)
 
     def blocked(self, address: str) -> Refusal | None:
         """See `Limiter.blocked`."""
-        return None
+        return self._abuse.blocked(address, clock.monotonic_s())
 
     def failed(self, address: str) -> None:
         """See `Limiter.failed`."""
+        self._abuse.failed(address, clock.monotonic_s())
 
+    async def aclose(self) -> None:
+        """There is nothing to let go of."""
 
-def _too_many(code: str, message: str, retry_after_s: float) -> Refusal:
-    return Refusal(429, "rate_limit_error", code, message, None, retry_after_s, should_retry=True)
+    @property
+    def degraded(self) -> bool:
+        """Whether limits are not what they should be just now: never."""
+        return False
+
+    def blocked_addresses(self) -> Series:
+        """How many addresses are left standing."""
+        return [((), float(self._abuse.blocked_count(clock.monotonic_s())))]
+
+    def without_store(self) -> Series:
+        """How many requests were decided without the store: none."""
+        return [((), 0.0)]

@@ -20,8 +20,10 @@ from zuebee.contracts.inference import (
     Job,
     Reply,
     Usage,
+    UsageSource,
 )
 from zuebee.dialects import openai
+from zuebee.dialects.openai import Figures
 from zuebee.dialects.openai_stream import StreamMeter
 from zuebee.kit.http_client import Connection, HttpFailure, HttpPool, Timeouts
 from zuebee.kit.http_connect import Origin
@@ -127,7 +129,8 @@ class BackendInference:
             if usage.source == "estimate" and (error := openai.answer_error(body)) is not None:
                 return (self._reported(error, None),)
         fields.passed.append((b"content-length", b"%d" % len(body)))
-        return Head(status, fields.passed, self.name, lambda: usage), body, End(usage, backend=self.name)
+        head = Head(status, fields.passed, self.name, lambda: usage, backend_url=self.url)
+        return head, body, self._end(usage)
 
     async def _long_answer(self, job: Job, connection: Connection, begun: bytes) -> Reply:
         """An answer too long to hold: passed on as it comes, its usage read from its last bytes."""
@@ -137,7 +140,7 @@ class BackendInference:
             return
         if fields.content_length:
             fields.passed.append((b"content-length", fields.content_length))
-        yield Head(connection.status, fields.passed, self.name, lambda: None)
+        yield Head(connection.status, fields.passed, self.name, lambda: None, backend_url=self.url)
         data: bytes | None = begun
         tail = b""
         while data:
@@ -145,16 +148,16 @@ class BackendInference:
             yield data
             data = await connection.read()
         figures = openai.tail_usage(tail) if connection.status == 200 else None
-        usage = Usage(*figures, "provider") if figures else Usage(self._prompt_estimate(job), 0, "estimate")
-        yield End(usage if connection.status == 200 else None, backend=self.name)
+        usage = _reported_usage(figures) if figures else Usage(self._prompt_estimate(job), 0, "estimate")
+        yield self._end(usage if connection.status == 200 else None)
 
     def _answer_usage(self, job: Job, fields: AnswerFields, body: bytes) -> Usage:
         figures = None if fields.encoded else openai.answer_usage(body)
         if figures is None:
             completion_tokens = round(openai.answer_text_bytes(body) / 4)
             return Usage(self._prompt_estimate(job), completion_tokens, "estimate")
-        self._ratios.learn(job.model, len(job.body), figures[0])
-        return Usage(figures[0], figures[1], "provider")
+        self._ratios.learn(job.model, len(job.body), figures.prompt)
+        return _reported_usage(figures)
 
     def _prompt_estimate(self, job: Job) -> int:
         return self._ratios.estimate(job.model, len(job.body))
@@ -164,7 +167,7 @@ class BackendInference:
         if status == 401:
             _log.error("%s refuses the gateway's own key: check api_key of this backend", self.name)
             refusal = Refusal(502, "api_error", "backend_refused_key", "The model server refuses the gateway's key.")
-            return End(refusal=refusal, cause="unwelcome", backend=self.name)
+            return self._end(None, refusal, "unwelcome")
         if 300 <= status < 400 or (status < 300 and b"text/html" in fields.content_type):
             return self._failed(HttpFailure("malformed", f"status {status}, not an answer of a model server"))
         return None
@@ -226,20 +229,21 @@ class BackendInference:
             lambda: self._stream_usage(job, stream.meter),
             events=True,
             pump=lambda sink, heartbeat: stream.pump(connection, sink, heartbeat),
+            backend_url=self.url,
         )
 
     def _stream_usage(self, job: Job, meter: StreamMeter) -> Usage:
         whole = meter.whole
         if meter.usage is not None:
-            return Usage(*meter.usage, "provider" if whole else "partial")
+            return _reported_usage(meter.usage, "provider" if whole else "partial")
         return Usage(self._prompt_estimate(job), meter.chunks, "estimate" if whole else "partial")
 
     def _stream_end(self, job: Job, meter: StreamMeter) -> End:
         usage = self._stream_usage(job, meter) if meter.chunks or meter.usage else None
         if meter.whole:
             if meter.usage is not None:
-                self._ratios.learn(job.model, len(job.body), meter.usage[0])
-            return End(usage, backend=self.name)
+                self._ratios.learn(job.model, len(job.body), meter.usage.prompt)
+            return self._end(usage)
         if meter.error is not None:
             return self._reported(meter.error, usage)
         if meter.fault:
@@ -255,7 +259,7 @@ class BackendInference:
             code or "backend_error",
             message or "The model server reported an error.",
         )
-        return End(usage, refusal, "none" if 400 <= status < 500 else "overload", backend=self.name)
+        return self._end(usage, refusal, "none" if 400 <= status < 500 else "overload")
 
     async def _leave(self, connection: Connection, meter: StreamMeter) -> None:
         """After `[DONE]` only the end of the body is missing; with it the connection can be used again."""
@@ -277,7 +281,16 @@ class BackendInference:
             retry_after_s=None if failure.sent else 1.0,
             should_retry=not failure.sent,
         )
-        return End(usage, refusal, cause, failure.sent, self.name)
+        return self._end(usage, refusal, cause, sent=failure.sent)
+
+    def _end(
+        self, usage: Usage | None, refusal: Refusal | None = None, cause: FailureCause = "none", *, sent: bool = True
+    ) -> End:
+        return End(usage, refusal, cause, sent, self.name, backend_url=self.url)
+
+
+def _reported_usage(figures: Figures, source: UsageSource = "provider") -> Usage:
+    return Usage(figures.prompt, figures.completion, source, figures.cached)
 
 
 def _is_event_stream(headers: Headers) -> bool:

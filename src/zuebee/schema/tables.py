@@ -68,33 +68,42 @@ def _derived(*, sqlite: str, postgresql: str) -> Computed:
     return _Derived(_Expression(sqlite=sqlite, postgresql=postgresql))
 
 
+def _rights() -> list[Column[Any]]:
+    """What each holder of rights has: a plan and until when it is paid, and limits of its own below it."""
+    return [
+        _text("plan"), _time("plan_ends_at_s"),
+        _text("models", "[]"), _text("endpoints", "[]"), _text("limits", "{}"),
+        _text("status", "active"), _text("tags", "[]"), _time("created_at_s"),
+    ]  # fmt: skip
+
+
 # --- who ---
 
 organisations = Table(
     "organisations", metadata,
     Column("id", Text, primary_key=True),
-    _text("name"), _text("plan"), _text("status", "active"), _text("tags", "[]"), _time("created_at_s"),
+    _text("name"), *_rights(),
 )  # fmt: skip
 
 teams = Table(
     "teams", metadata,
     Column("id", Text, primary_key=True),
-    _text("organisation_id"), _text("name"), _text("plan"), _text("status", "active"), _text("tags", "[]"),
-    _time("created_at_s"),
+    _text("organisation_id"), _text("name"), *_rights(),
+    Index("teams_organisation", "organisation_id"),
 )  # fmt: skip
 
 users = Table(
     "users", metadata,
     Column("id", Text, primary_key=True),
-    _text("organisation_id"), _text("team_id"), _text("name"), _text("role", "member"), _text("plan"),
-    _text("status", "active"), _text("tags", "[]"), _time("created_at_s"),
+    _text("organisation_id"), _text("team_id"), _text("name"), _text("role", "member"), *_rights(),
+    Index("users_organisation", "organisation_id"),
 )  # fmt: skip
 
 plans = Table(
     "plans", metadata,
     Column("id", Text, primary_key=True),
     _text("name"), _text("priority", "normal"), _text("models", "[]"), _text("endpoints", "[]"),
-    _text("limits", "{}"), _text("status", "active"), _time("created_at_s"),
+    _text("limits", "{}"), _text("budgets", "[]"), _text("status", "active"), _time("created_at_s"),
 )  # fmt: skip
 
 keys = Table(
@@ -102,11 +111,12 @@ keys = Table(
     Column("id", Text, primary_key=True),
     Column("digest", Text, nullable=False, unique=True),  # SHA-256 in hex; the key itself is nowhere
     _text("hint"),  # its first and last characters, for people
-    _text("name"), _text("organisation_id"), _text("team_id"), _text("user_id"), _text("plan"), _text("priority"),
+    _text("lineage"),  # the id of the first key that this one replaces: budgets and limits count for all of them
+    _text("name"), _text("organisation_id"), _text("team_id"), _text("user_id"), *_rights(), _text("priority"),
     _text("billing", "none"),  # none, quota, prepaid
-    _text("models", "[]"), _text("endpoints", "[]"), _text("allowed_ips", "[]"), _text("denied_ips", "[]"),
-    _text("tags", "[]"), _text("limits", "{}"), _text("status", "active"), _text("rotated_from"),
-    _time("created_at_s"), _time("starts_at_s"), _time("expires_at_s"), _time("revoked_at_s"),
+    _text("allowed_ips", "[]"), _text("denied_ips", "[]"), _text("rotated_from"),
+    _time("starts_at_s"), _time("expires_at_s"), _time("revoked_at_s"),
+    Index("keys_lineage", "lineage"), Index("keys_created", "created_at_s", "id"),
 )  # fmt: skip
 
 budgets = Table(
@@ -239,4 +249,10 @@ invoices = Table(
     _text("organisation_id"), _time("starts_at_s"), _time("ends_at_s"), _text("currency"), _number("total_nano"),
     _text("lines", "[]"), _time("created_at_s"),
     Index("invoices_period", "organisation_id", "starts_at_s", "ends_at_s", unique=True),
+)  # fmt: skip
+
+counters = Table(
+    "counters", metadata,  # numbers without gaps: the row is locked until the one who took a number has used it
+    Column("name", Text, primary_key=True),
+    _number("value"),
 )  # fmt: skip

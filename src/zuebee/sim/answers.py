@@ -82,6 +82,8 @@ def _reply(answer: Answer, ask: Generation, settings: SimSettings) -> Reply:
     delay_s = settings.first_token_delay_s
     if wish is not None and wish.first_token_delay_s is not None:
         delay_s = wish.first_token_delay_s
+    if wish is not None:
+        answer = answer._replace(cached_tokens=wish.cached_tokens)
     pace = Pace(delay_s, 1 / rate if rate else 0.0)
     if ask.stream:
         options = ask.stream_options

@@ -37,7 +37,22 @@ _MAX_WAIT_S = 3600
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=_MAX_WAIT_S)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-UsageKind = Literal["negative", "huge", "string", "float", "null", "missing"]
+UsageKind = Literal[
+    "negative",
+    "huge",
+    "string",
+    "float",
+    "exponent",
+    "nan",
+    "infinity",
+    "bool",
+    "nested",
+    "list",
+    "null_figures",
+    "cached",
+    "null",
+    "missing",
+]
 
 
 class FaultError(ValueError):
@@ -59,6 +74,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     location: Annotated[str, msgspec.Meta(pattern=r"^[!-~]+$")] = "/_sim/redirected"
     tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
     """Length of the answer in tokens, before `max_tokens` cuts it."""
+    cached_tokens: Count | None = None
+    """Tokens of the prompt that the usage says came from the cache; None says nothing of a cache."""
     tokens_per_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
     first_token_delay_s: Seconds | None = None
 

@@ -19,6 +19,16 @@ _HOSTILE: dict[UsageKind, bytes | None] = {
     "huge": b'{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d}' % (2**63, 2**64, 2**63),
     "string": b'{"prompt_tokens":"12","total_tokens":"19","completion_tokens":"seven"}',
     "float": b'{"prompt_tokens":12.5,"total_tokens":1e300,"completion_tokens":6.5}',
+    "exponent": b'{"prompt_tokens":1e308,"total_tokens":1e308,"completion_tokens":1e308}',
+    # Not JSON (RFC 8259, section 6), though Python's json module writes and reads both.
+    "nan": b'{"prompt_tokens":NaN,"total_tokens":NaN,"completion_tokens":NaN}',
+    "infinity": b'{"prompt_tokens":Infinity,"total_tokens":Infinity,"completion_tokens":-Infinity}',
+    "bool": b'{"prompt_tokens":true,"total_tokens":true,"completion_tokens":true}',
+    "nested": b'{"prompt_tokens":{"prompt_tokens":-5},"total_tokens":{},"completion_tokens":{"tokens":[-7]}}',
+    "list": b'[{"prompt_tokens":-5,"total_tokens":-12,"completion_tokens":-7}]',
+    "null_figures": b'{"prompt_tokens":null,"total_tokens":null,"completion_tokens":null}',
+    "cached": b'{"prompt_tokens":12,"total_tokens":19,"completion_tokens":7,'
+    b'"prompt_tokens_details":{"cached_tokens":9223372036854775808}}',
     "null": b"null",
     "missing": None,
 }
@@ -68,22 +78,30 @@ class Answer(NamedTuple):
     choices: list[Choice]
     prompt_tokens: int
     hostile: UsageKind | None
+    cached_tokens: int | None = None
 
     @property
     def completion_tokens(self) -> int:
         """The tokens of all choices."""
         return sum(len(choice.tokens) for choice in self.choices)
 
+    def usage(self, done: int) -> bytes | None:
+        """Return the usage object after `done` tokens; None when there is to be none at all."""
+        return usage_json(self.prompt_tokens, done, self.hostile, self.cached_tokens)
 
-def usage_json(prompt_tokens: int, completion_tokens: int, hostile: UsageKind | None) -> bytes | None:
+
+def usage_json(
+    prompt_tokens: int, completion_tokens: int, hostile: UsageKind | None, cached_tokens: int | None = None
+) -> bytes | None:
     """Return the usage object; None when there is to be none at all."""
     if hostile is not None:
         return _HOSTILE[hostile]
-    total = prompt_tokens + completion_tokens
-    return b'{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d}' % (
+    details = b"" if cached_tokens is None else b',"prompt_tokens_details":{"cached_tokens":%d}' % cached_tokens
+    return b'{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d%b}' % (
         prompt_tokens,
-        total,
+        prompt_tokens + completion_tokens,
         completion_tokens,
+        details,
     )
 
 
@@ -105,7 +123,7 @@ def body(answer: Answer) -> bytes:
         "model": answer.model,
         "choices": choices,
     }
-    usage = usage_json(answer.prompt_tokens, answer.completion_tokens, answer.hostile)
+    usage = answer.usage(answer.completion_tokens)
     if usage is not None:
         value["usage"] = msgspec.Raw(usage)
     return msgspec.json.encode(value)
@@ -130,7 +148,7 @@ class _Frames:
 
     def _end(self, done: int) -> bytes:
         if self._continuous:
-            usage = usage_json(self._answer.prompt_tokens, done, self._answer.hostile)
+            usage = self._answer.usage(done)
             if usage is not None:
                 return b',"usage":%b}\n\n' % usage
         return b"}\n\n"
@@ -153,7 +171,7 @@ class _Frames:
 
     def usage(self, done: int) -> Send | None:
         """Return the extra event with the usage of the whole answer and no choices."""
-        usage = usage_json(self._answer.prompt_tokens, done, self._answer.hostile)
+        usage = self._answer.usage(done)
         return None if usage is None else Send(b'%b],"usage":%b}\n\n' % (self._start, usage), 1)
 
 

@@ -63,6 +63,7 @@ def set_up(settings: LogSettings) -> None:
     root.setLevel(LEVELS[settings.level])
     # What uvicorn reports there are the manners of clients: answered, counted and no news.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # a first start is no news either
 
 
 class AccessLog:
@@ -107,6 +108,10 @@ class AccessEntry(msgspec.Struct):
     client_request_id: str
     key: str
     user: str
+    team: str
+    organisation: str
+    plan: str
+    priority: str
     address: str
     method: str
     path: str
@@ -119,6 +124,8 @@ class AccessEntry(msgspec.Struct):
     attempts: int
     prompt_tokens: int | None
     completion_tokens: int | None
+    tokens: int | None
+    cost_nano: int
     usage_source: str | None
     request_bytes: int
     response_bytes: int
@@ -140,6 +147,10 @@ def access_line(settlement: Settlement) -> bytes:
         settlement.client_request_id[:MAX_TEXT],
         principal.name,
         principal.user_id,
+        principal.team_id,
+        principal.organisation_id,
+        principal.plan,
+        principal.priority,
         settlement.address,
         settlement.method,
         settlement.route,
@@ -152,6 +163,8 @@ def access_line(settlement: Settlement) -> bytes:
         settlement.attempts,
         None if usage is None else usage.prompt_tokens,
         None if usage is None else usage.completion_tokens,
+        None if usage is None else usage.total_tokens,
+        settlement.cost_nano,
         None if usage is None else usage.source,
         settlement.request_bytes,
         settlement.response_bytes,

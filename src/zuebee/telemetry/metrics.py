@@ -2,7 +2,8 @@
 
 The hot path only adds to plain numbers (about 1 µs a request); Prometheus' text is made when somebody asks for it.
 Label values are bounded: routes come from the route table, backends from the settings, and of the model names only
-the first `max_models` that a backend answered for get a label of their own; the rest are `other`.
+the first `max_models` that a backend answered for get a label of their own; the rest are `other`. Of organisations and
+budgets there are at most `max_accounts`.
 """
 
 from bisect import bisect_left
@@ -14,10 +15,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 
 from zuebee.contracts.admission import Settlement
+from zuebee.kit import clock
+from zuebee.telemetry.burn import Burns
 
 LATENCY_BUCKETS_MS = (10, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000, 60000, 120000, 300000, 600000)
 FIRST_TOKEN_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-DEFAULT_PRIORITY = "default"
+PRIORITIES = ("low", "normal", "high")
 OTHER = "other"
 NO_BACKEND = "none"
 MAX_SERIES = 5000
@@ -45,6 +48,81 @@ METRICS = {
     "zuebee_time_to_first_token_seconds": Description(
         "histogram", ("model",), "Seconds from the request's head to the first event of a stream."
     ),
+    "zuebee_cost_total": Description("counter", ("model", "priority"), "Cost, in units of `billing.currency`."),
+    "zuebee_burn_tokens_per_minute": Description(
+        "gauge", ("organisation", "plan"), "Tokens a minute, smoothed over the last minutes; the sum is the whole."
+    ),
+    "zuebee_burn_cost_per_hour": Description(
+        "gauge", ("organisation", "plan"), "Cost an hour at the pace of the last minutes, in units of the currency."
+    ),
+    "zuebee_budget_granted": Description(
+        "gauge", ("account", "unit", "period"), "What there is in this period, tokens or currency; see the next."
+    ),
+    "zuebee_budget_remaining": Description(
+        "gauge",
+        ("account", "unit", "period"),
+        "What is left, of the `metrics.max_accounts` budgets closest to their end.",
+    ),
+    "zuebee_budgets": Description(
+        "gauge", ("scope", "unit", "state"), "Budgets that are ok, low (less than a fifth left) or exhausted."
+    ),
+    "zuebee_priority_requests_total": Description("counter", ("priority",), "Requests let in, by priority class."),
+    "zuebee_priority_running": Description("gauge", ("priority",), "Requests being answered now, by priority class."),
+    "zuebee_priority_wait_seconds": Description(
+        "histogram",
+        ("priority",),
+        "Seconds until an answer began (a stream's first event) or, in one piece, was there.",
+    ),
+    "zuebee_holds_open": Description("gauge", (), "Reservations of the ledger that are not settled yet."),
+    "zuebee_hold_oldest_seconds": Description("gauge", (), "Age of the oldest of them."),
+    "zuebee_ledger_imbalance": Description(
+        "gauge", (), "Breaches of the ledger's invariants that the last check found."
+    ),
+    "zuebee_ledger_operations_total": Description(
+        "counter",
+        ("operation",),
+        "Reservations and what became of them: reserve, short, post, void, expire, overdraft.",
+    ),
+    "zuebee_ledger_commits_total": Description("counter", (), "Transactions of the ledger."),
+    "zuebee_ledger_commit_seconds_total": Description("counter", (), "Time spent in them."),
+    "zuebee_auth_decisions_total": Description(
+        "counter", ("source", "decision"), "What each source of the pipeline said: allowed, denied, unknown or failed."
+    ),
+    "zuebee_script_failures_total": Description(
+        "counter",
+        ("source", "reason"),
+        "Decision scripts that failed (error, time, memory, instructions): a denial each.",
+    ),
+    "zuebee_limiter_decisions_total": Description(
+        "counter",
+        ("scope", "kind", "decision"),
+        "What limits said: admitted, by each limit of the request; refused, by the one that refused longest.",
+    ),
+    "zuebee_limiter_slots": Description("gauge", ("scope",), "Places of concurrency limits that are taken."),
+    "zuebee_limiter_degraded": Description("gauge", (), "1 while the limits' store is down and policy decides."),
+    "zuebee_limiter_without_store_total": Description(
+        "counter", (), "Requests that policy decided because the limits' store was down."
+    ),
+    "zuebee_limiter_counters": Description("gauge", (), "Counters of limits in memory."),
+    "zuebee_addresses_blocked": Description("gauge", (), "Addresses left standing for failing to authenticate."),
+    "llmproxy_webhook_success_total": Description("counter", (), "Usage events that webhooks took."),
+    "llmproxy_webhook_failure_total": Description("counter", (), "Rounds of delivery to webhooks that failed."),
+    "zuebee_usage_deliveries_total": Description(
+        "counter", ("reporter", "result"), "Usage events delivered, and rounds of delivery that failed."
+    ),
+    "zuebee_usage_reporter_state": Description(
+        "gauge", ("reporter", "state"), "1 for the state of each reporter: up, down or paused (it answered 410)."
+    ),
+    "zuebee_usage_outbox_events": Description("gauge", ("reporter",), "Usage events that wait to be delivered."),
+    "zuebee_usage_outbox_oldest_seconds": Description("gauge", ("reporter",), "Age of the oldest of them."),
+    "zuebee_usage_outbox_parked": Description(
+        "gauge", ("reporter",), "Usage events given up after the whole schedule; `zuebee usage retry` tries them again."
+    ),
+    "zuebee_usage_outbox_fill": Description("gauge", (), "Share of `usage.max_outbox` that is taken."),
+    "zuebee_usage_outbox_alarm": Description("gauge", (), "1 while that is 80 % or more."),
+    "zuebee_usage_events_dropped_total": Description(
+        "counter", (), "Usage events that were not kept, for the outbox was full (`when_full: drop`)."
+    ),
     "zuebee_tokens_in_total": Description("counter", ("model", "priority"), "Prompt tokens."),
     "zuebee_tokens_out_total": Description("counter", ("model", "priority"), "Completion tokens."),
     "zuebee_usage_records_total": Description(
@@ -52,6 +130,9 @@ METRICS = {
     ),
     "zuebee_endings_total": Description("counter", ("ending",), "Requests by how they ended."),
     "zuebee_refusals_total": Description("counter", ("code",), "Error answers by their code."),
+    "zuebee_source_refusals_total": Description(
+        "counter", ("source", "reason"), "Tokens and signatures that a source of the pipeline refused, by why."
+    ),
     "zuebee_retries_total": Description("counter", (), "Second and further tries at backends."),
     "zuebee_requests_running": Description("gauge", (), "Requests being answered now."),
     "zuebee_connections": Description("gauge", (), "Open client connections."),
@@ -61,6 +142,18 @@ METRICS = {
         "counter", ("sink",), "Records lost because their sink could not take them: usage or access_log."
     ),
     "zuebee_config_reloads_total": Description("counter", ("result",), "Reloads of the configuration: ok or refused."),
+    "zuebee_requests_detached": Description("gauge", (), "Requests that go on although their client has left."),
+    "zuebee_idempotent_requests_total": Description(
+        "counter",
+        ("outcome",),
+        "Requests with an Idempotency-Key: run, joined to a running one, replayed from the store, or refused.",
+    ),
+    "zuebee_idempotency_failures_total": Description(
+        "counter", (), "Failed reads and writes of kept answers in the store."
+    ),
+    "zuebee_firewall_matches_total": Description(
+        "counter", ("rule", "action"), "Matches of firewall rules: blocked, counted or allowed."
+    ),
     "zuebee_ready": Description("gauge", (), "1 while /health/readiness answers 200."),
 }
 
@@ -71,6 +164,11 @@ class _Histogram:
     def __init__(self, buckets: int) -> None:
         self.counts = [0] * (buckets + 1)
         self.sum = 0.0
+
+    def merge(self, other: "_Histogram") -> None:
+        """Add what another one counted."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
 
 
 class _RouteSeries:
@@ -84,11 +182,14 @@ class _RouteSeries:
 
 
 class _ModelSeries:
-    __slots__ = ("duration", "first_token", "tokens_in", "tokens_out")
+    """One combination of model and priority."""
+
+    __slots__ = ("cost_nano", "duration", "first_token", "tokens_in", "tokens_out")
 
     def __init__(self) -> None:
         self.duration = _Histogram(len(LATENCY_BUCKETS_MS))
         self.first_token = _Histogram(len(FIRST_TOKEN_BUCKETS_S))
+        self.cost_nano = 0
         self.tokens_in = 0
         self.tokens_out = 0
 
@@ -96,10 +197,13 @@ class _ModelSeries:
 class Metrics:
     """Counts settlements (it is a `Recorder`) and shows them, with gauges that others lend, to Prometheus."""
 
-    def __init__(self, max_models: int) -> None:
+    def __init__(self, max_models: int, max_accounts: int = 100) -> None:
         self._max_models = max_models
+        self._burns = Burns(max_accounts)
+        self._waits = {priority: _Histogram(len(FIRST_TOKEN_BUCKETS_S)) for priority in PRIORITIES}
+        self._labels: set[str] = set()
         self._routes: dict[tuple[str, bool, str], _RouteSeries] = {}
-        self._models: dict[str, _ModelSeries] = {}
+        self._models: dict[tuple[str, str], _ModelSeries] = {}
         self._sources: dict[str, int] = {}
         self._endings: dict[str, int] = {}
         self._codes: dict[str, int] = {}
@@ -141,24 +245,43 @@ class Metrics:
         usage = settlement.usage
         source = usage.source if usage is not None else "none"
         self._sources[source] = self._sources.get(source, 0) + 1
-        model = self._models.get(settlement.model) or self._new_model(settlement)
+        principal = settlement.principal
+        priority = principal.priority
+        model = self._models.get((settlement.model, priority)) or self._new_model(settlement, priority)
         model.duration.counts[slot] += 1
         model.duration.sum += settlement.duration_s
+        model.cost_nano += settlement.cost_nano
         if usage is not None:
             model.tokens_in += usage.prompt_tokens
             model.tokens_out += usage.completion_tokens
-        if settlement.first_token_s >= 0:
-            model.first_token.counts[bisect_left(FIRST_TOKEN_BUCKETS_S, settlement.first_token_s)] += 1
-            model.first_token.sum += settlement.first_token_s
+            now_s = clock.monotonic_s()
+            tokens, cost_nano = usage.total_tokens, settlement.cost_nano
+            self._burns.add(principal.organisation_id, principal.plan, tokens, cost_nano, now_s)
+        first_s = settlement.first_token_s
+        wait = self._waits[priority]
+        if first_s >= 0:
+            first_slot = bisect_left(FIRST_TOKEN_BUCKETS_S, first_s)
+            model.first_token.counts[first_slot] += 1
+            model.first_token.sum += first_s
+        else:
+            first_s = settlement.duration_s
+            first_slot = bisect_left(FIRST_TOKEN_BUCKETS_S, first_s)
+        wait.counts[first_slot] += 1
+        wait.sum += first_s
 
     def _new_route(self, key: tuple[str, bool, str]) -> _RouteSeries:
         if len(self._routes) >= MAX_SERIES:
             key = (OTHER, key[1], OTHER)
         return self._routes.setdefault(key, _RouteSeries())
 
-    def _new_model(self, settlement: Settlement) -> _ModelSeries:
-        known = settlement.status == 200 and len(self._models) < self._max_models and settlement.model
-        return self._models.setdefault(settlement.model[:200] if known else OTHER, _ModelSeries())
+    def _new_model(self, settlement: Settlement, priority: str) -> _ModelSeries:
+        name = settlement.model[:200]
+        if name not in self._labels:
+            if settlement.status == 200 and len(self._labels) < self._max_models and name:
+                self._labels.add(name)
+            else:
+                name = OTHER
+        return self._models.setdefault((name, priority), _ModelSeries())
 
     def _count_code(self, code: str) -> None:
         # Codes are ours, but a backend's own error may carry its: bounded like the models.
@@ -176,6 +299,7 @@ class Metrics:
     def collect(self) -> Iterator[Metric]:
         yield from self._collect_routes()
         yield from self._collect_models()
+        yield from self._collect_spending()
         yield _counter("zuebee_usage_records_total", (((k,), v) for k, v in self._sources.items()))
         yield _counter("zuebee_endings_total", (((k,), v) for k, v in self._endings.items()))
         yield _counter("zuebee_refusals_total", (((k,), v) for k, v in self._codes.items()))
@@ -198,18 +322,33 @@ class Metrics:
         duration = _histogram("zuebee_request_duration_seconds")
         first_token = _histogram("zuebee_time_to_first_token_seconds")
         buckets_s = tuple(bound / 1000 for bound in LATENCY_BUCKETS_MS)
-        for model, series in self._models.items():
-            _add_histogram(duration, [model, DEFAULT_PRIORITY], buckets_s, series.duration)
-            if sum(series.first_token.counts):
-                _add_histogram(first_token, [model], FIRST_TOKEN_BUCKETS_S, series.first_token)
+        first_tokens: dict[str, _Histogram] = {}
+        for (name, priority), series in self._models.items():
+            _add_histogram(duration, [name, priority], buckets_s, series.duration)
+            first_tokens.setdefault(name, _Histogram(len(FIRST_TOKEN_BUCKETS_S))).merge(series.first_token)
+        for name, histogram in first_tokens.items():
+            if sum(histogram.counts):
+                _add_histogram(first_token, [name], FIRST_TOKEN_BUCKETS_S, histogram)
         yield duration
         yield first_token
         models = self._models.items()
-        yield _counter("zuebee_tokens_in_total", (((m, DEFAULT_PRIORITY), s.tokens_in) for m, s in models))
-        yield _counter("zuebee_tokens_out_total", (((m, DEFAULT_PRIORITY), s.tokens_out) for m, s in models))
+        yield _counter("zuebee_tokens_in_total", ((labels, s.tokens_in) for labels, s in models))
+        yield _counter("zuebee_tokens_out_total", ((labels, s.tokens_out) for labels, s in models))
+        yield _counter("zuebee_cost_total", ((labels, s.cost_nano / 1e9) for labels, s in models))
         tokens_in = sum(series.tokens_in for series in self._models.values())
         tokens_out = sum(series.tokens_out for series in self._models.values())
         yield _counter("llmproxy_usage_tokens_total", [(("prompt",), tokens_in), (("completion",), tokens_out)])
+
+    def _collect_spending(self) -> Iterator[Metric]:
+        burns = self._burns.rates(clock.monotonic_s())
+        yield _gauge("zuebee_burn_tokens_per_minute", ((labels, tokens) for labels, tokens, _ in burns))
+        yield _gauge("zuebee_burn_cost_per_hour", ((labels, cost) for labels, _, cost in burns))
+        waits = _histogram("zuebee_priority_wait_seconds")
+        for priority, histogram in self._waits.items():
+            _add_histogram(waits, [priority], FIRST_TOKEN_BUCKETS_S, histogram)
+        yield waits
+        counts = (((priority,), sum(wait.counts)) for priority, wait in self._waits.items())
+        yield _counter("zuebee_priority_requests_total", counts)
 
 
 def _counter(name: str, series: Iterable[tuple[tuple[str, ...], float]]) -> CounterMetricFamily:

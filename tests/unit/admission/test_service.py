@@ -1,65 +1,205 @@
+import hashlib
+from collections.abc import Awaitable, Sequence
+
+import pytest
+
 from tests.support.fakes import make_job
+from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
-from zuebee.contracts.admission import ANONYMOUS, Caller, Grant, Principal, Settlement
-from zuebee.contracts.errors import NO_KEY, Refusal
-from zuebee.contracts.inference import Usage
+from zuebee.contracts.admission import Amount, Budget, Caller, Grant, Hold, Place, Principal, Settlement
+from zuebee.contracts.errors import BODY_NOT_SIGNED, KEY_REVOKED, NO_KEY, STORE_UNAVAILABLE, Refusal
+from zuebee.contracts.inference import Headers, Job, Usage
 
 PRINCIPAL = Principal("k", "key", "user")
-CALLER = Caller("POST", "/", {}, "")
+PAYING = Principal("k", "key", "user", budgets=(Budget("key:k/tokens/never", "tokens", "never", 100),), credential="c")
 USAGE = Usage(7, 5, "provider")
+LIMITED = Refusal(429, "rate_limit_error", "c", "m")
+BROKE = Refusal(402, "insufficient_quota", "budget_exceeded", "m")
+
+
+class Spot:
+    def headers(self) -> Headers:
+        return []
+
+
+class Held:
+    secured = True
+
+    async def wait(self) -> Refusal | None:
+        return None
 
 
 class Parts:
-    """Authenticator, limiter and recorder in one."""
+    """Everything behind admission in one; each does what it is told, and `log` is what was asked of them."""
 
     def __init__(self) -> None:
-        self.who: Principal | Refusal = PRINCIPAL
+        self.who: Principal | Refusal | Exception = PRINCIPAL
         self.limit: Refusal | None = None
-        self.released: list[tuple[Principal, Usage | None]] = []
-        self.recorded: list[Settlement] = []
+        self.budget: Refusal | Exception | None = None
+        self.price: Refusal | None = None
+        self.ill: Refusal | None = None
+        self.block: Refusal | None = None
+        self.bad: list[tuple[Principal, Refusal]] = []
+        self.log: list[object] = []
+        self.service = AdmissionService(
+            authenticator=self,
+            firewall=OpenFirewall(),
+            limiter=self,
+            billing=self,
+            recorders=[self],
+            estimate=lambda model, size: size,
+            default_output_tokens=1000,
+        )
 
     async def identify(self, caller: Caller) -> Principal | Refusal:
+        if isinstance(self.who, Exception):
+            raise self.who
         return self.who
 
-    async def acquire(self, principal: Principal) -> Refusal | None:
-        return self.limit
+    async def recheck(self, principals: Sequence[Principal]) -> Sequence[tuple[Principal, Refusal]]:
+        return self.bad
 
-    def release(self, principal: Principal, usage: Usage | None) -> None:
-        self.released.append((principal, usage))
+    def blocked(self, address: str) -> Refusal | None:
+        return self.block
+
+    def failed(self, address: str) -> None:
+        self.log.append(("failed", address))
+
+    async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Place | Refusal:
+        self.log.append(("acquire", tokens))
+        return self.limit or Spot()
+
+    def release(self, place: Place, tokens: int | None) -> None:
+        self.log.append(("release", tokens))
+
+    async def attend(self, held: Sequence[Grant] | Sequence[Place]) -> Sequence[tuple[Grant, Refusal]]:
+        return []
+
+    def quote(self, principal: Principal, job: Job, prompt_tokens: int, output_tokens: int) -> Amount | Refusal:
+        return self.price or Amount(prompt_tokens + output_tokens, 3)
+
+    def unable(self) -> Refusal | None:
+        return self.ill
+
+    async def reserve(self, principal: Principal, job: Job, amount: Amount) -> Hold | Refusal:
+        self.log.append(("reserve", amount))
+        if isinstance(self.budget, Exception):
+            raise self.budget
+        return self.budget or Held()
+
+    def settle(self, settlement: Settlement) -> Awaitable[None] | None:
+        self.log.append("settled")
+        return None
 
     def record(self, settlement: Settlement) -> None:
-        self.recorded.append(settlement)
+        self.log.append("recorded")
+
+    async def admit(self, principal: Principal, job: Job | None = None) -> Grant | Refusal:
+        return await self.service.admit(caller(), principal, job or make_job(max_output_tokens=50))
+
+
+def caller() -> Caller:
+    return Caller("POST", "/v1/chat/completions", {}, "10.0.0.1")
 
 
 def settlement(grant: Grant | None) -> Settlement:
     return Settlement("r", "POST", "/", "", 0.0, grant=grant, usage=USAGE)
 
 
-async def test_a_caller_is_identified_by_whoever_is_in_force() -> None:
-    parts, later = Parts(), Parts()
-    later.who = NO_KEY
-    service = AdmissionService(parts, parts, [])
-    assert await service.identify(CALLER) == PRINCIPAL
-    service.authenticator = later
-    assert await service.identify(CALLER) == NO_KEY
-
-
-async def test_what_the_limiter_takes_is_given_back_with_the_settlement() -> None:
+async def test_a_failed_key_is_remembered_against_its_address_and_a_good_one_is_not() -> None:
     parts = Parts()
-    service = AdmissionService(parts, parts, [parts])
-    grant = await service.admit(PRINCIPAL, make_job())
-    assert grant == Grant(PRINCIPAL)
+    assert await parts.service.identify(caller()) == PRINCIPAL
+    assert parts.log == []
+    parts.who = NO_KEY
+    assert await parts.service.identify(caller()) == NO_KEY
+    assert parts.log == [("failed", "10.0.0.1")]
+
+
+async def test_a_blocked_address_is_refused_before_its_key_is_looked_at() -> None:
+    parts = Parts()
+    parts.block, parts.who = LIMITED, ValueError("asked")
+    assert await parts.service.identify(caller()) == LIMITED
+
+
+@pytest.mark.requirement("A056")
+async def test_who_and_what_are_two_steps() -> None:
+    """A stranger gets 401; a known caller without permission 403."""
+    parts = Parts()
+    parts.who = Principal("k", endpoints=("/v1/embeddings",))
+    refusal = await parts.service.identify(caller())
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.code) == (403, "endpoint_not_allowed")
+    refused = await parts.admit(Principal("k", models=("gpt-*",)))
+    assert isinstance(refused, Refusal)
+    assert (refused.status, refused.code, refused.param) == (403, "model_not_allowed", "model")
+    parts.who = NO_KEY
+    assert await parts.service.identify(caller()) == NO_KEY
+
+
+async def test_what_was_taken_is_given_back_with_the_settlement() -> None:
+    parts = Parts()
+    grant = await parts.admit(PRINCIPAL)
     assert isinstance(grant, Grant)
-    service.settle(settlement(grant))
-    assert parts.released == [(PRINCIPAL, USAGE)]
-    assert len(parts.recorded) == 1
+    parts.service.settle(settlement(grant))
+    tokens = len(make_job().body) + 50
+    assert parts.log == [("acquire", tokens), "settled", ("release", 12), "recorded"]
 
 
-async def test_what_was_refused_holds_nothing_and_is_recorded_all_the_same() -> None:
-    parts, second = Parts(), Parts()
-    parts.limit = Refusal(429, "rate_limit_error", "c", "m")
-    service = AdmissionService(parts, parts, [parts, second])
-    assert await service.admit(ANONYMOUS, make_job()) == parts.limit
-    service.settle(settlement(None))
-    assert parts.released == []
-    assert parts.recorded == second.recorded != []
+async def test_without_a_bound_the_default_is_held_for_each_answer_wanted() -> None:
+    parts = Parts()
+    await parts.admit(PRINCIPAL, make_job(choices=3))
+    await parts.admit(PRINCIPAL, make_job(operation="embeddings", choices=3))
+    body = len(make_job().body)
+    assert parts.log == [("acquire", body + 3000), ("acquire", body)]
+
+
+async def test_who_has_budgets_gets_a_hold() -> None:
+    parts = Parts()
+    grant = await parts.admit(PAYING)
+    assert isinstance(grant, Grant)
+    assert isinstance(grant.hold, Held)
+    assert grant.estimate == Amount(len(make_job().body) + 50, 3)
+
+
+@pytest.mark.parametrize("name", ["ill", "price", "limit"])
+async def test_what_is_refused_before_the_reservation_reserves_nothing(name: str) -> None:
+    parts = Parts()
+    setattr(parts, name, STORE_UNAVAILABLE)
+    assert await parts.admit(PAYING) == STORE_UNAVAILABLE
+    assert not any(isinstance(each, tuple) and each[0] in ("reserve", "release") for each in parts.log)
+
+
+@pytest.mark.requirement("A078")
+async def test_a_refused_reservation_gives_the_place_back() -> None:
+    parts = Parts()
+    parts.budget = BROKE
+    assert await parts.admit(PAYING) == BROKE
+    assert parts.log[-1] == ("release", None)
+    parts.budget = RuntimeError("a defect, or a caller who leaves")
+    with pytest.raises(RuntimeError):
+        await parts.admit(PAYING)
+    assert parts.log[-1] == ("release", None)
+
+
+async def test_a_refused_request_is_recorded_and_holds_nothing() -> None:
+    parts = Parts()
+    parts.service.settle(settlement(None))
+    assert parts.log == ["recorded"]
+
+
+async def test_a_signed_body_must_be_the_one_that_came() -> None:
+    parts, who, job = Parts(), caller(), make_job()
+    who.body_sha256 = hashlib.sha256(job.body).hexdigest().upper()
+    assert isinstance(await parts.service.admit(who, PRINCIPAL, job), Grant)
+    who.body_sha256 = hashlib.sha256(b"another").hexdigest()
+    assert await parts.service.admit(who, PRINCIPAL, job) == BODY_NOT_SIGNED
+
+
+async def test_running_requests_of_a_revoked_key_are_to_be_cut() -> None:
+    parts = Parts()
+    grant, other = await parts.admit(PAYING), await parts.admit(PRINCIPAL)
+    assert isinstance(grant, Grant)
+    assert isinstance(other, Grant)
+    assert await parts.service.attend([grant, other]) == []
+    parts.bad = [(PAYING, KEY_REVOKED)]
+    assert await parts.service.attend([grant, other]) == [(grant, KEY_REVOKED)]

@@ -23,19 +23,6 @@ def problems(text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("rate_limit: {script: {path: x}}", "rate_limit.script: scripts are not supported yet; remove it"),
-        (
-            "rate_limit: {global: {requests_per_second: 5}}",
-            "rate_limit.global: a limit for all keys together is not supported yet; set `enabled: false`",
-        ),
-        (
-            "rate_limit: {per_key: {requests_per_second: 5}}",
-            "rate_limit.per_key.requests_per_second: not supported yet; use `requests_per_minute` and `max_concurrent`",
-        ),
-        (
-            "rate_limit: {per_key: {tokens_per_minute: 5}}",
-            "rate_limit.per_key.tokens_per_minute: not supported yet; use `requests_per_minute` and `max_concurrent`",
-        ),
         (
             "auth: {storage: redis}",
             "auth.storage: does not say where: describe it in `auth.pipeline` with a provider of type `redis`",
@@ -103,11 +90,6 @@ def test_parts_of_auth_that_is_off_need_no_translation() -> None:
     assert not settings(text).auth_on
 
 
-def test_limits_that_are_off_need_no_translation() -> None:
-    text = "rate_limit: {enabled: false, storage: redis, global: {requests_per_second: 5}, per_key: {burst_size: 5}}\n"
-    assert not settings(text).rate_limit.enabled
-
-
 def test_quotas_of_keys_that_name_none() -> None:
     text = """\
 auth: {defaults: {total_quota: 9, quota_reset_period: daily}}
@@ -130,10 +112,6 @@ def test_a_status_as_a_number_or_a_word(written: str, status: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "rate_limit: {global: {enabled: false, requests_per_second: 5}}",
-        "rate_limit: {global: {requests_per_second: 0}}",
-        "rate_limit: {per_key: {requests_per_second: 0, burst_size: , tokens_per_minute: 0}}",
-        "rate_limit: {per_key: {enabled: false, requests_per_second: 5}}",
         "auth: {storage: , pipeline: , defaults: , skip_paths: }",
         "auth: {skip_paths: [/health, /ready, /metrics]}",
     ],

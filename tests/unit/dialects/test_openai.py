@@ -256,11 +256,26 @@ def test_no_depth_raises(depth: int) -> None:
 
 # --- answers ---
 
-FIGURES: list[tuple[bytes, tuple[int, int] | None]] = [
-    (b'{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12}', (7, 5)),
-    (b'{"prompt_tokens":7,"total_tokens":7}', (7, 0)),
-    (b'{"prompt_tokens":7,"completion_tokens":null}', (7, 0)),
-    (b'{"prompt_tokens":0,"completion_tokens":0}', (0, 0)),
+FIGURES: list[tuple[bytes, tuple[int, int, int] | None]] = [
+    (b'{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12}', (7, 5, 0)),
+    (b'{"prompt_tokens":7,"total_tokens":7}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"completion_tokens":null}', (7, 0, 0)),
+    (b'{"prompt_tokens":0,"completion_tokens":0}', (0, 0, 0)),
+    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0}}', (7, 0, 4)),
+    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":7}}', (7, 0, 7)),
+    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":8}}', (7, 0, 7)),
+    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":9223372036854775808}}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":-4}}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":4.0}}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":true}}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":"4"}}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":{}}}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":null}}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"prompt_tokens_details":null}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"prompt_tokens_details":[4]}', (7, 0, 0)),
+    (b'{"prompt_tokens":NaN,"completion_tokens":1}', None),
+    (b'{"prompt_tokens":Infinity,"completion_tokens":1}', None),
+    (b'{"prompt_tokens":7,"completion_tokens":-Infinity}', None),
     (b'{"prompt_tokens":7,"completion_tokens":-1}', None),
     (b'{"prompt_tokens":-7,"completion_tokens":1}', None),
     (b'{"prompt_tokens":9223372036854775808,"completion_tokens":1}', None),
@@ -282,9 +297,34 @@ FIGURES: list[tuple[bytes, tuple[int, int] | None]] = [
 
 
 @pytest.mark.parametrize(("usage", "figures"), FIGURES, ids=lambda value: str(value)[:50])
-def test_usage_is_believed_only_if_it_can_be_true(usage: bytes, figures: tuple[int, int] | None) -> None:
+def test_usage_is_believed_only_if_it_can_be_true(usage: bytes, figures: tuple[int, int, int] | None) -> None:
     assert openai.usage_figures(usage) == figures
+    if b"NaN" in usage or b"Infinity" in usage:
+        with pytest.raises(openai.NotJson):
+            answer_usage(b'{"choices":[],"usage": ' + usage + b"}")
+        return
     assert answer_usage(b'{"choices":[],"usage": ' + usage + b"}") == figures
+
+
+_LEAVES = st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text(max_size=5), st.just(2**63))
+_ANY = st.recursive(_LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "prompt_tokens": _ANY,
+            "completion_tokens": _ANY,
+            "prompt_tokens_details": _ANY | st.fixed_dictionaries({"cached_tokens": _ANY}),
+        },
+    )
+)
+def test_no_usage_is_ever_a_credit(usage: dict[str, Any]) -> None:
+    figures = openai.usage_figures(json.dumps(usage).encode())
+    assert figures is None or (
+        0 <= figures.cached <= figures.prompt <= openai.MAX_TOKENS and 0 <= figures.completion <= openai.MAX_TOKENS
+    )
 
 
 def test_an_answer_without_usage_has_none() -> None:
@@ -300,7 +340,7 @@ def test_what_is_not_json_is_told(body: bytes) -> None:
 
 def test_usage_in_the_tail_of_a_long_answer() -> None:
     tail = b'..."}],"usage":{"prompt_tokens":1},"usage" : {"prompt_tokens":7,"d":{"x":0},"completion_tokens":5},"z":1}'
-    assert openai.tail_usage(tail) == (7, 5)
+    assert openai.tail_usage(tail) == (7, 5, 0)
     assert openai.tail_usage(b'..."usage":{"prompt_tokens":7,') is None
     assert openai.tail_usage(b"") is None
 

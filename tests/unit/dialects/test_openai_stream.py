@@ -11,18 +11,18 @@ from zuebee.dialects.openai_stream import StreamMeter
 STREAMS = {**VLLM, **SMALL}
 USAGES = {
     "chat_stream": None,
-    "chat_stream_engine_killed": (7, 4453),
-    "chat_stream_n2_usage": (7, 12),
-    "chat_stream_sigterm": (7, 5042),
-    "chat_stream_stop_usage": (7, 1),
-    "chat_stream_usage": (7, 6),
-    "chat_stream_usage_cached": (605, 2),
-    "chat_stream_usage_continuous": (7, 6),
+    "chat_stream_engine_killed": (7, 4453, 0),
+    "chat_stream_n2_usage": (7, 12, 0),
+    "chat_stream_sigterm": (7, 5042, 0),
+    "chat_stream_stop_usage": (7, 1, 0),
+    "chat_stream_usage": (7, 6, 0),
+    "chat_stream_usage_cached": (605, 2, 0),
+    "chat_stream_usage_continuous": (7, 6, 0),
     "completion_stream": None,
-    "completion_stream_usage": (5, 6),
+    "completion_stream_usage": (5, 6, 0),
     "tools_auto_stream": None,
-    "tools_named_stream_usage": (209, 51),
-    "tools_required_stream_usage": (209, 51),
+    "tools_named_stream_usage": (209, 51, 0),
+    "tools_required_stream_usage": (209, 51, 0),
 }
 WITHOUT_EXTRA = ("chat_stream", "chat_stream_engine_killed", "completion_stream", "tools_auto_stream")
 CHUNK = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":null}]}\n\n'
@@ -66,7 +66,7 @@ def test_where_the_network_cuts_a_stream_changes_nothing(name: str, hide: bool) 
 def test_where_the_network_cuts_a_long_event_changes_nothing(name: str, hide: bool) -> None:
     stream = BIG[name]
     whole = replay([stream], hide=hide)
-    assert (whole.chunks, whole.usage, whole.whole) == (2, (3, 2), True)
+    assert (whole.chunks, whole.usage, whole.whole) == (2, (3, 2, 0), True)
     assert replay([stream[n : n + 1] for n in range(len(stream))], hide=hide) == whole
     near_the_ends = [*range(1, 70), *range(65590, 65650), *range(len(stream) - 40, len(stream))]
     for at in near_the_ends:
@@ -96,7 +96,7 @@ def test_idle_empty_lines_do_no_harm(sizes: list[int]) -> None:
         at += size
     seen = replay(parts, hide=True)
     assert [line for line in seen.output.split(b"\n") if line] == (CHUNK + LAST + DONE).split(b"\n\n")[:-1]
-    assert seen.usage == (3, 2)
+    assert seen.usage == (3, 2, 0)
     assert seen.whole
 
 
@@ -253,4 +253,4 @@ def test_no_bytes_raise(data: bytes, at: int) -> None:
 )
 def test_figures_that_cannot_be_true_leave_the_last_true_ones(usage: object) -> None:
     hostile = b"data: " + msgspec.json.encode({"choices": [], "usage": usage}) + b"\n\n"
-    assert replay([EXTRA, hostile], hide=False).usage == (3, 2)
+    assert replay([EXTRA, hostile], hide=False).usage == (3, 2, 0)

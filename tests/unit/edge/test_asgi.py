@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from tests.support.asgi import AsgiRequest
@@ -114,3 +116,11 @@ async def test_a_refusal_before_the_body_was_read_closes_the_connection() -> Non
     request = AsgiRequest("GET", "/")
     await client(request).refuse(NO_KEY)
     assert b"connection" not in request.headers
+
+
+def test_only_our_own_server_is_asked_to_go_on() -> None:
+    request = AsgiRequest()
+    client(request).outlive(lambda: True)
+    cycle = request.scope["zuebee.cycle"] = SimpleNamespace()
+    client(request).outlive(lambda: True)
+    assert cycle.goes_on()

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from tests.support.edge import KEY, FakeEdge
+from zuebee.contracts.errors import Refusal
 from zuebee.edge.operator import Readiness
 
 READY = ["/health", "/health/readiness", "/health/ready"]
@@ -89,3 +90,24 @@ async def test_metrics() -> None:
 async def test_metrics_may_need_a_token(given: bytes, status: int) -> None:
     edge = FakeEdge(metrics_token="token-123")
     assert (await edge.ask("GET", "/metrics", b"", (b"authorization", given))).status == status
+
+
+SCREENED = Refusal(403, "permission_error", "request_blocked", "No.")
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/.env", *READY, *LIVE, "/metrics"])
+async def test_what_nobody_need_be_known_for_is_screened(path: str) -> None:
+    edge = FakeEdge()
+    edge.doorman.screened = SCREENED
+    request = await edge.ask("GET", path)
+    assert (request.status, json.loads(request.body)["error"]["code"]) == (403, "request_blocked")
+    assert [settled.code for settled in edge.doorman.settled] == ["request_blocked"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("TRACE", "/v1/models"), ("TRACE", "/v1/embeddings")])
+async def test_a_wrong_method_is_screened(method: str, path: str) -> None:
+    edge = FakeEdge()
+    edge.doorman.screened = SCREENED
+    assert (await edge.ask(method, path)).status == 403
+    edge.doorman.screened = None
+    assert (await edge.ask(method, path)).status == 405

@@ -3,161 +3,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.fakes import USAGE, FakeInference, Step, answer, failure, head, make_job, until
-from zuebee.contracts.admission import ANONYMOUS, Caller, Grant, Principal, Settlement
-from zuebee.contracts.errors import DRAINED, INTERNAL, NO_KEY, Refusal, bad_request
-from zuebee.contracts.inference import QUIET, End, FailureCause, Headers, Job, Sink, Usage
-from zuebee.edge.pipeline import Pipeline
-
-BROKEN = Refusal(502, "api_error", "incomplete_answer", "It broke off.")
-STREAM: Headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
-CALLER = Caller("POST", "/v1/chat/completions", {}, "10.0.0.1")
-
-
-def refusal(code: str) -> Refusal:
-    return Refusal(429, "rate_limit_error", code, "No.")
-
-
-class Desk:
-    """An admission that says what it is told, and keeps what is settled; `log` is shared with the client."""
-
-    def __init__(self, log: list[str]) -> None:
-        self.who: Principal | Refusal | Exception = Principal("k", "key", "user")
-        self.limit: Refusal | None = None
-        self.settled: list[Settlement] = []
-        self.as_settled: list[tuple[Any, ...]] = []
-        self.held = 0
-        self._log = log
-
-    async def identify(self, caller: Caller) -> Principal | Refusal:
-        if isinstance(self.who, Exception):
-            raise self.who
-        return self.who
-
-    async def admit(self, principal: Principal, job: Job) -> Grant | Refusal:
-        if self.limit is not None:
-            return self.limit
-        self.held += 1
-        return Grant(principal)
-
-    def settle(self, settlement: Settlement) -> None:
-        self._log.append("settled")
-        self.settled.append(settlement)
-        self.as_settled.append((settlement.ending, settlement.status, settlement.code, settlement.usage))
-        self.held -= settlement.grant is not None
-
-
-class Pushed:
-    """A client's sink."""
-
-    def __init__(self, visitor: "Visitor") -> None:
-        self.written_bytes = 0
-        self._visitor = visitor
-
-    def write(self, data: bytes) -> bool:
-        self._visitor.body += data
-        self.written_bytes += len(data)
-        return True
-
-    async def drain(self) -> None:
-        await self._visitor._step("drain")
-
-
-class Visitor:
-    """A client that writes down what it sees. At a `gone_at` (such as "write") it leaves: that call never returns."""
-
-    def __init__(self, log: list[str], job: Job | Refusal) -> None:
-        self.log = log
-        self.gone_at = ""
-        self.fails_at = ""
-        self.status = 0
-        self.headers: Headers = []
-        self.body = b""
-        self.pushed = Pushed(self)
-        self.task: asyncio.Task[None] | None = None
-        self._job = job
-
-    async def _step(self, name: str) -> None:
-        self.log.append(name)
-        if name == self.gone_at:
-            await asyncio.sleep(60)
-        if name == self.fails_at:
-            raise OSError("a defect")
-
-    async def read_job(self) -> Job | Refusal:
-        await self._step("read")
-        return self._job
-
-    async def start(self, status: int, headers: Headers, *, events: bool) -> None:
-        self.status, self.headers = status, headers
-        await self._step("start")
-
-    async def write(self, data: bytes) -> None:
-        self.body += data
-        await self._step("write")
-
-    def sink(self) -> Sink:
-        return self.pushed
-
-    def cancel(self) -> None:
-        assert self.task is not None
-        self.task.cancel()
-
-    async def finish(self) -> None:
-        await self._step("finish")
-
-    async def refuse(self, refusal: Refusal, extra: Headers | None = None) -> None:
-        self.status, self.headers = refusal.status, extra or []
-        await self._step(f"refuse {refusal.code}")
-
-    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        self.status, self.headers, self.body = status, headers, body
-        await self._step("answer")
-
-
-class Scene:
-    """One request through a pipeline, and all that its parts saw."""
-
-    def __init__(self, script: list[Step], *, stream: bool = True, job: Job | Refusal | None = None) -> None:
-        self.log: list[str] = []
-        self.desk = Desk(self.log)
-        self.client = Visitor(self.log, job or make_job(stream=stream, body=b"x" * 40))
-        self.inference = FakeInference(script)
-        self.pipeline = Pipeline(self.desk, self.inference)
-        self.settlement = Settlement("req_1", "POST", CALLER.route, CALLER.address, 0.0)
-
-    async def run(self) -> tuple[Any, ...]:
-        await self.pipeline.serve(CALLER, self.client, self.settlement)
-        return self.outcome()
-
-    async def run_until(self, step: str, *, leave: bool) -> tuple[Any, ...]:
-        """Run up to a call that hangs; then the client leaves, or the gateway stops."""
-        task = self.client.task = asyncio.ensure_future(self.pipeline.serve(CALLER, self.client, self.settlement))
-        self.client.gone_at = step if step != "inference" else ""
-        await until(lambda: self.inference.begun > 0 if step == "inference" else step in self.log)
-        await asyncio.sleep(0)
-        self.client.gone_at = ""
-        task.cancel() if leave else self.pipeline.end_all()
-        await task
-        return self.outcome()
-
-    def outcome(self) -> tuple[Any, ...]:
-        """How it was settled; fails unless that was once, for good, and nothing is held."""
-        assert len(self.desk.settled) == 1
-        assert self.desk.settled[0] is self.settlement
-        assert self.desk.held == 0
-        assert self.inference.closed == self.inference.begun
-        assert not self.pipeline.running
-        said = self.desk.as_settled[0]
-        now = (self.settlement.ending, self.settlement.status, self.settlement.code, self.settlement.usage)
-        assert now == said, "a settlement changed after it was settled"
-        assert self.settlement.duration_s >= 0
-        return said
-
-
-def streaming(*rest: Step) -> list[Step]:
-    return [head(200, list(STREAM)), b"data: 1\n\n", *rest]
-
+from tests.support.exchange import BROKEN, CALLER, STREAM, Pledge, Scene, refusal, streaming
+from tests.support.fakes import USAGE, FakeInference, Step, answer, failure, head, until
+from zuebee.contracts.admission import ANONYMOUS
+from zuebee.contracts.errors import DRAINED, INTERNAL, KEY_REVOKED, NO_KEY, bad_request
+from zuebee.contracts.inference import QUIET, End, FailureCause, Sink, Usage
 
 # --- endings ---
 
@@ -387,3 +237,51 @@ async def test_what_is_no_route_is_settled_too() -> None:
     assert scene.outcome() == ("refused", 429, "c", None)
     assert scene.log == ["settled", "refuse c"]
     assert scene.client.headers == [(b"allow", b"GET")]
+
+
+# --- holds ---
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_no_byte_leaves_before_the_hold_is_on_disk_and_no_end_before_the_settlement(stream: bool) -> None:
+    scene = Scene(streaming(b"data: [DONE]\n\n", End(USAGE)) if stream else answer(), stream=stream)
+    scene.desk.hold = Pledge(scene.log)
+    assert await scene.run() == ("complete", 200, "", USAGE)
+    if stream:
+        assert scene.log.index("hold on disk") < scene.log.index("start")
+    assert scene.log[-3:] == ["settled", "settlement on disk", "finish"]
+
+
+async def test_a_long_answer_waits_for_the_hold_with_its_second_piece() -> None:
+    scene = Scene([head(), b'{"a', b'":1}', End(USAGE)], stream=False)
+    scene.desk.hold = Pledge(scene.log)
+    await scene.run()
+    first, second = (index for index, step in enumerate(scene.log) if step == "write")
+    assert first < scene.log.index("hold on disk") < second  # the first piece is held back by the client
+
+
+async def test_an_answer_that_cannot_be_accounted_for_is_not_given_away() -> None:
+    scene = Scene(streaming(End(USAGE)))
+    scene.desk.hold = Pledge(scene.log, fails=True)
+    assert (await scene.run())[:3] == ("refused", 503, "store_unavailable")
+    assert scene.client.body == b""
+    whole = Scene(answer(), stream=False)
+    whole.desk.hold = Pledge(whole.log, fails=True)
+    await whole.run()
+    assert whole.log[-1] == "refuse store_unavailable"
+    assert "finish" not in whole.log
+
+
+async def test_a_running_stream_that_may_not_go_on_is_cut_and_told_why() -> None:
+    scene = Scene(streaming(End(USAGE)))
+    scene.client.gone_at = "write"
+    task = scene.client.task = asyncio.ensure_future(scene.pipeline.serve(CALLER, scene.client, scene.settlement))
+    await until(lambda: "write" in scene.log)
+    await scene.pipeline.attend()
+    assert not task.done()
+    scene.desk.cut = KEY_REVOKED
+    scene.client.gone_at = ""
+    await scene.pipeline.attend()
+    await task
+    assert scene.outcome() == ("cut", 200, "key_revoked", USAGE)
+    assert b"key_revoked" in scene.client.body

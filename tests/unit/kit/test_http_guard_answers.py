@@ -175,3 +175,53 @@ async def test_a_large_upload_waits_for_an_application_that_does_not_read() -> N
         await asyncio.sleep(0.05)
         assert len(protocol._cycle.body) < 1 << 20
         assert wire.writer.transport.get_write_buffer_size() > 1 << 20
+
+
+async def test_a_request_may_go_on_without_its_client() -> None:
+    async with serving() as site:
+        wire = await site.connect()
+        wire.say(get("/outlive"))
+        await until(lambda: site.app.dispatched != [])
+        wire.close()
+        await until(lambda: site.server.connection_count == 0)
+        assert site.server.running_count == 1
+        site.app.go.set()
+        await until(lambda: site.app.bodies == [b"done"])
+        await until(lambda: site.server.running_count == 0)
+        assert (site.app.asked, site.app.cancelled, site.app.written_bytes) == (1, [], 0)
+
+
+async def test_one_that_goes_on_can_still_be_cancelled() -> None:
+    async with serving() as site:
+        wire = await site.connect()
+        wire.say(get("/outlive"))
+        await until(lambda: site.app.dispatched != [])
+        wire.close()
+        await until(lambda: site.server.connection_count == 0)
+        site.app.scopes[0]["zuebee.cancel"]()
+        await until(lambda: site.app.cancelled == ["/outlive"])
+        await until(lambda: site.server.running_count == 0)
+
+
+async def test_who_does_not_want_to_go_on_is_cancelled() -> None:
+    async with serving() as site:
+        wire = await site.connect()
+        wire.say(get("/outlive/no") + get("/hello"))
+        await until(lambda: site.app.dispatched != [])
+        wire.close()
+        await until(lambda: site.app.cancelled == ["/outlive/no"])
+        assert (site.app.asked, site.server.running_count) == (1, 0)
+        assert site.app.dispatched == ["GET /outlive/no"]
+
+
+async def test_one_that_goes_on_starts_nothing_that_waited_behind_it() -> None:
+    async with serving() as site:
+        wire = await site.connect()
+        wire.say(get("/outlive") + get("/hello"))
+        await until(lambda: site.app.dispatched != [])
+        await asyncio.sleep(0.02)
+        wire.close()
+        await until(lambda: site.server.connection_count == 0)
+        site.app.go.set()
+        await until(lambda: site.server.running_count == 0)
+        assert site.app.dispatched == ["GET /outlive"]

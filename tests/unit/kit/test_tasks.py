@@ -52,3 +52,19 @@ async def test_closing_cancels_what_runs_waits_for_it_and_reports_nothing(caplog
     assert sorted(cleaned) == [0, 1, 2]
     assert caplog.records == []
     await tasks.aclose()  # nothing is left
+
+
+async def test_tasks_are_waited_for_but_not_for_long() -> None:
+    tasks, done = Tasks(), asyncio.Event()
+    await tasks.wait(0)
+
+    async def work(for_s: float) -> None:
+        await asyncio.sleep(for_s)
+        done.set()
+
+    tasks.spawn(work(0.01), "short")
+    await tasks.wait(5)
+    assert done.is_set()
+    tasks.spawn(work(60), "long")
+    await asyncio.wait_for(tasks.wait(0.01), 5)
+    await tasks.aclose()

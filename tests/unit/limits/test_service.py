@@ -1,116 +1,310 @@
+import asyncio
 from typing import Any
 
 import pytest
 
-from tests.support.fakes import VirtualTime
-from zuebee.contracts.admission import ANONYMOUS, Limits, Principal
+from tests.support.fakes import VirtualTime, make_job
+from zuebee.config import AbuseSettings, LimitSettings, PriorityLimitSettings, RateLimitSettings
+from zuebee.contracts.admission import ANONYMOUS, Caller, Limit, Place, Principal
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import Usage
+from zuebee.limits.buckets import LEASE_S
 from zuebee.limits.service import MemoryLimiter
 
-DAY_S = 86400.0
+KEY = Principal("k", "n", "u")
 
 
-def key(name: str = "k", **limits: Any) -> Principal:
-    return Principal(name, name, name, Limits(**limits))
+def limiter(**per_key: Any) -> MemoryLimiter:
+    return MemoryLimiter(RateLimitSettings(per_key=LimitSettings(**per_key)))
 
 
-def limiter(on_record: int = 0) -> MemoryLimiter:
-    return MemoryLimiter(lambda key_id, since_s: on_record)
+def caller(address: str = "10.0.0.1", route: str = "/v1/chat/completions") -> Caller:
+    return Caller("POST", route, {}, address)
 
 
-def used(tokens: int) -> Usage:
-    return Usage(tokens - 1, 1, "provider")
+async def ask(
+    target: MemoryLimiter, principal: Principal = KEY, tokens: int = 0, *, model: str = "m", address: str = "10.0.0.1"
+) -> Place | Refusal:
+    return await target.acquire(caller(address), principal, make_job(model=model), tokens)
+
+
+async def place(target: MemoryLimiter, principal: Principal = KEY, tokens: int = 0, **more: str) -> Place:
+    taken = await ask(target, principal, tokens, **more)
+    assert not isinstance(taken, Refusal), taken
+    return taken
+
+
+async def refusal(target: MemoryLimiter, principal: Principal = KEY, tokens: int = 0, **more: str) -> Refusal:
+    refused = await ask(target, principal, tokens, **more)
+    assert isinstance(refused, Refusal)
+    return refused
 
 
 @pytest.mark.requirement("A090")
 async def test_sixty_a_minute(virtual_time: VirtualTime) -> None:
-    target, principal = limiter(), key(requests_per_minute=60)
+    target = limiter(requests_per_minute=60)
     for _ in range(60):
-        assert await target.acquire(principal) is None
-        target.release(principal, None)
+        target.release(await place(target), None)
     virtual_time.advance(20)
-    refusal = await target.acquire(principal)
-    assert isinstance(refusal, Refusal)
-    assert (refusal.status, refusal.code, refusal.retry_after_s) == (429, "rate_limit_exceeded", 40.0)
-    assert refusal.should_retry
+    refused = await refusal(target)
+    assert (refused.status, refused.code, refused.retry_after_s) == (429, "rate_limit_exceeded", 40.0)
+    assert refused.should_retry
     virtual_time.advance(40)
-    assert await target.acquire(principal) is None
+    await place(target)
 
 
 @pytest.mark.requirement("A091")
 async def test_three_at_once(virtual_time: VirtualTime) -> None:
-    target, principal = limiter(), key(max_concurrent=3)
-    for _ in range(3):
-        assert await target.acquire(principal) is None
-    refusal = await target.acquire(principal)
-    assert isinstance(refusal, Refusal)
-    assert (refusal.status, refusal.code) == (429, "concurrent_limit_exceeded")
-    assert await target.acquire(key("other", max_concurrent=3)) is None
-    target.release(principal, None)
-    assert await target.acquire(principal) is None
+    target = limiter(max_concurrent=3)
+    places = [await place(target) for _ in range(3)]
+    assert (await refusal(target)).code == "concurrent_limit_exceeded"
+    await place(target, Principal("other"))
+    target.release(places[0], None)
+    target.release(places[0], None)  # giving back twice frees one place
+    await place(target)
+    assert (await refusal(target)).code == "concurrent_limit_exceeded"
 
 
 async def test_a_refused_request_takes_nothing(virtual_time: VirtualTime) -> None:
+    """In each order of the rules: what came before the rule that refuses is as it was."""
+    for tight in ("concurrent", "requests", "tokens", "bucket"):
+        virtual_time.advance(1000)
+        amounts = dict.fromkeys(("concurrent", "requests", "tokens", "bucket"), 100) | {tight: 2}
+        target = MemoryLimiter(RateLimitSettings(everyone=LimitSettings(max_concurrent=100, tokens_per_hour=10**6)))
+        principal = Principal(
+            "k",
+            limits=(
+                Limit("key:k", "requests", amounts["requests"], 60),
+                Limit("key:k", "requests", amounts["bucket"], 1, amounts["bucket"]),
+                Limit("key:k", "tokens", amounts["tokens"], 60),
+                Limit("key:k", "concurrent", amounts["concurrent"]),
+                Limit("user:u", "requests", 100, 3600),
+            ),
+        )
+        places = [await place(target, principal, 1) for _ in range(2)]
+        before = [rule.state(1e9) if rule.limit.burst else None for rule in places[0].plan.timed]  # type: ignore[attr-defined]
+        now = places[0].headers()
+        for _ in range(500):
+            await refusal(target, principal, 1)
+        assert places[0].headers() == now
+        assert before == [rule.state(1e9) if rule.limit.burst else None for rule in places[0].plan.timed]  # type: ignore[attr-defined]
+        assert dict(target.slots()) == {("global",): 2, ("key",): 2}
+
+
+async def test_tokens_are_charged_before_and_corrected_after(virtual_time: VirtualTime) -> None:
+    target = limiter(tokens_per_minute=100)
+    first = await place(target, tokens=60)
+    assert (await refusal(target, tokens=60)).code == "token_rate_limit_exceeded"
+    target.release(first, 10)
+    second = await place(target, tokens=60)
+    target.release(second, None)
+    third = await place(target, tokens=90)
+    virtual_time.advance(30)
+    target.release(third, 500)  # it used more than there is: nothing fits until that has passed
+    virtual_time.advance(35)
+    wait_s = (await refusal(target, tokens=1)).retry_after_s
+    assert wait_s is not None
+    assert 20 < wait_s <= 27
+    virtual_time.advance(wait_s)
+    await place(target, tokens=100)
+
+
+async def test_the_first_request_is_not_refused_for_being_large(virtual_time: VirtualTime) -> None:
+    target = limiter(tokens_per_minute=100)
+    first = await place(target, tokens=4000)
+    assert (await refusal(target, tokens=1)).code == "token_rate_limit_exceeded"
+    target.release(first, 30)
+    await place(target, tokens=70)
+    refused = await refusal(target, tokens=4000)
+    assert "counts as 100" in refused.message
+
+
+async def test_at_so_many_a_second(virtual_time: VirtualTime) -> None:
+    target = limiter(requests_per_second=2, burst_size=3)
+    for _ in range(3):
+        await place(target)
+    assert (await refusal(target)).retry_after_s == pytest.approx(0.5)
+    virtual_time.advance(0.51)
+    await place(target)
+
+
+@pytest.mark.requirement("A083")
+async def test_the_lower_class_is_limited_first(virtual_time: VirtualTime) -> None:
+    classes = PriorityLimitSettings(
+        low=LimitSettings(requests_per_minute=2),
+        normal=LimitSettings(requests_per_minute=5),
+        high=LimitSettings(requests_per_minute=9),
+    )
+    target = MemoryLimiter(RateLimitSettings(per_priority=classes))
+    admitted = {"low": 0, "normal": 0, "high": 0}
+    for _ in range(20):
+        for number, priority in enumerate(admitted):
+            principal = Principal(f"{number}", priority=priority)  # type: ignore[arg-type]
+            admitted[priority] += not isinstance(await ask(target, principal), Refusal)
+    assert admitted == {"low": 2, "normal": 5, "high": 9}
+
+
+@pytest.mark.requirement("A088")
+async def test_a_greedy_client_leaves_others_their_share(virtual_time: VirtualTime) -> None:
+    """Six places, three for each user: one asks for all of them all the time, the other now and then."""
+    settings = RateLimitSettings(
+        everyone=LimitSettings(max_concurrent=6), per_user=LimitSettings(max_concurrent=3, requests_per_minute=100)
+    )
+    target = MemoryLimiter(settings)
+    keys = [Principal(f"greedy{number}", user_id="greedy") for number in range(10)]
+    modest = Principal("m", user_id="modest")
+    served = {"greedy": 0, "modest": 0}
+    for _ in range(30):
+        held = [taken for key in keys if not isinstance(taken := await ask(target, key), Refusal)]
+        theirs = [await place(target, modest) for _ in range(3)]
+        assert len(held) == 3
+        served["greedy"] += len(held)
+        served["modest"] += len(theirs)
+        for each in (*held, *theirs):
+            target.release(each, 1)
+        virtual_time.advance(2)
+    assert served == {"greedy": 90, "modest": 90}
+
+
+@pytest.mark.requirement("A087")
+async def test_callers_without_a_key_are_held_shorter() -> None:
+    anonymous = LimitSettings(requests_per_minute=2)
+    target = MemoryLimiter(RateLimitSettings(per_address=LimitSettings(requests_per_minute=10), anonymous=anonymous))
+    for _ in range(2):
+        await place(target, ANONYMOUS)
+    assert (await refusal(target, ANONYMOUS)).message.startswith("Rate limit reached for callers without a key")
+    await place(target, ANONYMOUS, address="10.0.0.2")
+    for _ in range(8):
+        await place(target, KEY)
+    assert "this address" in (await refusal(target, KEY)).message
+
+
+async def test_models_and_paths_have_counters_of_their_own() -> None:
+    one = LimitSettings(requests_per_minute=1)
+    target = MemoryLimiter(RateLimitSettings(per_model=one))
+    await place(target, model="a")
+    await place(target, model="b")
+    assert "this model" in (await refusal(target, Principal("other"), model="a")).message
+    target = MemoryLimiter(RateLimitSettings(per_path=one))
+    await place(target)
+    assert "this endpoint" in (await refusal(target, model="b")).message
+
+
+@pytest.mark.requirement("A078")
+@pytest.mark.parametrize("size", [200])
+async def test_of_two_hundred_at_once_exactly_those_that_fit(size: int) -> None:
+    target = limiter(max_concurrent=17, requests_per_minute=1000, tokens_per_minute=16 * 50)
+    found = await asyncio.gather(*(ask(target, tokens=50) for _ in range(size)))
+    places = [each for each in found if not isinstance(each, Refusal)]
+    assert len(places) == 16
+    for each in places:
+        target.release(each, 50)
+    assert dict(target.slots()) == {}
+    assert dict(target.decisions())["key", "concurrent", "admitted"] == 16
+    assert sum(count for (_, _, decision), count in target.decisions() if decision == "refused") == size - 16
+
+
+@pytest.mark.requirement("A091")
+async def test_a_place_that_nobody_renews_is_free_again(virtual_time: VirtualTime) -> None:
+    target = limiter(max_concurrent=2)
+    lost, kept = await place(target), await place(target)
+    for _ in range(int(LEASE_S)):
+        virtual_time.advance(1)
+        await target.attend([kept])
+    taken = await place(target)
+    assert (await refusal(target)).code == "concurrent_limit_exceeded"
+    target.release(lost, 1)  # late: nothing is freed twice
+    assert (await refusal(target)).code == "concurrent_limit_exceeded"
+    target.release(kept, 1)
+    target.release(taken, 1)
+    assert dict(target.slots()) == {}
+
+
+async def test_other_limits_keep_the_counts(virtual_time: VirtualTime) -> None:
+    target = limiter(requests_per_minute=60, max_concurrent=50)
+    places = [await place(target) for _ in range(40)]
+    target.apply(RateLimitSettings(per_key=LimitSettings(requests_per_minute=41, max_concurrent=50)))
+    await place(target)
+    assert (await refusal(target)).code == "rate_limit_exceeded"
+    target.apply(RateLimitSettings(per_key=LimitSettings(requests_per_minute=20_000, max_concurrent=42)))
+    held = await place(target)
+    assert dict(held.headers())[b"x-ratelimit-remaining-requests"] == b"%d" % (20_000 - 42)
+    assert (await refusal(target)).code == "concurrent_limit_exceeded"
+    for each in places:
+        target.release(each, 1)
+    assert dict(target.slots()) == {("key",): 2}
+    target.apply(RateLimitSettings(enabled=False))
+    for _ in range(100):
+        await place(target)
+
+
+async def test_users_with_different_limits_share_a_counter() -> None:
     target = limiter()
-    principal = key(requests_per_minute=2, max_concurrent=1)
-    assert await target.acquire(principal) is None
-    for _ in range(10):
-        assert isinstance(await target.acquire(principal), Refusal)  # for its concurrency
-    target.release(principal, None)
-    assert await target.acquire(principal) is None  # the second in this minute
-    target.release(principal, None)
-    for _ in range(10):
-        assert isinstance(await target.acquire(principal), Refusal)  # for its rate
-    virtual_time.advance(60)
-    assert await target.acquire(principal) is None  # and no place was lost
+    small = Principal("a", limits=(Limit("user:u", "requests", 10, 60),))
+    large = Principal("b", limits=(Limit("user:u", "requests", 20_000, 60),))
+    for _ in range(4):
+        await place(target, small)
+    for _ in range(3):  # now the counter keeps amounts instead of times
+        await place(target, large)
+    for _ in range(3):
+        await place(target, small)
+    assert (await refusal(target, small)).code == "rate_limit_exceeded"
+    await place(target, large)
 
 
-@pytest.mark.requirement("A253")
-async def test_a_quota_ends(virtual_time: VirtualTime) -> None:
-    target, principal = limiter(), key(total_tokens=100)
-    for tokens in (60, 40):
-        assert await target.acquire(principal) is None
-        target.release(principal, used(tokens))
-    refusal = await target.acquire(principal)
-    assert isinstance(refusal, Refusal)
-    assert (refusal.status, refusal.type, refusal.code) == (429, "insufficient_quota", "quota_exceeded")
-    assert not refusal.should_retry
+async def test_idle_counters_are_let_go_of(virtual_time: VirtualTime) -> None:
+    target = MemoryLimiter(RateLimitSettings(per_address=LimitSettings(requests_per_minute=5, max_concurrent=5)))
+    running = await place(target, address="10.9.9.9")
+    for number in range(3000):
+        target.release(await place(target, address=f"10.0.{number >> 8}.{number & 255}"), 1)
+    assert list(target.counters()) == [((), 6002.0)]
+    virtual_time.advance(100)
+    for _ in range(20):
+        await target.attend([running])
+    assert list(target.counters()) == [((), 1.0)], "only the slot that is held"
+    for _ in range(4):
+        await place(target, address="10.9.9.9")
+    assert (await refusal(target, address="10.9.9.9")).code == "concurrent_limit_exceeded"
 
 
-@pytest.mark.requirement("A253")
-@pytest.mark.parametrize(
-    ("on_record", "before", "fits"), [(99, 0, True), (100, 0, False), (60, 40, False), (60, 39, True)]
-)
-async def test_what_was_used_before_counts(on_record: int, before: int, fits: bool) -> None:
-    target = limiter(on_record)
-    refusal = await target.acquire(key(total_tokens=100, tokens_used_before=before))
-    assert (refusal is None) is fits
+async def test_invented_names_share_a_counter_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zuebee.limits.plans.MAX_COUNTERS", 100)
+    target = MemoryLimiter(
+        RateLimitSettings(per_model=LimitSettings(requests_per_minute=5), per_key=LimitSettings(requests_per_minute=9))
+    )
+    found = [await ask(target, Principal(f"{number}"), model=f"m{number}") for number in range(300)]
+    assert sum(isinstance(each, Refusal) for each in found) > 90
+    await place(target, Principal("new"), model="m1")
 
 
-async def test_a_new_period_begins_at_nothing(virtual_time: VirtualTime) -> None:
-    virtual_time.now_s = 100 * DAY_S + 5
-    asked: list[tuple[str, float]] = []
-
-    def tokens_since(key_id: str, since_s: float) -> int:
-        asked.append((key_id, since_s))
-        return 100
-
-    target, principal = MemoryLimiter(tokens_since), key(total_tokens=100, token_period="daily", tokens_used_before=500)
-    assert isinstance(await target.acquire(principal), Refusal)
-    assert asked == [("k", 100 * DAY_S)]
-    virtual_time.advance(DAY_S)
-    assert await target.acquire(principal) is None
-    target.release(principal, used(100))
-    assert isinstance(await target.acquire(principal), Refusal)
-    virtual_time.advance(DAY_S)
-    assert await target.acquire(principal) is None
-    assert len(asked) == 1
+async def test_a_late_correction_counts_though_the_counter_was_let_go_of(virtual_time: VirtualTime) -> None:
+    target = limiter(tokens_per_minute=100)
+    slow = await place(target, tokens=10)
+    virtual_time.advance(100)
+    for _ in range(3):
+        await target.attend([slow])
+    assert list(target.counters()) == [((), 0.0)]
+    target.release(slow, 10 + 100)
+    assert (await refusal(target, tokens=1)).code == "token_rate_limit_exceeded"
 
 
-async def test_without_limits_nothing_is_refused(virtual_time: VirtualTime) -> None:
-    target = limiter(10**12)
+async def test_without_limits_nothing_is_refused() -> None:
+    target = MemoryLimiter(RateLimitSettings())
     for _ in range(500):
-        assert await target.acquire(ANONYMOUS) is None
-    target.release(ANONYMOUS, used(10**9))
-    assert await target.acquire(ANONYMOUS) is None
+        taken = await place(target, ANONYMOUS, 10**9)
+        assert taken.headers() == []
+        target.release(taken, None)
+    assert list(target.counters()) == [((), 0.0)]
+    assert not target.degraded
+
+
+@pytest.mark.requirement("A087")
+async def test_repeated_failures_are_left_standing(virtual_time: VirtualTime) -> None:
+    target = MemoryLimiter(RateLimitSettings(abuse=AbuseSettings(max_failures=5)))
+    for _ in range(5):
+        assert target.blocked("10.0.0.1") is None
+        target.failed("10.0.0.1")
+    assert target.blocked("10.0.0.1") is not None
+    assert list(target.blocked_addresses()) == [((), 1.0)]
+    virtual_time.advance(60)
+    assert target.blocked("10.0.0.1") is None
+    assert list(target.without_store()) == [((), 0.0)]

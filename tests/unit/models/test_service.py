@@ -12,6 +12,7 @@ from zuebee.config import BackendSettings
 from zuebee.contracts.inference import End, Event, Head, Job, Quiet, Usage
 from zuebee.kit.http_client import HttpFailure
 from zuebee.kit.units import Timeout
+from zuebee.models.estimate import TokenRatios
 from zuebee.models.service import MAX_HELD_BYTES, BackendInference
 
 ANSWER = b'{"choices":[{"message":{"content":"hi"}}], "usage":{"prompt_tokens":7,"completion_tokens":5}}'
@@ -22,7 +23,7 @@ CHUNKS = [event for event in EVENTS if b'"choices":[]' not in event and b"[DONE]
 
 def inference(server: Loopback, quiet_s: float = 5.0, **changes: Any) -> BackendInference:
     fields: dict[str, Any] = {"url": server.url, "api_key": "theirs", "first_byte_timeout_s": Timeout(2)}
-    return BackendInference(BackendSettings(**{**fields, **changes}), "a", None, quiet_s)
+    return BackendInference(BackendSettings(**{**fields, **changes}), "a", None, quiet_s, TokenRatios())
 
 
 async def ask(target: BackendInference, job: Job | None = None) -> list[Event]:
@@ -62,7 +63,8 @@ async def test_an_answer_passes_byte_for_byte_and_its_connection_is_kept() -> No
             events = await ask(target, make_job(body=body, query=b"q=1"))
             first = events[0]
             assert isinstance(first, Head)
-            assert (first.status, first.backend) == (200, "a")
+            assert (first.status, first.backend, first.backend_url) == (200, "a", server.url)
+            assert end_of(events).backend_url == server.url
             assert (b"x-extra", b"1") in first.headers
             assert data_of(events) == ANSWER
             assert end_of(events).usage == first.usage_so_far() == Usage(7, 5, "provider")
@@ -85,6 +87,16 @@ async def test_an_error_answer_passes_as_it_is(status: int) -> None:
         assert (b"retry-after", b"3") in first.headers
         assert data_of(events) == error
         assert end_of(events).usage is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_came_from_the_servers_cache_is_told_apart(stream: bool) -> None:
+    usage = b'"usage":{"prompt_tokens":7,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":4}}'
+    extra = b'data: {"choices":[],' + usage + b"}\n\n"
+    script = chunked(CHUNKS[0], extra, EVENTS[-1]) if stream else whole(b'{"choices":[],' + usage + b"}")
+    async with loopback(script) as server:
+        events = await ask(inference(server), streamed() if stream else make_job())
+    assert end_of(events).usage == Usage(7, 5, "provider", 4)
 
 
 async def test_without_usage_it_is_estimated_and_said_so() -> None:
@@ -171,7 +183,7 @@ async def test_a_stream_passes_and_is_metered(asked: bool) -> None:
             events = await ask(target, streamed(asked))
             assert isinstance(events[0], Head)
             assert data_of(events) == (STREAM if asked else b"".join([*CHUNKS, EVENTS[-1]]))
-            assert end_of(events) == End(Usage(7, 6, "provider"), backend="a")
+            assert end_of(events) == End(Usage(7, 6, "provider"), backend="a", backend_url=server.url)
         target.close()
     sent = json.loads(server.requests[0][1])
     assert sent.get("stream_options") == (None if asked else {"include_usage": True})

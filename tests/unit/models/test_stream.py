@@ -71,7 +71,7 @@ async def test_pulled_or_pushed_the_same_bytes_pass(way: Way, cut: str) -> None:
         assert await way(target, connection) == SHOWN
         connection.finish()
     assert target.meter.done
-    assert target.meter.usage == (7, 6)
+    assert target.meter.usage == (7, 6, 0)
 
 
 async def test_silence_is_told_both_ways() -> None:

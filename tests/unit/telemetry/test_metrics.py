@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from zuebee.contracts.admission import ANONYMOUS, Grant, Settlement
+from tests.support.fakes import VirtualTime
+from zuebee.contracts.admission import ANONYMOUS, Grant, Principal, Priority, Settlement
 from zuebee.contracts.inference import Usage
 from zuebee.telemetry.metrics import LATENCY_BUCKETS_MS, METRICS, OTHER, Metrics
 
@@ -100,11 +101,11 @@ def test_requests_and_tokens_are_counted() -> None:
     assert value(metrics, "zuebee_endings_total", ending="complete") == 2
 
 
-@pytest.mark.requirement("A306", "A307")
+@pytest.mark.requirement("A306", "A307", "A303")
 def test_tokens_and_time_by_model() -> None:
     metrics = Metrics(100)
     metrics.record(settled(stream=True, first_token_s=0.02))
-    model = {"model": "m", "priority": "default"}
+    model = {"model": "m", "priority": "normal"}
     assert value(metrics, "zuebee_tokens_in_total", **model) == 7
     assert value(metrics, "zuebee_tokens_out_total", **model) == 5
     assert value(metrics, "zuebee_request_duration_seconds_sum", **model) == pytest.approx(0.3)
@@ -180,3 +181,55 @@ def test_lent_gauges_are_read_when_asked() -> None:
     now["a"] = 0.0
     assert value(metrics, "zuebee_backend_healthy", backend="a") == 0
     assert value(metrics, "zuebee_records_dropped_total", sink="usage") == 3
+
+
+def caller(priority: Priority, organisation: str = "org", plan: str = "pro") -> Principal:
+    return Principal("key", priority=priority, organisation_id=organisation, plan=plan)
+
+
+@pytest.mark.requirement("A305", "A309")
+def test_priority_classes_have_figures_of_their_own() -> None:
+    metrics = Metrics(100)
+    metrics.record(settled(principal=caller("low"), duration_s=2.0, cost_nano=3_000_000_000))
+    metrics.record(settled(principal=caller("high"), stream=True, first_token_s=0.02))
+    metrics.record(settled(principal=caller("high"), status=429, grant=None, usage=None))
+    found = samples(metrics)
+    for priority, requests, tokens in (("low", 1, 7), ("high", 1, 7)):
+        labels = {"priority": priority}
+        assert value(metrics, "zuebee_priority_requests_total", **labels) == requests
+        assert value(metrics, "zuebee_tokens_in_total", model="m", **labels) == tokens
+    assert value(metrics, "zuebee_cost_total", model="m", priority="low") == 3.0
+    assert value(metrics, "zuebee_priority_wait_seconds_sum", priority="low") == 2.0
+    assert value(metrics, "zuebee_priority_wait_seconds_sum", priority="high") == pytest.approx(0.02)
+    assert value(metrics, "zuebee_priority_requests_total", priority="normal") == 0
+    assert ("zuebee_time_to_first_token_seconds_count", frozenset({("model", "m")})) in found
+
+
+@pytest.mark.requirement("A104", "A304")
+def test_burn_rate_of_each_tenant(virtual_time: VirtualTime) -> None:
+    metrics = Metrics(100, max_accounts=2)
+    for _ in range(600):
+        virtual_time.advance(1.0)
+        metrics.record(settled(principal=caller("normal", "a"), usage=Usage(60, 40, "provider"), cost_nano=1_000_000))
+        metrics.record(settled(principal=caller("normal", "b"), usage=Usage(5, 5, "provider")))
+        for n in range(3):
+            metrics.record(settled(principal=caller("normal", f"c{n}"), usage=Usage(1, 0, "provider")))
+    a = {"organisation": "a", "plan": "pro"}
+    assert value(metrics, "zuebee_burn_tokens_per_minute", **a) == pytest.approx(6000, rel=0.02)
+    assert value(metrics, "zuebee_burn_cost_per_hour", **a) == pytest.approx(3.6, rel=0.02)
+    rates = {labels: v for (name, labels), v in samples(metrics).items() if name == "zuebee_burn_tokens_per_minute"}
+    assert len(rates) == 3
+    assert sum(rates.values()) == pytest.approx((100 + 10 + 3) * 60, rel=0.02)
+    virtual_time.advance(300)
+    assert value(metrics, "zuebee_burn_tokens_per_minute", **a) < 60
+
+
+def test_every_metric_that_is_not_counted_here_can_be_lent() -> None:
+    metrics = Metrics(10)
+    own = {name for name, _ in samples(metrics)}
+    for name, description in METRICS.items():
+        if description.kind != "histogram" and name not in own:
+            metrics.lend(name, lambda d=description: [(tuple("x" for _ in d.labels), 1.0)])
+    shown = {name for name, _ in samples(metrics)}
+    assert "zuebee_ledger_imbalance" in shown
+    assert "llmproxy_webhook_success_total" in shown

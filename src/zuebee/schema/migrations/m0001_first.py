@@ -1,5 +1,7 @@
 """The first schema; it also takes over the file that version 0.1.0 wrote (usage records and totals of days)."""
 
+from typing import Any
+
 from alembic import op
 from sqlalchemy import (
     TIMESTAMP,
@@ -58,40 +60,49 @@ def _time(name: str) -> Column[float]:
     return Column(name, Double, nullable=False, server_default="0")
 
 
+def _rights() -> list[Column[Any]]:
+    return [
+        _text("plan"), _time("plan_ends_at_s"),
+        _text("models", "[]"), _text("endpoints", "[]"), _text("limits", "{}"),
+        _text("status", "active"), _text("tags", "[]"), _time("created_at_s"),
+    ]  # fmt: skip
+
+
 def _who() -> None:
     op.create_table(
         "organisations",
         Column("id", Text, primary_key=True),
-        _text("name"), _text("plan"), _text("status", "active"), _text("tags", "[]"), _time("created_at_s"),
+        _text("name"), *_rights(),
     )  # fmt: skip
     op.create_table(
         "teams",
         Column("id", Text, primary_key=True),
-        _text("organisation_id"), _text("name"), _text("plan"), _text("status", "active"), _text("tags", "[]"),
-        _time("created_at_s"),
+        _text("organisation_id"), _text("name"), *_rights(),
+        Index("teams_organisation", "organisation_id"),
     )  # fmt: skip
     op.create_table(
         "users",
         Column("id", Text, primary_key=True),
-        _text("organisation_id"), _text("team_id"), _text("name"), _text("role", "member"), _text("plan"),
-        _text("status", "active"), _text("tags", "[]"), _time("created_at_s"),
+        _text("organisation_id"), _text("team_id"), _text("name"), _text("role", "member"), *_rights(),
+        Index("users_organisation", "organisation_id"),
     )  # fmt: skip
     op.create_table(
         "plans",
         Column("id", Text, primary_key=True),
         _text("name"), _text("priority", "normal"), _text("models", "[]"), _text("endpoints", "[]"),
-        _text("limits", "{}"), _text("status", "active"), _time("created_at_s"),
+        _text("limits", "{}"), _text("budgets", "[]"), _text("status", "active"), _time("created_at_s"),
     )  # fmt: skip
     op.create_table(
         "keys",
         Column("id", Text, primary_key=True),
         Column("digest", Text, nullable=False, unique=True),
         _text("hint"),
-        _text("name"), _text("organisation_id"), _text("team_id"), _text("user_id"), _text("plan"), _text("priority"),
+        _text("lineage"),
+        _text("name"), _text("organisation_id"), _text("team_id"), _text("user_id"), *_rights(), _text("priority"),
         _text("billing", "none"),
-        _text("models", "[]"), _text("endpoints", "[]"), _text("allowed_ips", "[]"), _text("denied_ips", "[]"),
-        _text("tags", "[]"), _text("limits", "{}"), _text("status", "active"), _text("rotated_from"),
-        _time("created_at_s"), _time("starts_at_s"), _time("expires_at_s"), _time("revoked_at_s"),
+        _text("allowed_ips", "[]"), _text("denied_ips", "[]"), _text("rotated_from"),
+        _time("starts_at_s"), _time("expires_at_s"), _time("revoked_at_s"),
+        Index("keys_lineage", "lineage"), Index("keys_created", "created_at_s", "id"),
     )  # fmt: skip
     op.create_table(
         "budgets",
@@ -204,6 +215,7 @@ def _answers() -> None:
 
 
 def _money() -> None:
+    op.create_table("counters", Column("name", Text, primary_key=True), _number("value"))
     op.create_table(
         "payments",
         Column("id", Text, primary_key=True),

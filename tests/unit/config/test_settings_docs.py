@@ -15,7 +15,7 @@ from zuebee.config.file import loads
 from zuebee.kit.struct_tree import strip
 from zuebee.kit.yaml_tree import Mapping, Node, Sequence, parse
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 PAGE = ROOT / "docs" / "configuration.md"
 EXAMPLE = (ROOT / "config.yaml.example").read_text()
 VARIABLES = dict.fromkeys(("BACKEND_KEY", "TEAM_KEY", "WAREHOUSE_DSN", "METRICS_TOKEN"), "a-long-enough-value")

@@ -1,0 +1,174 @@
+"""PURE. What a key entitles to: its own rights, cut down by its user's, team's and organisation's, and all their plans.
+
+A level can only take away. So the rights of a child are a part of its parent's, whatever the child was given.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from zuebee.accounts.forms import BillingMode, BudgetForm, Scope
+from zuebee.config import LimitSettings
+from zuebee.contracts.admission import Budget, Limit, Period, Priority
+
+Patterns = tuple[str, ...]
+"""Names that may be used, `*` at the end of one stands for any rest. Empty: all."""
+
+RANK: dict[Priority, int] = {"low": 0, "normal": 1, "high": 2}
+_WINDOWS = (
+    ("requests", 60, "requests_per_minute"),
+    ("requests", 3600, "requests_per_hour"),
+    ("requests", 86400, "requests_per_day"),
+    ("tokens", 60, "tokens_per_minute"),
+    ("tokens", 3600, "tokens_per_hour"),
+    ("tokens", 86400, "tokens_per_day"),
+)
+
+
+class PlanTerms(msgspec.Struct, frozen=True):
+    """What a plan grants to each of its holders."""
+
+    id: str
+    priority: Priority = "normal"
+    models: Patterns = ()
+    endpoints: Patterns = ()
+    limits: LimitSettings = LimitSettings()
+    budgets: tuple[BudgetForm, ...] = ()
+
+
+class Level(msgspec.Struct, frozen=True):
+    """One holder of rights on the way from the key up. Of a key, `id` is its lineage."""
+
+    scope: Scope
+    id: str
+    models: Patterns = ()
+    endpoints: Patterns = ()
+    limits: LimitSettings = LimitSettings()
+    budgets: tuple[BudgetForm, ...] = ()
+    plan: PlanTerms | None = None
+
+
+class Entitlements(msgspec.Struct, frozen=True):
+    """What all levels together leave. `models` or `endpoints` None: nothing is left."""
+
+    models: Patterns | None
+    endpoints: Patterns | None
+    priority: Priority
+    plan: str
+    limits: tuple[Limit, ...]
+    budgets: tuple[Budget, ...]
+
+
+def merge(levels: Sequence[Level], *, priority: Priority | None, billing: BillingMode, currency: str) -> Entitlements:
+    """Levels in the order key, user, team, organisation; those that the key has not are left out."""
+    plans = [level.plan for level in levels if level.plan is not None]
+    return Entitlements(
+        models=narrow([*(level.models for level in levels), *(plan.models for plan in plans)]),
+        endpoints=narrow([*(level.endpoints for level in levels), *(plan.endpoints for plan in plans)]),
+        priority=lowest([*([priority] if priority else []), *(plan.priority for plan in plans)]),
+        plan=plans[0].id if plans else "",
+        limits=tuple(limit for level in levels for limit in limits_of(level)),
+        budgets=_budgets(levels, billing, currency),
+    )
+
+
+def lowest(priorities: Iterable[Priority]) -> Priority:
+    """The lowest class of all; `normal` of none."""
+    return min(priorities, key=lambda priority: RANK[priority], default="normal")
+
+
+def narrow(all_patterns: Iterable[Patterns]) -> Patterns | None:
+    """What all of them allow; None: nothing."""
+    left: Patterns = ()
+    for patterns in all_patterns:
+        if not patterns or not left:
+            left = left or patterns
+            continue
+        left = tuple(dict.fromkeys(both for a in left for b in patterns if (both := _meet(a, b)) is not None))
+        if not left:
+            return None
+    return left
+
+
+def _meet(one: str, other: str) -> str | None:
+    """The pattern of the names that fit both; None if none does."""
+    if not one.endswith("*"):
+        one, other = other, one
+    if not one.endswith("*"):
+        return one if one == other else None
+    stem = one[:-1]
+    if other.startswith(stem):
+        return other
+    return one if other.endswith("*") and stem.startswith(other[:-1]) else None
+
+
+def limits_of(level: Level) -> tuple[Limit, ...]:
+    """The level's own limits and its plan's, counted together: where both say something, the smaller holds."""
+    subject = f"{level.scope}:{level.id}"
+    found: dict[tuple[str, int], Limit] = {}
+    for settings in (level.limits, *([level.plan.limits] if level.plan is not None else [])):
+        for limit in limits_from(subject, settings):
+            known = found.get((limit.kind, limit.window_s))
+            found[limit.kind, limit.window_s] = limit if known is None else _smaller(known, limit)
+    return tuple(found.values())
+
+
+def limits_from(subject: str, settings: LimitSettings) -> list[Limit]:
+    """Settings as rules for one subject; 0 is no limit."""
+    if not settings.enabled:
+        return []
+    limits = [
+        Limit(subject, "requests" if kind == "requests" else "tokens", amount, window_s, 0, settings.when_down)
+        for kind, window_s, name in _WINDOWS
+        if (amount := getattr(settings, name))
+    ]
+    if rate := settings.requests_per_second:
+        limits.append(Limit(subject, "requests", rate, 1, settings.burst_size or 2 * rate, settings.when_down))
+    if settings.max_concurrent:
+        limits.append(Limit(subject, "concurrent", settings.max_concurrent, 0, 0, settings.when_down))
+    return limits
+
+
+def _smaller(one: Limit, other: Limit) -> Limit:
+    strict = {"closed": 0, "share": 1, "open": 2}
+    return msgspec.structs.replace(
+        one,
+        amount=min(one.amount, other.amount),
+        burst=min(one.burst, other.burst),
+        when_down=min(one.when_down, other.when_down, key=lambda policy: strict[policy]),
+    )
+
+
+def _budgets(levels: Sequence[Level], billing: BillingMode, currency: str) -> tuple[Budget, ...]:
+    found: list[Budget] = []
+    for level in levels:
+        own = list(budgets_of(level))
+        if level.scope == "key":
+            if billing == "none":
+                continue
+            if billing == "prepaid" and all(budget.limit is not None for budget in own):
+                # The key's own account, empty until a top-up.
+                own.append(Budget(account_of("key", level.id, currency, "never"), currency, "never", None))
+            if not own:
+                # A quota that nobody set is not an endless one.
+                own = [Budget(account_of("key", level.id, "tokens", "never"), "tokens", "never", 0)]
+        found += own
+    return tuple(found)
+
+
+def budgets_of(level: Level) -> tuple[Budget, ...]:
+    """The level's own budgets and its plan's. For one unit and period the smaller holds; prepaid is smallest."""
+    found: dict[str, Budget] = {}
+    for form in (*level.budgets, *(level.plan.budgets if level.plan is not None else ())):
+        account = account_of(level.scope, level.id, form.unit, form.period)
+        known = found.get(account)
+        amount = form.amount
+        if known is not None:
+            amount = None if known.limit is None or amount is None else min(known.limit, amount)
+        found[account] = Budget(account, form.unit, form.period, amount)
+    return tuple(found.values())
+
+
+def account_of(scope: Scope, holder: str, unit: str, period: Period) -> str:
+    """The name of an account of the ledger: for ever, and the same for all keys of a lineage."""
+    return f"{scope}:{holder}/{unit}/{period}"

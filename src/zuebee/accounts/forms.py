@@ -1,0 +1,202 @@
+"""PURE. What may be said about organisations, teams, users, keys, plans and budgets. Anything else is an error.
+
+A `New...` form makes something, a `...Change` form changes what it names and leaves the rest. What a form does not
+have (an id that is already given, who created it, a status) cannot be set through it.
+"""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from zuebee.accounts.amounts import TOKENS
+from zuebee.accounts.errors import AccountsError
+from zuebee.config import LimitSettings
+from zuebee.contracts.admission import MAX_AMOUNT, Period, Priority
+
+Role = Literal["admin", "member", "viewer"]
+BillingMode = Literal["none", "quota", "prepaid"]
+Scope = Literal["organisation", "team", "user", "key"]
+
+Id = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}\Z")]
+Reference = Annotated[str, Meta(max_length=128)]
+Name = Annotated[str, Meta(max_length=200)]
+Texts = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=1000)]
+Seconds = Annotated[float, Meta(ge=0, le=253402300799)]  # up to the year 9999
+F = TypeVar("F", bound="Form")
+
+
+class Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all forms."""
+
+    def given(self) -> dict[str, Any]:
+        """What was said, by field."""
+        return {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not UNSET}
+
+
+class BudgetForm(Form, frozen=True, kw_only=True):
+    """What may be spent in a period. `unit`: `tokens`, or a currency (then nano-units). `amount` None: prepaid."""
+
+    unit: Annotated[str, Meta(pattern=r"\A(tokens|[A-Z]{3})\Z")]
+    period: Period
+    amount: Annotated[int, Meta(ge=0, le=MAX_AMOUNT)] | None
+
+
+class Rights(Form, frozen=True, kw_only=True):
+    """What every holder may be given: a plan, and bounds of its own within the plan's and its parents'."""
+
+    name: Name | UnsetType = UNSET
+    plan: Reference | UnsetType = UNSET
+    plan_ends_at_s: Seconds | UnsetType = UNSET
+    models: Texts | UnsetType = UNSET
+    endpoints: Texts | UnsetType = UNSET
+    limits: LimitSettings | UnsetType = UNSET
+    tags: Texts | UnsetType = UNSET
+
+
+class NewOrganisation(Rights, frozen=True, kw_only=True):
+    """An organisation."""
+
+    id: Id
+
+
+class OrganisationChange(Rights, frozen=True, kw_only=True):
+    """A change of an organisation."""
+
+
+class NewTeam(Rights, frozen=True, kw_only=True):
+    """A team of an organisation."""
+
+    id: Id
+    organisation_id: Reference
+
+
+class TeamChange(Rights, frozen=True, kw_only=True):
+    """A change of a team; it stays in its organisation."""
+
+
+class NewUser(Rights, frozen=True, kw_only=True):
+    """A user of an organisation, maybe in one of its teams."""
+
+    id: Id
+    organisation_id: Reference
+    team_id: Reference = ""
+    role: Role = "member"
+
+
+class UserChange(Rights, frozen=True, kw_only=True):
+    """A change of a user; it stays in its organisation."""
+
+    team_id: Reference | UnsetType = UNSET
+    role: Role | UnsetType = UNSET
+
+
+class KeyTerms(Rights, frozen=True, kw_only=True):
+    """What only keys have. `priority` empty: the plan's."""
+
+    priority: Priority | Literal[""] | UnsetType = UNSET
+    billing: BillingMode | UnsetType = UNSET
+    allowed_ips: Texts | UnsetType = UNSET
+    denied_ips: Texts | UnsetType = UNSET
+    starts_at_s: Seconds | UnsetType = UNSET
+    expires_at_s: Seconds | UnsetType = UNSET
+
+
+class NewKey(KeyTerms, frozen=True, kw_only=True):
+    """A key of a user, a team or an organisation, or of nobody."""
+
+    organisation_id: Reference = ""
+    team_id: Reference = ""
+    user_id: Reference = ""
+    budgets: Annotated[list[BudgetForm], Meta(max_length=10)] = []
+
+
+class KeyChange(KeyTerms, frozen=True, kw_only=True):
+    """A change of a key; whose it is stays."""
+
+
+class PlanChange(Form, frozen=True, kw_only=True):
+    """A change of a plan; it holds at once for all who have it."""
+
+    name: Name | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
+    models: Texts | UnsetType = UNSET
+    endpoints: Texts | UnsetType = UNSET
+    limits: LimitSettings | UnsetType = UNSET
+    budgets: Annotated[list[BudgetForm], Meta(max_length=10)] | UnsetType = UNSET
+
+
+class NewPlan(PlanChange, frozen=True, kw_only=True):
+    """A plan."""
+
+    id: Id
+
+
+_AT = re.compile(r" - at `\$\.?([^`]*)`")
+_UNKNOWN = re.compile(r"unknown field `([^`]+)`")
+_EXPECTED = {
+    "id": "1 to 128 letters, digits or . _ @ + -, and first a letter or digit",
+    "role": "admin, member or viewer",
+    "priority": "low, normal or high",
+    "billing": "none, quota or prepaid",
+    "period": "daily, weekly, monthly or never",
+    "unit": "tokens, or a currency such as USD",
+}
+
+
+def read(form: type[F], fields: Mapping[str, Any]) -> F:
+    """The form filled in. Raises AccountsError, which names the field."""
+    try:
+        filled = msgspec.convert(dict(fields), form)
+    except msgspec.ValidationError as error:
+        raise _as_accounts_error(str(error)) from None
+    _check(filled)
+    return filled
+
+
+def _as_accounts_error(text: str) -> AccountsError:
+    if unknown := _UNKNOWN.search(text):
+        place = _AT.search(text)
+        inside = f"{place[1]}." if place and place[1] else ""
+        return AccountsError("this cannot be set", field=inside + unknown[1], kind="forbidden")
+    place = _AT.search(text)
+    field = place[1] if place else ""
+    expected = _EXPECTED.get(field.rpartition(".")[2])
+    if expected is not None and place is not None:
+        return AccountsError(f"expected {expected}", field=field)
+    said = _AT.sub("", text)
+    return AccountsError(said[:1].lower() + said[1:], field=field)
+
+
+def _check(form: Form) -> None:
+    given = form.given()
+    for field in ("models", "endpoints"):
+        for pattern in given.get(field, ()):
+            if "*" in pattern[:-1]:
+                raise AccountsError(f"`*` may stand only at the end, not as in `{pattern}`", field=field)
+    for field in ("allowed_ips", "denied_ips"):
+        for text in given.get(field, ()):
+            try:
+                ipaddress.ip_network(text.strip(), strict=False)
+            except ValueError:
+                raise AccountsError(f"expected an address or a CIDR range, not `{text}`", field=field) from None
+    starts, ends = given.get("starts_at_s", 0), given.get("expires_at_s", 0)
+    if starts and ends and ends <= starts:
+        raise AccountsError("expires before it starts", field="expires_at_s")
+    seen = set()
+    for budget in given.get("budgets", ()):
+        check_budget(budget)
+        if (budget.unit, budget.period) in seen:
+            raise AccountsError(f"two for {budget.unit}/{budget.period}", field="budgets")
+        seen.add((budget.unit, budget.period))
+
+
+def check_budget(budget: BudgetForm, currency: str | None = None) -> None:
+    """Prepaid accounts have no period, and all money is in one currency. Raises AccountsError."""
+    if budget.amount is None and budget.period != "never":
+        raise AccountsError("a prepaid budget never starts again: its period is `never`", field="period")
+    if currency is not None and budget.unit not in (TOKENS, currency):
+        raise AccountsError(f"expected tokens or {currency}, the currency of `billing`", field="unit")

@@ -1,0 +1,206 @@
+"""Money that comes in: each payment counts once, in the account of the ledger that it was made for."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from zuebee.accounts import directory
+from zuebee.accounts.amounts import TOKENS
+from zuebee.accounts.entitlements import account_of
+from zuebee.accounts.errors import AccountsError
+from zuebee.accounts.forms import BudgetForm, Scope
+from zuebee.accounts.payment_events import PaymentEvent
+from zuebee.accounts.rows import begin_write
+from zuebee.contracts.admission import MAX_AMOUNT
+from zuebee.contracts.errors import Refusal
+from zuebee.kit import clock
+from zuebee.kit.database import Database
+from zuebee.schema.tables import (
+    budgets,
+    ledger_balances,
+    ledger_batches,
+    ledger_entries,
+    ledger_owners,
+    ledger_paths,
+    payments,
+)
+
+OWNER_NAME = "payments"
+
+
+class Checkout(msgspec.Struct, frozen=True):
+    """Where the payer pays, and the provider's id of it."""
+
+    id: str
+    url: str
+
+
+class PaymentProvider(Protocol):
+    """Somebody who takes money for us and says so by signed events."""
+
+    name: str
+
+    async def checkout(self, account: str, unit: str, amount: int) -> Checkout:
+        """Begin a payment for an account; the amount is in nano-units of `unit`."""
+        ...
+
+    def receive(self, fields: Mapping[bytes, bytes], body: bytes, now_s: float) -> PaymentEvent | Refusal | None:
+        """What an event says, once its signature is known to be the provider's. None: nothing for us."""
+        ...
+
+
+class Payment(msgspec.Struct, frozen=True):
+    """One payment as it is kept. `fresh` is False when it had been counted before: then nothing has changed."""
+
+    id: str
+    account: str
+    unit: str
+    amount: int
+    organisation_id: str
+    note: str
+    at_s: float
+    fresh: bool
+
+
+class Payments:
+    """Top-ups of prepaid accounts. Methods block; they may raise AccountsError and DatabaseError."""
+
+    def __init__(self, database: Database, *, currency: str) -> None:
+        self._database = database
+        self._currency = currency
+
+    def top_up(
+        self, scope: Scope, name: str, *, payment_id: str, amount: int, unit: str = "", note: str = ""
+    ) -> Payment:
+        """Add to a holder's prepaid account. `unit`: the currency unless said. The same id again changes nothing."""
+        unit = unit or self._currency
+        return self._database.call(lambda c: _top_up(c, scope, name, payment_id, amount, unit, note))
+
+    def count(self, event: PaymentEvent) -> Payment:
+        """Add what an event, whose signature was verified, says. The same event again changes nothing."""
+        scope, _, rest = event.account.partition(":")
+        holder, _, tail = rest.rpartition(f"/{event.unit}/")
+        if scope not in ("organisation", "team", "user", "key") or not holder or tail != "never":
+            raise AccountsError("expected a prepaid account such as organisation:ID/USD/never", field="account")
+        known: Scope = scope  # type: ignore[assignment]
+        return self._database.call(lambda c: _top_up(c, known, holder, event.id, event.amount, event.unit, event.note))
+
+    def listing(self, organisation_id: str, *, limit: int = 100) -> list[dict[str, Any]]:
+        """The latest payments of an organisation and what is below it."""
+        statement = (
+            select(payments)
+            .where(payments.c.organisation_id == organisation_id)
+            .order_by(payments.c.at_s.desc(), payments.c.id)
+            .limit(max(1, min(limit, 1000)))
+        )
+        return self._database.call(lambda c: [dict(row) for row in c.execute(statement).mappings()])
+
+
+def _top_up(
+    connection: Connection, scope: Scope, name: str, payment_id: str, amount: int, unit: str, note: str
+) -> Payment:
+    if not 0 < amount <= MAX_AMOUNT:
+        raise AccountsError("expected an amount above 0", field="amount")
+    if not payment_id or len(payment_id) > 200 or not payment_id.isprintable() or "@" in payment_id:
+        # An `@` marks the ledger's own grants.
+        raise AccountsError("expected 1 to 200 printable characters without @", field="payment")
+    begin_write(connection)
+    holder = directory.must(connection, scope, name)
+    holder_id = holder["lineage"] if scope == "key" else holder["id"]
+    account = account_of(scope, holder_id, unit, "never")
+    organisation_id = holder["id"] if scope == "organisation" else holder["organisation_id"]
+    known = connection.execute(select(payments).where(payments.c.id == payment_id)).mappings().first()
+    if known is None:
+        _open_account(connection, scope, holder, holder_id, unit)
+        now_s = clock.wall_s()
+        row = {
+            "id": payment_id, "organisation_id": organisation_id, "account": account, "currency": unit,
+            "amount_nano": amount, "note": note[:1000], "at_s": now_s,
+        }  # fmt: skip
+        connection.execute(insert(payments).values(**row))
+        write_grant(connection, payment_id, account, unit, amount, now_s)
+        return Payment(payment_id, account, unit, amount, organisation_id, note[:1000], now_s, fresh=True)
+    if (known["account"], known["currency"], known["amount_nano"]) != (account, unit, amount):
+        raise AccountsError("this payment was counted already, for another account or amount", field="payment",
+                            kind="conflict")  # fmt: skip
+    return Payment(payment_id, account, unit, amount, organisation_id, known["note"], known["at_s"], fresh=False)
+
+
+def _open_account(connection: Connection, scope: Scope, holder: Mapping[str, Any], holder_id: str, unit: str) -> None:
+    """The holder's prepaid budget: its own, its plan's, or a prepaid key's. Raises AccountsError if there is none."""
+    account = account_of(scope, holder_id, unit, "never")
+    found = connection.execute(select(budgets.c.amount).where(budgets.c.account == account)).first()
+    if found is None and not _prepaid_by_terms(connection, scope, holder, unit):
+        raise AccountsError(
+            f"`{account}` is not prepaid: give it a budget first, with --prepaid", field="account", kind="conflict"
+        )
+    if found is not None and found[0] is not None:
+        raise AccountsError(f"`{account}` has a limit; change that instead", field="account", kind="conflict")
+    if found is None:
+        values = {"scope": scope, "scope_id": holder_id, "unit": unit, "period": "never", "amount": None}
+        connection.execute(insert(budgets).values(account=account, created_at_s=clock.wall_s(), **values))
+
+
+def _prepaid_by_terms(connection: Connection, scope: Scope, holder: Mapping[str, Any], unit: str) -> bool:
+    if scope == "key" and holder["billing"] == "prepaid" and unit != TOKENS:
+        return True
+    plan = directory.TABLES["plan"].c
+    text = connection.execute(select(plan.budgets).where(plan.id == holder["plan"])).scalar() or "[]"
+    forms = msgspec.json.decode(text, type=tuple[BudgetForm, ...])
+    return any(form.amount is None and form.unit == unit for form in forms)
+
+
+def write_grant(connection: Connection, grant_id: str, account: str, unit: str, amount: int, at_s: float) -> None:
+    """Grant `amount` to an account without a period, in the caller's transaction.
+
+    One entry `grant`, in a batch of an owner that lives for this only, and the balance with it. The balance is
+    locked before the path, as by all who write to the ledger.
+    """
+    balance_id = _balance(connection, account, unit)
+    path = _path(connection, balance_id)
+    owner_row = {"name": OWNER_NAME, "started_at_s": at_s, "seen_at_s": at_s, "ended_at_s": at_s}
+    owner = int(
+        connection.execute(insert(ledger_owners).values(**owner_row).returning(ledger_owners.c.id)).scalar_one()
+    )
+    tokens, cost_nano = (amount, 0) if unit == TOKENS else (0, amount)
+    entry = {
+        "batch": 1, "kind": "grant", "hold": grant_id, "step": 0, "path": path, "tokens": tokens,
+        "cost_nano": cost_nano, "released_tokens": 0, "released_cost_nano": 0, "owner": owner, "at_s": at_s,
+    }  # fmt: skip
+    connection.execute(insert(ledger_entries).values(**entry))
+    line = f"grant|{grant_id}|0|{path}|{tokens}|{cost_nano}|0|0|{owner}|{at_s!r}\n"
+    digest = hashlib.sha256(line.encode()).hexdigest()
+    connection.execute(insert(ledger_batches).values(owner=owner, sequence=1, entries=1, hash=digest))
+    raised = (
+        update(ledger_balances)
+        .where(ledger_balances.c.id == balance_id, ledger_balances.c.granted + amount <= MAX_AMOUNT)
+        .values(granted=ledger_balances.c.granted + amount)
+    )
+    if connection.execute(raised).rowcount != 1:
+        raise AccountsError("the account would hold more than can be counted", field="amount")
+
+
+def _balance(connection: Connection, account: str, unit: str) -> int:
+    """The id of the account's balance, made if missing, and locked."""
+    row = {"account": account, "unit": unit, "period": "never", "starts_at_s": 0.0}
+    connection.execute(_insert_if_missing(connection, ledger_balances, row))
+    columns = ledger_balances.c
+    statement = select(columns.id).where(columns.account == account, columns.starts_at_s == 0.0).with_for_update()
+    return int(connection.execute(statement).scalar_one())
+
+
+def _path(connection: Connection, balance_id: int) -> int:
+    connection.execute(_insert_if_missing(connection, ledger_paths, {"balances": str(balance_id)}))
+    return int(
+        connection.execute(select(ledger_paths.c.id).where(ledger_paths.c.balances == str(balance_id))).scalar_one()
+    )
+
+
+def _insert_if_missing(connection: Connection, table: Any, row: Mapping[str, Any]) -> Any:
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table).values(**row).on_conflict_do_nothing()
+    return sqlite.insert(table).values(**row).on_conflict_do_nothing()

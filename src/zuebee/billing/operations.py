@@ -1,0 +1,177 @@
+"""PURE. What processes ask of a ledger that they share: operations that can be collected, kept and repeated."""
+
+from copy import copy
+from typing import Any
+
+import msgspec
+
+from zuebee.billing import records
+from zuebee.billing.ledger import HoldState, Ledger, Short, UnknownHold
+from zuebee.contracts.admission import Amount, Budget, Settlement
+
+FLOATS = ("at_s", "duration_ms", "first_token_ms")
+
+Answer = HoldState | Short | None
+
+
+class Reserve(msgspec.Struct):
+    """Hold `amount` in all budgets, or in none. `at_s` says in which period; a reservation lives for `hold_s`."""
+
+    hold: str
+    budgets: tuple[Budget, ...]
+    amount: Amount
+    at_s: float
+    hold_s: float
+    record: str = ""
+
+
+class Extend(msgspec.Struct):
+    """Let a hold hold `wanted`, or at least `spent`."""
+
+    hold: str
+    wanted: Amount
+    spent: Amount
+
+
+class Record(msgspec.Struct, array_like=True):
+    """A usage record: its row (`records.COLUMNS`) and, as JSON, what reporters are told."""
+
+    row: list[Any]
+    event: str
+    event_id: str
+
+
+class Settle(msgspec.Struct):
+    """Charge `amount`, or nothing (None), and keep the record. Without a `hold` only the record is kept."""
+
+    hold: str
+    amount: Amount | None
+    record: Record | None
+
+
+class Expire(msgspec.Struct):
+    """Resolve a hold that nobody has renewed in time, or whose owner has ended."""
+
+    hold: str
+    is_ownerless: bool = False
+
+
+class Renew(msgspec.Struct):
+    """A sign of life: holds of running requests with what was delivered (hold, tokens, money), good for `hold_s`."""
+
+    holds: list[tuple[str, int, int]]
+    hold_s: float
+
+
+Operation = Reserve | Extend | Settle | Expire | Renew
+
+
+def holds_of(operations: list[Operation]) -> list[str]:
+    """The ids of all holds that operations need to know of."""
+    ids = [each.hold for each in operations if not isinstance(each, Renew)]
+    return [each for each in dict.fromkeys(ids) if each]
+
+
+def record_of(settlement: Settlement, currency: str) -> Record:
+    """The record of a settlement, ready for a database."""
+    row = [
+        float(value) if name in FLOATS and isinstance(value, int) else _storable(value)
+        for name, value in zip(records.COLUMNS, records.row(settlement), strict=True)
+    ]
+    return Record(row, records.event(settlement, currency).decode(), _storable(settlement.request_id))
+
+
+def decide(ledger: Ledger, operation: Operation, now_s: float, currency: str) -> tuple[Answer, Record | None]:
+    """Let the ledger decide; answers with what it said and the record to keep in the same transaction."""
+    match operation:
+        case Reserve():
+            path = ledger.open_path(operation.budgets, operation.at_s)
+            expires_at_s = now_s + operation.hold_s
+            record = _storable(operation.record)
+            held = ledger.reserve(operation.hold, path, operation.amount, now_s, expires_at_s, record)
+            return _as_it_is_now(held), None
+        case Extend():
+            return _as_it_is_now(_extend(ledger, operation, now_s)), None
+        case Settle():
+            return None, _settle(ledger, operation, now_s)
+        case Expire():
+            return None, _expire(ledger, operation, now_s, currency)
+    return None, None
+
+
+def _as_it_is_now(answer: Answer) -> Answer:
+    """What comes later in the same batch is no part of the answer."""
+    return copy(answer)
+
+
+def _extend(ledger: Ledger, operation: Extend, now_s: float) -> Answer:
+    try:
+        extended = ledger.extend(operation.hold, operation.wanted, now_s)
+        if isinstance(extended, Short):
+            extended = ledger.extend(operation.hold, operation.spent, now_s)
+    except UnknownHold:
+        return None
+    return extended
+
+
+def _settle(ledger: Ledger, operation: Settle, now_s: float) -> Record | None:
+    if not operation.hold:
+        return operation.record
+    try:
+        hold = ledger.hold(operation.hold)
+    except UnknownHold:
+        return operation.record  # a store that was restored from before its time
+    before, charged = hold.state, hold.charged
+    if operation.amount is None:
+        ledger.void(hold.id, now_s)
+    else:
+        ledger.post(hold.id, operation.amount, now_s)
+    if before == "open":
+        return operation.record
+    if before == "expired" and hold.state == "adjusted" and operation.record is not None:
+        return _rest(operation.record, charged)
+    return None  # it was settled before
+
+
+def _expire(ledger: Ledger, operation: Expire, now_s: float, currency: str) -> Record | None:
+    try:
+        hold = ledger.hold(operation.hold)
+    except UnknownHold:
+        return None
+    # Renewed since somebody saw it expired, or resolved.
+    if hold.state != "open" or (hold.expires_at_s > now_s and not operation.is_ownerless):
+        return None
+    ledger.expire(hold.id, now_s)
+    if not hold.record:
+        return None
+    return record_of(records.orphan(hold.id, hold.record, hold.charged.tokens, hold.charged.cost_nano), currency)
+
+
+_PROMPT, _COMPLETION, _CACHED, _COST = (
+    records.COLUMNS.index(name) for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano")
+)
+
+
+def _rest(record: Record, charged: Amount) -> Record | None:
+    """What a late record says beyond what was recorded at the expiry, so that sums of records are right."""
+    row = list(record.row)
+    prompt, completion = row[_PROMPT] or 0, row[_COMPLETION] or 0
+    total = max(0, prompt + completion - charged.tokens)
+    cost = max(0, row[_COST] - charged.cost_nano)
+    if not (total or cost):
+        return None
+    row[_COMPLETION] = min(completion, total)
+    row[_PROMPT] = total - row[_COMPLETION]
+    row[_CACHED] = min(row[_CACHED] or 0, row[_PROMPT])
+    row[_COST] = cost
+    event = msgspec.json.decode(record.event)
+    names = {"prompt_tokens": _PROMPT, "completion_tokens": _COMPLETION, "cached_tokens": _CACHED, "cost_nano": _COST}
+    event.update({name: row[place] for name, place in names.items()}, total_tokens=total)
+    return Record(row, msgspec.json.encode(event).decode(), f"{record.event_id}/late")
+
+
+def _storable(value: Any) -> Any:
+    """PostgreSQL's text has no NUL, and UTF-8 no lone surrogates."""
+    if isinstance(value, str) and ("\0" in value or not value.isascii()):
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+    return value

@@ -1,0 +1,99 @@
+"""Settlements that the database has not taken yet, in a file that survives the process.
+
+One line for each, as JSON, flushed to the disk before `append` returns.
+"""
+
+import fcntl
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+
+from zuebee.billing.operations import Operation, Settle
+from zuebee.billing.store_postgres import PostgresStore
+
+_log = logging.getLogger("zuebee.billing")
+
+
+class Line(msgspec.Struct):
+    """A settlement, and which batch of which owner it is a part of."""
+
+    owner: int
+    batch: int
+    settle: Settle
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Line).decode
+
+
+class Spool:
+    """The file. Only one process may have it. All methods block and may raise OSError."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            reason = "another process uses it; give each process a `store.spool_path` of its own"
+            raise OSError(f"{path}: {reason}") from None
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+    def read(self) -> list[Line]:
+        """What is in it, in order. A last line that was cut off was never confirmed to anybody, and is left out."""
+        lines = []
+        content = self._path.read_bytes().split(b"\n")
+        for number, text in enumerate(content, 1):
+            if not text:
+                continue
+            try:
+                lines.append(_decode(text))
+            except msgspec.DecodeError:
+                if number < len(content):
+                    self._keep_damaged()
+                    _log.error("%s: line %d cannot be read; a copy of the file is beside it", self._path, number)
+        return lines
+
+    def append(self, lines: list[Line]) -> None:
+        """Keep settlements."""
+        content = b"".join(_encode(line) + b"\n" for line in lines)
+        before = os.fstat(self._file).st_size
+        try:
+            while content:
+                content = content[os.write(self._file, content) :]
+            os.fsync(self._file)
+        except OSError:
+            os.ftruncate(self._file, before)  # half a line would spoil the next
+            raise
+
+    def empty(self) -> None:
+        """All of them are in the database."""
+        os.ftruncate(self._file, 0)
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Let others have it."""
+        os.close(self._file)
+
+    def _keep_damaged(self) -> None:
+        copy = self._path.with_name(f"{self._path.name}.damaged")
+        if not copy.exists():
+            copy.write_bytes(self._path.read_bytes())
+
+
+def replay(store: PostgresStore, spool: Spool) -> int:
+    """Do what an earlier process could not; answers with the number of settlements. Raises StoreBusy, OSError."""
+    groups: dict[tuple[int, int], list[Operation]] = {}
+    lines = spool.read()
+    for line in lines:
+        groups.setdefault((line.owner, line.batch), []).append(line.settle)
+    for (owner, batch), operations in groups.items():
+        store.apply(batch, operations, owner)
+    spool.empty()
+    return len(lines)

@@ -1,0 +1,403 @@
+"""The ledger on PostgreSQL, for many processes: a batch of operations is one transaction of two round trips.
+
+The first locks and loads what the operations touch, a fresh `Ledger` decides, the second writes and commits.
+"""
+
+import hashlib
+import socket
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+from psycopg import errors
+
+from zuebee.billing import postgres_statements as sql
+from zuebee.billing import records
+from zuebee.billing.batch import StoreBusy, StoreFailed
+from zuebee.billing.ledger import Balance, Entry, HoldState, Ledger, State
+from zuebee.billing.operations import Answer, Expire, Operation, Record, Renew, Reserve, decide, holds_of
+from zuebee.contracts.admission import Amount
+from zuebee.contracts.periods import period_start_s
+
+MAX_KNOWN = 200_000
+EXPIRED_AT_ONCE = 200
+FORGOTTEN_AT_ONCE = 10_000
+SILENT_HOLDS = 10
+"""An owner that gave no sign of life for so many times the life of a hold has ended."""
+
+_TRY_AGAIN = (
+    errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable, errors.QueryCanceled,
+    errors.UniqueViolation, errors.InsufficientResources,
+)  # fmt: skip
+_STATES: dict[str, State] = {"post": "posted", "void": "voided", "expire": "expired", "adjust": "adjusted"}
+_CHARGED = ("post", "expire", "overdraft", "adjust")
+
+
+class StoreLost(StoreBusy):
+    """The connection is gone; whether the last transaction was committed is known once there is a new one."""
+
+
+class PostgresStore:
+    """One connection. All methods block and belong to one thread, but for `cut`.
+
+    They raise StoreBusy (try again), StoreLost (connect again, then try again) or StoreFailed (these operations can
+    never be done).
+    """
+
+    def __init__(
+        self, url: str, *, reporters: Sequence[str], currency: str, retention_days: int, timeout_s: float, hold_s: float
+    ) -> None:
+        self.owner = 0
+        self.transactions = 0
+        self.decided: list[Answer] = []
+        self._url = url
+        self._reporters = tuple(reporters)
+        self._currency = currency
+        self._retention_s = retention_days * 86400.0
+        self._timeout_s = timeout_s
+        self._hold_s = hold_s
+        self._lock = threading.Lock()
+        self._db: psycopg.Connection[Any] | None = None
+        self._balance_ids: dict[tuple[str, float], int] = {}
+        self._path_ids: dict[str, int] = {}
+        self._seen: dict[str, Balance] = {}
+
+    # --- the connection ---
+
+    def connect(self) -> None:
+        """Connect anew."""
+        self.disconnect()
+        bound_ms = round(self._timeout_s * 1000)
+        # Whoever stops between the two round trips must not keep others from the balances it has locked.
+        options = " ".join(
+            f"-c {name}={bound_ms}"
+            for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+        )
+        try:
+            db = psycopg.connect(
+                self._url,
+                autocommit=True,
+                options=options,
+                connect_timeout=max(2, round(self._timeout_s)),
+                tcp_user_timeout=bound_ms,
+                application_name="zuebee",
+            )
+            with self._lock:
+                self._db = db
+            if db.execute("SHOW synchronous_commit").fetchone() == ("off",):
+                db.execute("SET synchronous_commit = on")
+        except psycopg.Error as error:
+            self.disconnect()
+            raise StoreLost(type(error).__name__) from None
+
+    def disconnect(self) -> None:
+        """Let go of the connection."""
+        with self._lock:
+            db, self._db = self._db, None
+            if db is not None:
+                db.close()
+
+    def cut(self) -> None:
+        """Called from another thread: end a wait that takes too long."""
+        with self._lock:
+            if self._db is not None and not self._db.closed:
+                with suppress(OSError), socket.socket(fileno=self._db.fileno()) as connection:
+                    try:
+                        connection.shutdown(socket.SHUT_RDWR)
+                    finally:
+                        connection.detach()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        return self._db is not None
+
+    @property
+    def _connection(self) -> psycopg.Connection[Any]:
+        if self._db is None:
+            raise StoreLost("not connected")
+        return self._db
+
+    def _failure(self, error: psycopg.Error) -> Exception:
+        """Undo what was begun, and say whether trying again makes sense."""
+        db = self._db
+        if db is None or db.closed or isinstance(error, errors.ReadOnlySqlTransaction):
+            self.disconnect()
+            return StoreLost(type(error).__name__)
+        try:
+            db.execute("ROLLBACK")
+        except psycopg.Error:
+            self.disconnect()
+            return StoreLost(type(error).__name__)
+        if isinstance(error, _TRY_AGAIN):
+            return StoreBusy(type(error).__name__)
+        if isinstance(error, errors.DataError | errors.IntegrityError | errors.ProgrammingError):
+            return StoreFailed(type(error).__name__)
+        self.disconnect()
+        return StoreLost(type(error).__name__)
+
+    # --- epochs ---
+
+    def start(self, name: str) -> int:
+        """Connect, and begin a new epoch; answers with its number."""
+        self.connect()
+        try:
+            row = self._connection.execute(sql.BEGIN_OWNER, (name,)).fetchone()
+        except psycopg.Error as error:
+            raise self._failure(error) from None
+        self.owner = int(row[0]) if row is not None else 0
+        return self.owner
+
+    def end(self) -> None:
+        """End the epoch: what it still holds may be expired at once."""
+        try:
+            self._connection.execute(sql.END_OWNER, (self.owner,))
+        except psycopg.Error as error:
+            raise self._failure(error) from None
+
+    def sweep(self) -> list[Expire]:
+        """What resolves the holds that have expired by the clock of the database. Also removes records that are too
+        old, a part at a time.
+        """
+        try:
+            db = self._connection
+            db.execute(sql.END_SILENT_OWNERS, (self._hold_s * SILENT_HOLDS,))
+            if self._retention_s:
+                db.execute(sql.FORGET_RECORDS, (self._retention_s, FORGOTTEN_AT_ONCE))
+            return [Expire(*row) for row in db.execute(sql.EXPIRED, (self.owner, EXPIRED_AT_ONCE))]
+        except psycopg.Error as error:
+            raise self._failure(error) from None
+
+    # --- operations ---
+
+    def apply(self, batch: int, operations: list[Operation], owner: int = 0) -> list[Answer] | None:
+        """Do all of them in one transaction, and note that this batch of the owner (default: ourselves) is done.
+
+        None: it was done before, by a transaction whose end was not seen; `decided` has what that one decided. A batch
+        0 is not noted.
+        """
+        owner = owner or self.owner
+        try:
+            known = self._open(operations)
+            db = self._connection
+            self.transactions += 1
+            loaded = self._load(db, operations, known, owner)
+            if batch and loaded.applied >= batch:
+                db.execute("ROLLBACK")
+                return None
+            before = {b.id: _figures(b) for b in loaded.ledger.balances()}
+            decided = [decide(loaded.ledger, each, loaded.now_s, self._currency) for each in operations]
+            self.decided = [answer for answer, _ in decided]
+            with db.pipeline():
+                self._write_ledger(db, loaded, before)
+                self._renew(db, operations)
+                self._write_usage(db, [record for _, record in decided if record is not None])
+                db.execute(sql.APPLIED if owner == self.owner else sql.APPLIED_FOR_ANOTHER, (batch, owner))
+                db.execute("COMMIT")
+        except psycopg.Error as error:
+            raise self._failure(error) from None
+        except Exception:
+            self._undo()
+            raise
+        if len(self._seen) > MAX_KNOWN:
+            self._seen.clear()
+        self._seen.update({balance.account: balance for balance in loaded.ledger.balances()})
+        return self.decided
+
+    def seen(self) -> list[Balance]:
+        """The balances that the latest transactions left behind; for any thread."""
+        return list(self._seen.values())
+
+    def _undo(self) -> None:
+        try:
+            if self._db is not None:
+                self._db.execute("ROLLBACK")
+        except psycopg.Error:
+            self.disconnect()
+
+    def _open(self, operations: list[Operation]) -> list[list[int]]:
+        """The balances of each reservation; made when missing, in a transaction of their own, and then remembered."""
+        reserves = [each for each in operations if isinstance(each, Reserve)]
+        wanted = {(b.account, period_start_s(b.period, each.at_s)): b for each in reserves for b in each.budgets}
+        missing = sorted(key for key in wanted if key not in self._balance_ids)
+        if missing:
+            if len(self._balance_ids) + len(missing) > MAX_KNOWN:
+                self._balance_ids.clear()
+                missing = sorted(wanted)
+            accounts, starts = [key[0] for key in missing], [key[1] for key in missing]
+            units, periods = [wanted[key].unit for key in missing], [wanted[key].period for key in missing]
+            with self._connection.pipeline():
+                self._connection.execute(sql.OPEN_BALANCES, (accounts, units, periods, starts))
+                found = self._connection.execute(sql.FIND_BALANCES, (accounts, starts))
+            self._balance_ids.update({(account, start_s): number for account, start_s, number in found})
+        ids = [
+            [self._balance_ids[b.account, period_start_s(b.period, each.at_s)] for b in each.budgets]
+            for each in reserves
+        ]
+        self._open_paths(ids)
+        return ids
+
+    def _open_paths(self, ids: list[list[int]]) -> None:
+        names = {_name(path) for path in ids} | {str(each) for path in ids for each in path}
+        missing = sorted(name for name in names if name not in self._path_ids)
+        if missing:
+            if len(self._path_ids) + len(missing) > MAX_KNOWN:
+                self._path_ids.clear()
+                missing = sorted(names)
+            with self._connection.pipeline():
+                self._connection.execute(sql.OPEN_PATHS, (missing,))
+                found = self._connection.execute(sql.FIND_PATHS, (missing,))
+            self._path_ids.update(dict(found.fetchall()))
+
+    def _load(
+        self, db: psycopg.Connection[Any], operations: list[Operation], known: list[list[int]], owner: int
+    ) -> "_Loaded":
+        ids = sorted({each for path in known for each in path})
+        holds = holds_of(operations)
+        with db.pipeline():
+            db.execute("BEGIN")
+            at_owner = db.execute(sql.LOCK_OWNER, (owner,))
+            at_balances = db.execute(sql.LOCK_BALANCES, (ids, holds))
+            at_holds = db.execute(sql.FIND_HOLDS, (holds,))
+            at_entries = db.execute(sql.FIND_ENTRIES, (holds,))
+            at_batch = db.execute(sql.LAST_BATCH, (self.owner,))
+        row = at_owner.fetchone()
+        if row is None:
+            raise StoreFailed("this process is not known to the store any more")
+        ledger = Ledger(self.owner)
+        balances = {b[0]: ledger.add_balance(Balance(*b)) for b in at_balances}
+        for path in known:
+            ledger.add_path(self._path_ids[_name(path)], [balances[each] for each in path])
+            for each in path:
+                ledger.add_path(self._path_ids[str(each)], [balances[each]])
+        try:
+            _add_holds(ledger, balances, at_holds, at_entries)
+        except KeyError:
+            raise StoreBusy("another process has just reserved under the same id") from None
+        sequence, digest = at_batch.fetchone() or (0, "")
+        return _Loaded(ledger, row[0], row[1], sequence, digest)
+
+    def _write_ledger(self, db: psycopg.Connection[Any], loaded: "_Loaded", before: dict[int, tuple[int, ...]]) -> None:
+        changes = loaded.ledger.take()
+        entries = changes.entries
+        assert not changes.balances, "they come from `_open`"
+        assert not changes.paths, "they come from `_open`"
+        if not entries:
+            return
+        sequence, digest = loaded.sequence + 1, hashlib.sha256(loaded.digest.encode())
+        rows = []
+        for e in entries:
+            digest.update(
+                f"{e.kind}|{e.hold}|{e.step}|{e.path.id}|{e.tokens}|{e.cost_nano}|{e.released_tokens}"
+                f"|{e.released_cost_nano}|{self.owner}|{e.at_s!r}\n".encode()
+            )
+            rows.append(
+                (sequence, e.kind, e.hold, e.step, e.path.id, e.tokens, e.cost_nano, e.released_tokens,
+                 e.released_cost_nano, self.owner, e.at_s)
+            )  # fmt: skip
+        db.execute(sql.ADD_ENTRIES, _columns(rows))
+        db.execute(sql.ADD_BATCH, (self.owner, sequence, len(rows), digest.hexdigest()))
+        moved = [
+            (b.id, *(now - then for now, then in zip(_figures(b), before[b.id], strict=True)))
+            for b in loaded.ledger.balances()
+        ]
+        db.execute(sql.ADD_TO_BALANCES, _columns([row for row in moved if any(row[1:])], 7))
+        _write_holds(db, entries, changes.opened)
+
+    def _renew(self, db: psycopg.Connection[Any], operations: list[Operation]) -> None:
+        for each in operations:
+            if isinstance(each, Renew) and each.holds:
+                db.execute(sql.RENEW_HOLDS, (each.hold_s, *_columns(each.holds)))
+
+    def _write_usage(self, db: psycopg.Connection[Any], kept: list[Record]) -> None:
+        if not kept:
+            return
+        rows = [dict(zip(records.COLUMNS, record.row, strict=True)) for record in kept]
+        db.execute(sql.ADD_RECORDS, _columns([tuple(record.row) for record in kept]))
+        days: dict[tuple[str, int], list[int]] = {}
+        for row in rows:
+            total = days.setdefault((row["key_id"], int(row["at_s"]) // records.DAY_S), [0, 0, 0, 0])
+            total[0] += 1
+            total[1] += row["prompt_tokens"] or 0
+            total[2] += row["completion_tokens"] or 0
+            total[3] += row["cost_nano"]
+        db.execute(sql.ADD_TO_DAYS, _columns([(*key, *total) for key, total in sorted(days.items())]))
+        events = [
+            (record.event_id, reporter, record.event, row["at_s"], row["at_s"])
+            for record, row in zip(kept, rows, strict=True)
+            for reporter in self._reporters
+        ]
+        if events:
+            db.execute(sql.ADD_EVENTS, _columns(events))
+
+
+class _Loaded:
+    """What a transaction has locked and read."""
+
+    def __init__(self, ledger: Ledger, applied: int, now_s: float, sequence: int, digest: str) -> None:
+        self.ledger = ledger
+        self.applied = applied
+        self.now_s = now_s
+        self.sequence = sequence
+        self.digest = digest
+
+
+def _add_holds(
+    ledger: Ledger, balances: dict[int, Balance], open_rows: Iterable[Any], entry_rows: Iterable[Any]
+) -> None:
+    """Holds as they stand; of those that are resolved, how, and what was charged."""
+    for hold, path_id, names, tokens, cost, owner, expires_at_s, record, spent, spent_cost in open_rows:
+        path = ledger.add_path(path_id, [balances[int(each)] for each in names.split(",")])
+        progress = Amount(spent, spent_cost)
+        ledger.add_hold(HoldState(hold, path, tokens, cost, owner, expires_at_s, record, progress))
+    resolved: dict[str, HoldState] = {}
+    for hold, kind, path_id, names, tokens, cost, owner in entry_rows:
+        if hold in ledger.open:
+            continue
+        state = resolved.get(hold)
+        if state is None:
+            path = ledger.add_path(path_id, [balances[int(each)] for each in names.split(",")])
+            state = resolved[hold] = HoldState(hold, path, 0, 0, owner, 0.0)
+        state.state = _STATES.get(kind, state.state)
+        if kind in ("reserve", "extend"):
+            state.tokens += tokens
+            state.cost_nano += cost
+        if kind in _CHARGED:
+            state.charged = Amount(state.charged.tokens + tokens, state.charged.cost_nano + cost)
+    for state in resolved.values():
+        if state.state != "open":  # an id of a grant is none of a hold
+            ledger.add_hold(state)
+
+
+def _write_holds(db: psycopg.Connection[Any], entries: list[Entry], opened: list[HoldState]) -> None:
+    """Amounts come from the entries: a hold itself may have moved on since."""
+    ended = {entry.hold for entry in entries if entry.step == 1}
+    reserved = (entry for entry in entries if entry.kind == "reserve")
+    rows = [
+        (hold.id, entry.path.id, entry.tokens, entry.cost_nano, hold.owner, hold.expires_at_s, hold.record)
+        for entry, hold in zip(reserved, opened, strict=True)
+        if hold.id not in ended
+    ]
+    if rows:
+        db.execute(sql.ADD_HOLDS, _columns(rows))
+    extended = [(e.hold, e.tokens, e.cost_nano) for e in entries if e.kind == "extend" and e.hold not in ended]
+    if extended:
+        db.execute(sql.EXTEND_HOLDS, _columns(extended))
+    if ended:
+        db.execute(sql.END_HOLDS, (sorted(ended),))
+
+
+def _figures(balance: Balance) -> tuple[int, ...]:
+    b = balance
+    return b.granted, b.held, b.used, b.overdraft, b.limited, b.changes
+
+
+def _name(path: Sequence[int]) -> str:
+    return ",".join(map(str, path))
+
+
+def _columns(rows: Sequence[Sequence[object]], width: int = 0) -> tuple[list[object], ...]:
+    """Rows as one list for each column."""
+    return tuple(map(list, zip(*rows, strict=True))) if rows else tuple([] for _ in range(width))

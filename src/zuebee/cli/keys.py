@@ -1,0 +1,290 @@
+"""`zuebee keys`: make, show, replace and end keys."""
+
+from typing import Annotated, Any
+
+import typer
+
+from zuebee.accounts.amounts import TOKENS
+from zuebee.cli import options, show
+from zuebee.cli.options import OPTION_OF, opened, said, time_s
+from zuebee.contracts.errors import Refusal
+from zuebee.kit.units import Duration
+
+app = typer.Typer(name="keys", help="Keys of the store: made, listed, replaced, revoked.", no_args_is_help=True)
+
+KeyId = Annotated[str, typer.Argument(help="The key's id, like key_0123456789abcdef.")]
+Organisation = Annotated[str | None, typer.Option(OPTION_OF["organisation_id"], help="Its organisation.")]
+Team = Annotated[str | None, typer.Option(OPTION_OF["team_id"], help="Its team.")]
+User = Annotated[str | None, typer.Option(OPTION_OF["user_id"], help="Its user; team and organisation follow.")]
+Priority = Annotated[str | None, typer.Option("--priority", help="low, normal or high; '': the plan's.")]
+Billing = Annotated[str | None, typer.Option("--billing", help="none, quota or prepaid; default: by its budgets.")]
+AllowIp = Annotated[list[str] | None, typer.Option("--allow-ip", help="Address or CIDR range; '' for any. Repeatable.")]
+DenyIp = Annotated[list[str] | None, typer.Option("--deny-ip", help="Address or CIDR range. Repeatable.")]
+Starts = Annotated[str | None, typer.Option("--starts", help="From when it works: a time, a date, or `1h` from now.")]
+Expires = Annotated[str | None, typer.Option("--expires", help="Until when: a time, a date, `90d` from now, or never.")]
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    name: options.Name = None,
+    organisation: Organisation = None,
+    team: Team = None,
+    user: User = None,
+    plan: options.Plan = None,
+    plan_ends: options.PlanEnds = None,
+    priority: Priority = None,
+    billing: Billing = None,
+    model: options.Models = None,
+    endpoint: options.Endpoints = None,
+    limit: options.Limits = None,
+    budget: options.Budgets = None,
+    allow_ip: AllowIp = None,
+    deny_ip: DenyIp = None,
+    starts: Starts = None,
+    expires: Expires = None,
+    tag: options.Tags = None,
+    config: options.Config = "config.yaml",
+    store: options.Store = "",
+    json: options.Json = False,
+) -> None:
+    """Make a key and print it. This is the only time that it can be seen."""
+    with opened(context, config, store) as administration:
+        fields = said(
+            name=name, organisation_id=organisation, team_id=team, user_id=user, plan=plan,
+            plan_ends_at_s=time_s(plan_ends, "plan_ends_at_s"), priority=priority, billing=billing, models=model,
+            endpoints=endpoint, limits=options.limits(limit), budgets=options.budgets(budget, administration.currency),
+            allowed_ips=allow_ip, denied_ips=deny_ip, starts_at_s=time_s(starts, "starts_at_s"),
+            expires_at_s=time_s(expires, "expires_at_s"), tags=tag,
+        )  # fmt: skip
+        _print_made(administration.accounts.create_key(fields), json)
+
+
+@app.command("list")
+def list_keys(
+    context: typer.Context,
+    organisation: Organisation = None,
+    team: Team = None,
+    user: User = None,
+    plan: options.Plan = None,
+    state: Annotated[str, typer.Option("--state", help="active, disabled, expired or revoked.")] = "",
+    count: options.Count = 50,
+    after: options.After = "",
+    config: options.Config = "config.yaml",
+    store: options.Store = "",
+    json: options.Json = False,
+) -> None:
+    """List keys with their usage of the last 30 days, oldest first, a page at a time."""
+    wanted = said(organisation_id=organisation, team_id=team, user_id=user, plan=plan, state=state)
+    with opened(context, config, store) as administration:
+        found, following = administration.accounts.list_keys(wanted, limit=count, after=after)
+        currency = administration.currency
+    if json:
+        show.as_json({"items": found, "next": following})
+        return
+    rows = [_row(view, currency) for view in found]
+    columns = ("id", "key", "name", "organisation", "team", "user", "state", "expires", "requests", "tokens", "cost")
+    show.as_table("Keys (usage: last 30 days)", columns, rows, numbers=columns[-3:])
+    if following:
+        show.note(f"More: --after {following}")
+
+
+def _row(view: dict[str, Any], currency: str) -> tuple[Any, ...]:
+    used = view["last_30_days"]
+    owners = (view["organisation_id"], view["team_id"], view["user_id"])
+    cost = options.money(used["cost_nano"], currency)
+    expires = show.when(view["expires_at_s"])
+    return view["id"], view["hint"], view["name"], *owners, view["state"], expires, used["requests"], used[TOKENS], cost
+
+
+@app.command("show")
+def show_key(
+    context: typer.Context,
+    key: KeyId,
+    config: options.Config = "config.yaml",
+    store: options.Store = "",
+    json: options.Json = False,
+) -> None:
+    """Show one key, what it entitles to after its owners and plans, and its budgets."""
+    with opened(context, config, store) as administration:
+        view = administration.accounts.show_key(key)
+        record = administration.accounts.key_record(key)
+        own_budgets = administration.accounts.budgets("key", key)
+        currency = administration.currency
+    effective = _effective(record)
+    if json:
+        show.as_json({**view, "effective": effective, "budgets": own_budgets})
+        return
+    _print_view(view, currency)
+    show.as_record("What a request with it meets", effective)
+    options_budgets(own_budgets)
+
+
+def _effective(record: Any) -> dict[str, Any]:
+    if record is None or isinstance(record, Refusal):
+        return {"refused": record.code if record is not None else "invalid_api_key"}
+    principal = record.principal
+    limits = [
+        f"{limit.subject}: {limit.amount} {limit.kind} {f'in {limit.window_s} s' if limit.window_s else 'at once'}"
+        for limit in principal.limits
+    ]
+    return {
+        "active": record.active and not record.revoked,
+        "plan": principal.plan,
+        "priority": principal.priority,
+        "models": list(principal.models) or ["*"],
+        "endpoints": list(principal.endpoints) or ["*"],
+        "limits": limits,
+        "budgets": [budget.account for budget in principal.budgets],
+        "tags": list(principal.tags),
+    }
+
+
+@app.command()
+def update(
+    context: typer.Context,
+    key: KeyId,
+    name: options.Name = None,
+    plan: options.Plan = None,
+    plan_ends: options.PlanEnds = None,
+    priority: Priority = None,
+    billing: Billing = None,
+    model: options.Models = None,
+    endpoint: options.Endpoints = None,
+    limit: options.Limits = None,
+    allow_ip: AllowIp = None,
+    deny_ip: DenyIp = None,
+    starts: Starts = None,
+    expires: Expires = None,
+    tag: options.Tags = None,
+    config: options.Config = "config.yaml",
+    store: options.Store = "",
+    json: options.Json = False,
+) -> None:
+    """Change what is named and leave the rest. Running servers follow within 5 seconds."""
+    with opened(context, config, store) as administration:
+        fields = said(
+            name=name, plan=plan, plan_ends_at_s=time_s(plan_ends, "plan_ends_at_s"), priority=priority,
+            billing=billing, models=model, endpoints=endpoint, limits=options.limits(limit), allowed_ips=allow_ip,
+            denied_ips=deny_ip, starts_at_s=time_s(starts, "starts_at_s"),
+            expires_at_s=time_s(expires, "expires_at_s"), tags=tag,
+        )  # fmt: skip
+        _print_view(administration.accounts.change_key(key, fields), administration.currency, json)
+
+
+@app.command()
+def rotate(
+    context: typer.Context,
+    key: KeyId,
+    overlap: Annotated[str, typer.Option("--overlap", help="How long the old key still works; 0: not at all.")] = "24h",
+    config: options.Config = "config.yaml",
+    store: options.Store = "",
+    json: options.Json = False,
+) -> None:
+    """Make a new key in place of this one, with the same rights, limits and budgets, and print it."""
+    try:
+        overlap_s = float(Duration.parse(overlap))
+    except ValueError as error:
+        typer.echo(f"--overlap: {error}", err=True)
+        raise typer.Exit(2) from None
+    with opened(context, config, store) as administration:
+        _print_made(administration.accounts.rotate_key(key, overlap_s=overlap_s), json)
+
+
+@app.command()
+def revoke(
+    context: typer.Context,
+    key: KeyId,
+    config: options.Config = "config.yaml",
+    store: options.Store = "",
+    json: options.Json = False,
+) -> None:
+    """End a key for ever. Running servers refuse it within 5 seconds."""
+    with opened(context, config, store) as administration:
+        _print_view(administration.accounts.revoke_key(key), administration.currency, json)
+
+
+@app.command()
+def disable(
+    context: typer.Context,
+    key: KeyId,
+    config: options.Config = "config.yaml",
+    store: options.Store = "",
+    json: options.Json = False,
+) -> None:
+    """Switch a key off until it is enabled again."""
+    with opened(context, config, store) as administration:
+        administration.accounts.set_status("key", key, "disabled")
+        _print_view(administration.accounts.show_key(key), administration.currency, json)
+
+
+@app.command()
+def enable(
+    context: typer.Context,
+    key: KeyId,
+    config: options.Config = "config.yaml",
+    store: options.Store = "",
+    json: options.Json = False,
+) -> None:
+    """Switch a disabled key on again."""
+    with opened(context, config, store) as administration:
+        administration.accounts.set_status("key", key, "active")
+        _print_view(administration.accounts.show_key(key), administration.currency, json)
+
+
+def _print_made(made: Any, json: bool) -> None:
+    if json:
+        show.as_json({**made.view, "key": made.secret})
+        return
+    show.as_record(f"Key {made.view['id']}", {"name": made.view["name"], "owner": _owner(made.view)})
+    typer.echo(made.secret)
+    typer.echo("This is the only time that it is shown: only its hash is kept.", err=True)
+
+
+def _owner(view: dict[str, Any]) -> str:
+    named = (f"{kind} {view[f'{kind}_id']}" for kind in ("user", "team", "organisation") if view[f"{kind}_id"])
+    return ", ".join(named)
+
+
+def _print_view(view: dict[str, Any], currency: str, json: bool = False) -> None:
+    if json:
+        show.as_json(view)
+        return
+    used = view["last_30_days"]
+    fields: dict[str, Any] = {
+        "key": view["hint"],
+        "name": view["name"],
+        "owner": _owner(view),
+        "state": view["state"],
+        "plan": view["plan"],
+        "plan ends": show.when(view["plan_ends_at_s"]),
+        "priority": view["priority"],
+        "billing": view["billing"],
+        "models": view["models"],
+        "endpoints": view["endpoints"],
+        "limits": view["limits"],
+        "allowed addresses": view["allowed_ips"],
+        "denied addresses": view["denied_ips"],
+        "tags": view["tags"],
+        "made": show.when(view["created_at_s"]),
+        "starts": show.when(view["starts_at_s"]),
+        "expires": show.when(view["expires_at_s"]),
+        "revoked": show.when(view["revoked_at_s"]),
+        "replaces": view["rotated_from"],
+        "last 30 days": f"{used['requests']} requests, {used[TOKENS]} tokens, "
+        + options.money(used["cost_nano"], currency),
+    }
+    show.as_record(f"Key {view['id']}", fields)
+
+
+def options_budgets(found: list[dict[str, Any]]) -> None:
+    """A table of budgets with the figures of their running period."""
+    rows = []
+    for view in found:
+        unit, running = view["unit"], view["running"]
+        amount = "prepaid" if view["amount"] is None else options.money(view["amount"], unit)
+        figures = (options.money(running[name], unit) for name in ("granted", "used", "held", "available"))
+        rows.append((view["account"], amount, *figures))
+    columns = ("account", "amount", "granted", "used", "held", "available")
+    if rows:
+        show.as_table("Budgets (running period)", columns, rows, numbers=columns[1:])

@@ -1,0 +1,146 @@
+"""What the commands about accounts have in common: their options, and how an order is carried out."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from zuebee.accounts.amounts import TOKENS, read_amount, show_amount
+from zuebee.accounts.errors import AccountsError
+from zuebee.accounts.periods import read_time_s
+from zuebee.kit import clock
+from zuebee.kit.units import Duration
+
+T = TypeVar("T")
+Opener = Callable[[str, str], AbstractContextManager[Any]]
+"""(configuration file, store or "") -> the open store; it lives in the context of typer, put there by main.py."""
+
+Config = Annotated[str, typer.Option("--config", "-c", help="The configuration file; its `store` is used.")]
+Store = Annotated[str, typer.Option("--store", help="SQLite file or postgresql:// URL, instead of the file's.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str | None, typer.Option("--name", help="A name to show.")]
+Plan = Annotated[str | None, typer.Option("--plan", help="Its plan; '' for none.")]
+PlanEnds = Annotated[
+    str | None, typer.Option("--plan-ends", help="When the plan ends: a time, a date, `30d` from now, or never.")
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="A model it may use, `*` at the end matches; '' for all. Repeatable."),
+]
+Endpoints = Annotated[
+    list[str] | None, typer.Option("--endpoint", help="A path it may use, like /v1/embeddings; '' for all. Repeatable.")
+]
+Limits = Annotated[
+    list[str] | None, typer.Option("--limit", help="Like requests_per_minute=60; '' for none. Repeatable.")
+]
+Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag; '' for none. Repeatable.")]
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option("--budget", help="25.50/monthly, 1000000:tokens/daily, prepaid or prepaid:tokens. Repeatable."),
+]
+Count = Annotated[int, typer.Option("--count", help="Rows of a page.", min=1, max=1000)]
+After = Annotated[str, typer.Option("--after", help="The id that the page begins behind.")]
+
+OPTION_OF = {
+    "organisation_id": "--organisation",
+    "team_id": "--team",
+    "user_id": "--user",
+    "plan": "--plan",
+    "plan_ends_at_s": "--plan-ends",
+    "models": "--model",
+    "endpoints": "--endpoint",
+    "limits": "--limit",
+    "tags": "--tag",
+    "name": "--name",
+    "role": "--role",
+    "priority": "--priority",
+    "billing": "--billing",
+    "budgets": "--budget",
+    "allowed_ips": "--allow-ip",
+    "denied_ips": "--deny-ip",
+    "starts_at_s": "--starts",
+    "expires_at_s": "--expires",
+    "unit": "--unit",
+    "period": "--period",
+    "payment": "--payment",
+    "month": "--month",
+    "overlap": "--overlap",
+    "after": "--after",
+    "by": "--by",
+}
+
+
+@contextmanager
+def opened(context: typer.Context, config: str, store: str) -> Iterator[Any]:
+    """The store for one command. What goes wrong is one line on standard error that names the argument, and exit
+    status 2 (a mistake in the order), 3 (no such thing) or 4 (it stands against what is there).
+    """
+    opener: Opener = context.obj
+    with saying_errors(), opener(config, store) as administration:
+        yield administration
+
+
+@contextmanager
+def saying_errors() -> Iterator[None]:
+    """AccountsError as a message and an exit status."""
+    try:
+        yield
+    except AccountsError as error:
+        first = error.field.partition("[")[0].partition(".")[0]
+        argument = OPTION_OF.get(first, first)
+        inside = error.field[len(first) :] if first in OPTION_OF else ""
+        typer.echo(f"{argument}{inside}: {error.message}" if argument else error.message, err=True)
+        raise typer.Exit({"not_found": 3, "conflict": 4}.get(error.kind, 2)) from None
+
+
+def said(**fields: Any) -> dict[str, Any]:
+    """The fields that were given on the command line. An empty text alone empties a list."""
+    return {name: [] if value == [""] else value for name, value in fields.items() if value is not None}
+
+
+def time_s(text: str | None, field: str) -> float | None:
+    """A time, a date, a duration from now, or `never` (0)."""
+    if text is None or text == "never":
+        return None if text is None else 0.0
+    try:
+        return clock.wall_s() + Duration.parse(text)
+    except ValueError:
+        return read_time_s(text, field=field)
+
+
+def limits(texts: list[str] | None) -> dict[str, Any] | None:
+    """`requests_per_minute=60` as settings."""
+    if texts is None:
+        return None
+    found: dict[str, Any] = {}
+    for text in filter(None, texts):
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise AccountsError(f"expected NAME=NUMBER, not `{text}`", field="limits")
+        found[name] = int(value) if value.isascii() and value.isdigit() else value
+    return found
+
+
+def budgets(texts: list[str] | None, currency: str) -> list[dict[str, Any]] | None:
+    """`25.50/monthly` as a budget."""
+    if texts is None:
+        return None
+    return [budget(text, currency) for text in texts if text]
+
+
+def budget(text: str, currency: str) -> dict[str, Any]:
+    """One of them."""
+    front, _, period = text.partition("/")
+    amount, _, unit = front.partition(":")
+    unit = unit or currency
+    if amount == "prepaid":
+        return {"unit": unit, "period": period or "never", "amount": None}
+    if not period:
+        raise AccountsError(f"expected AMOUNT/PERIOD such as 25.50/monthly, not `{text}`", field="budgets")
+    return {"unit": unit, "period": period, "amount": read_amount(amount, unit, field="budgets")}
+
+
+def money(amount: int, unit: str) -> str:
+    """An amount with its unit, for people."""
+    return f"{amount:,} tokens" if unit == TOKENS else f"{show_amount(amount, unit)} {unit}"

@@ -1,0 +1,91 @@
+"""Requests that go on when their client leaves: whether they may, and how long."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from zuebee.config import ClientGoneSettings
+from zuebee.contracts.inference import Sink
+
+MAX_DETACHED = 1000
+"""More requests without a client are not kept running: the next is cancelled."""
+
+DETACH = ClientGoneSettings(policy="detach")
+
+
+class Departures:
+    """The rules for clients that leave (they may be replaced at any time), and how many requests go on without one."""
+
+    def __init__(self, rules: Sequence[ClientGoneSettings] = ()) -> None:
+        self.rules = rules
+        self.running = 0
+
+    def policy(self, model: str) -> ClientGoneSettings | None:
+        """What holds for a model; None: it is cancelled."""
+        for rule in self.rules:
+            if not rule.models or any(_fits(model, pattern) for pattern in rule.models):
+                return None if rule.policy == "cancel" else rule
+        return None
+
+
+class Onward:
+    """One request that may outlive its client, within the bounds of its policy; `stop` ends it when they are passed."""
+
+    __slots__ = ("_departures", "_left_bytes", "_policy", "_stop", "_timer", "gone")
+
+    def __init__(self, departures: Departures, policy: ClientGoneSettings, stop: Callable[[], None]) -> None:
+        self.gone = False
+        self._departures = departures
+        self._policy = policy
+        self._stop = stop
+        self._timer: asyncio.TimerHandle | None = None
+        self._left_bytes = int(policy.max_bytes)
+
+    def client_left(self) -> bool:
+        """The client has left. True: go on without it."""
+        if self._departures.running >= MAX_DETACHED:
+            return False
+        self.gone = True
+        self._departures.running += 1
+        if self._policy.policy == "drain":
+            self._timer = asyncio.get_running_loop().call_later(self._policy.max_s, self._stop)
+        return True
+
+    def passed(self, size: int) -> None:
+        """So many bytes of the answer came."""
+        if self.gone and self._policy.policy == "drain":
+            self._left_bytes -= size
+            if self._left_bytes < 0:
+                self._stop()
+
+    def over(self) -> None:
+        """The request has ended."""
+        if self.gone:
+            self._departures.running -= 1
+            self.gone = False
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def sink(self, sink: Sink | None) -> Sink | None:
+        """A sink that tells what passed."""
+        return sink if sink is None or self._policy.policy != "drain" else _CountingSink(sink, self)
+
+
+class _CountingSink:
+    def __init__(self, sink: Sink, onward: Onward) -> None:
+        self._sink = sink
+        self._onward = onward
+
+    @property
+    def written_bytes(self) -> int:
+        return self._sink.written_bytes
+
+    def write(self, data: bytes) -> bool:
+        self._onward.passed(len(data))
+        return self._sink.write(data)
+
+    async def drain(self) -> None:
+        await self._sink.drain()
+
+
+def _fits(model: str, pattern: str) -> bool:
+    return model == pattern or (pattern.endswith("*") and model.startswith(pattern[:-1]))

@@ -1,0 +1,209 @@
+"""An answer that several clients read: one runs it, others join, all get the same bytes."""
+
+import asyncio
+from collections.abc import Callable
+
+from zuebee.contracts.answers import KeptAnswer, Ticket
+from zuebee.contracts.errors import Refusal
+from zuebee.contracts.inference import Headers, Sink
+from zuebee.dialects import openai, sse
+from zuebee.edge.client import Client
+
+REPLAYED = (b"idempotent-replayed", b"true")
+PIECE_BYTES = 1 << 16
+
+LOST = Refusal(
+    409,
+    "invalid_request_error",
+    "idempotency_in_progress",
+    "The request with this Idempotency-Key was stopped before it was answered; it may be sent again.",
+    "Idempotency-Key",
+    retry_after_s=1.0,
+    should_retry=True,
+)
+OUTGROWN = Refusal(
+    409,
+    "invalid_request_error",
+    "idempotency_answer_too_large",
+    "The answer to the request with this Idempotency-Key is too large to be given twice.",
+    "Idempotency-Key",
+)
+
+
+class Recording:
+    """What was said so far of one answer, up to `max_bytes`; beyond, it is `outgrown` and forgotten."""
+
+    def __init__(self, ticket: Ticket, max_bytes: int) -> None:
+        self.ticket = ticket
+        self.outgrown = False
+        self.over = False
+        self.whole = False
+        self.refusal: Refusal | None = None
+        self.head: tuple[int, Headers, bool] | None = None
+        self._max_bytes = max_bytes
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._waiting: list[asyncio.Future[None]] = []
+
+    # --- for who runs it ---
+
+    def begin(self, status: int, headers: Headers, *, events: bool) -> None:
+        """The head of the answer."""
+        self.head = (status, list(headers), events)
+        self._tell()
+
+    def add(self, data: bytes) -> None:
+        """More of its body."""
+        if self.outgrown or self.over:
+            return
+        self._size += len(data)
+        if self._size > self._max_bytes:
+            self.outgrown = True
+            self._pieces.clear()
+        else:
+            self._pieces.append(data)
+        if self._waiting:
+            self._tell()
+
+    def load(self, answer: KeptAnswer) -> None:
+        """Fill it with a kept answer."""
+        self.begin(answer.status, answer.headers, events=answer.events)
+        body = answer.body
+        self.whole = True
+        self._pieces = [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)]
+        self.end(None)
+
+    def end(self, refusal: Refusal | None) -> None:
+        """It is over; `refusal`: without an answer, or without the rest of it. Later calls change nothing."""
+        if not self.over:
+            self.over = True
+            self.refusal = refusal
+            self._tell()
+
+    def answer(self, last: bytes) -> KeptAnswer | None:
+        """The whole answer, its body ending with `last`; None if it was too large."""
+        assert self.head is not None
+        self._size += len(last)
+        if self.outgrown or self._size > self._max_bytes:
+            return None
+        status, headers, events = self.head
+        return KeptAnswer(status, headers, b"".join((*self._pieces, last)), events)
+
+    def _tell(self) -> None:
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+        self._waiting.clear()
+
+    # --- for who joins ---
+
+    async def play(
+        self, client: Client, heartbeat_s: float, on_start: Callable[[int, bool], None], on_end: Callable[[int], None]
+    ) -> Refusal | None:
+        """Give the answer to a client, as far as it is there and then as it comes; a refusal: nothing was sent.
+
+        `on_start` is told its status and whether it is a stream, `on_end` its bytes, before the last of it goes out.
+        """
+        while (head := self._playable()) is None:
+            if self.outgrown or self.over:
+                return OUTGROWN if self.outgrown else self.refusal or LOST
+            await self._change(0.0)
+        status, headers, events = head
+        on_start(status, events)
+        await client.start(status, _replayed(headers, self._pieces, events=events), events=events)
+        given = size = 0
+        while True:
+            while given < len(self._pieces):
+                await client.write(piece := self._pieces[given])
+                given, size = given + 1, size + len(piece)
+            if self._stopped():
+                break
+            if not await self._change(heartbeat_s):
+                await client.write(sse.COMMENT)
+        if (broken := OUTGROWN if self.outgrown else self.refusal) is not None:
+            await client.write(openai.render_error_event(broken))
+        on_end(size)
+        await client.finish()
+        return None
+
+    def _playable(self) -> tuple[int, Headers, bool] | None:
+        """The head, once it may go out: of a stream at once, of another answer when all of it is there."""
+        if self.head is None or self.outgrown or self.refusal is not None:
+            return None
+        return self.head if self.head[2] or self.over else None
+
+    def _stopped(self) -> bool:
+        return self.outgrown or self.over
+
+    async def _change(self, timeout_s: float) -> bool:
+        """Wait for news; False when there was none for `timeout_s` (0: wait for ever, as the run has its deadlines)."""
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        try:
+            async with asyncio.timeout(timeout_s or None):
+                await waiting
+        except TimeoutError:
+            return False
+        finally:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+        return True
+
+
+def _replayed(headers: Headers, pieces: list[bytes], *, events: bool) -> Headers:
+    fields = [*headers, REPLAYED]
+    if not events and all(name != b"content-length" for name, _ in headers):
+        fields.append((b"content-length", b"%d" % sum(map(len, pieces))))
+    return fields
+
+
+class RecordingClient:
+    """A client whose answer is recorded on its way. Heartbeats are no part of it."""
+
+    def __init__(self, client: Client, recording: Recording) -> None:
+        self._client = client
+        self._recording = recording
+        self.read_job = client.read_job
+        self.cancel = client.cancel
+        self.outlive = client.outlive
+        self.refuse = client.refuse
+        self.answer = client.answer
+
+    async def start(self, status: int, headers: Headers, *, events: bool) -> None:
+        """See `Client.start`."""
+        self._recording.begin(status, headers, events=events)
+        await self._client.start(status, headers, events=events)
+
+    async def write(self, data: bytes) -> None:
+        """See `Client.write`."""
+        if data is not sse.COMMENT:
+            self._recording.add(data)
+        await self._client.write(data)
+
+    async def finish(self) -> None:
+        """See `Client.finish`."""
+        self._recording.whole = True
+        await self._client.finish()
+
+    def sink(self) -> Sink | None:
+        """See `Client.sink`."""
+        sink = self._client.sink()
+        return None if sink is None else _RecordingSink(sink, self._recording)
+
+
+class _RecordingSink:
+    def __init__(self, sink: Sink, recording: Recording) -> None:
+        self._sink = sink
+        self._recording = recording
+
+    @property
+    def written_bytes(self) -> int:
+        return self._sink.written_bytes
+
+    def write(self, data: bytes) -> bool:
+        if data is not sse.COMMENT:
+            self._recording.add(data)
+        return self._sink.write(data)
+
+    async def drain(self) -> None:
+        await self._sink.drain()

@@ -1,0 +1,112 @@
+"""PURE. What callers are told of limits: `x-ratelimit-*` fields and refusals."""
+
+import math
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+from zuebee.contracts.admission import Limit
+from zuebee.contracts.errors import Refusal
+from zuebee.contracts.inference import Headers
+from zuebee.limits.rules import scope_of
+
+UNKNOWN_WAIT_S = 1.0
+"""When a place among the running requests comes free, nobody knows."""
+
+UNAVAILABLE = Refusal(
+    503,
+    "api_error",
+    "limits_unavailable",
+    "The limits of this request cannot be checked just now.",
+    retry_after_s=1.0,
+    should_retry=True,
+)
+_CODES = {
+    "requests": "rate_limit_exceeded",
+    "tokens": "token_rate_limit_exceeded",
+    "concurrent": "concurrent_limit_exceeded",
+}
+_WHO = {
+    "global": "all callers together",
+    "priority": "requests of this priority class",
+    "organisation": "this organisation",
+    "team": "this team",
+    "user": "this user",
+    "key": "this key",
+    "path": "this endpoint",
+    "model": "this model",
+    "address": "this address",
+    "anonymous": "callers without a key at this address",
+    "other": "this caller",
+}
+_WINDOWS = {1: "a second", 60: "a minute", 3600: "an hour", 86400: "a day"}
+
+
+class State(NamedTuple):
+    """How one limit stands: `remaining` of `amount`, and seconds until nothing is counted any more."""
+
+    kind: str
+    amount: int
+    remaining: int
+    reset_s: float
+
+
+def limit_headers(states: Iterable[State]) -> Headers:
+    """The tightest limit of requests and of tokens, by OpenAI's names, and the former by LLMProxy's as well."""
+    requests: State | None = None
+    tokens: State | None = None
+    for state in states:
+        if state.kind == "requests":
+            if requests is None or state.remaining < requests.remaining:
+                requests = state
+        elif tokens is None or state.remaining < tokens.remaining:
+            tokens = state
+    headers: Headers = []
+    if requests is not None:
+        amount, remaining = b"%d" % requests.amount, b"%d" % requests.remaining
+        headers = [
+            (b"x-ratelimit-limit-requests", amount),
+            (b"x-ratelimit-remaining-requests", remaining),
+            (b"x-ratelimit-reset-requests", duration(requests.reset_s)),
+            (b"x-ratelimit-limit", amount),
+            (b"x-ratelimit-remaining", remaining),
+        ]
+    if tokens is not None:
+        headers += (
+            (b"x-ratelimit-limit-tokens", b"%d" % tokens.amount),
+            (b"x-ratelimit-remaining-tokens", b"%d" % tokens.remaining),
+            (b"x-ratelimit-reset-tokens", duration(tokens.reset_s)),
+        )
+    return headers
+
+
+def duration(value_s: float) -> bytes:
+    """Seconds as OpenAI writes them: `17ms`, `6s`, `1m0s`, `2h0m0s`; never less than it is."""
+    if value_s < 1.0:
+        return b"%dms" % math.ceil(value_s * 1000)
+    return _whole(math.ceil(value_s))
+
+
+@lru_cache(maxsize=1024)
+def _whole(value_s: int) -> bytes:
+    minutes, seconds = divmod(value_s, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return b"%dh%dm%ds" % (hours, minutes, seconds)
+    return b"%dm%ds" % (minutes, seconds) if minutes else b"%ds" % seconds
+
+
+def refusal_of(limit: Limit, wait_s: float, tokens: int, states: Iterable[State]) -> Refusal:
+    """429: this limit is reached; `wait_s` until it fits, had nothing else come."""
+    who = _WHO[scope_of(limit)]
+    if limit.kind == "concurrent":
+        text = f"Too many requests at once for {who}: at most {limit.amount}."
+    else:
+        window = _WINDOWS.get(limit.window_s, f"{limit.window_s} s")
+        burst = f", {limit.burst} at once" if limit.burst else ""
+        text = f"Rate limit reached for {who}: {limit.amount} {limit.kind} {window}{burst}."
+        if limit.kind == "tokens":
+            text += f" This request counts as {min(tokens, limit.burst or limit.amount)}."
+        text += f" Try again in {math.ceil(wait_s)} s."
+    headers = tuple(limit_headers(states))
+    return Refusal(429, "rate_limit_error", _CODES[limit.kind], text, None, wait_s, should_retry=True, headers=headers)

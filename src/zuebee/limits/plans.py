@@ -1,0 +1,260 @@
+"""PURE. The limits of a request, each with its counter: taken all or none. Counters in memory."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TypeAlias
+
+from zuebee.contracts.admission import Limit
+from zuebee.contracts.errors import Refusal
+from zuebee.contracts.inference import Headers
+from zuebee.limits.answers import UNKNOWN_WAIT_S, State, limit_headers, refusal_of
+from zuebee.limits.buckets import MAX_TIMES, Slot, SlotWindow, TimesWindow, TokenBucket
+from zuebee.limits.rules import STRANGERS, scope_of
+
+MAX_COUNTERS = 100_000
+"""Beyond it, members that callers can invent (addresses, models) share one counter of their scope."""
+EXACT_WINDOW_S = 60
+_SWEPT_AT_ONCE = 2000
+
+
+class Running:
+    """How many requests run."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+class ExactRequests:
+    """So many requests in any window, exact."""
+
+    __slots__ = ("_amount", "counter", "limit")
+
+    def __init__(self, limit: Limit, counter: TimesWindow) -> None:
+        self.limit, self.counter = limit, counter
+        self._amount = limit.amount
+
+    def take(self, tokens: int, now_s: float) -> float:
+        """Count one request: 0, or seconds until it would fit."""
+        return self.counter.take(self._amount, now_s)
+
+    def undo(self, tokens: int) -> None:
+        """It was none after all; only right after `take`."""
+        self.counter.undo()
+
+    def wait_s(self, tokens: int, now_s: float) -> float:
+        """What `take` would answer."""
+        return self.counter.wait_s(self._amount, now_s)
+
+    def state(self, now_s: float) -> State:
+        """How it stands."""
+        used = self.counter.used(now_s)
+        return State("requests", self._amount, max(self._amount - used, 0), self.counter.reset_s(now_s))
+
+
+class SlottedAmount:
+    """So many requests or tokens in any window."""
+
+    __slots__ = ("_amount", "_tokens", "counter", "limit")
+
+    def __init__(self, limit: Limit, counter: SlotWindow) -> None:
+        self.limit, self.counter = limit, counter
+        self._amount = limit.amount
+        self._tokens = limit.kind == "tokens"
+
+    def take(self, tokens: int, now_s: float) -> float:
+        return self.counter.take(tokens if self._tokens else 1, self._amount, now_s)
+
+    def undo(self, tokens: int) -> None:
+        self.counter.undo(tokens if self._tokens else 1, self._amount)
+
+    def wait_s(self, tokens: int, now_s: float) -> float:
+        return self.counter.wait_s(tokens if self._tokens else 1, self._amount, now_s)
+
+    def state(self, now_s: float) -> State:
+        used = self.counter.used(now_s)
+        return State(self.limit.kind, self._amount, max(self._amount - used, 0), self.counter.reset_s(now_s))
+
+    def settle(self, slot: Slot, tokens: int, used: int, now_s: float) -> None:
+        """`tokens` were charged into `slot`, but so many were used: less is given back, more is counted now."""
+        delta = used - min(tokens, self._amount)
+        if delta < 0:
+            self.counter.correct(slot, delta)
+        elif delta:
+            self.counter.add(delta, now_s)
+
+
+class BucketAmount:
+    """So many requests or tokens on average, and so many at once."""
+
+    __slots__ = ("_amount", "_burst", "_tokens", "counter", "limit")
+
+    def __init__(self, limit: Limit, counter: TokenBucket) -> None:
+        self.limit, self.counter = limit, counter
+        self._amount, self._burst = limit.amount, limit.burst
+        self._tokens = limit.kind == "tokens"
+
+    def take(self, tokens: int, now_s: float) -> float:
+        return self.counter.take(tokens if self._tokens else 1, self._amount, self._burst, now_s)
+
+    def undo(self, tokens: int) -> None:
+        self.counter.correct(-min(tokens, self._burst) if self._tokens else -1, self._amount)
+
+    def wait_s(self, tokens: int, now_s: float) -> float:
+        return self.counter.wait_s(tokens if self._tokens else 1, self._amount, self._burst, now_s)
+
+    def state(self, now_s: float) -> State:
+        used = self.counter.used(self._amount, now_s)
+        return State(self.limit.kind, self._burst, max(self._burst - used, 0), self.counter.reset_s(now_s))
+
+    def settle(self, slot: Slot, tokens: int, used: int, now_s: float) -> None:
+        """See `SlottedAmount.settle`."""
+        self.counter.correct(used - min(tokens, self._burst), self._amount)
+
+
+class AtOnce:
+    """So many requests running."""
+
+    __slots__ = ("_amount", "counter", "limit")
+
+    def __init__(self, limit: Limit, counter: Running) -> None:
+        self.limit, self.counter = limit, counter
+        self._amount = limit.amount
+
+    def take(self, tokens: int, now_s: float) -> float:
+        if self.counter.count >= self._amount:
+            return UNKNOWN_WAIT_S
+        self.counter.count += 1
+        return 0.0
+
+    def undo(self, tokens: int) -> None:
+        self.counter.count -= 1
+
+    def wait_s(self, tokens: int, now_s: float) -> float:
+        return UNKNOWN_WAIT_S if self.counter.count >= self._amount else 0.0
+
+
+Timed: TypeAlias = ExactRequests | SlottedAmount | BucketAmount
+Rule: TypeAlias = Timed | AtOnce
+Counter: TypeAlias = TimesWindow | SlotWindow | TokenBucket | Running
+
+
+class Plan:
+    """All limits of a kind of request, and the rules with counters in memory that stand for them.
+
+    `tokens` are the rules that `settle`, `at_once` those that are held; `remote` is for who counts elsewhere.
+
+    `stale` once its counters may have been replaced.
+    """
+
+    __slots__ = ("admitted", "at_once", "limits", "owner", "remote", "rules", "stale", "timed", "tokens")
+
+    def __init__(self, owner: object, limits: Sequence[Limit], rules: Sequence[Rule]) -> None:
+        self.owner = owner
+        self.limits = limits
+        self.rules = tuple(rules)
+        self.timed = tuple(rule for rule in rules if not isinstance(rule, AtOnce))
+        self.at_once = tuple(rule for rule in rules if isinstance(rule, AtOnce))
+        self.tokens = tuple(
+            rule for rule in rules if isinstance(rule, SlottedAmount | BucketAmount) and rule.limit.kind == "tokens"
+        )
+        self.admitted = 0
+        self.stale = False
+        self.remote: object = None
+
+    def take(self, tokens: int, now_s: float) -> Rule | None:
+        """Take a place under all rules; or under none, and the answer is one that refused."""
+        for rule in self.rules:
+            if rule.take(tokens, now_s):
+                for other in self.rules:
+                    if other is rule:
+                        return rule
+                    other.undo(tokens)
+        return None
+
+    def refusal(self, tokens: int, now_s: float) -> tuple[Limit, Refusal]:
+        """Of the limits that refuse, the one that takes longest, and what to tell the caller."""
+        worst = max(self.rules, key=lambda rule: rule.wait_s(tokens, now_s))
+        states = [rule.state(now_s) for rule in self.timed]
+        return worst.limit, refusal_of(worst.limit, worst.wait_s(tokens, now_s), tokens, states)
+
+    def marks(self) -> tuple[Slot, ...]:
+        """Right after `take`: where tokens were charged, for each of `tokens`."""
+        return tuple([rule.counter.last if isinstance(rule, SlottedAmount) else _NOWHERE for rule in self.tokens])
+
+    def headers(self, now_s: float) -> Headers:
+        """The fields that tell how its limits stand."""
+        return limit_headers([rule.state(now_s) for rule in self.timed])
+
+
+_NOWHERE = Slot(-1)
+
+
+class Counters:
+    """All counters in memory. Those at nothing are let go of, by and by.
+
+    `replaced` counts how often one took the place of another: plans made before know the old one.
+    """
+
+    def __init__(self) -> None:
+        self.replaced = 0
+        self._counters: dict[tuple[str, str, int, bool], tuple[Counter, int]] = {}
+        self._to_sweep: Iterator[tuple[str, str, int, bool]] = iter(())
+
+    def __len__(self) -> int:
+        return len(self._counters)
+
+    def plan(self, limits: Sequence[Limit], counted: Sequence[Limit], owner: object) -> Plan:
+        """All limits of a request; those `counted`, with their counters."""
+        return Plan(owner, limits, [self._rule(limit) for limit in counted])
+
+    def _rule(self, limit: Limit) -> Rule:
+        key = (limit.subject, limit.kind, limit.window_s, limit.burst > 0)
+        scope = scope_of(limit)
+        if len(self._counters) >= MAX_COUNTERS and scope in STRANGERS and key not in self._counters:
+            key = (f"{scope}:", *key[1:])
+        counter = self._counters[key][0] if key in self._counters else _new_counter(limit)
+        if isinstance(counter, TimesWindow) and limit.amount > MAX_TIMES:
+            counter = counter.into_slots()
+            self.replaced += 1
+        self._counters[key] = counter, limit.amount
+        match counter:
+            case TimesWindow():
+                return ExactRequests(limit, counter)
+            case SlotWindow():
+                return SlottedAmount(limit, counter)
+            case TokenBucket():
+                return BucketAmount(limit, counter)
+            case Running():
+                return AtOnce(limit, counter)
+
+    def sweep(self, now_s: float) -> None:
+        """Let go of some counters at nothing."""
+        batch = list(islice(self._to_sweep, _SWEPT_AT_ONCE))
+        if not batch:
+            self._to_sweep = iter(list(self._counters))
+        idle = [key for key in batch if key in self._counters and _is_idle(*self._counters[key], now_s)]
+        for key in idle:
+            del self._counters[key]
+        self.replaced += len(idle)
+
+
+def _new_counter(limit: Limit) -> Counter:
+    if limit.kind == "concurrent":
+        return Running()
+    if limit.burst:
+        return TokenBucket(limit.window_s)
+    if limit.kind == "requests" and limit.amount <= MAX_TIMES and limit.window_s <= EXACT_WINDOW_S:
+        return TimesWindow(limit.window_s)
+    return SlotWindow(limit.window_s)
+
+
+def _is_idle(counter: Counter, amount: int, now_s: float) -> bool:
+    match counter:
+        case Running():
+            return counter.count == 0
+        case TokenBucket():
+            return counter.used(amount, now_s) == 0
+        case _:
+            return counter.used(now_s) == 0

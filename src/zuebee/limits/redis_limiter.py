@@ -1,0 +1,315 @@
+"""How much, how fast? Counters in Redis, shared by many processes; this process' share of them while Redis is down.
+
+Requests are asked about in batches: while one call is under way the next ones queue. Each takes a place in all its
+limits or in none, whatever else is in the batch.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+from zuebee.config import RateLimitSettings
+from zuebee.contracts.admission import Caller, Limit, Place, Principal
+from zuebee.contracts.errors import Refusal
+from zuebee.contracts.inference import Headers, Job
+from zuebee.kit import clock
+from zuebee.kit.redis import RedisClient, RedisError
+from zuebee.kit.tasks import Tasks
+from zuebee.limits.abuse import AbuseGuard
+from zuebee.limits.answers import UNAVAILABLE, limit_headers, refusal_of
+from zuebee.limits.book import PlanBook, Series, Taken
+from zuebee.limits.plans import Plan
+from zuebee.limits.remote import Batch, Verdict, share_of
+
+_log = logging.getLogger("zuebee.limits")
+
+SCRIPT = Path(__file__).with_name("take.lua").read_text()
+MAX_ASKING = 5000
+"""Requests that may wait for an answer; more are decided without Redis."""
+MAX_CHORES = 50_000
+"""Places to give back or renew; what does not fit is given back by its lease."""
+BATCH = 200
+LAST_WORDS_S = 1.0
+RENEW_S = 3.0
+"""Leases are renewed so often, and so they are known again so soon after Redis lost them."""
+
+
+class RemotePlace(Taken):
+    """A place in Redis (`verdict` says how it was taken), or in this process' share (`verdict` is None)."""
+
+    __slots__ = ("lease", "leased", "verdict")
+
+    def __init__(self, plan: Plan, tokens: int, now_s: float, lease: str, verdict: Verdict | None) -> None:
+        super().__init__(plan, tokens, now_s)
+        self.lease = lease
+        self.leased = verdict is not None
+        self.verdict = verdict
+
+    def headers(self) -> Headers:
+        """See `Place.headers`."""
+        if self.verdict is None:
+            return self.plan.headers(clock.monotonic_s()) if self.plan.timed else []
+        return limit_headers(self.verdict.states(self.plan.limits))
+
+
+class Ask:
+    """A request that waits for its verdict."""
+
+    __slots__ = ("future", "lease", "plan", "tokens")
+
+    def __init__(self, plan: Plan, tokens: int, lease: str, future: "asyncio.Future[Verdict | None]") -> None:
+        self.plan = plan
+        self.tokens = tokens
+        self.lease = lease
+        self.future = future
+
+
+class Chore:
+    """A place to give back (`used` tokens, -1: those charged) or, with `renew`, to renew."""
+
+    __slots__ = ("place", "renew", "used")
+
+    def __init__(self, place: RemotePlace, used: int, *, renew: bool = False) -> None:
+        self.place = place
+        self.used = used
+        self.renew = renew
+
+
+class RedisLimiter:
+    """All limits of many processes. Without Redis each scope is handled as its `when_down` says."""
+
+    def __init__(self, settings: RateLimitSettings, client: RedisClient, *, prefix: str) -> None:
+        self._abuse = AbuseGuard(settings.abuse)
+        self._client = client
+        self._prefix = f"{prefix}limit:"
+        self._processes = settings.processes
+        self._book = PlanBook(settings, self._share)
+        self.decisions = self._book.decisions
+        self.slots = self._book.slots
+        self.counters = self._book.counters
+        self._asking: deque[Ask] = deque()
+        self._chores: deque[Chore] = deque()
+        self._tasks = Tasks()
+        self._talking = False
+        self._quiet = asyncio.Event()
+        self._recovering = False
+        self._renewed_s = -RENEW_S
+        self._without = 0
+        self._owner = secrets.token_hex(8)
+        self._numbers = count()
+
+    def apply(self, settings: RateLimitSettings) -> None:
+        """Other limits from the next request on; what was counted stays counted."""
+        self._abuse.settings = settings.abuse
+        self._book.apply(settings)
+
+    async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Place | Refusal:
+        """See `Limiter.acquire`. Never waits for longer than two calls of Redis may take."""
+        plan = self._book.plan_of(caller, principal, job)
+        lease = f"{self._owner}.{next(self._numbers)}"
+        if not plan.limits:
+            return RemotePlace(plan, tokens, 0.0, lease, None)
+        if self._recovering or len(self._asking) >= MAX_ASKING:
+            return self._without_redis(plan, tokens, lease)
+        future: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
+        self._asking.append(Ask(plan, tokens, lease, future))
+        self._talk()
+        try:
+            verdict = await future
+        except asyncio.CancelledError:
+            # The verdict may have come in the very moment in which the caller left.
+            if future.done() and not future.cancelled() and (verdict := future.result()) is not None:
+                self._give_back_unused(plan, tokens, lease, verdict)
+            raise
+        if verdict is None:
+            return self._without_redis(plan, tokens, lease)
+        if verdict.refused_by >= 0:
+            limit = plan.limits[verdict.refused_by]
+            self._book.refused(limit)
+            return refusal_of(limit, verdict.wait_s, tokens, verdict.states(plan.limits))
+        plan.admitted += 1
+        place = RemotePlace(plan, tokens, clock.monotonic_s(), lease, verdict)
+        for rule in plan.at_once:
+            rule.counter.count += 1  # known here as well, for when Redis goes down
+        self._book.hold(place)
+        return place
+
+    def release(self, place: Place, tokens: int | None) -> None:
+        """See `Limiter.release`."""
+        assert isinstance(place, RemotePlace)
+        if place.over:
+            return
+        place.over = True
+        self._book.free(place)
+        used = tokens or 0
+        if place.verdict is None and place.plan.tokens:
+            self._book.settle_tokens(place, used, clock.monotonic_s())
+        if place.leased and any(limit.kind != "requests" for limit in place.plan.limits):
+            self._do_later(Chore(place, used))
+
+    async def attend(self, places: Sequence[Place]) -> None:
+        """See `Limiter.attend`."""
+        now_s = clock.monotonic_s()
+        for place in places:
+            assert isinstance(place, RemotePlace)
+            place.renewed_s = now_s
+        self._book.attend(now_s)
+        if not self._recovering and now_s - self._renewed_s >= RENEW_S:
+            self._renewed_s = now_s
+            for place in places:
+                # Places from a time without Redis become known to it in the same way.
+                assert isinstance(place, RemotePlace)
+                if any(limit.kind == "concurrent" for limit in place.plan.limits):
+                    place.leased = True
+                    self._do_later(Chore(place, -1, renew=True))
+            if not places:
+                self._tasks.spawn(self._greet(), "greet redis")
+
+    def blocked(self, address: str) -> Refusal | None:
+        """See `Limiter.blocked`."""
+        return self._abuse.blocked(address, clock.monotonic_s())
+
+    def failed(self, address: str) -> None:
+        """See `Limiter.failed`."""
+        self._abuse.failed(address, clock.monotonic_s())
+
+    async def aclose(self) -> None:
+        """Give back what waits, if that is quick, and let go of Redis."""
+        if self._talking:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._quiet.wait(), LAST_WORDS_S)
+        await self._tasks.aclose()
+        await self._client.aclose()
+
+    @property
+    def degraded(self) -> bool:
+        """Whether requests are decided without Redis just now."""
+        return self._recovering
+
+    def blocked_addresses(self) -> Series:
+        """How many addresses are left standing."""
+        return [((), float(self._abuse.blocked_count(clock.monotonic_s())))]
+
+    def without_store(self) -> Series:
+        """How many requests were decided without Redis."""
+        return [((), float(self._without))]
+
+    def _share(self, limit: Limit) -> Limit | None:
+        return share_of(limit, self._processes)
+
+    def _without_redis(self, plan: Plan, tokens: int, lease: str) -> Place | Refusal:
+        self._without += 1
+        closed = next((limit for limit in plan.limits if limit.when_down == "closed"), None)
+        if closed is not None:
+            self._book.refused(closed)
+            return UNAVAILABLE
+        now_s = clock.monotonic_s()
+        if plan.take(tokens, now_s) is not None:
+            limit, refusal = plan.refusal(tokens, now_s)
+            self._book.refused(limit)
+            return refusal
+        plan.admitted += 1
+        place = RemotePlace(plan, tokens, now_s, lease, None)
+        self._book.hold(place)
+        return place
+
+    def _give_back_unused(self, plan: Plan, tokens: int, lease: str, verdict: Verdict) -> None:
+        if verdict.refused_by < 0:
+            place = RemotePlace(plan, tokens, 0.0, lease, verdict)
+            self._do_later(Chore(place, 0))
+
+    def _do_later(self, chore: Chore) -> None:
+        if len(self._chores) < MAX_CHORES:
+            self._chores.append(chore)
+        self._talk()
+
+    def _talk(self) -> None:
+        if not self._talking and not self._recovering:
+            self._talking = True
+            self._quiet.clear()
+            self._tasks.spawn(self._exchange(), "limits in redis")
+
+    async def _exchange(self) -> None:
+        """Ask and tell until nothing waits, one call at a time."""
+        try:
+            while self._asking or self._chores:
+                chores = [self._chores.popleft() for _ in range(min(BATCH, len(self._chores)))]
+                asks = [self._asking.popleft() for _ in range(min(BATCH, len(self._asking)))]
+                await self._one_call(chores, [ask for ask in asks if not ask.future.done()])
+                if self._recovering:
+                    return
+        finally:
+            self._talking = False
+            self._quiet.set()
+
+    async def _one_call(self, chores: list[Chore], asks: list[Ask]) -> None:
+        batch = Batch(self._prefix)
+        for chore in chores:
+            place = chore.place
+            if chore.renew:
+                if not place.over:
+                    batch.renew(place.lease, place.plan.limits)
+            else:
+                batch.give_back(place.lease, place.plan.limits, place.tokens, chore.used, place.verdict)
+        for ask in asks:
+            batch.take(ask.lease, ask.plan.limits, ask.tokens)
+        verdicts: list[Verdict | None] = [None] * len(asks)
+        try:
+            if batch:
+                verdicts = batch.verdicts(await self._client.eval(SCRIPT, batch.keys, [batch.payload()]))
+        except RedisError as error:
+            self._lost(chores, asks, str(error))
+        except Exception:
+            _log.exception("limits in redis: an answer that makes no sense")
+            self._lost(chores, asks, "no sense")
+        finally:
+            for ask, verdict in zip(asks, verdicts, strict=True):
+                if not ask.future.done():
+                    ask.future.set_result(verdict)
+                elif verdict is not None:
+                    self._give_back_unused(ask.plan, ask.tokens, ask.lease, verdict)
+
+    def _lost(self, chores: Sequence[Chore], asks: Sequence[Ask], reason: str) -> None:
+        """Redis may have done what it did not confirm: leases are given back once more, which is harmless.
+
+        Corrections of tokens are not, since done twice they would be wrong: the estimate stays, on the safe side.
+        """
+        again = [chore for chore in chores if not chore.renew]
+        for chore in again:
+            chore.used = -1
+        unsure = [Chore(RemotePlace(ask.plan, ask.tokens, 0.0, ask.lease, None), -1) for ask in asks]
+        self._chores.extendleft([*again, *unsure][: MAX_CHORES - len(self._chores)])
+        for ask in self._asking:
+            if not ask.future.done():
+                ask.future.set_result(None)
+        self._asking.clear()
+        if not self._recovering:
+            self._recovering = True
+            _log.warning("limits: without redis (%s), each scope as its when_down says", reason)
+            self._tasks.spawn(self._recover(), "wait for redis")
+
+    async def _greet(self) -> None:
+        """Find out that Redis is down before a request does."""
+        try:
+            await self._client.call("PING")
+        except RedisError as error:
+            self._lost((), (), str(error))
+
+    async def _recover(self) -> None:
+        """Try Redis from time to time; no request waits for it meanwhile."""
+        while self._recovering:
+            await asyncio.sleep(self._client.retry_after_s)
+            try:
+                await self._client.call("PING")
+            except RedisError:
+                continue
+            self._recovering = False
+        _log.info("limits: with redis again")
+        self._renewed_s = -RENEW_S
+        if self._chores:
+            self._talk()

@@ -1,0 +1,142 @@
+"""The outbox: events that somebody must still be told of, one row for each event and reporter.
+
+Whoever settles a request writes its rows, in the settling transaction. Here they are read, put off and removed.
+"""
+
+import msgspec
+from sqlalchemy import Connection, bindparam, case, delete, func, select, update
+
+from zuebee.kit.database import Database
+from zuebee.schema.tables import usage_outbox
+from zuebee.usage.delivery import PARKED_AT_S
+
+IDS_PER_STATEMENT = 500
+
+_rows = usage_outbox.c
+_parked = _rows.due_at_s >= PARKED_AT_S
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One row. `rounds`: how many rounds of attempts failed so far."""
+
+    id: int
+    event_id: str
+    payload: str
+    rounds: int
+
+
+class Result(msgspec.Struct):
+    """What is to be written of a batch: rows that are done, and when the others are due, after how many rounds.
+
+    `revive`: everything of this reporter is due now, parked events too.
+    """
+
+    done: list[int] = []
+    put_off: list[tuple[int, float, int]] = []
+    revive: bool = False
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How one reporter stands: rows that wait, rows that are parked, and when the oldest that waits was made."""
+
+    reporter: str
+    waiting: int
+    parked: int
+    oldest_at_s: float | None
+
+
+class Outbox:
+    """The outbox in the store. `shared`: other processes drain it too. Every method may raise `DatabaseError`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # Several processes drain the same outbox on PostgreSQL: there a row that is taken is put off, for so long that
+        # its taker is done or dead. SQLite has one process, which knows by itself what it has taken.
+        self.shared = database.engine.dialect.name == "postgresql"
+
+    async def take(self, reporter: str, now_s: float, limit: int, lease_s: float) -> list[Entry]:
+        """Up to `limit` rows that are due, oldest first. Nobody else gets them for `lease_s`."""
+        return await self._database.run(lambda connection: self._take(connection, reporter, now_s, limit, lease_s))
+
+    def _take(self, connection: Connection, reporter: str, now_s: float, limit: int, lease_s: float) -> list[Entry]:
+        query = (
+            select(_rows.id, _rows.event_id, _rows.payload, _rows.attempts)
+            .where(_rows.reporter == reporter, _rows.due_at_s <= now_s)
+            .order_by(_rows.due_at_s, _rows.id)
+            .limit(limit)
+        )
+        if self.shared:
+            query = query.with_for_update(skip_locked=True)
+        entries = [Entry(*row) for row in connection.execute(query)]
+        if self.shared and entries:
+            taken = [entry.id for entry in entries]
+            connection.execute(update(usage_outbox).where(_rows.id.in_(taken)).values(due_at_s=now_s + lease_s))
+        return entries
+
+    async def next_due_s(self, reporter: str) -> float | None:
+        """When the next row of a reporter is due; None if nothing waits."""
+        query = select(func.min(_rows.due_at_s)).where(_rows.reporter == reporter, ~_parked)
+        return await self._database.run(lambda connection: connection.execute(query).scalar())
+
+    async def finish(self, reporter: str, result: Result, now_s: float) -> None:
+        """Write what became of a batch, in one transaction."""
+        await self._database.run(lambda connection: self._finish(connection, reporter, result, now_s))
+
+    def _finish(self, connection: Connection, reporter: str, result: Result, now_s: float) -> None:
+        for start in range(0, len(result.done), IDS_PER_STATEMENT):
+            ids = result.done[start : start + IDS_PER_STATEMENT]
+            connection.execute(delete(usage_outbox).where(_rows.id.in_(ids)))
+        if result.put_off:
+            change = update(usage_outbox).where(_rows.id == bindparam("row"))
+            change = change.values(due_at_s=bindparam("due"), attempts=bindparam("rounds"))
+            rows = [{"row": row, "due": due_s, "rounds": rounds} for row, due_s, rounds in result.put_off]
+            connection.execute(change, rows)
+        if result.revive:
+            _revive(connection, reporter, now_s)
+
+    async def is_parked(self, row: int) -> bool:
+        """Whether the row is there and parked."""
+        query = select(_rows.id).where(_rows.id == row, _parked)
+        return await self._database.run(lambda connection: connection.execute(query).first() is not None)
+
+    async def standings(self) -> list[Standing]:
+        """How all reporters stand. Reads an index from end to end: about half a second for 5 million rows."""
+        return await self._database.run(standings)
+
+
+def standings(connection: Connection) -> list[Standing]:
+    """See `Outbox.standings`."""
+    query = select(
+        _rows.reporter,
+        func.count(),
+        func.sum(case((_parked, 1), else_=0)),
+        func.min(case((~_parked, _rows.id))),
+    ).group_by(_rows.reporter)
+    counted = connection.execute(query.order_by(_rows.reporter)).all()
+    first = [row[3] for row in counted if row[3] is not None]
+    creation = select(_rows.id, _rows.created_at_s).where(_rows.id.in_(first))
+    made = {row.id: row.created_at_s for row in connection.execute(creation)}
+    return [
+        Standing(reporter, int(rows) - int(parked), int(parked), made.get(oldest))
+        for reporter, rows, parked, oldest in counted
+    ]
+
+
+def retry(connection: Connection, reporter: str, now_s: float) -> int:
+    """Make all events of a reporter due now, parked ones from the start of the schedule; how many were parked."""
+    parked = connection.execute(
+        update(usage_outbox).where(_rows.reporter == reporter, _parked).values(due_at_s=now_s, attempts=0)
+    )
+    _revive(connection, reporter, now_s)
+    return int(parked.rowcount)
+
+
+def discard(connection: Connection, reporter: str) -> int:
+    """Remove all events of a reporter; how many there were."""
+    return int(connection.execute(delete(usage_outbox).where(_rows.reporter == reporter)).rowcount)
+
+
+def _revive(connection: Connection, reporter: str, now_s: float) -> None:
+    # Without those that nobody tried yet: they are due already, or another process has just taken them.
+    put_off = (_rows.reporter == reporter, _rows.due_at_s > now_s, _rows.attempts > 0)
+    connection.execute(update(usage_outbox).where(*put_off).values(due_at_s=now_s))

@@ -1,0 +1,261 @@
+"""Telling others of each request: a task for each reporter, which drains its own part of the outbox."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from zuebee.kit import clock
+from zuebee.kit.database import DatabaseError
+from zuebee.kit.tasks import Tasks
+from zuebee.usage.delivery import PARKED_AT_S, Delivered, Failed, Gone, Health, Outcome, Pace, due_after
+from zuebee.usage.gate import OutboxGate, Series
+from zuebee.usage.outbox import Entry, Outbox, Result
+
+BATCH = 200
+BATCH_S = 5.0
+CATCH_UP_BYTES_PER_S = 2 << 20
+IDLE_S = 0.5
+PAUSED_S = 10.0
+STORE_WAIT_S = 1.0
+LEASE_MARGIN_S = 30.0
+
+_log = logging.getLogger("zuebee.usage")
+
+
+class Sink(Protocol):
+    """Where a reporter's events go. `round_s`: the longest that one call of `deliver` may take.
+
+    `at_once`: how many calls of one event each may run side by side; 1: it takes many events in one call.
+    """
+
+    at_once: int
+    round_s: float
+
+    def deliver(self, entries: Sequence[Entry], *, probe: bool) -> Awaitable[list[Outcome]]:
+        """One round for these events; an outcome for each, in order. Never raises."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+Tried = list[tuple[Entry, Outcome | None]]
+"""What became of each event of a batch; None: not tried, for the batch was ended before."""
+
+
+class Reporter:
+    """Drains one reporter's part of the outbox into its sink.
+
+    `delivered` counts events that arrived, `failed` rounds that did not bring one there. `idle`: nothing more is due.
+    """
+
+    def __init__(self, name: str, kind: str, sink: Sink, outbox: Outbox) -> None:
+        self.name = name
+        self.kind = kind
+        self.health = Health()
+        self.delivered = 0
+        self.failed = 0
+        self.idle = False
+        self._sink = sink
+        self._outbox = outbox
+        self._pace = Pace(CATCH_UP_BYTES_PER_S)
+        self._unwritten: Result | None = None
+        self._pausing_row = 0
+
+    async def step(self) -> float:
+        """Deliver what is due, one batch at most; how long to wait before the next step. Raises DatabaseError."""
+        if self._unwritten is not None:
+            await self._write(self._unwritten)
+        if self.health.state == "paused" and not await self._may_resume():
+            return PAUSED_S
+        now_s = clock.wall_s()
+        if (wait_s := max(self.health.wait_s(now_s), self._pace.wait_s(now_s))) > 0:
+            return wait_s
+        limit = BATCH if self.health.state == "up" else 1
+        lease_s = BATCH_S + self._sink.round_s + LEASE_MARGIN_S
+        entries = await self._outbox.take(self.name, now_s, limit, lease_s)
+        self.idle = len(entries) < limit
+        if entries:
+            result = Result()
+            self._account(await self._deliver(entries, result), result)
+            self._unwritten = result
+            await self._write(result)
+        return IDLE_S if self.idle else 0.0
+
+    async def aclose(self) -> None:
+        """Let go of connections."""
+        await self._sink.aclose()
+
+    async def _may_resume(self) -> bool:
+        """Whether an operator has made the event due again for which the receiver said that it is gone."""
+        if await self._outbox.is_parked(self._pausing_row):
+            return False
+        self.health.resume()
+        return True
+
+    async def _write(self, result: Result) -> None:
+        await self._outbox.finish(self.name, result, clock.wall_s())
+        self._unwritten = None
+
+    async def _deliver(self, entries: list[Entry], result: Result) -> Tried:
+        probe = self.health.state == "down"
+        if self._sink.at_once == 1:
+            outcomes = await self._sink.deliver(entries, probe=probe)
+            for outcome in outcomes:
+                self._note(outcome, result)
+            return list(zip(entries, outcomes, strict=True))
+        end_s = clock.monotonic_s() + BATCH_S
+        tried: Tried = []
+        waiting = iter(entries)
+
+        async def work() -> None:
+            for entry in waiting:
+                # As soon as the receiver is seen to be down, the rest of the batch is left for later.
+                fit = probe or self.health.state == "up"
+                if not fit or clock.monotonic_s() >= end_s:
+                    tried.append((entry, None))
+                    continue
+                (outcome,) = await self._sink.deliver([entry], probe=probe)
+                self._note(outcome, result)
+                tried.append((entry, outcome))
+
+        await asyncio.gather(*[work() for _ in range(min(self._sink.at_once, len(entries)))])
+        return tried
+
+    def _note(self, outcome: Outcome, result: Result) -> None:
+        """Take the receiver for what the outcome shows it to be."""
+        before = self.health.state
+        if self.health.note(outcome, clock.wall_s()):
+            result.revive = True
+        if isinstance(outcome, Delivered):
+            self.delivered += 1
+        else:
+            self.failed += 1
+            _log.debug("%s: an event was not taken: %s", self.name, outcome)
+        if (after := self.health.state) != before:
+            _log.log(*_NEWS[after], self.name, _reason(outcome))
+
+    def _account(self, tried: Tried, result: Result) -> None:
+        now_s = clock.wall_s()
+        for entry, outcome in tried:
+            rounds = entry.rounds + 1
+            if outcome is None:
+                if self._outbox.shared:
+                    result.put_off.append((entry.id, now_s, entry.rounds))
+                continue
+            self._pace.spend(len(entry.payload), now_s)
+            if isinstance(outcome, Delivered):
+                result.done.append(entry.id)
+            elif isinstance(outcome, Gone):
+                self._pausing_row = entry.id
+                result.put_off.append((entry.id, PARKED_AT_S, rounds))
+            else:
+                due_s = due_after(rounds, now_s, random.random())
+                if due_s >= PARKED_AT_S:
+                    _log.error("%s: an event is parked after %d rounds: %s", self.name, rounds, entry.event_id)
+                result.put_off.append((entry.id, due_s, rounds))
+
+
+_NEWS = {
+    "up": (logging.INFO, "%s takes events again%s"),
+    "down": (logging.WARNING, "%s does not take events; it is left alone for a while: %s"),
+    "paused": (logging.ERROR, "%s wants no events any more (410); `zuebee usage retry` with its name tries again%s"),
+}
+
+
+def _reason(outcome: Outcome) -> str:
+    return outcome.reason if isinstance(outcome, Failed) else ""
+
+
+class Reporting:
+    """All reporters at work. `drain_s`: how long they may go on after the end was called; `close` comes last."""
+
+    def __init__(
+        self,
+        reporters: Sequence[Reporter],
+        gate: OutboxGate,
+        drain_s: float,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.reporters = reporters
+        self.gate = gate
+        self._drain_s = drain_s
+        self._close = close
+        self._tasks = Tasks()
+        self._stop = asyncio.Event()
+        self._running: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to deliver, and to count what waits."""
+        if not self.reporters:
+            return
+        self._tasks.spawn(self._count(), "usage-count")
+        self._running = [self._tasks.spawn(self._run(each), f"usage-{each.name}") for each in self.reporters]
+
+    async def aclose(self) -> None:
+        """Deliver what is due, for a bounded time, and end. What is not delivered stays in the outbox."""
+        self._stop.set()
+        if self._running:
+            await asyncio.wait(self._running, timeout=self._drain_s)
+        await self._tasks.aclose()
+        for reporter in self.reporters:
+            await reporter.aclose()
+        self._close()
+
+    async def _run(self, reporter: Reporter) -> None:
+        healthy = True
+        while True:
+            stopping = self._stop.is_set()
+            try:
+                wait_s = await reporter.step()
+                healthy = True
+            except DatabaseError as error:
+                if healthy:
+                    _log.warning("%s: the outbox cannot be read or written: %s", reporter.name, error)
+                healthy, wait_s = False, STORE_WAIT_S
+            except Exception:
+                _log.exception("%s: a batch failed", reporter.name)
+                healthy, wait_s = False, STORE_WAIT_S
+            if stopping and (reporter.idle or not healthy or reporter.health.state != "up"):
+                return
+            await self._wait(wait_s)
+
+    async def _wait(self, seconds: float) -> None:
+        if self._stop.is_set():
+            await asyncio.sleep(min(seconds, IDLE_S))
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            pass
+
+    async def _count(self) -> None:
+        while True:
+            wait_s = await self.gate.count()
+            await asyncio.sleep(wait_s)
+
+    # --- metrics ---
+
+    def successes(self) -> Series:
+        """Webhook events delivered."""
+        yield (), sum(each.delivered for each in self.reporters if each.kind == "webhook")
+
+    def failures(self) -> Series:
+        """Webhook rounds that failed."""
+        yield (), sum(each.failed for each in self.reporters if each.kind == "webhook")
+
+    def deliveries(self) -> Series:
+        """By reporter and result."""
+        for each in self.reporters:
+            yield (each.name, "delivered"), each.delivered
+            yield (each.name, "failed"), each.failed
+
+    def states(self) -> Series:
+        """1 for the state that each reporter is in."""
+        for each in self.reporters:
+            for state in ("up", "down", "paused"):
+                yield (each.name, state), float(each.health.state == state)

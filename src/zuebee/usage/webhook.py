@@ -1,0 +1,105 @@
+"""A reporter that sends each event by itself to an HTTP endpoint."""
+
+import asyncio
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import msgspec
+
+from zuebee import __version__
+from zuebee.config import ReporterSettings
+from zuebee.config.check_usage import signing_secret
+from zuebee.contracts.usage import UsageEvent
+from zuebee.kit import clock
+from zuebee.kit.http_client import HttpFailure, HttpPool, Timeouts
+from zuebee.kit.http_connect import Origin
+from zuebee.usage.delivery import Failed, Outcome, attempt_wait_s, judge, masked
+from zuebee.usage.outbox import Entry
+from zuebee.usage.signing import signature
+
+MAX_AT_ONCE = 16
+MAX_ANSWER_BYTES = 65536
+_OWN_HEADERS = frozenset({"connection", "content-length", "host", "transfer-encoding"})
+
+
+class WebhookSink:
+    """One endpoint, over a pool of kept connections. Raises ValueError for a secret that cannot be used."""
+
+    at_once = MAX_AT_ONCE
+
+    def __init__(self, settings: ReporterSettings, proxy_url: str | None) -> None:
+        url = settings.url or ""
+        origin = Origin(url, timeout_s=settings.timeout_s, ca_file=settings.ca_file, proxy_url=proxy_url)
+        self._pool = HttpPool(origin, max_idle=MAX_AT_ONCE, max_connections=MAX_AT_ONCE)
+        self._head = _head(url, settings, origin)
+        self._secrets = [signing_secret(secret) for secret in settings.secrets]
+        self._timeout_s = settings.timeout_s
+        self._attempts = max(1, settings.retry)
+        self._masked = settings.api_key == "masked"
+        self.round_s = (self._timeout_s + attempt_wait_s(self._attempts)) * self._attempts
+
+    async def deliver(self, entries: Sequence[Entry], *, probe: bool) -> list[Outcome]:
+        """One round for one event: up to `retry` attempts one right after the other; as a probe, one."""
+        (entry,) = entries
+        body = self._body(entry)
+        attempts = 1 if probe else self._attempts
+        for attempt in range(1, attempts + 1):
+            outcome = await self._attempt(entry.event_id, body)
+            if not isinstance(outcome, Failed) or attempt == attempts:
+                break
+            await asyncio.sleep(attempt_wait_s(attempt))
+        return [outcome]
+
+    def _body(self, entry: Entry) -> bytes:
+        if not self._masked:
+            return entry.payload.encode()
+        event = msgspec.json.decode(entry.payload, type=UsageEvent)
+        return msgspec.json.encode(msgspec.structs.replace(event, api_key=masked(event.api_key)))
+
+    async def _attempt(self, event_id: str, body: bytes) -> Outcome:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._exchange(event_id, body)
+        except TimeoutError:
+            return Failed("no answer in time")
+        except HttpFailure as failure:
+            return Failed(failure.message if failure.kind == "connect" else failure.kind)
+
+    async def _exchange(self, event_id: str, body: bytes) -> Outcome:
+        at_s = int(clock.wall_s())
+        lines = [f"webhook-id: {event_id}", f"webhook-timestamp: {at_s}"]
+        if self._secrets:
+            lines.append(f"webhook-signature: {signature(self._secrets, event_id, at_s, body)}")
+        lines.append(f"content-length: {len(body)}")
+        head = self._head + "\r\n".join(lines).encode() + b"\r\n\r\n"
+        timeouts = Timeouts(self._timeout_s, self._timeout_s, self._timeout_s)
+        connection = await self._pool.send(head, body, timeouts)
+        try:
+            retry_after = next((value for name, value in connection.headers if name == b"retry-after"), b"")
+            read = 0
+            # Read to its end, so that the connection can be kept; a long answer is not worth it.
+            while read < MAX_ANSWER_BYTES and (data := await connection.read()):
+                read += len(data)
+            return judge(connection.status, retry_after.decode("latin-1"))
+        finally:
+            connection.finish()
+
+    async def aclose(self) -> None:
+        """Let go of the connections."""
+        self._pool.close()
+
+
+def _head(url: str, settings: ReporterSettings, origin: Origin) -> bytes:
+    parts = urlsplit(url)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    given = {name.lower(): value for name, value in settings.headers.items() if name.lower() not in _OWN_HEADERS}
+    fields = {"content-type": "application/json", "user-agent": f"ZueBee/{__version__}", **given}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return b"%b %b%b HTTP/1.1\r\nhost: %b\r\n%b%b" % (
+        settings.method.encode(),
+        origin.request_prefix,
+        target.encode("ascii"),
+        origin.authority.encode(),
+        lines.encode("latin-1"),
+        origin.request_headers,
+    )

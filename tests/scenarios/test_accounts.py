@@ -1,0 +1,144 @@
+"""Accounts as an operator manages them: real commands on SQLite and PostgreSQL, beside a running server."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from tests.support.client import HELLO, ask
+from tests.support.commands import Failed, ask_zuebee, zuebee
+from tests.support.databases import postgres_database
+from tests.support.processes import running, simulated
+from zuebee.cli import app
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A folder with a configuration whose store is empty."""
+
+    def write(store: dict[str, str]) -> None:
+        config = {"backends": [{"url": "http://127.0.0.1:9"}], "store": store, "billing": {"currency": "EUR"}}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+
+    if request.param == "sqlite":
+        write({"path": str(tmp_path / "data" / "store.db")})
+        yield tmp_path
+        return
+    with postgres_database() as url:
+        write({"url": url})
+        yield tmp_path
+
+
+@pytest.mark.requirement("A381")
+def test_an_operator_sets_up_an_organisation(folder: Path) -> None:
+    zuebee(folder, "plans", "create", "pro", "--priority", "high", "--model", "gpt-*", "--budget", "1000:tokens/daily")
+    zuebee(folder, "accounts", "add", "organisation", "acme", "--name", "Acme Ltd", "--plan", "pro")
+    zuebee(folder, "accounts", "add", "team", "research", "--organisation", "acme")
+    zuebee(folder, "accounts", "add", "user", "ann", "--organisation", "acme", "--team", "research", "--role", "admin")
+    made = ask_zuebee(folder, "keys", "create", "--user", "ann", "--name", "laptop", "--budget", "25.50/monthly")
+    key_id, secret = made["id"], made["key"]
+    assert secret.startswith("sk-zuebee-")
+    assert (made["organisation_id"], made["team_id"], made["billing"]) == ("acme", "research", "quota")
+
+    shown = ask_zuebee(folder, "keys", "show", key_id)
+    assert shown["effective"]["models"] == ["gpt-*"]
+    assert shown["effective"]["priority"] == "high"
+    assert shown["effective"]["budgets"] == [f"key:{key_id}/EUR/monthly", "organisation:acme/tokens/daily"]
+    assert shown["budgets"][0]["amount"] == 25_500_000_000
+
+    new = ask_zuebee(folder, "keys", "rotate", key_id, "--overlap", "1h")
+    assert new["key"] != secret
+    assert new["lineage"] == key_id
+    assert ask_zuebee(folder, "keys", "revoke", key_id)["state"] == "revoked"
+    listed = ask_zuebee(folder, "keys", "list", "--organisation", "acme")
+    assert [(each["id"], each["state"]) for each in listed["items"]] == [(key_id, "revoked"), (new["id"], "active")]
+    for text in (zuebee(folder, "keys", "list"), zuebee(folder, "keys", "show", key_id), json.dumps(listed)):
+        assert secret.removeprefix("sk-zuebee-") not in text, "a key is shown once"
+        assert key_id in text
+
+    ask_zuebee(folder, "accounts", "disable", "organisation", "acme")
+    assert ask_zuebee(folder, "keys", "show", new["id"])["effective"]["active"] is False
+
+
+@pytest.mark.requirement("A109")
+def test_money_comes_in_once_and_an_invoice_goes_out(folder: Path) -> None:
+    zuebee(folder, "accounts", "add", "organisation", "acme")
+    zuebee(folder, "accounts", "set-budget", "organisation", "acme", "--prepaid")
+    for fresh in (True, False):
+        paid = ask_zuebee(folder, "accounts", "top-up", "organisation", "acme", "25.50", "--payment", "pay_1")
+        assert paid["fresh"] is fresh
+        assert paid["budgets"][0]["running"]["available"] == 25_500_000_000
+    assert "25.50 EUR" in zuebee(folder, "accounts", "payments", "acme")
+    made = ask_zuebee(folder, "accounts", "invoice", "acme", "--month", "2025-10", "--html", "invoice.html")
+    assert (made["number"], made["total_nano"], made["currency"]) == ("00000001", 0, "EUR")
+    assert "Invoice 00000001" in (folder / "invoice.html").read_text()
+    assert "00000001" in zuebee(folder, "accounts", "invoices")
+
+
+MISTAKES = [
+    (("keys", "create", "--user", "eve"), 3, "--user: there is no user `eve`"),
+    (("keys", "create", "--model", "a*b"), 2, "--model: `*` may stand only at the end"),
+    (("keys", "create", "--limit", "requests_per_minute"), 2, "--limit: expected NAME=NUMBER"),
+    (("keys", "create", "--limit", "requests_per_age=1"), 2, "--limit.requests_per_age: this cannot be set"),
+    (("keys", "create", "--budget", "25,50/monthly"), 2, "--budget: expected a decimal amount"),
+    (("keys", "create", "--budget", "5/hourly"), 2, "--budget[0].period: expected daily, weekly"),
+    (("keys", "create", "--expires", "soon"), 2, "--expires: expected a time"),
+    (("keys", "create", "--allow-ip", "10.0.0.0/40"), 2, "--allow-ip: expected an address"),
+    (("keys", "rotate", "key_1"), 3, "there is no key `key_1`"),
+    (("keys", "rotate", "key_1", "--overlap", "a while"), 2, "--overlap: Expected a duration"),
+    (("accounts", "add", "organisation", "a b"), 2, "id: expected 1 to 128 letters"),
+    (("accounts", "add", "organisation", "acme"), 4, "id: organisation `acme` is there already"),
+    (
+        ("accounts", "add", "user", "u", "--organisation", "acme", "--role", "god"),
+        2,
+        "--role: expected admin, member or viewer",
+    ),
+    (("accounts", "top-up", "organisation", "acme", "5"), 4, "is not prepaid"),
+    (("accounts", "top-up", "organisation", "acme", "-5"), 2, "No such option"),
+    (("accounts", "set-budget", "organisation", "acme"), 2, "amount: give an amount, or --prepaid"),
+    (("accounts", "invoice", "acme", "--month", "10/2026"), 2, "--month: expected a month"),
+]
+
+
+def test_mistakes_name_the_argument(tmp_path: Path) -> None:
+    store = ("--store", str(tmp_path / "store.db"), "--config", str(tmp_path / "none.yaml"))
+    zuebee(tmp_path, "accounts", "add", "organisation", "acme", *store)
+    runner = CliRunner()
+    for command, status, message in MISTAKES:
+        failed = runner.invoke(app, [*command, *store])
+        assert (failed.exit_code, message in failed.stderr) == (status, True), f"{command}: {failed.stderr}"
+        assert not failed.stdout
+
+
+def test_a_store_that_cannot_be_used_is_said_without_its_password(tmp_path: Path) -> None:
+    url = "postgresql://postgres:very-secret@127.0.0.1:1/none"
+    with pytest.raises(Failed) as caught:
+        zuebee(tmp_path, "keys", "list", "--store", url)
+    assert caught.value.status == 1
+    assert "cannot use the store" in caught.value.stderr
+    assert "very-secret" not in caught.value.stderr + caught.value.stdout
+    with pytest.raises(Failed) as caught:
+        zuebee(tmp_path, "keys", "list", "--store", str(tmp_path))
+    assert (caught.value.status, "Traceback" in caught.value.stderr) == (1, False)
+    with pytest.raises(Failed, match="There is no config"):
+        zuebee(tmp_path, "keys", "list")
+
+
+def test_commands_work_beside_a_running_server(tmp_path: Path) -> None:
+    with simulated(tmp_path / "sim", "--tokens-per-s", "0") as sim:
+        config = {"backends": [{"url": sim.url}], "store": {"path": str(tmp_path / "store.db")}, "usage": None}
+        with running(tmp_path / "gateway", config) as gateway, ThreadPoolExecutor(2) as pool:
+            path = ("--config", str(gateway.config_path))
+            zuebee(tmp_path, "accounts", "add", "organisation", "acme", *path)
+            zuebee(tmp_path, "accounts", "set-budget", "organisation", "acme", "--prepaid", *path)
+            top_up = ("accounts", "top-up", "organisation", "acme", "1", *path)
+            ups = [pool.submit(ask_zuebee, tmp_path, *top_up, "--payment", f"p{n}") for n in range(6)]
+            answers = [ask(gateway.url, {**HELLO, "max_tokens": 1}).status for _ in range(200)]
+            assert all(up.result()["fresh"] for up in ups)
+            assert answers == [200] * 200
+            [budget] = ask_zuebee(tmp_path, "accounts", "show", "organisation", "acme", *path)["budgets"]
+            assert budget["running"]["available"] == 6 * 10**9

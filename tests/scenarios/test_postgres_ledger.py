@@ -1,0 +1,253 @@
+"""The shared ledger on a real PostgreSQL: the same answers as in memory, whoever asks, however many ask at once."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.databases import postgres_database
+from tests.support.processes import SOURCES
+from tests.support.shared_ledger import (
+    AT_S,
+    balances,
+    check_books,
+    check_usage,
+    post,
+    query,
+    record,
+    reserve,
+    store_on,
+    told,
+    void,
+)
+from zuebee.billing.ledger import HoldState, Ledger, Short
+from zuebee.billing.operations import Expire, Extend, Operation, Renew, Settle, decide
+from zuebee.contracts.admission import Amount, Budget
+from zuebee.schema.prepare import prepare
+
+KEY = Budget("key:1/tokens/monthly", "tokens", "monthly", 1000)
+USER = Budget("user:1/USD/never", "USD", "never", 50_000, 700)
+TEAM = Budget("team:1/tokens/daily", "tokens", "daily", 2500)
+PATHS = [(KEY,), (KEY, USER), (KEY, USER, TEAM), (TEAM,), (USER, TEAM)]
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with postgres_database() as address:
+        prepare(address)
+        yield address
+
+
+class Reference:
+    """One ledger in memory that is told the same."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger(1)
+
+    def do(self, operation: Operation) -> tuple[object, ...] | None:
+        if isinstance(operation, Renew):
+            for hold_id, tokens, cost_nano in operation.holds:
+                if (hold := self.ledger.open.get(hold_id)) is not None:
+                    hold.progress = Amount(max(tokens, hold.progress.tokens), max(cost_nano, hold.progress.cost_nano))
+        return told(decide(self.ledger, operation, AT_S, "USD")[0])
+
+    def balances(self) -> dict[str, tuple[int, ...]]:
+        return {b.account: (b.granted, b.held, b.used, b.overdraft, b.limited) for b in self.ledger.balances()}
+
+
+def random_operation(chance: random.Random, number: int) -> Operation:
+    hold = f"req_{chance.randrange(max(0, number - 15), number + 1)}"
+    amount = Amount(chance.randrange(0, 200), chance.randrange(0, 4000))
+    match chance.randrange(12):
+        case 0 | 1 | 2 | 3 | 4:
+            budgets = chance.choice(PATHS)
+            if chance.random() < 0.05:
+                budgets = tuple(
+                    Budget(b.account, b.unit, b.period, (b.limit or 0) + chance.randrange(-600, 600), b.used_before)
+                    for b in budgets
+                )
+            return reserve(f"req_{number}" if chance.random() < 0.9 else hold, budgets, amount.tokens, amount.cost_nano)
+        case 5 | 6:
+            return Extend(hold, amount, Amount(amount.tokens // 2, amount.cost_nano // 2))
+        case 7 | 8:
+            return post(hold, amount.tokens, amount.cost_nano)
+        case 9:
+            return void(hold)
+        case 10:
+            return Expire(hold, is_ownerless=True)
+        case _:
+            return Renew([(hold, amount.tokens, amount.cost_nano)], 30.0)
+
+
+def run_history(url: str, seed: int, batches: int) -> tuple[list[object], list[object], Reference]:
+    """What two stores that take turns answered, and what the reference did."""
+    chance = random.Random(seed)
+    stores = [store_on(url), store_on(url)]
+    reference = Reference()
+    answers: list[object] = []
+    expected: list[object] = []
+    number = 0
+    for batch in range(1, batches + 1):
+        operations = []
+        for _ in range(chance.choice([1, 1, 2, 5, 20])):
+            number += 1
+            operations.append(random_operation(chance, number))
+        # Signs of life take effect at the end of a batch.
+        operations.sort(key=lambda each: isinstance(each, Renew))
+        got = stores[batch % 2].apply(batch, operations)
+        assert got is not None
+        answers += map(told, got)
+        expected += map(reference.do, operations)
+    for store in stores:
+        store.disconnect()
+    return answers, expected, reference
+
+
+@pytest.mark.requirement("A106")
+@pytest.mark.parametrize("seed", range(4))
+def test_the_same_history_gets_the_same_answers_and_balances_as_in_memory(url: str, seed: int) -> None:
+    answers, expected, reference = run_history(url, seed, 120)
+    assert answers == expected
+    assert balances(url) == reference.balances()
+    assert any(isinstance(each, tuple) and len(each) == 3 for each in answers), "some were refused"
+    check_books(url)
+
+
+def test_a_reference_that_counts_differently_would_be_seen(url: str) -> None:
+    query_balances = "UPDATE ledger_balances SET held = held + 1 RETURNING id"
+    _, _, reference = run_history(url, 1, 20)
+    query(url, query_balances)
+    assert balances(url) != reference.balances()
+    with pytest.raises(AssertionError):
+        check_books(url)
+
+
+@pytest.mark.requirement("A099")
+def test_repeating_anything_changes_nothing(url: str) -> None:
+    store = store_on(url, reporters=("a", "b"))
+    operations = [reserve("r", (KEY, USER), 100, 500), Extend("r", Amount(150, 600), Amount(1)), post("r", 160, 700)]
+    first = [store.apply(number, [each]) for number, each in enumerate(operations, 1)]
+    before = balances(url), query(url, "SELECT * FROM ledger_entries"), query(url, "SELECT * FROM usage_records")
+    again = [store.apply(number, [each]) for number, each in enumerate(operations, 4)]
+    other = store_on(url)
+    assert other.apply(1, operations) is not None
+    assert other.apply(2, [void("r"), Expire("r", is_ownerless=True)]) is not None
+    after = balances(url), query(url, "SELECT * FROM ledger_entries"), query(url, "SELECT * FROM usage_records")
+    assert after == before
+    assert first[0] is not None
+    assert again[0] is not None
+    assert isinstance(again[0][0], HoldState)
+    assert again[0][0].state == "posted"
+    assert balances(url)[KEY.account][:4] == (1000, 0, 160, 10)
+    assert query(url, "SELECT event_id, reporter FROM usage_outbox ORDER BY id") == [("r", "a"), ("r", "b")]
+    check_books(url)
+    check_usage(url)
+
+
+def test_a_batch_that_was_done_is_not_done_again(url: str) -> None:
+    store = store_on(url)
+    operation = Settle("", None, record("r", 5))
+    assert store.apply(1, [operation]) == [None]
+    assert store.apply(1, [operation]) is None
+    assert query(url, "SELECT count(*) FROM usage_records") == [(1,)]
+    assert store.apply(2, [operation]) == [None], "which would be twice under another number"
+    assert query(url, "SELECT requests, prompt_tokens FROM usage_days") == [(2, 10)]
+
+
+def test_what_comes_after_the_expiry_is_charged_once_and_recorded_once(url: str) -> None:
+    store = store_on(url, reporters=("a",))
+    stub = '["key_1","mine","me","","","","normal","m","/v1/chat/completions",true,1800000000.0]'
+    begin = reserve("r", (KEY,), 100)
+    begin.record = stub
+    store.apply(1, [begin, Renew([("r", 30, 0)], 30.0)])
+    store.apply(2, [Expire("r", is_ownerless=True)])
+    assert balances(url)[KEY.account][:4] == (1000, 0, 30, 0)
+    for number in (3, 4):
+        store.apply(number, [post("r", 90)])
+    assert balances(url)[KEY.account][:4] == (1000, 0, 90, 60)
+    rows = query(url, "SELECT total_tokens, usage_source FROM usage_records ORDER BY id")
+    assert rows == [(30, "partial"), (60, "provider")]
+    assert query(url, "SELECT event_id FROM usage_outbox ORDER BY id") == [("r",), ("r/late",)]
+    check_books(url)
+    check_usage(url)
+
+
+def test_texts_that_the_database_cannot_hold_are_mended(url: str) -> None:
+    store = store_on(url)
+    begin = reserve("r", (KEY,), 1)
+    begin.record = "\0"
+    strange = record("r\0", 1, model="a\0b")
+    assert store.apply(1, [begin, Settle("", None, strange)]) is not None
+    assert query(url, "SELECT request_id, model FROM usage_records") == [("r\ufffd", "a\ufffdb")]
+
+
+# A process that reserves 7 of a budget, over and over, all at the same moment as others.
+GREEDY = """
+import sys, time
+from tests.support.shared_ledger import reserve, store_on, told
+from zuebee.billing.ledger import HoldState
+from zuebee.billing.batch import StoreBusy
+from zuebee.contracts.admission import Budget
+url, name, limit, at_s = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+budgets = (
+    Budget("key:1/tokens/never", "tokens", "never", limit), Budget("team:1/tokens/never", "tokens", "never", 10**9)
+)
+store = store_on(url)
+time.sleep(max(0, at_s - time.time()))
+admitted = 0
+for batch in range(1, 41):
+    operations = [reserve(f"{name}_{batch}_{n}", budgets[: 1 + batch % 2], 7) for n in range(5)]
+    while True:
+        try:
+            answers = store.apply(batch, operations)
+            break
+        except StoreBusy:
+            pass
+    admitted += sum(isinstance(answer, HoldState) for answer in answers)
+print(admitted)
+"""
+
+
+def greedy(url: str, limit: int, code: str = GREEDY) -> int:
+    """How many reservations of 7 three processes get from a budget."""
+    root = os.path.dirname(SOURCES)
+    environment = {**os.environ, "PYTHONPATH": f"{SOURCES}{os.pathsep}{root}"}
+    start = str(time.time() + 1.5)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, url, f"p{number}", str(limit), start],
+            env=environment, stdout=subprocess.PIPE, text=True,
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    return sum(int(process.communicate(timeout=60)[0]) for process in processes)
+
+
+@pytest.mark.requirement("A106")
+@pytest.mark.parametrize("limit", [1000, 2803])
+def test_three_processes_at_once_get_exactly_what_there_is(url: str, limit: int) -> None:
+    assert greedy(url, limit) == limit // 7
+    assert balances(url)["key:1/tokens/never"][:3] == (limit, limit // 7 * 7, 0)
+    check_books(url)
+
+
+def test_without_the_locks_they_would_get_more(url: str) -> None:
+    statements = "from zuebee.billing import postgres_statements as sql\n"
+    unlocked = "sql.LOCK_BALANCES = sql.LOCK_BALANCES.replace('FOR UPDATE', '')\n"
+    assert greedy(url, 1000, statements + unlocked + GREEDY) > 1000 // 7
+
+
+def test_a_refusal_writes_nothing(url: str) -> None:
+    store = store_on(url)
+    store.apply(1, [reserve("r", (KEY, TEAM), 900)])
+    before = query(url, "SELECT count(*) FROM ledger_entries")
+    answers = store.apply(2, [reserve("s", (TEAM, KEY), 101)])
+    assert answers is not None
+    assert isinstance(answers[0], Short)
+    assert (answers[0].account, answers[0].available) == (KEY.account, 100)
+    assert query(url, "SELECT count(*) FROM ledger_entries") == before
+    assert balances(url)[TEAM.account][1] == 900

@@ -1,0 +1,58 @@
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.support.accounts import Store
+from zuebee.accounts.errors import AccountsError
+from zuebee.accounts.invoices import to_json
+from zuebee.kit import clock
+
+OCTOBER_S = datetime(2025, 10, 1, tzinfo=UTC).timestamp()
+NOVEMBER_S = datetime(2025, 11, 1, tzinfo=UTC).timestamp()
+
+
+def fill(store: Store) -> None:
+    store.acme()
+    store.accounts.change("organisation", "acme", {"name": "Acme <Ltd>"})
+    store.used(at_s=OCTOBER_S, organisation_id="acme", user_id="ann", cost_nano=3)
+    store.used(at_s=NOVEMBER_S - 1, organisation_id="acme", user_id="ann", cost_nano=4)
+    store.used(at_s=OCTOBER_S + 9, organisation_id="acme", user_id="bob", cost_nano=1, model="n")
+    store.used(at_s=NOVEMBER_S, organisation_id="acme", user_id="ann", cost_nano=1000)
+    store.used(at_s=OCTOBER_S + 9, organisation_id="other", user_id="eve", cost_nano=1000)
+    nothing = {"prompt_tokens": None, "completion_tokens": None}
+    store.used(at_s=OCTOBER_S + 9, organisation_id="acme", user_id="refused", **nothing)
+
+
+@pytest.mark.requirement("A108")
+def test_an_invoice_has_the_lines_of_its_month_and_their_exact_sum(store: Store) -> None:
+    fill(store)
+    invoice = store.invoices.make("acme", "2025-10")
+    lines = [(x["user_id"], x["model"], x["requests"], x["prompt_tokens"], x["cost_nano"]) for x in invoice["lines"]]
+    assert lines == [("ann", "m", 2, 20, 7), ("bob", "n", 1, 10, 1)]
+    assert (invoice["total_nano"], invoice["currency"], invoice["number"]) == (8, "USD", "00000001")
+    assert (invoice["starts_at_s"], invoice["ends_at_s"]) == (OCTOBER_S, NOVEMBER_S)
+    assert json.loads(to_json(invoice)) == invoice
+
+
+@pytest.mark.requirement("A108")
+def test_a_made_invoice_stays_as_it_is_and_numbers_have_no_gap(store: Store) -> None:
+    fill(store)
+    first = store.invoices.make("acme", "2025-10")
+    store.used(at_s=OCTOBER_S + 1, organisation_id="acme", user_id="ann", cost_nano=50)
+    assert store.invoices.make("acme", "2025-10") == first
+    with pytest.raises(AccountsError, match="there is no organisation"):
+        store.invoices.make("nobody", "2025-10")
+    assert store.invoices.preview("other", "2025-10")["number"] == ""
+    numbers = [store.invoices.make(*each)["number"] for each in [("other", "2025-10"), ("acme", "2025-11")]]
+    assert numbers == ["00000002", "00000003"]
+    assert [each["number"] for each in store.invoices.listing("acme")] == ["00000003", "00000001"]
+
+
+def test_a_month_that_is_not_over_is_only_previewed(store: Store) -> None:
+    fill(store)
+    month = datetime.fromtimestamp(clock.wall_s(), UTC).strftime("%Y-%m")
+    with pytest.raises(AccountsError, match="month: is not over"):
+        store.invoices.make("acme", month)
+    assert store.invoices.preview("acme", month)["total_nano"] == 0
+    assert store.rows("SELECT count(*) FROM invoices") == [(0,)]

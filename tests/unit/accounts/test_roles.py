@@ -1,0 +1,106 @@
+"""The matrix of who may do what, generated: each role against each action against each relation to the target."""
+
+from itertools import product
+
+import pytest
+
+from zuebee.accounts import forms, roles
+from zuebee.accounts.errors import AccountsError
+from zuebee.accounts.roles import Actor, Target, demand, may, withheld_fields
+
+ACTORS = {
+    "operator": Actor("operator"),
+    "admin": Actor("admin", "ann", "acme"),
+    "member": Actor("member", "ann", "acme"),
+    "viewer": Actor("viewer", "ann", "acme"),
+    "stray": Actor("admin"),  # a user who lost the organisation
+}
+TARGETS = {
+    "own": Target("acme", "ann"),
+    "colleague": Target("acme", "bob"),
+    "organisation": Target("acme"),
+    "other": Target("other", "ann"),
+    "nobody": Target(),
+}
+ALL = set(TARGETS)
+INSIDE = {"own", "colleague", "organisation"}
+# Where each role may, by kind of action. Written down a second time: a change of the table must be meant.
+READS_FOR_ALL = {"admin": INSIDE, "member": INSIDE, "viewer": INSIDE, "stray": set()}
+READS = {"admin": INSIDE, "member": {"own"}, "viewer": INSIDE, "stray": set()}
+MANAGES = {"admin": INSIDE, "member": set(), "viewer": set(), "stray": set()}
+MANAGES_OWN = {"admin": INSIDE, "member": {"own"}, "viewer": set(), "stray": set()}
+SEES_MONEY = {"admin": INSIDE, "member": set(), "viewer": INSIDE, "stray": set()}
+NOBODY: dict[str, set[str]] = {"admin": set(), "member": set(), "viewer": set(), "stray": set()}
+EXPECTED = {
+    **dict.fromkeys(["organisation.read", "team.read"], READS_FOR_ALL),
+    **dict.fromkeys(["user.read", "key.read", "budget.read", "usage.read"], READS),
+    **dict.fromkeys(["team.create", "team.change", "user.create"], MANAGES),
+    **dict.fromkeys(["team.set_budget", "user.set_budget", "key.set_budget"], MANAGES),
+    **dict.fromkeys(["user.change", "key.create", "key.change", "key.rotate", "key.revoke"], MANAGES_OWN),
+    **dict.fromkeys(["payment.read", "invoice.read"], SEES_MONEY),
+    **dict.fromkeys(["organisation.create", "organisation.change", "organisation.set_budget"], NOBODY),
+    **dict.fromkeys(["plan.create", "plan.change", "payment.create", "invoice.create"], NOBODY),
+    "plan.read": dict.fromkeys(NOBODY, ALL),
+}
+
+
+def test_every_action_is_expected() -> None:
+    assert set(EXPECTED) == set(roles.REACH)
+
+
+@pytest.mark.parametrize(("action", "who", "whom"), list(product(roles.REACH, ACTORS, TARGETS)))
+def test_the_matrix(action: str, who: str, whom: str) -> None:
+    expected = who == "operator" or whom in EXPECTED[action][who]
+    assert may(ACTORS[who], action, TARGETS[whom]) is expected
+    if expected:
+        demand(ACTORS[who], action, TARGETS[whom])
+    else:
+        with pytest.raises(AccountsError) as caught:
+            demand(ACTORS[who], action, TARGETS[whom])
+        assert caught.value.kind == "forbidden"
+
+
+@pytest.mark.parametrize("who", ACTORS)
+def test_an_action_that_is_not_in_the_table_is_for_nobody(who: str) -> None:
+    assert not may(ACTORS[who], "key.steal", TARGETS["own"])
+
+
+def test_a_viewer_changes_nothing() -> None:
+    reads = {action for action, reach in roles.REACH.items() if reach[2] != "none"}
+    assert all(action.endswith(".read") for action in reads)
+
+
+FIELDS = {
+    "key.create": forms.NewKey,
+    "key.change": forms.KeyChange,
+    "user.create": forms.NewUser,
+    "user.change": forms.UserChange,
+    "team.create": forms.NewTeam,
+    "team.change": forms.TeamChange,
+}
+RAISING = {"plan", "plan_ends_at_s", "priority"}
+OF_MEMBERS = {
+    "key.create": {
+        "name", "tags", "models", "endpoints", "limits", "allowed_ips", "denied_ips", "starts_at_s", "expires_at_s",
+        "organisation_id", "team_id", "user_id",
+    },
+    "key.change": {"name", "tags"},
+    "user.change": {"name"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("action", "field"), [(action, field) for action, form in FIELDS.items() for field in form.__struct_fields__]
+)
+def test_no_field_raises_whoever_sets_it(action: str, field: str) -> None:
+    assert withheld_fields(ACTORS["operator"], action, [field]) == []
+    assert bool(withheld_fields(ACTORS["admin"], action, [field])) == (field in RAISING)
+    assert bool(withheld_fields(ACTORS["member"], action, [field])) == (field not in OF_MEMBERS.get(action, set()))
+    assert withheld_fields(ACTORS["viewer"], action, [field]) or field in OF_MEMBERS.get(action, set())
+
+
+def test_a_member_cannot_make_itself_admin_or_raise_its_key() -> None:
+    for action, field in [("user.change", "role"), ("key.change", "priority"), ("key.change", "models")]:
+        with pytest.raises(AccountsError) as caught:
+            demand(ACTORS["member"], action, TARGETS["own"], [field])
+        assert caught.value.field == field

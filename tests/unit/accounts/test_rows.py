@@ -1,0 +1,32 @@
+from tests.support.accounts import Store
+from zuebee.accounts.rows import page, set_limits, to_row, to_view
+from zuebee.config import LimitSettings
+from zuebee.schema.tables import organisations
+
+
+def test_lists_and_limits_stand_in_rows_as_json() -> None:
+    row = to_row({"name": "n", "models": ["a"], "limits": LimitSettings(tokens_per_day=5)})
+    assert row == {"name": "n", "models": '["a"]', "limits": '{"tokens_per_day":5}'}
+    assert to_view(row) == {"name": "n", "models": ["a"], "limits": {"tokens_per_day": 5}}
+
+
+def test_a_view_has_no_digest() -> None:
+    assert to_view({"id": "k", "digest": "00"}) == {"id": "k"}
+
+
+def test_limits_are_kept_as_far_as_they_were_set() -> None:
+    assert set_limits(LimitSettings()) == {}
+    assert set_limits(LimitSettings(enabled=False, when_down="closed")) == {"enabled": False, "when_down": "closed"}
+
+
+def test_pages_hold_each_row_once_in_the_order_of_making(store: Store) -> None:
+    names = [f"o{n:02d}" for n in range(25)]
+    for name in names:
+        store.accounts.create("organisation", {"id": name})
+    seen: list[str] = []
+    after, pages = "", 0
+    while pages == 0 or after:
+        rows, after = store.database.call(lambda c, a=after: page(c, organisations, [], limit=10, after=a))
+        seen += [row["id"] for row in rows]
+        pages += 1
+    assert (seen, pages) == (names, 3)

@@ -1,0 +1,118 @@
+import asyncio
+import threading
+
+import pytest
+
+from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
+from zuebee.billing.committer import Committer
+from zuebee.contracts.admission import Settlement
+
+RECORD = Settlement("r", "POST", "/", "", 0.0)
+
+
+class Disk:
+    """Keeps batches when it is told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.open = threading.Event()
+        self.open.set()
+        self.errors: list[Exception] = []
+        self.closed = False
+
+    def write(self, batch: Batch) -> None:
+        assert self.open.wait(5)
+        if self.errors:
+            raise self.errors.pop(0)
+        self.batches.append(batch)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def committer(disk: Disk, timeout_s: float = 5.0) -> Committer:
+    return Committer(disk.write, lambda batch: None, disk.close, interval_s=60.0, timeout_s=timeout_s)
+
+
+async def test_what_somebody_waits_for_goes_out_at_once() -> None:
+    disk = Disk()
+    commits = committer(disk)
+    batch = commits.touch(urgent=True)
+    await batch
+    assert batch.secured
+    assert disk.batches == [batch]
+    await commits.aclose()
+    assert disk.closed
+
+
+async def test_what_comes_while_one_is_written_is_written_together() -> None:
+    disk = Disk()
+    commits = committer(disk)
+    disk.open.clear()
+    first = commits.touch(urgent=True)
+    await asyncio.sleep(0.01)
+    second, third = commits.touch(urgent=True), commits.touch(urgent=True)
+    assert first is not second
+    assert second is third
+    disk.open.set()
+    await third
+    assert disk.batches == [first, second]
+    await commits.aclose()
+
+
+async def test_what_nobody_waits_for_waits_for_company_or_the_end() -> None:
+    disk = Disk()
+    commits = committer(disk)
+    commits.current.records.append(RECORD)
+    batch = commits.touch(urgent=False)
+    await asyncio.sleep(0.01)
+    assert disk.batches == []
+    await commits.aclose()
+    assert disk.batches == [batch]
+
+
+async def test_a_busy_store_is_tried_again() -> None:
+    disk = Disk()
+    disk.errors = [StoreBusy("SQLITE_BUSY"), StoreBusy("SQLITE_FULL")]
+    commits = committer(disk)
+    batch = commits.touch(urgent=True)
+    await batch
+    assert batch.secured
+    assert commits.failure == ""
+    await commits.aclose()
+
+
+@pytest.mark.parametrize("error", [StoreFailed("SQLITE_IOERR"), RuntimeError("a defect")])
+async def test_after_a_failure_nothing_is_confirmed_any_more(error: Exception) -> None:
+    disk = Disk()
+    disk.errors = [error]
+    commits = committer(disk)
+    batch = commits.touch(urgent=True)
+    await batch
+    assert not batch.secured
+    assert commits.failure
+    later = commits.touch(urgent=True)
+    await later
+    assert not later.secured
+    assert disk.batches == []
+    await commits.aclose()
+
+
+async def test_nobody_waits_for_a_hanging_disk_for_ever() -> None:
+    disk = Disk()
+    commits = committer(disk, timeout_s=0.05)
+    disk.open.clear()
+    batch = commits.touch(urgent=True)
+    waiting = asyncio.ensure_future(done(batch))
+    await asyncio.sleep(0.06)
+    assert commits.stuck_s > 0.05
+    commits.relieve()
+    await waiting
+    assert not batch.secured
+    disk.open.set()
+    await commits.aclose()
+    assert batch.secured
+
+
+async def done(batch: Batch) -> None:
+    await batch

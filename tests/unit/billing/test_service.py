@@ -1,0 +1,156 @@
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.fakes import make_job
+from zuebee.billing.pricing import PriceBook
+from zuebee.billing.service import LocalBilling
+from zuebee.billing.store_sqlite import SqliteStore
+from zuebee.config import BillingSettings, PriceSettings
+from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Principal, Settlement
+from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
+from zuebee.contracts.inference import Usage
+from zuebee.schema.prepare import prepare
+
+TOKENS = Principal("k", "key", "user", budgets=(Budget("key:k/tokens/never", "tokens", "never", 1000),))
+MONEY = Principal("k", "key", "user", budgets=(Budget("team:t/USD/never", "USD", "never", 5000),))
+FREE = Principal("f", "free", "user")
+PRICES = [PriceSettings(model="m", input_per_million="1", output_per_million="2")]  # 1,000 and 2,000 nano a token
+
+
+def open_billing(path: Path, **changes: Any) -> LocalBilling:
+    prepare(str(path))
+    settings = BillingSettings(prices=PRICES, built_in_prices=False, **changes)
+    store = SqliteStore(str(path), reporters=(), currency="USD", retention_days=0)
+    return LocalBilling(store, settings, PriceBook(settings), commit_interval_s=0.01, timeout_s=5.0, gate=lambda: None)
+
+
+@pytest.fixture
+async def billing(tmp_path: Path) -> AsyncIterator[LocalBilling]:
+    billing = open_billing(tmp_path / "z.db")
+    yield billing
+    await billing.aclose()
+
+
+async def reserve(billing: LocalBilling, who: Principal, amount: Amount, **job: Any) -> Hold:
+    held = await billing.reserve(who, make_job(**job), amount)
+    assert not isinstance(held, Refusal)
+    return held
+
+
+def over(hold: Hold | None, who: Principal, usage: Usage | None, request_id: str = "req_1") -> Settlement:
+    grant = Grant(who, request_id, "m", hold=hold)
+    return Settlement(request_id, "POST", "/", "", 1.0, 200, principal=who, grant=grant, model="m", usage=usage)
+
+
+def left(billing: LocalBilling) -> list[tuple[int, int, int]]:
+    return [(balance.granted, balance.held, balance.used) for balance in billing.balances()]
+
+
+async def test_a_hold_is_on_disk_before_it_counts_and_so_is_its_settlement(billing: LocalBilling) -> None:
+    hold = await reserve(billing, TOKENS, Amount(100))
+    assert not hold.secured
+    assert await hold.wait() is None
+    assert hold.secured
+    assert left(billing) == [(1000, 100, 0)]
+    stored = billing.settle(over(hold, TOKENS, Usage(30, 12, "provider")))
+    assert stored is not None
+    await stored
+    assert left(billing) == [(1000, 0, 42)]
+
+
+async def test_nothing_used_is_nothing_charged(billing: LocalBilling) -> None:
+    hold = await reserve(billing, TOKENS, Amount(100))
+    billing.settle(over(hold, TOKENS, None))
+    assert left(billing) == [(1000, 0, 0)]
+
+
+async def test_money_is_charged_at_the_price_of_the_moment_it_was_held(billing: LocalBilling) -> None:
+    quote = billing.quote(MONEY, make_job(model="m"), 1, 2)
+    assert quote == Amount(3, 5000)
+    hold = await reserve(billing, MONEY, quote, model="m")
+    settlement = over(hold, MONEY, Usage(1, 1, "provider"))
+    billing.settle(settlement)
+    assert settlement.cost_nano == 3000
+    assert left(billing) == [(5000, 0, 3000)]
+
+
+async def test_a_model_without_a_price_is_refused_to_who_pays_with_money_only(billing: LocalBilling) -> None:
+    refusal = billing.quote(MONEY, make_job(model="unknown"), 1, 2)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "model_has_no_price"
+    assert billing.quote(TOKENS, make_job(model="unknown"), 1, 2) == Amount(3, 0)
+
+
+async def test_at_once_only_as_many_as_fit(billing: LocalBilling) -> None:
+    asked = (billing.reserve(TOKENS, make_job(request_id=f"r{n}"), Amount(150)) for n in range(200))
+    answers = await asyncio.gather(*asked)
+    assert sum(not isinstance(answer, Refusal) for answer in answers) == 1000 // 150
+    assert {answer.code for answer in answers if isinstance(answer, Refusal)} == {"quota_exceeded"}
+
+
+async def test_what_costs_nothing_is_recorded_without_a_hold(billing: LocalBilling) -> None:
+    assert billing.settle(over(None, FREE, Usage(1, 1, "provider"))) is None
+    assert billing.balances() == []
+
+
+def streaming(hold: Hold, who: Principal, usage: Usage) -> Grant:
+    return Grant(who, "req_1", "m", hold=hold, usage_so_far=lambda: usage)
+
+
+async def test_a_long_stream_holds_more_as_it_goes_on(billing: LocalBilling) -> None:
+    hold = await reserve(billing, TOKENS, Amount(100))
+    assert await billing.attend([streaming(hold, TOKENS, Usage(10, 80, "partial"))]) == []
+    assert left(billing) == [(1000, 90 + 256, 0)]
+
+
+async def test_a_stream_that_has_spent_what_there_is_is_cut(billing: LocalBilling) -> None:
+    hold = await reserve(billing, TOKENS, Amount(100))
+    grant = streaming(hold, TOKENS, Usage(10, 900, "partial"))
+    assert await billing.attend([grant]) == []  # little is left, but it is not spent yet
+    grant = streaming(hold, TOKENS, Usage(10, 1000, "partial"))
+    ((cut, refusal),) = await billing.attend([grant])
+    assert cut is grant
+    assert refusal.code == "quota_exceeded"
+
+
+async def test_by_policy_a_stream_may_finish_on_overdraft(tmp_path: Path) -> None:
+    billing = open_billing(tmp_path / "z.db", when_exhausted="finish")
+    hold = await reserve(billing, TOKENS, Amount(100))
+    assert await billing.attend([streaming(hold, TOKENS, Usage(10, 1000, "partial"))]) == []
+    billing.settle(over(hold, TOKENS, Usage(10, 1200, "provider")))
+    assert left(billing) == [(1000, 0, 1210)]
+    await billing.aclose()
+
+
+async def test_a_bounded_answer_holds_no_more_than_its_bound(billing: LocalBilling) -> None:
+    hold = await reserve(billing, TOKENS, Amount(100), max_output_tokens=90)
+    await billing.attend([streaming(hold, TOKENS, Usage(10, 80, "partial"))])
+    assert left(billing) == [(1000, 100, 0)]
+
+
+@pytest.mark.requirement("A098")
+async def test_after_a_crash_what_was_delivered_is_charged_and_the_rest_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "z.db"
+    dying = open_billing(path)
+    hold = await reserve(dying, TOKENS, Amount(100))
+    await hold.wait()
+    await dying.attend([streaming(hold, TOKENS, Usage(10, 30, "partial"))])
+    await asyncio.sleep(0.05)
+    dying._store._lock.close()  # as the end of the process would
+    heir = open_billing(path)
+    await reserve(heir, TOKENS, Amount(960), request_id="all that is left")
+    assert [(balance.held, balance.used) for balance in heir.balances()] == [(960, 40)]
+    await heir.aclose()
+    await dying.aclose()
+
+
+async def test_a_failed_store_refuses_what_must_be_metered(billing: LocalBilling) -> None:
+    assert billing.unable() is None
+    billing._committer.failure = "SQLITE_IOERR"
+    assert billing.unable() == STORE_UNAVAILABLE
+    hold = await reserve(billing, TOKENS, Amount(100))
+    assert await hold.wait() == STORE_UNAVAILABLE
