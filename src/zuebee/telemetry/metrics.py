@@ -86,12 +86,14 @@ METRICS = {
     "zuebee_ledger_commits_total": Description("counter", (), "Transactions of the ledger."),
     "zuebee_ledger_commit_seconds_total": Description("counter", (), "Time spent in them."),
     "zuebee_auth_decisions_total": Description(
-        "counter", ("source", "decision"), "What each source of the pipeline said: allowed, denied, unknown or failed."
+        "counter",
+        ("source", "decision"),
+        "What each source of the pipeline said: allowed, denied, error, unknown, missing.",
     ),
     "zuebee_script_failures_total": Description(
         "counter",
         ("source", "reason"),
-        "Decision scripts that failed (error, time, memory, instructions): a denial each.",
+        "Decision scripts that failed (error, result, input, busy, time, memory, instructions): a denial each.",
     ),
     "zuebee_limiter_decisions_total": Description(
         "counter",
