@@ -13,6 +13,12 @@ from tests.support.source import ROOT, package_files, tracked_files
 # Files (or patterns) without a unit test of their own, and what tests them instead.
 TESTED_ELSEWHERE = {
     "__main__.py": "one call; the scenarios start it",
+    "auth/counters.py": "integers that others add to; tests/unit/auth/test_service.py reads them",
+    "auth/database.py": "tests/scenarios/test_key_sources.py, on three real databases",
+    "auth/lookups.py": "tests/scenarios/test_key_sources.py and test_key_webhooks.py, with real stores",
+    "auth/shared.py": "tests/scenarios/test_key_sources.py, with a real Redis",
+    "auth/step.py": "tests/unit/auth/test_service.py: a step is what the pipeline is made of",
+    "auth/webhook.py": "tests/scenarios/test_key_webhooks.py, with a real server",
     "app/*.py": "plugs real parts together; tests/scenarios start them as processes",
     "cli/*.py": "its commands are run as a user would: tests/scenarios/test_starting.py, test_config.py",
     "schema/migrations/*.py": "tests/unit/schema/test_migrate.py and tests/scenarios/test_store_schema.py run them all",

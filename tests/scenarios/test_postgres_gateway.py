@@ -14,6 +14,9 @@ from tests.support.databases import postgres_database
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
 from tests.support.shared_ledger import check_books, check_usage, query
 from tests.support.tcp_proxy import proxy_before
+from zuebee.billing.verify import verify
+from zuebee.kit.database import Database
+from zuebee.kit.dsn import database_url
 
 HOLD_S = 2
 ASK: dict[str, Any] = {**HELLO, "max_tokens": 20}
@@ -30,6 +33,16 @@ def url() -> Iterator[str]:
 def sim(tmp_path: Path) -> Iterator[Sim]:
     with simulated(tmp_path / "sim", "--tokens-per-s", "100") as process:
         yield process
+
+
+def check_all(url: str) -> None:
+    """All that is known of the books, with what `zuebee ledger verify` looks for."""
+    check_books(url)
+    check_usage(url)
+    database = Database(database_url("postgres", url), timeout_s=10)
+    with database.engine.connect() as connection:
+        assert list(verify(connection)) == []
+    database.close()
 
 
 def settings(folder: Path, sim: Sim, url: str, quota: int) -> dict[str, Any]:
@@ -73,8 +86,7 @@ def test_two_gateways_that_start_together_share_one_budget(tmp_path: Path, sim: 
                 assert gateway.stop() == 0
     assert query(url, "SELECT count(*) FROM ledger_owners WHERE ended_at_s > 0") == [(2,)]
     assert query(url, "SELECT sum(total_tokens)::int8 FROM usage_records") == [(used,)]
-    check_books(url)
-    check_usage(url)
+    check_all(url)
 
 
 @pytest.mark.requirement("A098")
@@ -97,8 +109,7 @@ def test_what_a_killed_gateway_held_is_free_again_and_long_streams_are_paid(tmp_
     [(ending, tokens)] = query(url, "SELECT code, total_tokens FROM usage_records WHERE usage_source = 'partial'")
     assert ending == "owner_lost"
     assert 20 < tokens < 400
-    check_books(url)
-    check_usage(url)
+    check_all(url)
 
 
 def test_an_outage_refuses_new_requests_and_lets_running_ones_end(tmp_path: Path, sim: Sim, url: str) -> None:
@@ -124,8 +135,7 @@ def test_an_outage_refuses_new_requests_and_lets_running_ones_end(tmp_path: Path
         until(lambda: balance(url)[1] == 0, "nothing is held")
         until(lambda: not (tmp_path / "a" / "spool.jsonl").stat().st_size, "the spool file is empty")
     until(lambda: query(url, "SELECT count(*) FROM ledger_holds") == [(0,)], "no hold is left")
-    check_books(url)
-    check_usage(url)
+    check_all(url)
 
 
 def test_a_spool_file_that_another_process_uses_is_refused(tmp_path: Path, sim: Sim, url: str) -> None:

@@ -13,6 +13,7 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.owner = 1
+        self.currency = "USD"
         self.connected = True
         self.decided: list[Answer] = []
         self.ledger = Ledger(1)
@@ -52,6 +53,7 @@ class FakeStore:
         return self.decided
 
     def sweep(self) -> list[Expire]:
+        assert self.go.wait(10)
         expired, self.expired = self.expired, []
         return expired
 

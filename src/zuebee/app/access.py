@@ -52,6 +52,17 @@ def build_pipeline(
     return _Builder(settings, state, store_source, proxy_for, finish).build()
 
 
+class LentSource:
+    """A source that belongs to somebody else: a pipeline that ends leaves it open for the next one."""
+
+    def __init__(self, name: str, source: KeySource) -> None:
+        self.name = name
+        self.find = source.find
+
+    async def aclose(self) -> None:
+        """Nothing: its owner closes it."""
+
+
 class _Builder:
     def __init__(
         self,
@@ -120,7 +131,7 @@ class _Builder:
         if source.type == "store":
             if self._store_source is None:
                 raise ValueError("auth.pipeline: type `store` needs the key store")
-            return self._store_source
+            return LentSource(source.name, self._store_source)
         if source.type == "jwt":
             return jwt_source(source, self._state.tokens, self._proxy_for, self._finish)
         if source.type == "signature":

@@ -194,6 +194,9 @@ class Platform:
     def _lend_gauges(self) -> None:
         lend = self.metrics.lend
         lend("zuebee_requests_running", lambda: [((), len(self.pipeline.running))])
+        counted = self._auth_state.counters
+        lend("zuebee_auth_decisions_total", lambda: list(counted.decisions.items()))
+        lend("zuebee_script_failures_total", lambda: list(counted.script_failures.items()))
         lend("zuebee_connections", lambda: [((), self.server.connection_count)])
         lend("zuebee_backend_healthy", self._healthy)
         lend("zuebee_backend_in_flight", lambda: (((b.name,), b.in_flight) for b in self._dispatcher.backends))

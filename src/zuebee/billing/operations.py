@@ -8,6 +8,7 @@ import msgspec
 from zuebee.billing import records
 from zuebee.billing.ledger import HoldState, Ledger, Short, UnknownHold
 from zuebee.contracts.admission import Amount, Budget, Settlement
+from zuebee.contracts.errors import STORE_UNAVAILABLE
 
 FLOATS = ("at_s", "duration_ms", "first_token_ms")
 
@@ -79,6 +80,15 @@ def record_of(settlement: Settlement, currency: str) -> Record:
         for name, value in zip(records.COLUMNS, records.row(settlement), strict=True)
     ]
     return Record(row, records.event(settlement, currency).decode(), _storable(settlement.request_id))
+
+
+def release(operation: Reserve, currency: str) -> Settle:
+    """Let go of what was reserved after its caller had been refused, and say so in the usage records."""
+    if not operation.record:
+        return Settle(operation.hold, None, None)
+    settlement = records.orphan(operation.hold, operation.record, 0, 0)
+    settlement.status, settlement.code = STORE_UNAVAILABLE.status, STORE_UNAVAILABLE.code
+    return Settle(operation.hold, None, record_of(settlement, currency))
 
 
 def decide(ledger: Ledger, operation: Operation, now_s: float, currency: str) -> tuple[Answer, Record | None]:

@@ -16,7 +16,7 @@ from itertools import chain
 
 from zuebee.billing.batch import StoreBusy
 from zuebee.billing.ledger import Balance, HoldState
-from zuebee.billing.operations import Answer, Expire, Operation, Renew, Reserve, Settle
+from zuebee.billing.operations import Answer, Expire, Operation, Renew, Reserve, Settle, release
 from zuebee.billing.postgres_connection import StoreLost
 from zuebee.billing.shared_batch import Pending, SharedBatch
 from zuebee.billing.spool import Line, Spool
@@ -53,10 +53,12 @@ class SharedCommitter:
         self._spool = spool
         self._timeout_s = timeout_s
         self._waiting: deque[SharedBatch] = deque()
+        self._loose: deque[tuple[int, Pending]] = deque()  # neither done nor kept, with the number of the batch
         self._running: SharedBatch | None = None
         self._number = 0
         self._spooled = 0
         self._spooling = False
+        self._disk_failed = False
         self._attempt_at_s = 0.0
         self._sweeping = False
         self._timer: asyncio.Handle | None = None
@@ -130,6 +132,7 @@ class SharedCommitter:
             self._number += 1
             self._waiting.append(SharedBatch(self._number))
         self._waiting[-1].items.append(pending)
+        self._loose.append((self._number, pending))
         self._idle.clear()
         if self._running is None and not self._pumping:
             self._pumping = True
@@ -153,10 +156,12 @@ class SharedCommitter:
         self.commit_s += self._loop.time() - batch.begun_at_s
         for pending, answer in zip(items, answers, strict=True):
             pending.answer(answer)
-            is_unwanted = pending.abandoned and isinstance(pending.operation, Reserve)
-            if is_unwanted and isinstance(answer, HoldState) and answer.state == "open":
-                self.settle(Settle(answer.id, None, None))
+            is_held = isinstance(answer, HoldState) and answer.state == "open"
+            if pending.abandoned and is_held and isinstance(pending.operation, Reserve):
+                self.settle(release(pending.operation, self._store.currency))
         self._running = None
+        while self._loose and self._loose[0][0] <= batch.number:
+            self._loose.popleft()
         self._empty_spool()
         if self._waiting:
             self._pump()
@@ -193,10 +198,9 @@ class SharedCommitter:
         if self.down or self.stuck_s > SPOOL_AFTER_S:
             self._keep()
         if self.down or self.stuck_s > self._timeout_s:
-            for batch in self._batches():
-                for pending in batch.items:
-                    if pending.future is not None and not pending.future.done():
-                        self._give_up(pending)
+            for _, pending in self._loose:
+                if pending.future is not None and not pending.future.done():
+                    self._give_up(pending)
 
     def _give_up(self, pending: Pending) -> None:
         assert pending.future is not None
@@ -212,33 +216,33 @@ class SharedCommitter:
     def _keep(self) -> None:
         if self._spooling:
             return
-        kept = [
-            (batch.number, pending)
-            for batch in self._batches()
-            for pending in batch.items
-            if not pending.kept and isinstance(pending.operation, Settle)
-        ]
+        owner = self._store.owner
+        kept: list[Pending] = []
+        lines: list[Line] = []
+        for number, pending in self._loose:
+            if isinstance(pending.operation, Settle) and not pending.kept:
+                kept.append(pending)
+                lines.append(Line(owner, number, pending.operation))
         if not kept:
             return
-        lines = [
-            Line(self._store.owner, number, pending.operation)
-            for number, pending in kept
-            if isinstance(pending.operation, Settle)
-        ]
         self._spooling = True
         self._spooled += len(lines)
         writing = self._disk.submit(self._spool.append, lines)
-        items = [pending for _, pending in kept]
-        writing.add_done_callback(lambda done: self._call(self._kept, items, done.exception()))
+        writing.add_done_callback(lambda done: self._call(self._kept, kept, done.exception()))
 
     def _kept(self, items: list[Pending], failure: BaseException | None) -> None:
         self._spooling = False
         if failure is not None:
-            _log.error("the spool file cannot be written: %s", failure)
+            if not self._disk_failed:
+                _log.error("the spool file cannot be written, settlements wait in memory: %s", failure)
+            self._disk_failed = True
             return
+        self._disk_failed = False
         for pending in items:
             pending.kept = True
             pending.answer(None)
+        # In a long outage there are many that need no more attention.
+        self._loose = deque(each for each in self._loose if not (each[1].kept or each[1].abandoned))
         self._empty_spool()
 
     def _empty_spool(self) -> None:
@@ -295,6 +299,7 @@ class SharedCommitter:
                 return
 
     def _swept_up(self) -> tuple[list[Expire], list[Balance]]:
+        self._attempt_at_s = clock.monotonic_s()
         try:
             return self._store.sweep(), self._store.balances()
         except StoreBusy:
@@ -302,6 +307,8 @@ class SharedCommitter:
         except Exception:
             _log.exception("expired holds could not be looked for")
             return [], []
+        finally:
+            self._attempt_at_s = 0.0
 
     def _do(self, batch: SharedBatch) -> None:
         attempts = 0

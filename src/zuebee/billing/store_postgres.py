@@ -46,7 +46,7 @@ class PostgresStore(PostgresConnection):
         self.decided: list[Answer] = []
         super().__init__(url, timeout_s)
         self._reporters = tuple(reporters)
-        self._currency = currency
+        self.currency = currency
         self._retention_s = retention_days * 86400.0
         self._hold_s = hold_s
         self._balance_ids: dict[tuple[str, float], int] = {}
@@ -117,7 +117,7 @@ class PostgresStore(PostgresConnection):
                 db.execute("ROLLBACK")
                 return None
             before = {b.id: _figures(b) for b in loaded.ledger.balances()}
-            decided = [decide(loaded.ledger, each, loaded.now_s, self._currency) for each in operations]
+            decided = [decide(loaded.ledger, each, loaded.now_s, self.currency) for each in operations]
             self.decided = [answer for answer, _ in decided]
             with db.pipeline():
                 self._write_ledger(db, loaded, before)

@@ -63,10 +63,10 @@ def check(settings: Settings, is_file: Callable[[str], bool]) -> list[Finding]:
         *_fallbacks(settings),
         *_keys(settings),
         *_proxies(settings),
+        *(Finding(*found) for found in auth_findings(settings, is_file)),
         *(Finding(*found) for found in usage_findings(settings.usage, settings.store, is_file)),
         *check_firewall(settings.firewall, settings.server.max_body_size),
         *_client_gone(settings),
-        *(Finding(*found) for found in auth_findings(settings, is_file)),
         *(Finding(*found) for found in price_findings(settings.billing)),
         *(Finding(*found) for found in secret_findings(settings, is_file)),
         *(

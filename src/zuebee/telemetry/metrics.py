@@ -91,7 +91,7 @@ METRICS = {
     "zuebee_script_failures_total": Description(
         "counter",
         ("source", "reason"),
-        "Decision scripts that failed (error, time, memory, instructions): a denial each.",
+        "Decision scripts that failed (error, result, input, busy, time, memory, instructions): a denial each.",
     ),
     "zuebee_limiter_decisions_total": Description(
         "counter",

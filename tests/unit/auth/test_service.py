@@ -1,17 +1,15 @@
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.pipelines import Bad, Source, caller, outcome, pipeline
 from zuebee.auth.counters import AuthCounters
 from zuebee.auth.credentials import digest_of, parse_networks
 from zuebee.auth.handles import Handles
-from zuebee.auth.sandbox import ScriptLimits
-from zuebee.auth.script import DecisionScript, ScriptThreads
 from zuebee.auth.service import UNAVAILABLE, AuthPipeline, OpenDoor
 from zuebee.auth.sources import FileSource
 from zuebee.auth.step import Step
@@ -19,70 +17,6 @@ from zuebee.contracts.admission import ANONYMOUS, Caller, Principal
 from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, NO_KEY, UNKNOWN_KEY, Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
 from zuebee.kit.tasks import Tasks
-
-
-class Source:
-    """Knows some keys, or fails."""
-
-    def __init__(self, name: str, *keys: bytes, failure: BaseException | None = None, **fields: Any) -> None:
-        self.name = name
-        self.asked: list[str] = []
-        self.closed = False
-        self.failure = failure
-        self.delay_s = 0.0
-        self.records = {
-            digest_of(key): KeyRecord(digest_of(key), Principal(f"key_{name}", name, key.decode()), **fields)
-            for key in keys or (b"k",)
-        }
-
-    async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
-        self.asked.append(presented.digest)
-        await asyncio.sleep(self.delay_s)
-        if self.failure is not None:
-            raise self.failure
-        return self.records.get(presented.digest)
-
-    async def aclose(self) -> None:
-        self.closed = True
-
-
-class Bad(Source):
-    """Knows that a token is forged."""
-
-    async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
-        return KEY_DISABLED
-
-
-def caller(key: bytes | None = b"k", address: str = "10.0.0.1", carrier: bytes = b"authorization") -> Caller:
-    value = b"Bearer " + key if key is not None and carrier == b"authorization" else key
-    return Caller("POST", "/v1/chat/completions", {} if value is None else {carrier: value}, address)
-
-
-def pipeline(
-    *sources: Any, mode: str = "first_match", cache_s: float = 2.0, timeout_s: float = 1.0,
-    scripts: dict[str, str] | None = None, script: str = "", counters: AuthCounters | None = None,
-) -> AuthPipeline:  # fmt: skip
-    counters, tasks, threads = counters or AuthCounters(), Tasks(), ScriptThreads()
-
-    def compiled(name: str, text: str | None) -> DecisionScript | None:
-        return DecisionScript(name, text, ScriptLimits(), threads, counters) if text else None
-
-    steps = [
-        Step(
-            source, compiled(source.name, (scripts or {}).get(source.name)), cache_s=cache_s, timeout_s=timeout_s,
-            counters=counters, tasks=tasks,
-        )
-        for source in sources
-    ]  # fmt: skip
-    return AuthPipeline(
-        steps, header_names=["Authorization", "X-API-Key"], mode=mode, timeout_s=timeout_s, counters=counters,
-        handles=Handles(), tasks=tasks, script=compiled("pipeline", script), threads=threads,
-    )  # fmt: skip
-
-
-async def outcome(mode: str, *sources: Any, key: bytes | None = b"k", **more: Any) -> object:
-    found = await pipeline(*sources, mode=mode, **more).identify(caller(key))
-    return found.name if isinstance(found, Principal) else found
 
 
 def test_without_a_source_it_does_not_start() -> None:
@@ -356,72 +290,6 @@ async def test_what_rests_on_the_request_is_asked_each_time_and_never_again_of_a
     await asyncio.sleep(0.06)
     assert await line.recheck([key]) == []
     assert len(signature.asked) == before
-
-
-# --- scripts ---
-
-
-@pytest.mark.requirement("A070")
-async def test_a_script_decides_about_what_its_source_found() -> None:
-    script = {"a": "if data.tier == 'gold' then return true end return {allow=false, message='gold only'}"}
-    gold = Source("a", data={"tier": "gold"})
-    assert await outcome("first_match", gold, scripts=script) == "a"
-    refusal = await outcome("first_match", Source("a", data={}), scripts=script)
-    assert isinstance(refusal, Refusal)
-    assert (refusal.status, refusal.code, refusal.message) == (403, "denied_by_script", "gold only")
-    assert (
-        await outcome("first_match", Source("a", data={"tier": "gold"}, active=False), scripts=script) == KEY_DISABLED
-    )
-
-
-@pytest.mark.requirement("A070")
-async def test_what_a_script_says_of_the_user_is_who_calls() -> None:
-    script = {"a": "return {metadata={user_id='u1', name='Ann', team='t', plan='pro', priority='high', other=1}}"}
-    who = await pipeline(Source("a"), scripts=script).identify(caller())
-    assert isinstance(who, Principal)
-    assert (who.user_id, who.name, who.team_id, who.plan, who.priority) == ("u1", "Ann", "t", "pro", "high")
-    assert who.key_id == "key_a"
-    assert who.credential == digest_of(b"k")
-
-
-async def test_metadata_goes_from_script_to_script_and_the_pipelines_own_comes_last() -> None:
-    line = pipeline(
-        Source("a"),
-        Source("b"),
-        mode="all",
-        scripts={"a": "return {metadata={seen='a'}}", "b": "return {metadata={seen=metadata.seen .. 'b'}}"},
-        script="return {allow = metadata.seen == 'ab', metadata={name=metadata.seen}}",
-    )
-    for _ in range(2):
-        who = await line.identify(caller())
-        assert isinstance(who, Principal)
-        assert who.name == "ab"
-    assert await outcome("first_match", Source("a"), key=b"other", script="return true") == UNKNOWN_KEY
-
-
-async def test_a_decision_about_the_request_is_never_used_for_another() -> None:
-    script = {"a": "return request.ip == '10.0.0.1'"}
-    line = pipeline(Source("a"), scripts=script)
-    assert isinstance(await line.identify(caller()), Principal)
-    assert isinstance(await line.identify(caller(address="10.0.0.2")), Refusal)
-    assert isinstance(await line.identify(caller()), Principal)
-
-
-async def test_a_decision_without_the_request_is_remembered_with_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    counters = AuthCounters()
-    line = pipeline(Source("a"), scripts={"a": "log('run') return true"}, counters=counters)
-    runs = 0
-    decide = DecisionScript.decide
-
-    async def counted(*args: Any) -> Any:
-        nonlocal runs
-        runs += 1
-        return await decide(*args)
-
-    monkeypatch.setattr(DecisionScript, "decide", counted)
-    for _ in range(5):
-        assert isinstance(await line.identify(caller()), Principal)
-    assert runs == 1
 
 
 async def test_closing_waits_for_those_who_still_ask() -> None:

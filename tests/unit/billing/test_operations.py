@@ -15,6 +15,7 @@ from zuebee.billing.operations import (
     Settle,
     decide,
     holds_of,
+    release,
 )
 from zuebee.contracts.admission import Amount, Budget
 from zuebee.contracts.inference import Usage
@@ -115,6 +116,16 @@ def test_what_comes_late_and_adds_nothing_is_not_recorded(ledger: Ledger) -> Non
     ledger.open["r"].progress = Amount(30)
     do(ledger, Expire("r", is_ownerless=True))
     assert do(ledger, post("r", 30)) == (None, None)
+
+
+def test_what_was_reserved_for_nobody_is_let_go_and_recorded(ledger: Ledger) -> None:
+    begin = reserve("r", BUDGETS, 50)
+    assert release(begin, "USD").record is None
+    begin.record = '["key_1","mine","me","","","","normal","m","/v1/x",true,1.0]'
+    do(ledger, begin)
+    _, kept = do(ledger, release(begin, "USD"))
+    assert ledger.hold("r").state == "voided"
+    assert [cell(kept, name) for name in ("code", "status", "prompt_tokens")] == ["store_unavailable", 503, None]
 
 
 def test_a_settlement_survives_being_written_down() -> None:

@@ -168,6 +168,14 @@ async def test_what_has_expired_is_resolved(committer: SharedCommitter, store: F
     await eventually(lambda: committer.balances and committer.balances[0].held == 0)
 
 
+async def test_a_connection_that_says_nothing_is_cut(committer: SharedCommitter, store: FakeStore) -> None:
+    store.go.clear()
+    committer.sweep()
+    committer.settle(post("r", 1))
+    await eventually(lambda: store.settled() == ["r"])
+    assert store.events == ["cut"]
+
+
 async def test_what_cannot_be_done_does_not_stop_the_rest(committer: SharedCommitter, store: FakeStore) -> None:
     store.refused = "bad"
     waiting = [committer.settle(post(hold, 1)) for hold in ("a", "bad", "b")]

@@ -171,7 +171,7 @@ def test_corrections_against_a_model(limit: int, steps: list[tuple[int, int, int
     server.now_us += 3 * WINDOW_S * 1_000_000
     batch = Batch("")
     for lease, charged, spent, verdict, _ in late:
-        batch.give_back(lease, limits, charged, min(spent, charged), verdict)
+        batch.give_back(lease, limits, charged, min(spent, charged, limit), verdict)
     batch.take("last", limits, limit)
     last = server.ask(batch)[0]
     assert last is not None
