@@ -4,7 +4,11 @@ import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
 
+from msgspec.structs import replace
+
 from zuebee.admission.permissions import may_knock, may_use
+from zuebee.admission.priority import HEADER as PRIORITY
+from zuebee.admission.priority import priority_of
 from zuebee.contracts.admission import (
     Amount,
     Authenticator,
@@ -67,7 +71,12 @@ class AdmissionService:
             if principal.status == UNAUTHENTICATED:
                 self._limiter.failed(caller.address)
             return principal
-        return may_knock(principal, caller.route) or principal
+        if (refusal := may_knock(principal, caller.route)) is not None:
+            return refusal
+        if PRIORITY not in caller.fields:
+            return principal
+        priority = priority_of(principal.priority, caller.fields)
+        return priority if isinstance(priority, Refusal) else replace(principal, priority=priority)
 
     async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
         """See `Admission.admit`."""

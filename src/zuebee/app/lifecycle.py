@@ -56,6 +56,7 @@ class Process:
                 raise CannotStart(f"cannot listen on {platform.settings.listen}: {reason}") from None
             self._watch_signals()
             self._tasks.spawn(self._attend(), "attend")
+            self._tasks.spawn(platform.books.run(), "books")
             platform.reporting.start()
             _spare_the_hot_path()
             on_ready(_url(address.host, port, secure=platform.settings.server.tls is not None))

@@ -1,30 +1,34 @@
 """Settings -> the ledger and what belongs to it."""
 
-from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from zuebee.app.reporting import reporter_names
 from zuebee.billing.batch import StoreFailed
 from zuebee.billing.list_prices import ListPrices
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
-from zuebee.billing.shared import SharedBilling
-from zuebee.billing.store_postgres import PostgresStore
 from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.config import Settings
-from zuebee.contracts.errors import Refusal
+from zuebee.usage.gate import OutboxGate
 
-AnyBilling: TypeAlias = LocalBilling | SharedBilling
+if TYPE_CHECKING:
+    from zuebee.billing.shared import SharedBilling
+
+AnyBilling: TypeAlias = "LocalBilling | SharedBilling"
 
 
-def open_billing(settings: Settings, gate: Callable[[], Refusal | None]) -> AnyBilling:
-    """The ledger, ready: of this process on SQLite, or shared on PostgreSQL. `gate` says why no usage event may be
-    added just now. Raises OSError.
+def open_billing(settings: Settings, gate: OutboxGate) -> AnyBilling:
+    """The ledger, ready: of this process on SQLite, or shared on PostgreSQL. `gate` says whether usage
+    events can be added just now. Raises OSError.
     """
     prices = PriceBook(settings.billing, ListPrices().find)
     store = settings.store
     names, currency, days = reporter_names(settings), settings.billing.currency, settings.usage.retention_days
     if store.url is not None:
+        # Its driver takes 0.15 s to import, which a start on SQLite can do without.
+        from zuebee.billing.shared import SharedBilling
+        from zuebee.billing.store_postgres import PostgresStore
+
         shared = PostgresStore(
             store.url,
             reporters=names,
@@ -32,12 +36,13 @@ def open_billing(settings: Settings, gate: Callable[[], Refusal | None]) -> AnyB
             retention_days=days,
             timeout_s=store.timeout_s,
             hold_s=settings.billing.hold_s,
+            room=gate,
         )
         return SharedBilling(
-            shared, settings.billing, prices, spool_path=store.spool_path, timeout_s=store.timeout_s, gate=gate
+            shared, settings.billing, prices, spool_path=store.spool_path, timeout_s=store.timeout_s, gate=gate.refusal
         )
     try:
-        local = SqliteStore(store.path, reporters=names, currency=currency, retention_days=days)
+        local = SqliteStore(store.path, reporters=names, currency=currency, retention_days=days, room=gate)
     except StoreFailed as error:
         raise OSError(str(error)) from None
     return LocalBilling(
@@ -46,5 +51,5 @@ def open_billing(settings: Settings, gate: Callable[[], Refusal | None]) -> AnyB
         prices,
         commit_interval_s=store.commit_interval_s,
         timeout_s=store.timeout_s,
-        gate=gate,
+        gate=gate.refusal,
     )

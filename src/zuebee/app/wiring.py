@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from zuebee.accounts.source import StoreSource
 from zuebee.admission.service import AdmissionService
 from zuebee.app.access import AuthState, build_pipeline
+from zuebee.app.books import BooksWatch
 from zuebee.app.guarding import build_firewall, open_answers
 from zuebee.app.limiting import build_limiter, lend_limits, same_limiter
 from zuebee.app.money import open_billing
@@ -56,9 +57,11 @@ class Platform:
         self._ratios = TokenRatios()
         self._firewall_counts: dict[tuple[str, str], int] = {}
         prepare_store(settings.store)
-        self._keys = StoreSource(store_database(settings.store), currency=settings.billing.currency)
+        self._database = store_database(settings.store)
+        self._keys = StoreSource(self._database, currency=settings.billing.currency)
+        self.books = BooksWatch(self._database)
         self.reporting = build_reporting(settings)
-        self.billing = open_billing(settings, self.reporting.gate.refusal)
+        self.billing = open_billing(settings, self.reporting.gate)
         self.limiter = build_limiter(settings)
         self._access_log = None if settings.log.access == "off" else AccessLog(settings.log.access)
         recorders: list[Recorder] = [self.metrics]
@@ -133,6 +136,7 @@ class Platform:
         await self.limiter.aclose()
         await self.billing.aclose()
         await self.reporting.aclose()
+        self._database.close()
         if self._access_log is not None:
             self._access_log.close()
 
@@ -216,9 +220,9 @@ class Platform:
         lend("zuebee_holds_open", lambda: [((), self.billing.holds_open())])
         lend("zuebee_hold_oldest_seconds", lambda: [((), self.billing.oldest_hold_s())])
         lend("zuebee_ledger_operations_total", self._operations)
-        counters = self._auth_state.counters
-        lend("zuebee_auth_decisions_total", counters.decisions.items)
-        lend("zuebee_script_failures_total", counters.script_failures.items)
+        lend("zuebee_ledger_commits_total", lambda: [((), self.billing.commits)])
+        lend("zuebee_ledger_commit_seconds_total", lambda: [((), self.billing.commit_s)])
+        lend("zuebee_ledger_imbalance", lambda: [((), self.books.violations)])
 
     def _healthy(self) -> Iterable[tuple[tuple[str, ...], float]]:
         now_s = clock.monotonic_s()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Generator
-from typing import Any
+from typing import Any, Protocol
 
 from zuebee.billing.ledger import Changes
 from zuebee.contracts.admission import Settlement
@@ -14,6 +14,29 @@ class StoreBusy(Exception):
 
 class StoreFailed(Exception):
     """Nothing more can be written; what was not confirmed may or may not be there."""
+
+
+class Room(Protocol):
+    """How much the outbox can still take (`usage/gate.py`)."""
+
+    def room_for(self, rows: int, *, billed: bool) -> bool:
+        """Whether rows are to be written; `billed`: for a request that a budget pays for."""
+        ...
+
+    def added(self, rows: int) -> None:
+        """They were written."""
+        ...
+
+
+class NoBound:
+    """Room for everything."""
+
+    def room_for(self, rows: int, *, billed: bool) -> bool:
+        """See `Room.room_for`."""
+        return True
+
+    def added(self, rows: int) -> None:
+        """See `Room.added`."""
 
 
 class Batch:

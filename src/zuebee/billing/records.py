@@ -16,6 +16,7 @@ COLUMNS = (
     "first_token_ms", "tags",
 )  # fmt: skip
 DAY_S = 86400
+ORPHAN = "owner_lost"
 
 Row = tuple[object, ...]
 
@@ -170,7 +171,7 @@ def orphan(hold_id: str, text: str, tokens: int, cost_nano: int) -> Settlement:
         address="",
         at_s=s.at_s,
         ending="failed",
-        code="owner_lost",
+        code=ORPHAN,
         principal=principal,
         grant=Grant(principal, hold_id, s.model),
         model=s.model,

@@ -241,6 +241,16 @@ class LocalBilling:
         """The balances of accounts in use."""
         return self.ledger.balances()
 
+    @property
+    def commits(self) -> int:
+        """Transactions of the ledger."""
+        return self._committer.commits
+
+    @property
+    def commit_s(self) -> float:
+        """Seconds spent in them."""
+        return self._committer.commit_s
+
     def holds_open(self) -> int:
         """How many holds of this process are open."""
         return len(self.ledger.open)

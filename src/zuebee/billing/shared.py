@@ -166,6 +166,16 @@ class SharedBilling:
         """The balances of accounts in use, as they stood a few seconds ago."""
         return self._committer.balances
 
+    @property
+    def commits(self) -> int:
+        """Transactions of the ledger."""
+        return self._committer.commits
+
+    @property
+    def commit_s(self) -> float:
+        """Seconds spent in them."""
+        return self._committer.commit_s
+
     def holds_open(self) -> int:
         """How many holds of this process are open."""
         return self._open

@@ -12,7 +12,7 @@ import psycopg
 
 from zuebee.billing import postgres_statements as sql
 from zuebee.billing import records
-from zuebee.billing.batch import StoreBusy, StoreFailed
+from zuebee.billing.batch import NoBound, Room, StoreBusy, StoreFailed
 from zuebee.billing.ledger import Balance, Entry, HoldState, Ledger, State
 from zuebee.billing.operations import Answer, Expire, Operation, Record, Renew, Reserve, decide, holds_of
 from zuebee.billing.postgres_connection import PostgresConnection, StoreLost
@@ -38,8 +38,17 @@ class PostgresStore(PostgresConnection):
     """
 
     def __init__(
-        self, url: str, *, reporters: Sequence[str], currency: str, retention_days: int, timeout_s: float, hold_s: float
+        self,
+        url: str,
+        *,
+        reporters: Sequence[str],
+        currency: str,
+        retention_days: int,
+        timeout_s: float,
+        hold_s: float,
+        room: Room | None = None,
     ) -> None:
+        self._room = room or NoBound()
         self.owner = 0
         self._name = ""
         self.transactions = 0
@@ -122,7 +131,9 @@ class PostgresStore(PostgresConnection):
             with db.pipeline():
                 self._write_ledger(db, loaded, before)
                 self._renew(db, operations)
-                self._write_usage(db, [record for _, record in decided if record is not None])
+                billed = [isinstance(each, Expire) or bool(getattr(each, "hold", "")) for each in operations]
+                kept = zip((record for _, record in decided), billed, strict=True)
+                self._write_usage(db, [(record, paid) for record, paid in kept if record is not None])
                 db.execute(sql.APPLIED if owner == self.owner else sql.APPLIED_FOR_ANOTHER, (batch, owner))
                 db.execute("COMMIT")
         except psycopg.Error as error:
@@ -230,9 +241,10 @@ class PostgresStore(PostgresConnection):
             if isinstance(each, Renew) and each.holds:
                 db.execute(sql.RENEW_HOLDS, (each.hold_s, *_columns(each.holds)))
 
-    def _write_usage(self, db: psycopg.Connection[Any], kept: list[Record]) -> None:
-        if not kept:
+    def _write_usage(self, db: psycopg.Connection[Any], kept_for: list[tuple[Record, bool]]) -> None:
+        if not kept_for:
             return
+        kept = [record for record, _ in kept_for]
         rows = [dict(zip(records.COLUMNS, record.row, strict=True)) for record in kept]
         db.execute(sql.ADD_RECORDS, _columns([tuple(record.row) for record in kept]))
         days: dict[tuple[str, int], list[int]] = {}
@@ -245,11 +257,13 @@ class PostgresStore(PostgresConnection):
         db.execute(sql.ADD_TO_DAYS, _columns([(*key, *total) for key, total in sorted(days.items())]))
         events = [
             (record.event_id, reporter, record.event, row["at_s"], row["at_s"])
-            for record, row in zip(kept, rows, strict=True)
+            for (record, billed), row in zip(kept_for, rows, strict=True)
+            if self._room.room_for(len(self._reporters), billed=billed)
             for reporter in self._reporters
         ]
         if events:
             db.execute(sql.ADD_EVENTS, _columns(events))
+            self._room.added(len(events))
 
 
 class _Loaded:

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import msgspec
 
 from zuebee.billing import records
-from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
+from zuebee.billing.batch import Batch, NoBound, Room, StoreBusy, StoreFailed
 from zuebee.billing.ledger import TOKENS, Balance, Entry, HoldState, Path, effect
 from zuebee.contracts.admission import Amount, Budget, Settlement
 
@@ -62,8 +62,16 @@ class SqliteStore:
     """
 
     def __init__(
-        self, path: str, *, reporters: Sequence[str], currency: str, retention_days: int, connect: Connect = connect
+        self,
+        path: str,
+        *,
+        reporters: Sequence[str],
+        currency: str,
+        retention_days: int,
+        room: Room | None = None,
+        connect: Connect = connect,
     ) -> None:
+        self._room = room or NoBound()
         self._reporters = tuple(reporters)
         self._currency = currency
         self._retention_s = retention_days * 86400.0
@@ -241,13 +249,20 @@ class SqliteStore:
 
     def _write_outbox(self, settlements: list[Settlement]) -> None:
         rows: list[tuple[object, ...]] = []
+        room, count = self._room, len(self._reporters)
         for settlement in settlements:
+            billed = settlement.code == records.ORPHAN or (
+                settlement.grant is not None and settlement.grant.hold is not None
+            )
+            if not room.room_for(count, billed=billed):
+                continue
             payload = records.event(settlement, self._currency).decode()
             rows += [
                 (settlement.request_id, reporter, payload, settlement.at_s, settlement.at_s)
                 for reporter in self._reporters
             ]
         _insert(self._writer, "usage_outbox", ("event_id", "reporter", "payload", "created_at_s", "due_at_s"), rows)
+        room.added(len(rows))
 
     def _clean(self, now_s: float) -> None:
         """Remove a part of what is too old to be kept, so that no transaction takes long."""

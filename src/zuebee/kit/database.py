@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-import pymysql  # noqa: F401  (the driver behind mysql+pymysql)
 import sqlalchemy
 from sqlalchemy import Connection, event
 

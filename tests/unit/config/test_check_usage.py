@@ -36,7 +36,7 @@ def problems(reporters: str, more: str = "") -> list[str]:
         ("{name: a, type: webhook, url: 'http://x', headers: {Host: c}}", "[0].headers.Host: a header that the"),
         ("{name: a, type: webhook, url: 'http://x', headers: {A: \"b\\nc\"}}", "[0].headers.A: a header cannot"),
         (f"{{name: a, type: webhook, url: 'http://x', secrets: ['{SHORT}']}}", "[0].secrets[0]: expected 24 to 64"),
-        ("{name: a, type: webhook, url: 'http://x', secrets: ['hm m, not base64 at all']}", "[0].secrets[0]: expected base64"),
+        ("{name: a, type: webhook, url: 'http://x', secrets: ['hm m, no base64']}", "[0].secrets[0]: expected base64"),
         ("{name: a, type: webhook, url: 'http://x', ca_file: gone.pem}", "[0].ca_file: no such file"),
         ("{name: a, type: webhook, url: 'http://x', retry: 11}", "[0].retry: "),
         ("{name: a, type: database, database: {driver: oracle, dsn: x}}", "[0].database.driver: "),

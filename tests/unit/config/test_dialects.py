@@ -31,7 +31,8 @@ def problems(text: str) -> list[str]:
 def test_the_opencode_scenario_as_published() -> None:
     loaded = load(str(FIXTURES / "llmproxy_scenario_1.yaml"), {})
     found = loaded.settings
-    assert loaded.warnings == []
+    (warning,) = loaded.warnings
+    assert warning.endswith("api_keys[0].key: a well-known placeholder: anyone could guess it")
     assert [(backend.url, backend.weight) for backend in found.backends] == [("http://vllm-coder:8000", 10)]
     assert listen_address(found) == ("", 8000)
     assert found.auth_on
@@ -155,6 +156,7 @@ def test_dialect_a_whole() -> None:
     assert loaded.warnings == [
         "f:3: backends[0].weight: counts as 1; remove the backend to send it nothing",
         "f:4: backends[1].weight: counts as 1; remove the backend to send it nothing",
+        "f:28: api_keys[0].key: a well-known placeholder: anyone could guess it",
     ]
 
 
