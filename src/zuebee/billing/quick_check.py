@@ -30,7 +30,8 @@ _HOLDS = f"SELECT path, {_HALVES.format('tokens')}, {_HALVES.format('cost_nano')
 class QuickCheck:
     """I1 by sums over all accounts, I2, I4, and I11: what is held is what the open holds explain.
 
-    For use inside a running gateway. Remembers sums from call to call, so that a call costs what has happened since. One call at a time.
+    For use inside a running gateway. Remembers sums from call to call, so that a call costs what has happened since.
+    One call at a time.
     """
 
     def __init__(self) -> None:
