@@ -134,7 +134,8 @@ class Visitor:
     def outlive(self, goes_on: Callable[[], bool]) -> None:
         self.goes_on = goes_on
 
-    async def finish(self) -> None:
+    async def finish(self, last: bytes = b"") -> None:
+        self.body += last
         await self._step("finish")
 
     async def refuse(self, refusal: Refusal, extra: Headers | None = None) -> None:

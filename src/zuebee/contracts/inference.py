@@ -100,7 +100,8 @@ class End(msgspec.Struct, gc=False):
 
     `usage` is what is known of it, if anything. `refusal` is set when the reply is not whole: before a `Head` it is
     the answer, after one the client must be told that the rest is missing. `cause` says how it failed, `sent` whether
-    the backend may have begun to work.
+    the backend may have begun to work. `last_words` end a whole stream for its reader (`[DONE]`): they are given when
+    all is accounted for.
     """
 
     usage: Usage | None = None
@@ -110,6 +111,7 @@ class End(msgspec.Struct, gc=False):
     backend: str = ""
     attempts: int = 1
     backend_url: str = ""
+    last_words: bytes = b""
 
 
 class Quiet(msgspec.Struct):

@@ -33,7 +33,8 @@ class StreamMeter:
     """Watches one stream. Nothing more of the stream counts once it is `over`.
 
     `usage`: tokens as last reported. `chunks`: events with choices so far. `error`: what the
-    server said under `error`. `fault`: why its bytes cannot be trusted.
+    server said under `error`. `fault`: why its bytes cannot be trusted. `last_words`: the event that says `[DONE]`;
+    it is held back, for whoever reads it stops reading.
     """
 
     def __init__(self, *, hide_usage: bool) -> None:
@@ -43,6 +44,7 @@ class StreamMeter:
         self.fault = ""
         self.chunks = 0
         self.usage: Figures | None = None
+        self.last_words = b""
         self._hide_usage = hide_usage
         self._cutter = EventCutter()
         self._rest = self._cutter.rest
@@ -51,8 +53,8 @@ class StreamMeter:
     def feed(self, data: bytes) -> bytes:
         """What of the stream can be passed on by now: whole events, as they came.
 
-        Left out are the extra usage chunk when `hide_usage`, an error event (it is in `error`), and whatever follows
-        the end.
+        Left out are the extra usage chunk when `hide_usage`, an error event (it is in `error`), `[DONE]`, and whatever
+        follows it.
         """
         # Nearly always a read is one event or a few, each on one line: checked in one go, passed on as they are.
         if self.over:
@@ -79,7 +81,7 @@ class StreamMeter:
                 block = block[: block.rfind(b"\n\n", 0, -2) + 2] if chunks else b""
         if done:
             self.done = self.over = True
-            return block + DONE_EVENT
+            self.last_words = DONE_EVENT
         return block
 
     def _feed_any(self, data: bytes) -> bytes:
@@ -95,11 +97,13 @@ class StreamMeter:
             if not payload or self._passes(payload):
                 kept.append(event)
             if self.over:
+                if self.done:
+                    self.last_words = event
                 break
         return b"".join(kept)
 
     def _passes(self, data: bytes) -> bool:
-        """Take note of an event; whether it is to be passed on."""
+        """Take note of an event; whether it is to be passed on now."""
         try:
             chunk = _decode_chunk(data)
         except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
@@ -107,7 +111,7 @@ class StreamMeter:
                 self._give_up("an event is not a JSON object")
                 return False
             self.done = self.over = True
-            return True
+            return False
         if chunk.error is not UNSET and bytes(chunk.error) != b"null":
             self.error = chunk.error
             self.over = True

@@ -137,12 +137,12 @@ class AsgiClient:
         if cycle is not None:
             cycle.goes_on = goes_on
 
-    async def finish(self) -> None:
+    async def finish(self, last: bytes = b"") -> None:
         """See `Client.finish`."""
         if self._headers is not None:
             await self._respond(self._status, self._headers, self._held)
         else:
-            await self._send({"type": "http.response.body", "body": self._held, "more_body": False})
+            await self._send({"type": "http.response.body", "body": self._held + last, "more_body": False})
 
     async def _respond(self, status: int, headers: Headers, body: bytes) -> None:
         cycle = self._scope.get(CYCLE)

@@ -26,8 +26,8 @@ class Client(Protocol):
         """Where the events after the first may be pushed, if that can be; it counts what it was given."""
         ...
 
-    async def finish(self) -> None:
-        """End the body."""
+    async def finish(self, last: bytes = b"") -> None:
+        """End the body, with `last` as its last part."""
         ...
 
     def cancel(self) -> None:

@@ -231,9 +231,12 @@ class Exchange:
             settlement.ending = _ending(end)
             settlement.code = end.refusal.code
         if self._attempt is not None and (end.refusal is None or self._events):
-            await self._attempt.decide(b"" if end.refusal is None else openai.render_error_event(end.refusal))
+            await self._attempt.decide(
+                end.last_words if end.refusal is None else openai.render_error_event(end.refusal)
+            )
         if self._onward is not None and self._onward.gone and settlement.ending == "complete":
             settlement.ending, settlement.code = "client_gone", CLIENT_GONE
+        settlement.response_bytes += len(end.last_words)
         if (stored := self._settle()) is not None:
             # With the settlement the hold is on disk as well; if the disk fails now, the answer is not given away.
             await stored
@@ -243,14 +246,13 @@ class Exchange:
         if end.refusal is not None:
             await self._break_off(end.refusal)
         else:
-            await self._client.finish()
+            await self._client.finish(end.last_words)
         return None
 
     async def _break_off(self, refusal: Refusal) -> None:
         """The rest is missing: an event stream can say so; any other answer must not look whole."""
         if self._events:
-            await self._client.write(openai.render_error_event(refusal))
-            await self._client.finish()
+            await self._client.finish(openai.render_error_event(refusal))
 
     async def _cut(self) -> None:
         """The task was cancelled: by `end`, or because the client left."""

@@ -180,10 +180,12 @@ class RecordingClient:
             self._recording.add(data)
         await self._client.write(data)
 
-    async def finish(self) -> None:
+    async def finish(self, last: bytes = b"") -> None:
         """See `Client.finish`."""
+        if last:
+            self._recording.add(last)
         self._recording.whole = True
-        await self._client.finish()
+        await self._client.finish(last)
 
     def sink(self) -> Sink | None:
         """See `Client.sink`."""

@@ -187,7 +187,8 @@ class BackendInference:
             begun = await stream.begin(connection)
             if meter.chunks or meter.done:
                 yield self._stream_head(job, connection, stream)
-                yield begun
+                if begun:
+                    yield begun
                 while (more := await stream.next_event(connection)) is not None:
                     yield more
             yield self._stream_end(job, meter)
@@ -243,7 +244,9 @@ class BackendInference:
         if meter.whole:
             if meter.usage is not None:
                 self._ratios.learn(job.model, len(job.body), meter.usage.prompt)
-            return self._end(usage)
+            end = self._end(usage)
+            end.last_words = meter.last_words
+            return end
         if meter.error is not None:
             return self._reported(meter.error, usage)
         if meter.fault:

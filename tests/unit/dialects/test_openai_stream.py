@@ -45,7 +45,7 @@ class Seen(NamedTuple):
 
 def replay(parts: list[bytes], *, hide: bool) -> Seen:
     meter = StreamMeter(hide_usage=hide)
-    output = b"".join(meter.feed(part) for part in parts)
+    output = b"".join(meter.feed(part) for part in parts) + meter.last_words
     error = None if meter.error is None else bytes(meter.error)
     return Seen(output, meter.usage, meter.chunks, meter.done, error, meter.fault, meter.whole)
 

@@ -67,7 +67,7 @@ async def test_a_stream_broken_after_the_head_says_so(cause: FailureCause, endin
     assert await scene.run() == (ending, 200, "incomplete_answer", partial)
     assert scene.client.body.startswith(b'data: 1\n\ndata: {"error":')
     assert b"[DONE]" not in scene.client.body
-    assert scene.log[-3:] == ["settled", "write", "finish"]
+    assert scene.log[-2:] == ["settled", "finish"]
 
 
 async def test_an_answer_in_one_piece_broken_after_the_head_does_not_look_whole() -> None:
@@ -128,7 +128,7 @@ async def test_shutdown(step: str, outcome: tuple[Any, ...]) -> None:
         assert scene.log[-2:] == ["settled", f"refuse {DRAINED.code}"]
     elif step == "write":
         assert scene.client.body.startswith(b'data: 1\n\ndata: {"error":')
-        assert scene.log[-3:] == ["settled", "write", "finish"]
+        assert scene.log[-2:] == ["settled", "finish"]
     else:
         assert scene.client.body == b"data: 1\n\n"
 
@@ -285,3 +285,13 @@ async def test_a_running_stream_that_may_not_go_on_is_cut_and_told_why() -> None
     await task
     assert scene.outcome() == ("cut", 200, "key_revoked", USAGE)
     assert b"key_revoked" in scene.client.body
+
+
+async def test_done_is_said_when_all_is_accounted_for() -> None:
+    """Whoever reads `[DONE]` stops reading: by then the settlement is on disk."""
+    scene = Scene(streaming(End(USAGE, last_words=b"data: [DONE]\n\n")))
+    scene.desk.hold = Pledge(scene.log)
+    await scene.run()
+    assert scene.log[-3:] == ["settled", "settlement on disk", "finish"]
+    assert scene.client.body == b"data: 1\n\ndata: [DONE]\n\n"
+    assert scene.settlement.response_bytes == len(scene.client.body)

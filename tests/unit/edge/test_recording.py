@@ -38,7 +38,9 @@ class Reader:
     def sink(self) -> Sink | None:
         return Pushed(self)
 
-    async def finish(self) -> None:
+    async def finish(self, last: bytes = b"") -> None:
+        if last:
+            await self.write(last)
         self.finished = True
 
     def cancel(self) -> None: ...

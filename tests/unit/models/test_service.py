@@ -48,7 +48,9 @@ def code_of(events: list[Event]) -> str:
 
 
 def data_of(events: list[Event]) -> bytes:
-    return b"".join(event for event in events if isinstance(event, bytes))
+    last = events[-1]
+    words = last.last_words if isinstance(last, End) else b""
+    return b"".join(event for event in events if isinstance(event, bytes)) + words
 
 
 # --- answers in one piece ---
@@ -183,7 +185,8 @@ async def test_a_stream_passes_and_is_metered(asked: bool) -> None:
             events = await ask(target, streamed(asked))
             assert isinstance(events[0], Head)
             assert data_of(events) == (STREAM if asked else b"".join([*CHUNKS, EVENTS[-1]]))
-            assert end_of(events) == End(Usage(7, 6, "provider"), backend="a", backend_url=server.url)
+            wanted = End(Usage(7, 6, "provider"), backend="a", backend_url=server.url, last_words=EVENTS[-1])
+            assert end_of(events) == wanted
         target.close()
     sent = json.loads(server.requests[0][1])
     assert sent.get("stream_options") == (None if asked else {"include_usage": True})
