@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -69,6 +70,21 @@ def written(gateway: Gateway, store: str, box: Inbox) -> dict[str, bytes]:
     return {**files, **tables_of(store), **events, "metrics": gateway.get("/metrics")[1]}
 
 
+def asking(hook: str, dsn: str, redis_port: int) -> dict[str, Any]:
+    """Sources that all need a secret, and a cache that does."""
+    pipeline = [
+        {"type": "signature", "clients": [{"client_id": "acme", "secrets": [SIGNATURE_SECRET]}]},
+        {"type": "file"},
+        {"type": "webhook", "webhook": {"url": hook, "headers": {"X-Token": HOOK_HEADER}}},
+        {"type": "database", "database": {"driver": "postgres", "dsn": dsn}},
+        {"type": "redis", "redis": {"addr": f"127.0.0.1:{redis_port}", "password": REDIS_PASSWORD}},
+    ]
+    return {
+        "auth": {"pipeline": pipeline, "cache_redis": True, "cache_secret": CACHE_SECRET},
+        "redis": {"url": f"redis://:{REDIS_PASSWORD}@127.0.0.1:{redis_port}/0"},
+    }
+
+
 async def test_no_secret_of_a_source_is_written_down(tmp_path: Path) -> None:
     statuses = [404]
 
@@ -87,17 +103,9 @@ async def test_no_secret_of_a_source_is_written_down(tmp_path: Path) -> None:
         with psycopg.connect(source, autocommit=True) as connection:
             connection.execute("CREATE TABLE api_keys (api_key text PRIMARY KEY)")
         async with webhook(answer) as hook:
-            pipeline = [
-                {"type": "signature", "clients": [{"client_id": "acme", "secrets": [SIGNATURE_SECRET]}]},
-                {"type": "file"},
-                {"type": "webhook", "webhook": {"url": hook, "headers": {"X-Token": HOOK_HEADER}}},
-                {"type": "database", "database": {"driver": "postgres", "dsn": by(user, source)}},
-                {"type": "redis", "redis": {"addr": f"127.0.0.1:{redis.port}", "password": REDIS_PASSWORD}},
-            ]
             config = {
+                **asking(hook, by(user, source), redis.port),
                 "backends": [{"url": sim.url}],
-                "auth": {"pipeline": pipeline, "cache_redis": True, "cache_secret": CACHE_SECRET},
-                "redis": {"url": f"redis://:{REDIS_PASSWORD}@127.0.0.1:{redis.port}/0"},
                 "store": {"url": by(user, store)},
                 "log": {"level": "debug", "format": "json", "access": str(tmp_path / "gateway" / "access.log")},
                 "usage": {"reporters": [{"name": "hook", "type": "webhook", "url": box.url}]},

@@ -1,5 +1,4 @@
-"""The holders of rights above a credential, as one question to the store finds them: for each its row, its plan and its
-budgets."""
+"""What the holders of rights above a credential have: their rows, plans and budgets, by one question."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
