@@ -4,11 +4,17 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+import redis
 
+from tests.support.commands import ask_zuebee
+from tests.support.databases import redis_url
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
 from tests.support.raw_http import ask, chat, eventually, request, wire
 
@@ -27,6 +33,9 @@ def keys(*names: str) -> list[dict[str, str]]:
     return [{"key": key, "name": f"key {index}"} for index, key in enumerate(names)]
 
 
+Kind = Callable[[Path, dict[str, Any]], AbstractContextManager["Place"]]
+
+
 async def follow(gateway: Gateway, key: str, begun: asyncio.Queue[None]) -> tuple[bytes, float]:
     """All of a long stream, and when it ended."""
     async with wire(gateway.port) as client:
@@ -40,16 +49,56 @@ async def follow(gateway: Gateway, key: str, begun: asyncio.Queue[None]) -> tupl
         return data, time.monotonic()
 
 
-async def test_a_revoked_key_ends_its_streams(sim: Sim, tmp_path: Path) -> None:
+class Place(NamedTuple):
+    """A gateway, the keys that it knows, and how the first of them is revoked."""
+
+    gateway: Gateway
+    leaving: str
+    staying: str
+    revoke: Callable[[], object]
+
+
+@contextmanager
+def with_file(folder: Path, config: dict[str, Any]) -> Iterator[Place]:
+    with running(folder, {**config, "api_keys": keys(KEY, LEAVING)}) as gateway:
+
+        def revoke() -> None:
+            gateway.write_config({**config, "api_keys": keys(KEY)})
+            gateway.send_signal(signal.SIGHUP)
+
+        yield Place(gateway, LEAVING, KEY, revoke)
+
+
+@contextmanager
+def with_redis(folder: Path, config: dict[str, Any]) -> Iterator[Place]:
+    with redis_url() as (url, prefix), redis.Redis.from_url(url) as client:
+        for key in (LEAVING, KEY):
+            client.hset(f"{prefix}{key}", mapping={"status": "active", "user_id": key[:10]})
+        source = {"type": "redis", "redis": {"addr": url, "key_pattern": f"{prefix}{{api_key}}"}}
+        with running(folder, {**config, "api_keys": None, "auth": {"pipeline": [source]}}) as gateway:
+            yield Place(gateway, LEAVING, KEY, lambda: client.delete(f"{prefix}{LEAVING}"))
+
+
+@contextmanager
+def with_store(folder: Path, config: dict[str, Any]) -> Iterator[Place]:
+    with running(folder, {**config, "api_keys": None, "auth": {"enabled": True}}) as gateway:
+        named = ("--config", str(gateway.config_path))
+        leaving, staying = (ask_zuebee(folder, "keys", "create", *named) for _ in range(2))
+        revoke = partial(ask_zuebee, folder, "keys", "revoke", leaving["id"], *named)
+        yield Place(gateway, leaving["key"], staying["key"], revoke)
+
+
+@pytest.mark.parametrize("kind", [with_file, with_redis, with_store], ids=["file", "redis", "store"])
+async def test_a_revoked_key_ends_its_streams(sim: Sim, tmp_path: Path, kind: Kind) -> None:
     config = {"backends": [{"url": sim.url}], "health_check": {"enabled": False}}
-    with running(tmp_path / "gateway", {**config, "api_keys": keys(KEY, LEAVING)}) as gateway:
+    with kind(tmp_path / "gateway", config) as place:
+        gateway = place.gateway
         begun: asyncio.Queue[None] = asyncio.Queue()
-        leaving = [asyncio.ensure_future(follow(gateway, LEAVING, begun)) for _ in range(STREAMS)]
-        staying = asyncio.ensure_future(follow(gateway, KEY, begun))
+        leaving = [asyncio.ensure_future(follow(gateway, place.leaving, begun)) for _ in range(STREAMS)]
+        staying = asyncio.ensure_future(follow(gateway, place.staying, begun))
         for _ in range(STREAMS + 1):
             await asyncio.wait_for(begun.get(), 10)
-        gateway.write_config({**config, "api_keys": keys(KEY)})
-        gateway.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(place.revoke)
         revoked_s = time.monotonic()
         async with asyncio.timeout(WITHIN_S + 5):
             ends = await asyncio.gather(*leaving)
@@ -60,7 +109,7 @@ async def test_a_revoked_key_ends_its_streams(sim: Sim, tmp_path: Path) -> None:
             assert error["type"] == "authentication_error"
             assert b"[DONE]" not in data
         await eventually(lambda: sim.stats()["streams_open"] == 1, "the backend is told to stop")
-        assert (await ask(gateway.port, request(chat(1), authorization=f"Bearer {LEAVING}"))).status == 401
+        assert (await ask(gateway.port, request(chat(1), authorization=f"Bearer {place.leaving}"))).status == 401
         assert not staying.done(), "the streams of other keys go on"
         staying.cancel()
         await asyncio.gather(staying, return_exceptions=True)

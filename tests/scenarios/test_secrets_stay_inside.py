@@ -1,10 +1,12 @@
 """Keys, prompts and answers are in no log, no metric and no record; and nobody is called who is not configured."""
 
 import base64
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,11 +28,12 @@ LOOSE = "canary-loose-8d2e"
 TOKEN = tokens.token(name="canary-claim-41ab").decode()
 SIGNATURE = "canarysignature7f3e".ljust(43, "A") + "="
 NONCE = "canary-nonce-2b8d0c61"
+IDEMPOTENCY_KEY = "canary-idempotency-6c30"
 HOOK_SECRET = "whsec_" + base64.b64encode(b"canary-hook-secret-93d1-0a7b44").decode()
 HOOK_HEADER = "canary-hook-header-5e02"
 CANARIES = (
     KEY, BACKEND_KEY, BACKEND_HEADER, WRONG_KEY, PROMPT, LOOSE, TOKEN, TOKEN.split(".")[2], "canary-claim", SIGNATURE,
-    NONCE, HOOK_SECRET.removeprefix("whsec_"), "canary-hook-secret", HOOK_HEADER,
+    NONCE, IDEMPOTENCY_KEY, HOOK_SECRET.removeprefix("whsec_"), "canary-hook-secret", HOOK_HEADER,
 )  # fmt: skip
 
 
@@ -48,6 +51,7 @@ def body(stream: bool = True, **sim: Any) -> dict[str, Any]:
 REQUESTS = {
     "stream": request(body()),
     "answer": request(body(stream=False)),
+    "answer that is kept": request(body(stream=False), idempotency_key=IDEMPOTENCY_KEY),
     "wrong key": request(body(), authorization=f"Bearer {WRONG_KEY}"),
     "key without a scheme": request(body(), authorization=WRONG_KEY),
     "key in another header": request(body(), authorization="", x_api_key=WRONG_KEY),
@@ -114,6 +118,21 @@ def kept(gateway: Gateway) -> dict[str, bytes]:
     return {**files, "metrics": gateway.get("/metrics")[1]}
 
 
+def tables_of(folder: Path) -> dict[str, bytes]:
+    """All rows of all tables in the SQLite files of a folder, by file and table."""
+    found: dict[str, bytes] = {}
+    for path in folder.glob("*.db"):
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            for name in names:
+                rows = connection.execute(f'SELECT * FROM "{name}"').fetchall()
+                cells = (cell for row in rows for cell in row)
+                found[f"{path.name}/{name}"] = b"\n".join(
+                    cell if isinstance(cell, bytes) else str(cell).encode() for cell in cells
+                )
+    return found
+
+
 async def test_no_secret_is_written_down(place: Place) -> None:
     gateway = place.gateway
     answers = {name: await send(gateway.port, data) for name, data in REQUESTS.items()}
@@ -130,10 +149,14 @@ async def test_no_secret_is_written_down(place: Place) -> None:
     assert min(endings, records) > len(REQUESTS) / 2
     await eventually(lambda: len(gateway.access_lines()) == endings, "all is logged")
     await eventually(lambda: len(gateway.usage_rows()) == records, "all is on record")
-    places = kept(gateway)
+    tables = tables_of(gateway.folder)
+    places = {**kept(gateway), **tables}
     # The search finds what may be there.
     assert {name for name, data in places.items() if b"sim-small" in data} >= {"access.log", "metrics"}
     assert any(b"sim-small" in data for name, data in places.items() if name.startswith("usage.db"))
+    assert b"sim-small" in tables["usage.db/usage_records"]
+    assert b"sim-small" in tables["usage.db/usage_outbox"], "what the reporter is told"
+    assert len(tables["usage-answers.db/kept_answers"]) > 200, "an answer is kept"
     assert b"refuses the gateway's own key" in places["gateway.log"]
     for canary in (*CANARIES, completion[:24]):
         found = [name for name, data in places.items() if canary.encode() in data]

@@ -37,6 +37,21 @@ def postgres_database() -> Iterator[str]:
 
 
 @contextmanager
+def postgres_login(password: str) -> Iterator[str]:
+    """The name of a new PostgreSQL user with this password. Enter it before the databases that it works in."""
+    server = os.environ.get("TEST_POSTGRES_URL", POSTGRES_URL)
+    name = _random_name()
+    try:
+        _ask_postgres(server, f"CREATE ROLE \"{name}\" LOGIN SUPERUSER PASSWORD '{password}'")
+    except psycopg.OperationalError:
+        _absent("no PostgreSQL server answers (TEST_POSTGRES_URL names one)")
+    try:
+        yield name
+    finally:
+        _ask_postgres(server, f'DROP ROLE "{name}"')
+
+
+@contextmanager
 def mysql_database() -> Iterator[str]:
     """The URL (`mysql://user@host:port/name`) of a new and empty MySQL or MariaDB database."""
     server = os.environ.get("TEST_MYSQL_URL", MYSQL_URL)

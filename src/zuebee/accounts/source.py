@@ -4,15 +4,23 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
-from sqlalchemy import Connection, and_, or_, select
+from sqlalchemy import Connection, select
 
-from zuebee.accounts import directory
-from zuebee.accounts.entitlements import Level, PlanTerms, merge
-from zuebee.accounts.forms import BudgetForm, Scope
+from zuebee.accounts.entitlements import merge
 from zuebee.accounts.keys import state_of
-from zuebee.config import LimitSettings
+from zuebee.accounts.levels import (
+    NOTHING_LEFT,
+    SCOPES,
+    SUBSCRIPTION_LAPSED,
+    column_of,
+    lapsed,
+    level_of,
+    statement,
+    tags_of,
+    texts,
+)
+from zuebee.accounts.named import entitled
 from zuebee.contracts.admission import Budget, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
@@ -20,46 +28,11 @@ from zuebee.kit import clock
 from zuebee.kit.database import Database
 from zuebee.schema import tables
 
-SUBSCRIPTION_LAPSED = Refusal(
-    403, "permission_error", "subscription_lapsed", "The plan that this API key belongs to has ended."
-)
-NOTHING_LEFT = Refusal(
-    403,
-    "permission_error",
-    "nothing_allowed",
-    "What this API key, its owners and their plans allow has nothing in common.",
-)
-
 MAX_BUDGETS = 50_000
 
-_SCOPES: tuple[Scope, ...] = ("key", "user", "team", "organisation")
-_PARENTS = _SCOPES[1:]
-_PARENT_COLUMNS = ("id", "status", "plan", "plan_ends_at_s", "models", "endpoints", "limits", "tags")
-_PLAN_COLUMNS = ("id", "status", "priority", "models", "endpoints", "limits", "budgets")
-
-
-def _statement() -> Any:
-    """One key with its owners, their plans and all their budgets: a row for each budget, at least one."""
-    keys, budgets = tables.keys, tables.budgets
-    columns: list[Any] = list(keys.c)
-    holders: dict[str, Any] = {"key": keys}
-    origin: Any = keys
-    for scope in _PARENTS:
-        parent = holders[scope] = directory.TABLES[scope].alias(f"a_{scope}")
-        origin = origin.outerjoin(parent, parent.c.id == keys.c[f"{scope}_id"])
-        columns += [parent.c[name].label(f"{scope}_{name}_") for name in _PARENT_COLUMNS]
-    for scope in _SCOPES:
-        plan = tables.plans.alias(f"plan_of_{scope}")
-        origin = origin.outerjoin(plan, plan.c.id == holders[scope].c.plan)
-        columns += [plan.c[name].label(f"{scope}_plan_{name}_") for name in _PLAN_COLUMNS]
-    names = {scope: keys.c["lineage" if scope == "key" else f"{scope}_id"] for scope in _SCOPES}
-    mine = or_(*(and_(budgets.c.scope == scope, budgets.c.scope_id == name) for scope, name in names.items()))
-    origin = origin.outerjoin(budgets, mine)
-    columns += [budgets.c[name].label(f"budget_{name}_") for name in ("scope", "unit", "period", "amount")]
-    return select(*columns).select_from(origin).order_by(budgets.c.account)
-
-
-_FIND = _statement()
+_FIND = statement(
+    tables.keys, list(tables.keys.c), lambda scope, _: tables.keys.c[f"{scope}_id"], tables.keys.c.lineage
+)
 
 
 class StoreSource:
@@ -79,6 +52,22 @@ class StoreSource:
             budgets = self._same(found.principal.budgets)
             return replace(found, principal=replace(found.principal, budgets=budgets))
         return found
+
+    async def entitle(self, principal: Principal) -> Principal | Refusal:
+        """The principal with what the store says of the plan, the user, the team and the organisation that it names.
+
+        One round trip. What the store does not know gives and takes nothing; a disabled one, and a plan that has ended,
+        refuse as they do for a key of the store. Raises DatabaseError.
+        """
+        found = await self._database.run(lambda connection: entitled(connection, principal, self._currency))
+        if isinstance(found, Principal) and found.budgets:
+            return replace(found, budgets=self._same(found.budgets))
+        return found
+
+    async def has_keys(self) -> bool:
+        """Whether there is a key that was not revoked. Raises DatabaseError."""
+        asked = select(tables.keys.c.id).where(tables.keys.c.revoked_at_s == 0).limit(1)
+        return await self._database.run(lambda connection: connection.execute(asked).first() is not None)
 
     def _same(self, budgets: tuple[Budget, ...]) -> tuple[Budget, ...]:
         """Equal budgets as the same object each time: by it the ledger knows their accounts without a search."""
@@ -104,11 +93,11 @@ def find_by_id(connection: Connection, key_id: str, currency: str) -> KeyRecord 
 
 def _record(rows: Sequence[Any], currency: str) -> KeyRecord | Refusal:
     row, now_s = rows[0], clock.wall_s()
-    present = [scope for scope in _SCOPES if scope == "key" or row[f"{scope}_id"]]
-    active = row["status"] == "active" and all(_parent(row, scope, "status") == "active" for scope in present[1:])
-    if active and state_of(row, now_s) == "active" and any(_lapsed(row, scope, now_s) for scope in present):
+    present = [scope for scope in SCOPES if scope == "key" or row[f"{scope}_id"]]
+    active = row["status"] == "active" and all(column_of(row, scope, "status") == "active" for scope in present[1:])
+    if active and state_of(row, now_s) == "active" and any(lapsed(row, scope, now_s) for scope in present):
         return SUBSCRIPTION_LAPSED
-    levels = [_level(rows, scope) for scope in present]
+    levels = [level_of(rows, scope) for scope in present]
     entitled = merge(levels, priority=row["priority"] or None, billing=row["billing"], currency=currency)
     if entitled.models is None or entitled.endpoints is None:
         if active and state_of(row, now_s) == "active":
@@ -122,14 +111,14 @@ def _record(rows: Sequence[Any], currency: str) -> KeyRecord | Refusal:
         organisation_id=row["organisation_id"],
         plan=entitled.plan,
         priority=entitled.priority,
-        tags=_tags(row, present),
+        tags=tags_of(row, present),
         models=entitled.models or (),
         endpoints=entitled.endpoints or (),
         limits=entitled.limits,
         budgets=entitled.budgets,
         lineage=row["lineage"] if row["lineage"] != row["id"] else "",
     )
-    allowed, denied = _texts(row["allowed_ips"]), _texts(row["denied_ips"])
+    allowed, denied = texts(row["allowed_ips"]), texts(row["denied_ips"])
     return KeyRecord(
         digest=row["digest"],
         principal=principal,
@@ -141,64 +130,6 @@ def _record(rows: Sequence[Any], currency: str) -> KeyRecord | Refusal:
         denied=tuple(ipaddress.ip_network(text, strict=False) for text in denied),
         data=_data(row, principal, allowed, denied),
     )
-
-
-def _parent(row: Mapping[str, Any], scope: Scope, column: str) -> Any:
-    return row[column] if scope == "key" else row[f"{scope}_{column}_"]
-
-
-def _lapsed(row: Mapping[str, Any], scope: Scope, now_s: float) -> bool:
-    """Whether the holder's plan has ended: its time is over, or it is not offered any more."""
-    if not _parent(row, scope, "plan"):
-        return False
-    ends_at_s = _parent(row, scope, "plan_ends_at_s")
-    return bool(row[f"{scope}_plan_status_"] != "active" or (ends_at_s and now_s >= ends_at_s))
-
-
-def _level(rows: Sequence[Any], scope: Scope) -> Level:
-    row = rows[0]
-    if scope != "key" and row[f"{scope}_id_"] is None:
-        return Level(scope, row[f"{scope}_id"])  # an owner that is gone: the key is not active anyway
-    return Level(
-        scope=scope,
-        id=row["lineage"] if scope == "key" else row[f"{scope}_id"],
-        models=_texts(_parent(row, scope, "models")),
-        endpoints=_texts(_parent(row, scope, "endpoints")),
-        limits=_limits(_parent(row, scope, "limits")),
-        budgets=tuple(
-            BudgetForm(unit=each["budget_unit_"], period=each["budget_period_"], amount=each["budget_amount_"])
-            for each in rows
-            if each["budget_scope_"] == scope
-        ),
-        plan=_plan(row, scope),
-    )
-
-
-def _plan(row: Mapping[str, Any], scope: Scope) -> PlanTerms | None:
-    at = f"{scope}_plan_"
-    if row[f"{at}id_"] is None:
-        return None
-    return PlanTerms(
-        id=row[f"{at}id_"],
-        priority=row[f"{at}priority_"],
-        models=_texts(row[f"{at}models_"]),
-        endpoints=_texts(row[f"{at}endpoints_"]),
-        limits=_limits(row[f"{at}limits_"]),
-        budgets=msgspec.json.decode(row[f"{at}budgets_"], type=tuple[BudgetForm, ...]),
-    )
-
-
-def _texts(text: str) -> tuple[str, ...]:
-    return msgspec.json.decode(text, type=tuple[str, ...])
-
-
-def _limits(text: str) -> LimitSettings:
-    return msgspec.json.decode(text, type=LimitSettings)
-
-
-def _tags(row: Mapping[str, Any], present: Sequence[Scope]) -> tuple[str, ...]:
-    """The key's and its owners', each once."""
-    return tuple(dict.fromkeys(tag for scope in present for tag in _texts(_parent(row, scope, "tags") or "[]")))
 
 
 def _data(

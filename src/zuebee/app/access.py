@@ -1,14 +1,18 @@
 """Settings -> who may call: the sources of keys, their scripts, and the pipeline they make."""
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
+from msgspec import UNSET
 
-from zuebee.app.tokens import Finish, TokenState, jwt_source, signature_source
+from zuebee.app.tokens import TokenState, jwt_source, signature_source
 from zuebee.auth.counters import PIPELINE, AuthCounters
+from zuebee.auth.credentials import Finish, unchanged
 from zuebee.auth.database import DatabaseLookup
 from zuebee.auth.handles import Handles
 from zuebee.auth.lookups import AnyKey, Lookup, MapSource, RedisLookup
@@ -22,11 +26,21 @@ from zuebee.auth.step import Step
 from zuebee.auth.webhook import WebhookLookup
 from zuebee.config import RedisSourceSettings, ScriptSettings, Settings, SourceSettings
 from zuebee.contracts.keys import KeySource
-from zuebee.kit.database import Database, database_url
+from zuebee.kit.database import Database, DatabaseError, database_url
 from zuebee.kit.redis import RedisClient
 from zuebee.kit.tasks import Tasks
 
+_log = logging.getLogger("zuebee.auth")
+
 _DEFAULT = (SourceSettings(type="file"), SourceSettings(type="store"))
+
+
+class UnaskedKeys(Protocol):
+    """What is asked of the key store when nobody needs a key."""
+
+    async def has_keys(self) -> bool:
+        """Whether there is a key that was not revoked. Raises DatabaseError."""
+        ...
 
 
 class AuthState:
@@ -44,12 +58,26 @@ def build_pipeline(
     *,
     store_source: KeySource | None = None,
     proxy_for: Callable[[str], str | None] = lambda _: None,
-    finish: Finish = lambda principal: principal,
+    finish: Finish = unchanged,
 ) -> AuthPipeline:
-    """The pipeline of the settings. `finish`: gives principals of tokens and signatures what their plan says.
-    `proxy_for`: the forward proxy to a URL. Raises ValueError and OSError; what it says can be shown.
+    """The pipeline of the settings. `finish`: gives principals of tokens and signatures what the store
+    says of those that they name. `proxy_for`: the forward proxy to a URL. Raises ValueError and OSError; what it says
+    can be shown.
     """
     return _Builder(settings, state, store_source, proxy_for, finish).build()
+
+
+async def warn_of_unasked_keys(settings: Settings, keys: UnaskedKeys) -> None:
+    """Say it in the log when somebody made keys, but the gateway is open for it was never told to ask for them."""
+    if settings.auth.enabled is not UNSET or settings.auth_on:
+        return
+    try:
+        found = await keys.has_keys()
+    except DatabaseError as error:
+        _log.warning("whether there are keys in the store cannot be said: %s", error)
+        return
+    if found:
+        _log.warning("keys exist in the store but nothing asks for them: set auth.enabled: true")
 
 
 class LentSource:

@@ -3,15 +3,13 @@
 from collections import Counter
 from collections.abc import Callable
 
+from zuebee.auth.credentials import Finish
 from zuebee.auth.handles import Handles
 from zuebee.auth.nonces import MemoryNonces, Nonces, RedisNonces
 from zuebee.auth.signed import SignatureSource
 from zuebee.config import RedisSettings, Settings, SourceSettings
-from zuebee.contracts.admission import Principal
 from zuebee.contracts.keys import KeySource
 from zuebee.kit.redis import RedisClient
-
-Finish = Callable[[Principal], Principal]
 
 
 class TokenState:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from zuebee.accounts.source import StoreSource
 from zuebee.admission.service import AdmissionService
-from zuebee.app.access import AuthState, build_pipeline
+from zuebee.app.access import AuthState, build_pipeline, warn_of_unasked_keys
 from zuebee.app.books import BooksWatch
 from zuebee.app.guarding import build_firewall, open_answers
 from zuebee.app.limiting import build_limiter, lend_limits, same_limiter
@@ -127,6 +127,7 @@ class Platform:
         self._admission.firewall = firewall
         self.limiter.apply(settings.rate_limit)
         self.settings = settings
+        await warn_of_unasked_keys(settings, self._keys)
 
     async def read_prices(self) -> None:
         """Read the list prices beforehand: the first request need not wait for them."""
@@ -168,7 +169,11 @@ class Platform:
         if not settings.auth_on:
             return OpenDoor()
         return build_pipeline(
-            settings, self._auth_state, store_source=self._keys, proxy_for=partial(_proxy_for, settings.proxy)
+            settings,
+            self._auth_state,
+            store_source=self._keys,
+            proxy_for=partial(_proxy_for, settings.proxy),
+            finish=self._keys.entitle,
         )
 
     def _make_server(self) -> HttpServer:

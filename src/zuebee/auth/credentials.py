@@ -4,14 +4,23 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeAlias
 
+from zuebee.contracts.admission import Principal
 from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, KEY_NOT_STARTED, KEY_REVOKED, Refusal
 from zuebee.contracts.keys import KeyRecord, Network
 
 MAX_KEY_BYTES = 16_384
 """Keys are short, but tokens of some issuers name all the groups of a user."""
+Finish: TypeAlias = Callable[[Principal], Awaitable[Principal | Refusal]]
+"""Gives a principal that names a plan, a user, a team or an organisation what these are entitled to, or refuses it."""
 _SENDABLE = re.compile(rb"[\x21-\x7e]+")
+
+
+async def unchanged(principal: Principal) -> Principal | Refusal:
+    """A `Finish` for when nobody knows more of a principal than it says itself."""
+    return principal
 
 
 def sendable(key: bytes) -> bool:

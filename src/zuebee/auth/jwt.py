@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import jwt
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import get_default_algorithms
 
+from zuebee.auth.credentials import Finish, unchanged
 from zuebee.auth.jwks import Fetch, JwksCache, file_fetch, read_document, url_fetch
 from zuebee.config.access import JwtSettings
 from zuebee.contracts.admission import Principal
@@ -70,16 +71,16 @@ class IssuerKey(NamedTuple):
 class JwtSource:
     """Knows the holders of tokens that one issuer signed for one audience.
 
-    `finish` gives a principal the limits of its plan. `refused` counts refusals by
-    source and reason. Raises ValueError or
-    OSError if the settings make no sense or the key file is not there.
+    `finish` gives a principal what its plan, its user, team and organisation are entitled to, or refuses it.
+    `refused` counts refusals by source and reason. Raises ValueError or OSError if the settings make no sense or the
+    key file is not there.
     """
 
     def __init__(
         self,
         name: str,
         settings: JwtSettings,
-        finish: Callable[[Principal], Principal] = lambda principal: principal,
+        finish: Finish = unchanged,
         proxy_url: str | None = None,
         refused: Counter[tuple[str, str]] | None = None,
     ) -> None:
@@ -108,8 +109,11 @@ class JwtSource:
             self.refused[self.name, str(error)] += 1
             _log.info("source %s: a token is refused: %s", self.name, error)
             return INVALID_TOKEN
+        finished = await self._finish(principal)
+        if isinstance(finished, Refusal):
+            return finished
         expires_at_s = claims["exp"] + self._settings.leeway_s
-        return KeyRecord(presented.digest, self._finish(principal), expires_at_s=expires_at_s, data=claims)
+        return KeyRecord(presented.digest, finished, expires_at_s=expires_at_s, data=claims)
 
     async def aclose(self) -> None:
         """See `KeySource.aclose`."""

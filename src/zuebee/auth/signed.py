@@ -3,13 +3,13 @@
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from msgspec.structs import replace
 
 from zuebee.auth import signature
-from zuebee.auth.credentials import digest_of, judge
+from zuebee.auth.credentials import Finish, digest_of, judge, unchanged
 from zuebee.auth.nonces import Nonces, NoncesFull
 from zuebee.config.access import SignatureClientSettings
 from zuebee.contracts.admission import Caller, Principal
@@ -75,7 +75,8 @@ class SignatureSource:
     `keys` are the sources that know API keys: a client with `require_key` is let in only if the signature fits and
     one of them knows the key that came along by that id; and such a key is let in with a signature only. That needs
     this source to stand before them. `kept` remembers these keys, so that `recheck` can ask for them again. `finish`
-    gives a principal its limits. `refused` counts refusals by source and reason.
+    gives a principal without a key what its user is entitled to, or refuses it. `refused` counts refusals by source and
+    reason.
     """
 
     per_request = True
@@ -86,7 +87,7 @@ class SignatureSource:
         clients: Sequence[SignatureClientSettings],
         nonces: Nonces,
         keys: Sequence[KeySource] = (),
-        finish: Callable[[Principal], Principal] = lambda principal: principal,
+        finish: Finish = unchanged,
         kept: Kept | None = None,
         refused: Counter[tuple[str, str]] | None = None,
     ) -> None:
@@ -149,7 +150,10 @@ class SignatureSource:
         client = self._clients.get(client_id)
         if client is None or bool(client.require_key) != bool(digest):
             return KEY_REVOKED
-        shown = self._kept.renew(credential) if digest and self._kept is not None else None
+        if not digest:
+            finished = await self._finish(client.principal)
+            return finished if isinstance(finished, Refusal) else None
+        shown = self._kept.renew(credential) if self._kept is not None else None
         if shown is None:
             return None
         found = await self._find_key(Presented(shown.caller, shown.key, digest))
@@ -163,7 +167,9 @@ class SignatureSource:
 
     async def _record(self, presented: Presented, client_id: str, client: _Client) -> KeyRecord | Refusal:
         if not client.require_key:
-            principal = self._finish(client.principal)
+            principal = await self._finish(client.principal)
+            if isinstance(principal, Refusal):
+                return principal
             return KeyRecord(client.digest, replace(principal, credential=f"{CREDENTIAL}//{client_id}"))
         found = await self._find_key(presented)
         if not isinstance(found, KeyRecord) or found.principal.key_id != client.require_key or presented.key is None:

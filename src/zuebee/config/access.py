@@ -140,7 +140,10 @@ class AuthSettings(Section, frozen=True, kw_only=True):
     )
     cache_s: Annotated[
         Duration,
-        Meta(description="How long an answer is reused, and so how long a revoked key may live; at most 5s, 0: never."),
+        Meta(
+            description="How long an answer is reused, so long a revoked key may live; 0: never. With two times "
+            "`billing.heartbeat` at most 5s."
+        ),
     ] = field(name="cache", default=seconds(2))
     cache_redis: Annotated[
         bool, Meta(description="Share answers of redis, database and webhook sources between processes in `redis`.")

@@ -19,6 +19,9 @@ Said: TypeAlias = tuple[Path, str, bool]
 IsFile: TypeAlias = Callable[[str], bool]
 
 MAX_CACHE_S = 5.0
+REVOKED_WITHIN_S = 5.0
+"""How long a request that runs may outlive its key: an answer as old as the cache, found at the next heartbeat or, if
+that one did not wait for it, at the one after."""
 MIN_SECRET = 32
 MIN_SCRIPT_MEMORY = 2 << 20
 _SECTIONS = ("redis", "database", "webhook", "jwt")
@@ -56,11 +59,20 @@ def auth_findings(settings: Settings, is_file: IsFile) -> Iterator[Said]:
         yield from _script(("auth", "script"), auth.script, is_file)
     if auth.cache_s > MAX_CACHE_S:
         yield ("auth", "cache"), "at most 5s: for so long a revoked key lives on", True
+    elif auth.cache_s + 2 * settings.billing.heartbeat_s > REVOKED_WITHIN_S:
+        yield ("auth", "cache"), _too_slow(auth.cache_s, settings.billing.heartbeat_s), True
     if auth.cache_redis:
         if settings.redis is None:
             yield ("auth", "cache_redis"), "needs the section `redis`", True
         if len(auth.cache_secret) < MIN_SECRET:
             yield ("auth", "cache_secret"), f"needed for `cache_redis`, with at least {MIN_SECRET} characters", True
+
+
+def _too_slow(cache_s: float, heartbeat_s: float) -> str:
+    return (
+        f"{cache_s:g}s and two times `billing.heartbeat` ({heartbeat_s:g}s) are more than {REVOKED_WITHIN_S:g}s:"
+        " streams of a revoked key would run on for so long; make one of them shorter"
+    )
 
 
 def _source(path: Path, source: SourceSettings, is_file: IsFile) -> Iterator[Said]:

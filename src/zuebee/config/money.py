@@ -57,9 +57,9 @@ class BillingSettings(Section, frozen=True, kw_only=True):
         Literal["cut", "finish"],
         Meta(description="A stream whose hold cannot be extended: cut with an error event, or finished on overdraft."),
     ] = "cut"
-    heartbeat_s: Annotated[Timeout, Meta(description="How often running requests renew their holds.")] = field(
-        name="heartbeat", default=seconds(1)
-    )
+    heartbeat_s: Annotated[
+        Timeout, Meta(description="How often running requests renew their holds, and their keys are looked at again.")
+    ] = field(name="heartbeat", default=seconds(1))
     hold_s: Annotated[Timeout, Meta(description="A hold that is not renewed for this long has expired.")] = field(
         name="hold", default=seconds(30)
     )

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import get_default_algorithms
+from msgspec.structs import replace
 
 from tests.support.token_attacks import ATTACKS, ED448, FOR_ENCRYPTION, RS512_ONLY, WEAK_RSA
 from tests.support.tokens import ALGORITHMS, AUDIENCE, ISSUER, NOW_S, PRIVATE, b64, claims, jwk, jwks, signed, token
@@ -21,7 +22,7 @@ from zuebee.auth.jwks import KeysUnavailable
 from zuebee.auth.jwt import INVALID_TOKEN, JwtSource, looks_like_token, read_jwks
 from zuebee.config import JwtSettings
 from zuebee.contracts.admission import Caller, Principal
-from zuebee.contracts.errors import KEY_EXPIRED, Refusal
+from zuebee.contracts.errors import KEY_DISABLED, KEY_EXPIRED, Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
 from zuebee.kit import clock
 
@@ -96,12 +97,14 @@ async def test_claims_are_found_where_the_settings_say(tmp_path: Path) -> None:
 
 
 async def test_a_principal_gets_its_limits(tmp_path: Path) -> None:
-    source = JwtSource(
-        "portal", settings(tmp_path / "jwks.json"), lambda principal: Principal(principal.key_id, tags=("limited",))
-    )
+    async def finish(principal: Principal) -> Principal | Refusal:
+        return KEY_DISABLED if principal.user_id == "gone" else replace(principal, tags=("limited",))
+
+    source = JwtSource("portal", settings(tmp_path / "jwks.json"), finish)
     record = await find(source, token())
     assert isinstance(record, KeyRecord)
     assert record.principal.tags == ("limited",)
+    assert await find(source, token(sub="gone")) is KEY_DISABLED
 
 
 GOOD: dict[str, bytes] = {

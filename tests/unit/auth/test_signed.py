@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from zuebee.auth.credentials import digest_of
 from zuebee.auth.nonces import MemoryNonces
@@ -305,6 +306,26 @@ async def test_a_key_that_came_along_is_asked_about_again() -> None:
     assert await target.recheck(credential) is KEY_DISABLED
     kept.found.clear()
     assert await target.recheck(credential) is None, "forgotten"
+
+
+async def test_a_client_without_a_key_gets_what_its_user_is_entitled_to_and_is_asked_about_again() -> None:
+    answers: list[Any] = [lambda principal: replace(principal, tags=("limited",)), lambda _: KEY_DISABLED]
+    turn = 0
+
+    async def finish(principal: Principal) -> Principal | Refusal:
+        found: Principal | Refusal = answers[turn](principal)
+        return found
+
+    clients = [SignatureClientSettings(client_id="acme", secrets=[SECRET], user_id="u-7")]
+    target = SignatureSource("partners", clients, MemoryNonces(), finish=finish)
+    record = await target.find(ask())
+    assert isinstance(record, KeyRecord)
+    who = record.principal
+    assert (who.user_id, who.tags, who.credential) == ("u-7", ("limited",), "signed//acme")
+    assert await target.recheck(who.credential) is None
+    turn = 1
+    assert await target.recheck(who.credential) is KEY_DISABLED
+    assert await target.find(ask()) is KEY_DISABLED
 
 
 def test_it_says_that_its_answers_cannot_be_kept() -> None:
