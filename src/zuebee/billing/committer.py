@@ -16,10 +16,10 @@ from zuebee.kit import clock
 
 _log = logging.getLogger("zuebee.billing")
 
-URGENT_INTERVAL_S = 0.002
+URGENT_INTERVAL_S = 0.005
 """Between batches that somebody waits for, once there is company: alone, nobody waits for others."""
 
-COMPANY = 4
+COMPANY = 8
 
 BUSY_WAIT_S = 0.05
 
