@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from tests.support.fakes import VirtualTime
 from zuebee.contracts.admission import ANONYMOUS, Grant, Principal, Priority, Settlement
 from zuebee.contracts.inference import Usage
-from zuebee.telemetry.metrics import LATENCY_BUCKETS_MS, METRICS, OTHER, Metrics
+from zuebee.telemetry.histogram import LATENCY_BUCKETS_MS
+from zuebee.telemetry.metrics import METRICS, OTHER, Metrics
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
