@@ -45,8 +45,8 @@ static: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 .PHONY: proof
-proof: $(VENV)/.installed-dev ## Run the long proofs (minutes)
-	$(BIN)/python -m pytest -m proof $(ARGS)
+proof: $(VENV)/.installed-dev ## Run the long proofs (half an hour) and print their figures (docs/proofs.md)
+	$(BIN)/python -m pytest -m proof -s $(ARGS)
 
 .PHONY: requirements
 requirements: $(VENV)/.installed-dev ## List the acceptance rows of this milestone: proven by a passing test, or not yet

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from tests.support import surface
-from tests.support.pages import anchors
+from tests.support.pages import anchors, section
 from tests.support.source import ROOT, Source, tracked_files
 
 PAGES = [name for name in tracked_files() if name.endswith(".md")]
@@ -122,3 +122,13 @@ def test_metrics_routes_and_flags_are_found() -> None:
 
 def _run(port: int = 1) -> None:
     """A command for the test above; typer asks for one."""
+
+
+def test_every_page_can_be_found() -> None:
+    more = section((ROOT / "README.md").read_text(encoding="utf-8"), "More")
+    unlinked = [name for name in PAGES if re.fullmatch(r"docs/[^/]+", name) and f"]({name})" not in more]
+    assert not unlinked, "Link it from the README, under `More`."
+    architecture = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    decisions = sorted(Path(name).name for name in PAGES if name.startswith("docs/decisions/"))
+    assert [name for name in decisions if f"](decisions/{name})" not in architecture] == []
+    assert [int(name[:4]) for name in decisions] == list(range(1, len(decisions) + 1)), "Number them without gaps."

@@ -1,6 +1,7 @@
 """Imports go downward only, and rooms are strangers: the contracts of import-linter in pyproject.toml."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,8 +71,37 @@ def test_the_contracts_see_a_breach(empty_house: Path, file: str, imports: str) 
     assert file.split("/")[0] in result.stdout
 
 
+MODULES = {"google-re2": "re2", "pyjwt": "jwt", "pyyaml": "yaml"}
+"""What is imported under another name than it is installed under."""
+
+
+def module_of(requirement: str) -> str:
+    """The module that a requirement (`name[extra,...]>=1.0; marker`) brings."""
+    found = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert found is not None, requirement
+    name = found[0].lower()
+    return MODULES.get(name, name.replace("-", "_"))
+
+
+@pytest.mark.parametrize(
+    ("requirement", "module"),
+    [
+        ("rich>=15", "rich"),
+        ("psycopg[binary]>=3.3", "psycopg"),
+        ("pyjwt[crypto]>=2", "jwt"),
+        ("google-re2>=1.1", "re2"),
+        ("a-b[c,d] ~= 1; python_version < '3.12'", "a_b"),
+    ],
+)
+def test_a_requirement_is_known_by_its_module(requirement: str, module: str) -> None:
+    assert module_of(requirement) == module
+
+
 def test_every_dependency_has_a_home() -> None:
-    modules = {"pyyaml": "yaml"}
-    declared = {requirement.split(">=")[0] for requirement in project()["project"]["dependencies"]}
-    named = {modules.get(name, name.replace("-", "_")) for name in declared}
+    named = {module_of(requirement) for requirement in project()["project"]["dependencies"]}
     assert named <= HOMES.keys() | EVERYWHERE, "Name the file that may import it in HOMES of tests/house/rules.py."
+
+
+def test_nothing_has_a_home_that_is_not_installed() -> None:
+    named = {module_of(requirement) for requirement in project()["project"]["dependencies"]}
+    assert HOMES.keys() - {"sqlite3"} <= named, "Take it from HOMES, or add it to the dependencies."

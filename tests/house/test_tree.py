@@ -20,6 +20,7 @@ TESTED_ELSEWHERE = {
     "auth/step.py": "tests/unit/auth/test_service.py: a step is what the pipeline is made of",
     "auth/webhook.py": "tests/scenarios/test_key_webhooks.py, with a real server",
     "app/*.py": "plugs real parts together; tests/scenarios start them as processes",
+    "config/finding.py": "a shape without behaviour; tests/unit/config/test_check*.py are made of it",
     "cli/*.py": "its commands are run as a user would: tests/scenarios/test_starting.py, test_config.py",
     "schema/migrations/*.py": "tests/unit/schema/test_migrate.py and tests/scenarios/test_store_schema.py run them all",
     "edge/client.py": "a shape without behaviour; edge/asgi.py and edge/recording.py have it",

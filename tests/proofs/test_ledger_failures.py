@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.fakes import make_job
 from tests.support.ledger_targets import empty_store
-from zuebee.billing.batch import Batch, StoreFailed
+from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
 from zuebee.billing.look import reading
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
@@ -151,7 +151,7 @@ async def _work(path: Path, faults: Faults, witness: Witness) -> str:
     """Requests one after the other and at once; answers with what failed, if anything."""
     try:
         billing = open_billing(path, lambda name: Failing(name, faults))
-    except (StoreFailed, sqlite3.Error) as error:
+    except (StoreBusy, StoreFailed, sqlite3.Error) as error:
         return f"start: {error}"
     try:
         async with asyncio.timeout(20):

@@ -60,7 +60,9 @@ def missing_certificate(folder: Path, config: dict[str, Any]) -> None:
 
 def newer_database(folder: Path, config: dict[str, Any]) -> None:
     connection = sqlite3.connect(folder / "usage.db")
-    connection.execute("PRAGMA user_version=99")
+    connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+    connection.execute("INSERT INTO alembic_version VALUES ('0099')")
+    connection.commit()
     connection.close()
 
 
@@ -97,7 +99,7 @@ OBSTACLES: list[tuple[Change, str]] = [
     (take_port, r"cannot listen on 127\.0\.0\.1:\d+: .*in use"),
     (foreign_address, r"cannot listen on 192\.0\.2\.1:8000: .*assign"),
     (bad_certificate, r"cert\.pem"),
-    (newer_database, r"usage\.db.*newer version"),
+    (newer_database, r"usage\.db.*a newer one has been here"),
     (no_database, r"usage\.db.*not a database"),
     (database_is_a_folder, r"usage\.db"),
     (no_room_for_the_database, r"file"),

@@ -13,6 +13,7 @@ from zuebee.contracts.periods import period_start_s
 from zuebee.kit import clock
 
 NOW_S = 1_794_700_000.0
+STILL_OPEN_S = 9e9
 KEY = Budget("key:k/tokens/daily", "tokens", "daily", 1_000)
 TEAM = Budget("team:t/USD/never", "USD", "never", 5_000, 300)
 ORGANISATION = Budget("organisation:o/USD/never", "USD", "never", None)
@@ -61,7 +62,7 @@ def _round(store: SqliteStore, ledger: Ledger, number: int) -> None:
             ledger.extend(hold, Amount(110, 210), NOW_S + 1)
             ledger.post(hold, Amount(tokens, cost_nano), NOW_S + 2)
         batch.records.append(_settled(hold, tokens, cost_nano))
-    ledger.reserve(f"open-{number}", path, Amount(10, 20), NOW_S, NOW_S + 30, "")
+    ledger.reserve(f"open-{number}", path, Amount(10, 20), NOW_S, STILL_OPEN_S, "")
     batch.changes = ledger.take()
     store.write(batch)
 

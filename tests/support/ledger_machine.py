@@ -263,6 +263,7 @@ class LedgerMachine(RuleBasedStateMachine):
         figures = self.target.figures()
         open_holds = [hold for hold in self.model.holds.values() if hold.state == "open"]
         for key, (granted, held, used, overdraft) in figures.items():
+            assert key in self.model.balances, f"nobody asked for {key}"
             assert self.model.balances[key].figures() == (granted, held, used, overdraft), key  # I1, I9, I10, I13, I14
             assert min(held, used, overdraft) >= 0, key  # I2
             assert used + held <= granted + overdraft, key  # I2

@@ -16,8 +16,8 @@ PLACES = {
     "docs": "how it works, how to configure and watch it; `decisions/` says why it is as it is",
     "scripts": "helpers for trying it out, such as serving a real vLLM",
     "src": "the package `zuebee`, below",
-    "tests": "`unit` mirrors the source, `scenarios` starts real processes, `proofs` want more than this repository, "
-    "such as a real vLLM, `house` keeps the rules",
+    "tests": "`unit` mirrors the source, `scenarios` starts real processes, `simulation` plays any order of calls "
+    "against the ledger, `proofs` kills, cuts power and asks a real vLLM, `house` keeps the rules",
 }
 
 _HEAD = """\

@@ -57,6 +57,7 @@ class Process:
             self._watch_signals()
             self._tasks.spawn(self._attend(), "attend")
             self._tasks.spawn(platform.books.run(), "books")
+            self._tasks.spawn(platform.read_prices(), "prices")
             platform.reporting.start()
             _spare_the_hot_path()
             on_ready(_url(address.host, port, secure=platform.settings.server.tls is not None))

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, TypeAlias
 
 from zuebee.app.reporting import reporter_names
-from zuebee.billing.batch import StoreFailed
+from zuebee.billing.batch import StoreBusy, StoreFailed
 from zuebee.billing.list_prices import ListPrices
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 AnyBilling: TypeAlias = "LocalBilling | SharedBilling"
 
 
-def open_billing(settings: Settings, gate: OutboxGate) -> AnyBilling:
+def open_billing(settings: Settings, gate: OutboxGate, list_prices: ListPrices) -> AnyBilling:
     """The ledger, ready: of this process on SQLite, or shared on PostgreSQL. `gate` says whether usage
     events can be added just now. Raises OSError.
     """
-    prices = PriceBook(settings.billing, ListPrices().find)
+    prices = PriceBook(settings.billing, list_prices.find)
     store = settings.store
     names, currency, days = reporter_names(settings), settings.billing.currency, settings.usage.retention_days
     if store.url is not None:
@@ -42,14 +42,13 @@ def open_billing(settings: Settings, gate: OutboxGate) -> AnyBilling:
             shared, settings.billing, prices, spool_path=store.spool_path, timeout_s=store.timeout_s, gate=gate.refusal
         )
     try:
-        local = SqliteStore(store.path, reporters=names, currency=currency, retention_days=days, room=gate)
-    except StoreFailed as error:
+        return LocalBilling(
+            SqliteStore(store.path, reporters=names, currency=currency, retention_days=days, room=gate),
+            settings.billing,
+            prices,
+            commit_interval_s=store.commit_interval_s,
+            timeout_s=store.timeout_s,
+            gate=gate.refusal,
+        )
+    except (StoreBusy, StoreFailed) as error:
         raise OSError(str(error)) from None
-    return LocalBilling(
-        local,
-        settings.billing,
-        prices,
-        commit_interval_s=store.commit_interval_s,
-        timeout_s=store.timeout_s,
-        gate=gate.refusal,
-    )

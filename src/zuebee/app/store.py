@@ -12,7 +12,8 @@ def prepare_store(store: StoreSettings) -> None:
     try:
         prepare(store.url or store.path)
     except SchemaError as error:
-        raise OSError(str(error)) from None
+        said = str(error)
+        raise OSError(said if store.url or store.path in said else f"{store.path}: {said}") from None
 
 
 def store_database(store: StoreSettings, max_connections: int = 4, timeout_s: float | None = None) -> Database:

@@ -1,5 +1,6 @@
 """Settings -> objects. What is plugged into what is decided here and nowhere else."""
 
+import asyncio
 import ssl
 from collections import Counter
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from zuebee.app.money import open_billing
 from zuebee.app.reporting import build_reporting, lend_budgets, lend_reporting
 from zuebee.app.store import prepare_store, store_database
 from zuebee.auth.service import AuthPipeline, OpenDoor
+from zuebee.billing.list_prices import ListPrices
 from zuebee.config import BackendSettings, ProxySettings, RoutingSettings, Settings, TlsSettings
 from zuebee.config.check import listen_address
 from zuebee.contracts.admission import Recorder
@@ -62,7 +64,8 @@ class Platform:
         self._keys = StoreSource(self._database, currency=settings.billing.currency)
         self.books = BooksWatch(self._database)
         self.reporting = build_reporting(settings)
-        self.billing = open_billing(settings, self.reporting.gate)
+        self._list_prices = ListPrices()
+        self.billing = open_billing(settings, self.reporting.gate, self._list_prices)
         self.limiter = build_limiter(settings)
         self._access_log = None if settings.log.access == "off" else AccessLog(settings.log.access)
         recorders: list[Recorder] = [self.metrics]
@@ -127,6 +130,11 @@ class Platform:
         self._admission.firewall = firewall
         self.limiter.apply(settings.rate_limit)
         self.settings = settings
+
+    async def read_prices(self) -> None:
+        """Read the list prices beforehand: the first request need not wait for them."""
+        if self.settings.billing.built_in_prices:
+            await asyncio.get_running_loop().run_in_executor(None, self._list_prices.load)
 
     async def aclose(self) -> None:
         """Stop probing, and write what waits."""

@@ -317,6 +317,7 @@ class Ledger:
 
     def _set_limit(self, balance: Balance, budget: Budget, now_s: float) -> None:
         limit = _checked(budget.limit or 0)
+        self._paths_of.clear()  # budgets with another limit for this account must be looked at again
         first = not balance.changes
         name = f"{balance.account}@{balance.starts_at_s:.0f}"
         # Counts entries, as the store does, so that no id comes again after a restart.

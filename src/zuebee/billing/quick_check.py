@@ -30,7 +30,8 @@ _HOLDS = f"SELECT path, {_HALVES.format('tokens')}, {_HALVES.format('cost_nano')
 class QuickCheck:
     """I1 by sums over all accounts, I2, I4, and I11: what is held is what the open holds explain.
 
-    Remembers sums from call to call, so that a call costs what has happened since. One call at a time.
+    For use inside a running gateway. Remembers sums from call to call, so that a call costs what has happened since.
+    One call at a time.
     """
 
     def __init__(self) -> None:
@@ -49,7 +50,7 @@ class QuickCheck:
         for row in connection.execute(text(_BAD_BALANCES)):
             found.append(Violation("I2", row[0], f"granted, held, used, overdraft are {tuple(row[1:])}"))
         found += self._held(connection)
-        found += list(overdue(connection))[:10]
+        found += list(overdue(connection, runs=True))[:10]
         return found
 
     def _sums_of_entries(self, connection: Connection) -> Iterator[Violation]:

@@ -178,6 +178,7 @@ class LocalBilling:
                     (expires_at_s, state.progress.tokens, state.progress.cost_nano, state.id)
                 )
                 self._committer.touch(urgent=False)
+        self._expire_leaked(now_s)
         return cut
 
     def _progress(self, grant: Grant, hold: LocalHold, now_s: float) -> Refusal | None:
@@ -198,6 +199,19 @@ class LocalBilling:
         if not isinstance(extended, Short) or self._settings.when_exhausted == "finish":
             return None
         return too_short(extended, now_s)
+
+    def _expire_leaked(self, now_s: float) -> None:
+        """Nobody has renewed them, so nobody will settle them: a defect, but not one that locks a budget."""
+        leaked = [hold for hold in self.ledger.open.values() if hold.expires_at_s < now_s]
+        for hold in leaked:
+            _log.error("a hold was never settled: %s", hold.id)
+            self._expire(hold, now_s)
+
+    def _expire(self, hold: HoldState, now_s: float) -> None:
+        self.ledger.expire(hold.id, now_s)
+        charged = hold.charged
+        self._committer.current.records.append(records.orphan(hold.id, hold.record, charged.tokens, charged.cost_nano))
+        self._committer.touch(urgent=True)
 
     async def _take_foreign_grants(self) -> None:
         """What the command line has granted meanwhile."""
@@ -221,16 +235,10 @@ class LocalBilling:
             balances = [ledger.add_balance(balance) for balance in orphan.path.balances]
             orphan.path = ledger.add_path(orphan.path.id, balances)
             ledger.add_hold(orphan)
-            ledger.expire(orphan.id, now_s)
-            charged = orphan.charged
-            self._committer.current.records.append(
-                records.orphan(orphan.id, orphan.record, charged.tokens, charged.cost_nano)
-            )
+            self._expire(orphan, now_s)
         if orphans:
-            _log.warning(
-                "%d requests of an earlier process had not been settled: charged as far as known", len(orphans)
-            )
-            self._committer.touch(urgent=True)
+            count = len(orphans)
+            _log.warning("%d requests of an earlier process had not been settled: charged as far as known", count)
 
     def _fill(self, batch: Batch) -> None:
         batch.changes = self.ledger.take()

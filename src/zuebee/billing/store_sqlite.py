@@ -95,8 +95,13 @@ class SqliteStore:
     # --- reading ---
 
     def start(self, name: str, now_s: float) -> Start:
-        """Begin a new epoch."""
-        db = self._writer
+        """Begin a new epoch. Raises StoreFailed."""
+        try:
+            return self._start(self._writer, name, now_s)
+        except sqlite3.Error as error:
+            raise _failure(self._writer, error) from error
+
+    def _start(self, db: Any, name: str, now_s: float) -> Start:
         cursor = db.execute(
             "INSERT INTO ledger_owners (name, started_at_s, seen_at_s) VALUES (?, ?, ?)", (name, now_s, now_s)
         )

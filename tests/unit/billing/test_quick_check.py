@@ -38,3 +38,8 @@ def test_the_quick_check_reads_on_where_it_stopped(path: Path) -> None:
     assert quick(path, check) == []
     change(path, AGAIN.format("hold = 'beyond-1' AND step IS NULL AND kind = 'extend'"))
     assert {violation.invariant for violation in quick(path, check)} == {"I1"}
+
+
+def test_inside_a_running_gateway_a_hold_that_nobody_renews_is_seen(path: Path) -> None:
+    change(path, "UPDATE ledger_holds SET expires_at_s = 1000 WHERE hold = 'open-1'")
+    assert [(v.invariant, v.account) for v in quick(path)] == [("I4", "open-1")]

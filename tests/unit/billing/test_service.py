@@ -154,3 +154,15 @@ async def test_a_failed_store_refuses_what_must_be_metered(billing: LocalBilling
     assert billing.unable() == STORE_UNAVAILABLE
     hold = await reserve(billing, TOKENS, Amount(100))
     assert await hold.wait() == STORE_UNAVAILABLE
+
+
+async def test_a_hold_that_nobody_looks_after_does_not_lock_a_budget(tmp_path: Path) -> None:
+    billing = open_billing(tmp_path / "z.db", hold_s=0.05)
+    hold = await reserve(billing, TOKENS, Amount(100))
+    other = await reserve(billing, TOKENS, Amount(200), request_id="looked after")
+    await asyncio.sleep(0.06)
+    await billing.attend([Grant(TOKENS, "looked after", "m", hold=other)])
+    assert left(billing) == [(1000, 200, 0)]
+    billing.settle(over(hold, TOKENS, Usage(30, 12, "provider")))  # late, and counted all the same
+    assert left(billing) == [(1000, 200, 42)]
+    await billing.aclose()
