@@ -73,6 +73,7 @@ PURE = (
     "auth/credentials.py",
     "dispatch/balancer.py",
     "dispatch/health.py",
+    "dispatch/queue.py",
     "dispatch/retry.py",
     "limits/buckets.py",
     "billing/ledger.py",

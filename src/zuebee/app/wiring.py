@@ -24,6 +24,7 @@ from zuebee.contracts.admission import Recorder
 from zuebee.dispatch.fleet import Fleet, Reachable
 from zuebee.dispatch.model_list import ModelList
 from zuebee.dispatch.service import Dispatcher
+from zuebee.dispatch.turns import Turns
 from zuebee.edge.address import TrustedProxies
 from zuebee.edge.http import HttpEdge
 from zuebee.edge.operator import Operator, OperatorPorts, Readiness
@@ -83,7 +84,8 @@ class Platform:
             default_output_tokens=settings.billing.default_output_tokens,
         )
         self._fleet = Fleet(self._make_backend, {kind: fact.health_path for kind, fact in KINDS.items()})
-        self._dispatcher = Dispatcher([], RoutingSettings())
+        self._turns = Turns(settings.routing.queue)
+        self._dispatcher = Dispatcher([], RoutingSettings(), self._turns)
         self._answers = open_answers(settings)
         replays = None if self._answers is None else Replays(self._answers)
         self.pipeline = Pipeline(self._admission, self._dispatcher, replays, settings.stream.heartbeat_s)
@@ -118,7 +120,8 @@ class Platform:
             raise
         if self._tls is not None and tls is not None:
             self._tls.load_cert_chain(tls.cert_file, tls.key_file)
-        self._dispatcher = Dispatcher(backends, settings.routing)
+        self._dispatcher = Dispatcher(backends, settings.routing, self._turns)
+        self._turns.apply(settings.routing.queue)
         self.pipeline.inference = self._dispatcher
         self.pipeline.departures.rules = settings.client_gone
         # The old sources close once nobody asks them any more.
@@ -227,6 +230,9 @@ class Platform:
         lend("zuebee_source_refusals_total", self._auth_state.tokens.refused.items)
         lend("zuebee_ready", lambda: [((), float(self.readiness().ready))])
         lend("zuebee_priority_running", self._running_by_priority)
+        lend("zuebee_queue_depth", self._turns.depths)
+        waits = self._turns.waits
+        self.metrics.lend_histograms("zuebee_queue_wait_seconds", lambda: (((p,), h) for p, h in waits.items()))
         lend_limits(self.limiter, self.metrics)
         lend_reporting(self.reporting, self.metrics)
         lend_budgets(self.billing.balances, self.metrics, self.settings.metrics.max_accounts)

@@ -100,6 +100,13 @@ class BackendSettings(Section, frozen=True, kw_only=True):
         name="max_idle_conns", default=256
     )
     max_connections: Annotated[int, Meta(ge=1, description="Connections in use at once; more are refused.")] = 10000
+    max_in_flight: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Requests it answers at once; more wait in `routing.queue`. Default: no bound, no queue."),
+    ] = None
+    tell_caller: Annotated[
+        bool, Meta(description="Tell it in `x-zuebee-*` headers on whose behalf a request comes; never the key.")
+    ] = False
     ca_file: Annotated[str | None, Meta(description="PEM authorities to trust for https, instead of the system's.")] = (
         None
     )
@@ -134,6 +141,15 @@ class FallbackSettings(Section, frozen=True, kw_only=True):
     models: Annotated[list[str], Meta(description="Only for these models; empty: all.")] = []
 
 
+class QueueSettings(Section, frozen=True, kw_only=True):
+    """Where requests wait when all backends that could serve them have `max_in_flight`."""
+
+    max_length: Annotated[int, Meta(ge=0, le=100000, description="Waiting requests; more are answered 503.")] = 1000
+    timeout_s: Annotated[Timeout, Meta(description="A request that waited for this long is answered 503.")] = field(
+        name="timeout", default=seconds(10)
+    )
+
+
 class RoutingSettings(Section, frozen=True, kw_only=True):
     """Which backend gets a request."""
 
@@ -142,6 +158,7 @@ class RoutingSettings(Section, frozen=True, kw_only=True):
         Meta(description="weighted: smooth weighted round robin; latency_based: peak EWMA of the first byte."),
     ] = "weighted"
     retry: Annotated[RetrySettings, Meta(description="Second tries.")] = RetrySettings()
+    queue: Annotated[QueueSettings, Meta(description="Waiting for a backend.")] = QueueSettings()
     fallback: Annotated[list[FallbackSettings], Meta(description="Fixed orders of backends.")] = []
 
 

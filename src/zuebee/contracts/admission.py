@@ -9,11 +9,10 @@ import msgspec
 
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job, Usage
+from zuebee.contracts.inference import Priority as Priority
 
 Period = Literal["daily", "weekly", "monthly", "never"]
 """When a budget starts again: at midnight, on Monday, on the first (UTC), or not at all."""
-
-Priority = Literal["low", "normal", "high"]
 
 
 class Caller(msgspec.Struct, gc=False):

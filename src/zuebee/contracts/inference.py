@@ -15,6 +15,8 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 Operation = Literal["chat", "completions", "embeddings"]
 
+Priority = Literal["low", "normal", "high"]
+
 UsageSource = Literal["provider", "partial", "estimate"]
 """Where a usage figure comes from: the server's final word, its word or our count so far in a reply that was cut,
 or an estimate because the server said nothing. None is not 0."""
@@ -34,12 +36,29 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
         return self.prompt_tokens + self.completion_tokens
 
 
+class Sender(Protocol):
+    """On whose behalf a job runs, as far as the servers behind the gate may be told. Empty: not known."""
+
+    @property
+    def user_id(self) -> str: ...
+
+    @property
+    def team_id(self) -> str: ...
+
+    @property
+    def organisation_id(self) -> str: ...
+
+    @property
+    def plan(self) -> str: ...
+
+
 class Job(msgspec.Struct, gc=False):
     """What is to be run: a request of an OpenAI-compatible client, its body as it came.
 
     `path` is the canonical one (`/v1/chat/completions`), `query` what followed `?`. `stream_usage` tells whether the
     client itself asked for usage in a stream. `max_output_tokens` is the caller's own bound on one answer (None: it
-    set none), `choices` how many answers it wants (`n`, or `best_of` where that is more).
+    set none), `choices` how many answers it wants (`n`, or `best_of` where that is more). `priority` and `sender` are
+    filled in once it is known who calls. `waiting` is true while the job stands in a queue and no backend has seen it.
     """
 
     request_id: str
@@ -53,6 +72,9 @@ class Job(msgspec.Struct, gc=False):
     stream_usage: bool
     max_output_tokens: int | None = None
     choices: int = 1
+    priority: Priority = "normal"
+    sender: Sender | None = None
+    waiting: bool = False
 
 
 class Sink(Protocol):

@@ -5,14 +5,23 @@ from collections.abc import Sequence
 from zuebee.contracts.inference import Inference
 from zuebee.dispatch.balancer import Node
 from zuebee.dispatch.health import Health
+from zuebee.dispatch.queue import Load
 
 
 class Backend(Node):
     """A node that can be talked to."""
 
     def __init__(
-        self, name: str, url: str, inference: Inference, *, weight: int, health: Health, models: Sequence[str]
+        self,
+        name: str,
+        url: str,
+        inference: Inference,
+        *,
+        weight: int,
+        health: Health,
+        models: Sequence[str],
+        load: Load | None = None,
     ) -> None:
-        super().__init__(name, weight, health, models)
+        super().__init__(name, weight, health, models, load)
         self.url = url
         self.inference = inference

@@ -6,8 +6,10 @@ what is not used is forgotten over time, so that a slow backend is tried again.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from zuebee.dispatch.health import Health
+from zuebee.dispatch.queue import Load
 
 EWMA_DECAY_S = 10.0
 UNKNOWN_COST_S = 0.001
@@ -15,19 +17,26 @@ MAX_COOLDOWNS = 100
 
 
 class Node:
-    """What the balancer knows of one backend. `in_flight` counts until the end of each stream."""
+    """What the balancer knows of one backend. Its `load` counts until the end of each stream."""
 
-    def __init__(self, name: str, weight: int, health: Health, models: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, weight: int, health: Health, models: Sequence[str] = (), load: Load | None = None
+    ) -> None:
         self.name = name
         self.weight = weight
         self.health = health
-        self.in_flight = 0
+        self.load = Load() if load is None else load
         self.selective = bool(models)
         self._models = tuple(models)
         self._current_weight = 0
         self._latency_s = 0.0
         self._latency_at_s = 0.0
         self._cooldowns: dict[str, float] = {}
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that it is answering."""
+        return self.load.in_flight
 
     def serves(self, model: str) -> bool:
         """Whether the backend is declared to serve the model; without a declaration it serves all."""
@@ -71,7 +80,10 @@ def matches(pattern: str, model: str) -> bool:
     return model.startswith(pattern[:-1]) if pattern.endswith("*") else model == pattern
 
 
-def fit(nodes: Sequence[Node], now_s: float) -> Sequence[Node]:
+N = TypeVar("N", bound=Node)
+
+
+def fit(nodes: Sequence[N], now_s: float) -> Sequence[N]:
     """The nodes that may be chosen: the fit ones; if there are none, those that still pass their probes; else all.
 
     Refusing everything because the health checker may be wrong is never better than trying.
@@ -116,14 +128,14 @@ class LeastConnections:
         self._turn += 1
         start = self._turn % len(nodes)
         rotated = [*nodes[start:], *nodes[:start]]
-        return min(rotated, key=lambda node: (node.in_flight + 1) / node.weight)
+        return min(rotated, key=lambda node: (node.load.in_flight + 1) / node.weight)
 
 
 class LatencyBased:
     """Lowest expected wait: latency times the requests ahead."""
 
     def choose(self, nodes: Sequence[Node], now_s: float) -> Node:
-        return min(nodes, key=lambda node: max(node.latency(now_s), UNKNOWN_COST_S) * (node.in_flight + 1))
+        return min(nodes, key=lambda node: max(node.latency(now_s), UNKNOWN_COST_S) * (node.load.in_flight + 1))
 
 
 Chooser = RoundRobin | Weighted | LeastConnections | LatencyBased

@@ -6,6 +6,8 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from zuebee.config import BackendSettings, HealthCheckSettings
 from zuebee.contracts.inference import Inference
 from zuebee.dispatch.backend import Backend
@@ -61,8 +63,8 @@ class Fleet:
         members = []
         for settings in backends:
             old = known.get(settings.url)
-            if old is not None and old.settings == settings:
-                members.append(known.pop(settings.url))
+            if old is not None and _alike(old.settings, settings):
+                members.append(known.pop(settings.url)._replace(settings=settings))
                 old.backend.health.unhealthy_threshold = checks.unhealthy_threshold
                 old.backend.health.healthy_threshold = checks.healthy_threshold
             else:
@@ -71,6 +73,8 @@ class Fleet:
         for gone in known.values():
             gone.inference.close()
         self._members = members
+        for member in members:
+            member.backend.load.limit = member.settings.max_in_flight
         self._probes = Tasks()
         if checks.enabled:
             for member in members:
@@ -91,7 +95,11 @@ class Fleet:
         )
         if old is not None:
             health.probed_down = old.backend.health.probed_down
-        backend = Backend(name, settings.url, inference, weight=settings.weight, health=health, models=settings.models)
+        # The server is the same, and what it still answers counts.
+        load = None if old is None else old.backend.load
+        backend = Backend(
+            name, settings.url, inference, weight=settings.weight, health=health, models=settings.models, load=load
+        )
         return Member(settings, backend, inference)
 
     async def _watch(self, member: Member, checks: HealthCheckSettings) -> None:
@@ -122,6 +130,11 @@ class Fleet:
         else:
             passed = 200 <= status < 300
         return passed, f"{path} answered {status}"
+
+
+def _alike(old: BackendSettings, new: BackendSettings) -> bool:
+    """Whether a backend made from the one is as good as one made from the other."""
+    return replace(old, max_in_flight=new.max_in_flight) == new
 
 
 async def gather_answers(members: Sequence[Member], path: str, timeout_s: float) -> list[tuple[Member, int, bytes]]:

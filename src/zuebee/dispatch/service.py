@@ -16,6 +16,7 @@ from zuebee.contracts.inference import End, Event, Head, Job, Reply
 from zuebee.dispatch.backend import Backend
 from zuebee.dispatch.balancer import CHOOSERS, fit, matches
 from zuebee.dispatch.retry import OVERLOADED, RetryBudget, backoff_s, is_failure, retry_after_s, worth_a_retry
+from zuebee.dispatch.turns import Turns, Visit
 from zuebee.kit import clock
 
 _log = logging.getLogger("zuebee.dispatch")
@@ -24,9 +25,12 @@ DEFAULT_COOLDOWN_S = 1.0
 
 
 class Dispatcher:
-    """An `Inference` over several backends. On reload it is replaced as a whole; running jobs keep the old one."""
+    """An `Inference` over several backends. On reload it is replaced as a whole; running jobs keep the old one.
 
-    def __init__(self, backends: Sequence[Backend], routing: RoutingSettings) -> None:
+    `turns` hands out the places of bounded backends, and outlives it.
+    """
+
+    def __init__(self, backends: Sequence[Backend], routing: RoutingSettings, turns: Turns | None = None) -> None:
         self.backends = list(backends)
         self._retry = routing.retry
         self._chooser = CHOOSERS[routing.load_balance]()
@@ -37,7 +41,8 @@ class Dispatcher:
             (rule.models, [by_url[url.rstrip("/")] for url in (rule.primary, *rule.fallback)])
             for rule in routing.fallback
         ]
-
+        self._turns = Turns(routing.queue) if turns is None else turns
+        self._bounded = any(backend.load.limit is not None for backend in backends)
         self._alike = not self._chains and not any(backend.selective for backend in backends)
 
     def run(self, job: Job) -> Reply:
@@ -52,21 +57,23 @@ class Dispatcher:
         tried: list[Backend] = []
         budget = self._budget
         budget.running += 1
+        visit = self._visit(job, candidates, tried) if self._bounded else None
         holding = 0  # a place in the budget, held from the decision to try again until that try has begun its answer
         try:
             while True:
-                backend = candidates[0]
-                if len(candidates) > 1:
-                    backend = self._choose(candidates, chained, tried, job.model)
                 started_s = clock.monotonic_s()
-                if not tried and (cooling_s := backend.cooling_s(job.model, started_s)):
-                    yield End(refusal=_cooling(cooling_s), sent=False, backend=backend.name, attempts=0)
+                if visit is None:
+                    backend = self._pick(candidates, chained, tried, job.model, started_s)
+                else:
+                    backend = await self._enter(visit, chained, tried)
+                    started_s = clock.monotonic_s()
+                if isinstance(backend, End):
+                    yield backend
                     return
                 tried.append(backend)
                 wait_s = None
                 event: Event | None = None
                 first: Event | None = None
-                backend.in_flight += 1
                 try:
                     async with aclosing(backend.inference.run(job)) as events:
                         first = event = await anext(events)
@@ -90,7 +97,10 @@ class Dispatcher:
                     # Here, because who has taken the last event does not come back for more.
                     if isinstance(event, End):
                         self._note_end(backend, first, event)
-                    backend.in_flight -= 1
+                    if visit is None:
+                        backend.load.in_flight -= 1
+                    else:
+                        self._turns.leave(backend)
                 if wait_s is None:
                     return
                 if wait_s > 0:
@@ -108,16 +118,58 @@ class Dispatcher:
                 return chain, True
         return [backend for backend in self.backends if backend.serves(model)], False
 
+    def _pick(
+        self, candidates: list[Backend], chained: bool, tried: list[Backend], model: str, now_s: float
+    ) -> Backend | End:
+        """The backend for the next try, with a place taken there."""
+        backend = candidates[0]
+        if len(candidates) > 1:
+            backend = self._choose(candidates, chained, tried, model)
+        if not tried and (cooling_s := backend.cooling_s(model, now_s)):
+            return End(refusal=_cooling(cooling_s), sent=False, backend=backend.name, attempts=0)
+        backend.load.in_flight += 1
+        return backend
+
     def _choose(self, candidates: list[Backend], chained: bool, tried: list[Backend], model: str) -> Backend:
         now_s = clock.monotonic_s()
-        rested = [backend for backend in candidates if not backend.cooling_s(model, now_s)]
-        if not rested:
+        nodes = _welcome(candidates, tried, model, now_s)
+        if not nodes:
             return min(candidates, key=lambda backend: backend.cooling_s(model, now_s))
-        fresh = [backend for backend in rested if backend not in tried]
-        nodes = fit(fresh or rested, now_s)
+        return self._chosen(nodes, chained, now_s)
+
+    def _chosen(self, nodes: Sequence[Backend], chained: bool, now_s: float) -> Backend:
         chosen = nodes[0] if chained else self._chooser.choose(nodes, now_s)
         assert isinstance(chosen, Backend)
         return chosen
+
+    def _visit(self, job: Job, candidates: list[Backend], tried: list[Backend]) -> Visit:
+        return self._turns.visit(job, candidates, lambda: _welcome(candidates, tried, job.model, clock.monotonic_s()))
+
+    async def _enter(self, visit: Visit, chained: bool, tried: list[Backend]) -> Backend | End:
+        """As `_pick`, where backends are bounded: waits in the line until one has a place."""
+        turns, job = self._turns, visit.job
+        turns.hand_out()  # who waits goes first
+        now_s = clock.monotonic_s()
+        nodes = visit.welcome()
+        if not nodes and not tried:
+            backend = min(visit.backends, key=lambda backend: backend.cooling_s(job.model, now_s))
+            refusal = _cooling(backend.cooling_s(job.model, now_s))
+            return End(refusal=refusal, sent=False, backend=backend.name, attempts=0)
+        if free := [backend for backend in nodes if backend.load.free]:
+            backend = self._chosen(free, chained, now_s)
+            backend.load.in_flight += 1
+            return backend
+        lane = (job.model, *map(id, visit.backends), None, *map(id, tried))
+        job.waiting = not tried
+        self._budget.running -= 1  # who waits is no reason for others to try again
+        try:
+            got = await turns.wait(visit, lane)
+        finally:
+            self._budget.running += 1
+        job.waiting = False
+        if isinstance(got, Backend):
+            return got
+        return End(refusal=got, sent=bool(tried), attempts=len(tried))
 
     def _retry_wait_s(
         self, backend: Backend, model: str, first: Head | End, candidates: list[Backend], tried: list[Backend]
@@ -161,6 +213,13 @@ class Dispatcher:
             backend.health.request_succeeded(now_s)
         elif backend.health.request_failed(now_s):
             _log.warning("backend %s is ejected: too many answers broke off", backend.name)
+
+
+def _welcome(candidates: list[Backend], tried: list[Backend], model: str, now_s: float) -> Sequence[Backend]:
+    """The backends that may have the next try, by what is known of them now."""
+    rested = [backend for backend in candidates if not backend.cooling_s(model, now_s)]
+    fresh = [backend for backend in rested if backend not in tried]
+    return fit(fresh or rested, now_s)
 
 
 def _no_such_model(model: str) -> Refusal:

@@ -122,6 +122,8 @@ class Exchange:
         elif self._pipeline.departures.rules and (policy := self._pipeline.departures.policy(job.model)) is not None:
             self._go_on(policy)
         self._job = job
+        job.priority = principal.priority
+        job.sender = principal
         onward = self._onward
         async with aclosing(self._pipeline.inference.run(job)) as events:
             async for event in events:
@@ -259,7 +261,7 @@ class Exchange:
         settlement = self.settlement
         if self._head is not None:
             settlement.usage = self._head.usage_so_far()
-        elif self._job is not None:
+        elif self._job is not None and not self._job.waiting:
             # The backend may have read the prompt; nobody can say what that cost.
             settlement.usage = Usage(len(self._job.body) // BYTES_PER_TOKEN, 0, "estimate")
         reason = self._cut_for

@@ -3,11 +3,15 @@
 from urllib.parse import urlsplit
 
 from zuebee.contracts.inference import Job
+from zuebee.models.caller_lines import PREFIX, caller_lines
 from zuebee.models.headers import allowed_upstream, upstream_lines
 
 
 class RequestHead:
-    """Builds the heads of one backend's requests from parts that never change."""
+    """Builds the heads of one backend's requests from parts that never change.
+
+    `tell_caller`: each says on whose behalf it comes, and how long the gateway waits for the answer (`timeout_s`).
+    """
 
     def __init__(
         self,
@@ -19,13 +23,21 @@ class RequestHead:
         authority: str,
         request_prefix: bytes,
         proxy_lines: bytes,
+        tell_caller: bool = False,
+        timeout_s: float = 0.0,
     ) -> None:
         self._base = request_prefix + urlsplit(url).path.rstrip("/").encode()
         self._allowed = allowed_upstream(forward_headers)
+        self._tells_caller = tell_caller
+        if tell_caller:
+            # What the gateway says of the caller, no caller can say of itself.
+            self._allowed = frozenset(name for name in self._allowed if not name.startswith(PREFIX))
         lines = [b"host: " + authority.encode(), b"accept-encoding: identity"]
         if api_key:
             lines.append(b"authorization: Bearer " + api_key.encode())
         lines += [f"{name.lower()}: {value}".encode("latin-1") for name, value in headers.items()]
+        if tell_caller:
+            lines.append(b"%btimeout-ms: %d" % (PREFIX, timeout_s * 1000))
         self._lines = b" HTTP/1.1\r\n" + b"\r\n".join(lines) + b"\r\n" + proxy_lines
         self._paths: dict[str, bytes] = {}
 
@@ -40,11 +52,14 @@ class RequestHead:
             path = self._paths[job.path] = b"POST " + self._path(job.path)
         if job.query:
             path += b"?" + job.query
+        fields = upstream_lines(job.headers, self._allowed)
+        if self._tells_caller:
+            fields += caller_lines(job)
         return b"%b%bx-request-id: %b\r\n%bcontent-length: %d\r\n\r\n" % (
             path,
             self._lines,
             job.request_id.encode(),
-            upstream_lines(job.headers, self._allowed),
+            fields,
             body_bytes,
         )
 

@@ -71,6 +71,8 @@ class BackendInference:
             authority=origin.authority,
             request_prefix=origin.request_prefix,
             proxy_lines=origin.request_headers,
+            tell_caller=settings.tell_caller,
+            timeout_s=settings.timeout_s,
         )
         self._timeouts = Timeouts(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.timeout_s)
         self._quiet_s = quiet_s

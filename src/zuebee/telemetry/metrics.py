@@ -17,9 +17,8 @@ from prometheus_client.exposition import choose_encoder
 from zuebee.contracts.admission import Settlement
 from zuebee.kit import clock
 from zuebee.telemetry.burn import Burns
+from zuebee.telemetry.histogram import FIRST_TOKEN_BUCKETS_S, LATENCY_BUCKETS_MS, Histogram
 
-LATENCY_BUCKETS_MS = (10, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000, 60000, 120000, 300000, 600000)
-FIRST_TOKEN_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 PRIORITIES = ("low", "normal", "high")
 OTHER = "other"
 NO_BACKEND = "none"
@@ -72,6 +71,12 @@ METRICS = {
         "histogram",
         ("priority",),
         "Seconds until an answer began (a stream's first event) or, in one piece, was there.",
+    ),
+    "zuebee_queue_depth": Description("gauge", ("priority",), "Requests that wait for a backend, by priority class."),
+    "zuebee_queue_wait_seconds": Description(
+        "histogram",
+        ("priority",),
+        "Seconds that requests waited for a backend, whatever became of them; those that did not wait are not here.",
     ),
     "zuebee_holds_open": Description("gauge", (), "Reservations of the ledger that are not settled yet."),
     "zuebee_hold_oldest_seconds": Description("gauge", (), "Age of the oldest of them."),
@@ -158,19 +163,6 @@ METRICS = {
 }
 
 
-class _Histogram:
-    __slots__ = ("counts", "sum")
-
-    def __init__(self, buckets: int) -> None:
-        self.counts = [0] * (buckets + 1)
-        self.sum = 0.0
-
-    def merge(self, other: "_Histogram") -> None:
-        """Add what another one counted."""
-        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
-        self.sum += other.sum
-
-
 class _RouteSeries:
     """One combination of path, stream and backend, with its requests by status."""
 
@@ -178,7 +170,7 @@ class _RouteSeries:
 
     def __init__(self) -> None:
         self.statuses: dict[int, int] = {}
-        self.latency = _Histogram(len(LATENCY_BUCKETS_MS))
+        self.latency = Histogram(LATENCY_BUCKETS_MS)
 
 
 class _ModelSeries:
@@ -187,8 +179,8 @@ class _ModelSeries:
     __slots__ = ("cost_nano", "duration", "first_token", "tokens_in", "tokens_out")
 
     def __init__(self) -> None:
-        self.duration = _Histogram(len(LATENCY_BUCKETS_MS))
-        self.first_token = _Histogram(len(FIRST_TOKEN_BUCKETS_S))
+        self.duration = Histogram(LATENCY_BUCKETS_MS)
+        self.first_token = Histogram(FIRST_TOKEN_BUCKETS_S)
         self.cost_nano = 0
         self.tokens_in = 0
         self.tokens_out = 0
@@ -200,7 +192,7 @@ class Metrics:
     def __init__(self, max_models: int, max_accounts: int = 100) -> None:
         self._max_models = max_models
         self._burns = Burns(max_accounts)
-        self._waits = {priority: _Histogram(len(FIRST_TOKEN_BUCKETS_S)) for priority in PRIORITIES}
+        self._waits = {priority: Histogram(FIRST_TOKEN_BUCKETS_S) for priority in PRIORITIES}
         self._labels: set[str] = set()
         self._routes: dict[tuple[str, bool, str], _RouteSeries] = {}
         self._models: dict[tuple[str, str], _ModelSeries] = {}
@@ -209,6 +201,7 @@ class Metrics:
         self._codes: dict[str, int] = {}
         self._retries = 0
         self._gauges: dict[str, Callable[[], Iterable[tuple[tuple[str, ...], float]]]] = {}
+        self._histograms: dict[str, Callable[[], Iterable[tuple[tuple[str, ...], Histogram]]]] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -222,6 +215,11 @@ class Metrics:
         """Let `read` answer for a gauge or counter of METRICS: label values and a number for each series."""
         assert name in METRICS
         self._gauges[name] = read
+
+    def lend_histograms(self, name: str, read: Callable[[], Iterable[tuple[tuple[str, ...], Histogram]]]) -> None:
+        """Let `read` answer for a histogram of METRICS, all with the same bounds in its unit."""
+        assert METRICS[name].kind == "histogram"
+        self._histograms[name] = read
 
     def record(self, settlement: Settlement) -> None:
         """See `Recorder.record`."""
@@ -307,6 +305,11 @@ class Metrics:
         for name, read in self._gauges.items():
             make = _gauge if METRICS[name].kind == "gauge" else _counter
             yield make(name, read())
+        for name, lent in self._histograms.items():
+            family = _histogram(name)
+            for labels, histogram in lent():
+                _add_histogram(family, list(labels), histogram.bounds, histogram)
+            yield family
 
     def _collect_routes(self) -> Iterator[Metric]:
         latency = _histogram("llmproxy_latency_ms")
@@ -322,10 +325,10 @@ class Metrics:
         duration = _histogram("zuebee_request_duration_seconds")
         first_token = _histogram("zuebee_time_to_first_token_seconds")
         buckets_s = tuple(bound / 1000 for bound in LATENCY_BUCKETS_MS)
-        first_tokens: dict[str, _Histogram] = {}
+        first_tokens: dict[str, Histogram] = {}
         for (name, priority), series in self._models.items():
             _add_histogram(duration, [name, priority], buckets_s, series.duration)
-            first_tokens.setdefault(name, _Histogram(len(FIRST_TOKEN_BUCKETS_S))).merge(series.first_token)
+            first_tokens.setdefault(name, Histogram(FIRST_TOKEN_BUCKETS_S)).merge(series.first_token)
         for name, histogram in first_tokens.items():
             if sum(histogram.counts):
                 _add_histogram(first_token, [name], FIRST_TOKEN_BUCKETS_S, histogram)
@@ -373,7 +376,7 @@ def _add_histogram(
     family: HistogramMetricFamily,
     labels: list[str],
     bounds: tuple[float, ...],
-    histogram: _Histogram,
+    histogram: Histogram,
     scale: float = 1.0,
 ) -> None:
     total = 0

@@ -112,6 +112,6 @@ def test_the_example_shows_every_setting_and_true_defaults() -> None:
     assert (found.log, found.stream, found.shutdown) == (default.log, default.stream, default.shutdown)
     assert found.auth.header_names == default.auth.header_names
     plain, other = loaded.settings.backends
-    told = {"name", "type", "models", "api_key", "headers", "health_path", "ca_file", "url"}
+    told = {"name", "type", "models", "api_key", "headers", "health_path", "ca_file", "url", "max_in_flight"}
     for each in msgspec.structs.fields(type(plain)):
         assert each.name in told or getattr(plain, each.name) == getattr(other, each.name)

@@ -53,11 +53,11 @@ def test_round_robin_gives_equal_shares_in_turn() -> None:
 def test_least_connections_goes_where_fewest_requests_run() -> None:
     a, b = node("a"), node("b")
     chooser = LeastConnections()
-    a.in_flight, b.in_flight = 2, 1
+    a.load.in_flight, b.load.in_flight = 2, 1
     assert chosen(chooser, [a, b], 5) == ["b"] * 5
-    b.in_flight = 3
+    b.load.in_flight = 3
     assert chosen(chooser, [a, b], 5) == ["a"] * 5
-    a.in_flight = b.in_flight = 0
+    a.load.in_flight = b.load.in_flight = 0
     assert Counter(chosen(chooser, [a, b], 100)) == {"a": 50, "b": 50}
 
 
@@ -65,7 +65,7 @@ def test_least_connections_minds_the_weight() -> None:
     nodes = [node("a", 3), node("b", 1)]
     chooser = LeastConnections()
     for _ in range(40):
-        chooser.choose(nodes, 0.0).in_flight += 1
+        chooser.choose(nodes, 0.0).load.in_flight += 1
     assert [n.in_flight for n in nodes] == [30, 10]
 
 
@@ -88,7 +88,7 @@ def test_latency_minds_the_queue() -> None:
     fast, slow = node("fast"), node("slow")
     fast.observe(0.1, 0.0)
     slow.observe(0.2, 0.0)
-    fast.in_flight = 3
+    fast.load.in_flight = 3
     assert LatencyBased().choose([fast, slow], 0.0) is slow
 
 

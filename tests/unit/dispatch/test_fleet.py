@@ -180,3 +180,27 @@ async def test_answers_are_gathered_from_those_that_give_one() -> None:
     servers.made[1].status = 0
     answers = await gather_answers(fleet.members, "/v1/models", 0.05)
     assert [(member.backend.name, status) for member, status, _ in answers] == [("http://c", 200)]
+
+
+@pytest.mark.requirement("A103")
+async def test_a_bound_changes_without_making_the_backend_anew() -> None:
+    servers = Servers()
+    fleet = Fleet(servers, PATHS)
+    (before,) = await fleet.apply(backends("http://a", max_in_flight=1), OFF)
+    assert before.load.limit == 1
+    (after,) = await fleet.apply(backends("http://a", max_in_flight=4), OFF)
+    assert after is before
+    assert after.load.limit == 4
+    assert fleet.members[0].settings.max_in_flight == 4
+    assert len(servers.made) == 1
+
+
+async def test_what_a_backend_still_answers_counts_when_it_is_made_anew() -> None:
+    fleet = Fleet(Servers(), PATHS)
+    (before,) = await fleet.apply(backends("http://a", max_in_flight=1), OFF)
+    before.load.in_flight = 1
+    (after,) = await fleet.apply(backends("http://a", weight=7), OFF)
+    assert after is not before
+    assert (after.in_flight, after.load.limit) == (1, None)
+    (other,) = await fleet.apply(backends("http://b"), OFF)
+    assert other.in_flight == 0

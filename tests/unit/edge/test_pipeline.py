@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from tests.support.exchange import BROKEN, CALLER, STREAM, Pledge, Scene, refusal, streaming
-from tests.support.fakes import USAGE, FakeInference, Step, answer, failure, head, until
-from zuebee.contracts.admission import ANONYMOUS
+from tests.support.fakes import USAGE, FakeInference, Step, answer, failure, head, make_job, until
+from zuebee.contracts.admission import ANONYMOUS, Principal
 from zuebee.contracts.errors import DRAINED, INTERNAL, KEY_REVOKED, NO_KEY, bad_request
 from zuebee.contracts.inference import QUIET, End, FailureCause, Sink, Usage
 
@@ -104,6 +104,25 @@ async def test_a_client_that_leaves(step: str, outcome: tuple[Any, ...]) -> None
     scene = Scene([60.0] if step == "inference" else streaming(End(USAGE)))
     assert await scene.run_until(step, leave=True) == outcome
     assert not any(entry.startswith("refuse") for entry in scene.log)
+
+
+@pytest.mark.requirement("A103")
+@pytest.mark.parametrize("leave", [True, False])
+async def test_who_only_waited_for_a_backend_pays_nothing(leave: bool) -> None:
+    job = make_job(body=b"x" * 40, waiting=True)
+    scene = Scene([60.0], job=job)
+    outcome = ("client_gone", 499, "client_closed_request") if leave else ("shutdown", 503, DRAINED.code)
+    assert await scene.run_until("inference", leave=leave) == (*outcome, None)
+
+
+@pytest.mark.requirement("A101", "A102")
+async def test_what_is_behind_learns_who_calls() -> None:
+    job = make_job()
+    scene = Scene(answer(), job=job)
+    scene.desk.who = Principal("k", user_id="ann", plan="gold", priority="low")
+    await scene.run()
+    assert job.priority == "low"
+    assert job.sender is scene.desk.who
 
 
 async def test_a_refused_client_that_leaves_stays_refused() -> None:

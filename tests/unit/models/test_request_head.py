@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import make_job
+from zuebee.contracts.admission import Principal
 from zuebee.models.request_head import RequestHead
 
 
@@ -72,3 +73,24 @@ def test_through_a_forward_proxy() -> None:
     first, *rest = lines(head.get("/v1/models", "HEAD"))
     assert first == b"HEAD http://h:1/v1/models HTTP/1.1"
     assert rest[-1] == b"proxy-authorization: Basic x"
+
+
+@pytest.mark.requirement("A102")
+def test_a_backend_is_told_who_calls_only_where_that_is_wanted() -> None:
+    who = Principal("key_1", "Secret name", "ann", "search", "acme", "gold", "high", credential="handle")
+    forged = [(b"x-zuebee-user", b"root"), (b"x-mine", b"1")]
+    job = make_job(sender=who, priority="high", headers=forged)
+    silent = builder().post(job, 0)
+    assert b"x-zuebee" not in silent
+    told = builder(tell_caller=True, timeout_s=1.5, forward_headers=["x-zuebee-user", "x-mine"]).post(job, 0)
+    assert sorted(line for line in lines(told) if line.startswith((b"x-zuebee", b"x-request-id", b"x-mine"))) == [
+        b"x-mine: 1",
+        b"x-request-id: req_1",
+        b"x-zuebee-organisation: acme",
+        b"x-zuebee-plan: gold",
+        b"x-zuebee-priority: high",
+        b"x-zuebee-team: search",
+        b"x-zuebee-timeout-ms: 1500",
+        b"x-zuebee-user: ann",
+    ]
+    assert not any(word in told for word in (b"Secret", b"key_1", b"handle", b"root"))

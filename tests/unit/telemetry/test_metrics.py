@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from tests.support.fakes import VirtualTime
 from zuebee.contracts.admission import ANONYMOUS, Grant, Principal, Priority, Settlement
 from zuebee.contracts.inference import Usage
-from zuebee.telemetry.metrics import LATENCY_BUCKETS_MS, METRICS, OTHER, Metrics
+from zuebee.telemetry.histogram import LATENCY_BUCKETS_MS, Histogram
+from zuebee.telemetry.metrics import METRICS, OTHER, Metrics
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -203,6 +204,20 @@ def test_priority_classes_have_figures_of_their_own() -> None:
     assert value(metrics, "zuebee_priority_wait_seconds_sum", priority="high") == pytest.approx(0.02)
     assert value(metrics, "zuebee_priority_requests_total", priority="normal") == 0
     assert ("zuebee_time_to_first_token_seconds_count", frozenset({("model", "m")})) in found
+
+
+@pytest.mark.requirement("A103", "A305")
+def test_lent_histograms_are_shown() -> None:
+    metrics = Metrics(100)
+    waits = {"high": Histogram((0.1, 1.0)), "low": Histogram((0.1, 1.0))}
+    metrics.lend_histograms("zuebee_queue_wait_seconds", lambda: (((p,), each) for p, each in waits.items()))
+    for waited_s in (0.05, 0.5, 2.0):
+        waits["low"].observe(waited_s)
+    name = "zuebee_queue_wait_seconds"
+    found = {bound: value(metrics, f"{name}_bucket", priority="low", le=bound) for bound in ("0.1", "1.0", "+Inf")}
+    assert found == {"0.1": 1, "1.0": 2, "+Inf": 3}
+    assert value(metrics, f"{name}_sum", priority="low") == pytest.approx(2.55)
+    assert value(metrics, f"{name}_count", priority="high") == 0
 
 
 @pytest.mark.requirement("A104", "A304")
