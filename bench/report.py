@@ -55,7 +55,7 @@ def cost_bars(results: Mapping[str, Mapping[str, Summary]]) -> str:
         return ""
     zuebee, other = results["zuebee"], results.get("litellm")
     lines = [
-        bar("CPU per request, x nginx", zuebee["request"].ratio, 5.0),
+        bar("CPU per request, x nginx", zuebee["request"].ratio, 6.5),
         bar("CPU per paced chunk, x nginx", zuebee["paced_chunk"].ratio, 1.4),
         bar("CPU per burst chunk, x nginx", zuebee["burst_chunk"].ratio, 1.4),
     ]

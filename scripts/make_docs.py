@@ -4,6 +4,7 @@ A test fails when they do not agree with the code.
 """
 
 import inspect
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -14,6 +15,8 @@ from msgspec import NODEFAULT, UNSET, Meta
 from zuebee.config import Settings
 from zuebee.kit.struct_tree import strip
 from zuebee.kit.units import Duration, Size, Timeout
+from zuebee.schema.prepare import NEW_FILE
+from zuebee.schema.statements import new_file
 from zuebee.telemetry.metrics import METRICS
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -131,5 +134,7 @@ def _written(value: Any) -> str:
 
 
 if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        NEW_FILE.write_text(new_file(Path(folder)))
     CONFIGURATION.write_text(configuration(CONFIGURATION.read_text()))
     METRICS_PAGE.write_text(metrics(METRICS_PAGE.read_text()))

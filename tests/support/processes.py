@@ -158,7 +158,8 @@ class Gateway(Process):
 
     def access_lines(self) -> list[dict[str, Any]]:
         """The access log."""
-        return [json.loads(line) for line in self.access_path.read_text().splitlines()]
+        whole, _, _ = self.access_path.read_text().rpartition("\n")  # the last line may be on its way
+        return [json.loads(line) for line in whole.splitlines()]
 
     def usage_rows(self) -> list[dict[str, Any]]:
         """The usage records, oldest first."""

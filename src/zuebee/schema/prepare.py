@@ -6,12 +6,16 @@ from pathlib import Path
 from zuebee.schema.version import (
     CONNECT_TIMEOUT_S,
     HEAD,
+    StoreUnreadable,
     check,
     check_whole,
     current_version,
     is_postgres,
     unusable,
 )
+
+NEW_FILE = Path(__file__).parent / "new_file.sql"
+"""Written by `make docs` from the migrations; a test holds it to them."""
 
 CHECKED_BYTES = 64 << 20
 """SQLite files up to this size are checked whole at each start (about 0.1 s); `zuebee ledger verify` checks any."""
@@ -25,12 +29,38 @@ def prepare(url_or_path: str) -> None:
     """
     version = current_version(url_or_path)
     check(version)
-    if version < HEAD:
+    if version < HEAD and not is_postgres(url_or_path) and _is_fresh(Path(url_or_path)):
+        _make(Path(url_or_path))
+    elif version < HEAD:
         from zuebee.schema import migrate  # costs 0.4 s of imports that a start without migrations can do without
 
         migrate.upgrade(url_or_path)
     elif not is_postgres(url_or_path):
         _check_file(Path(url_or_path))
+
+
+def _is_fresh(path: Path) -> bool:
+    return not path.exists() or path.stat().st_size == 0
+
+
+def _make(path: Path) -> None:
+    """A new SQLite file, by the statements that all migrations together come to: 0.4 s less than running them."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=CONNECT_TIMEOUT_S, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:  # nobody was faster
+                for statement in NEW_FILE.read_text().split(";\n"):
+                    connection.execute(statement)
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise unusable(path, error) from None
+    except OSError as error:
+        raise StoreUnreadable(f"{path}: {error.strerror or type(error).__name__}") from None
 
 
 def _check_file(path: Path) -> None:
