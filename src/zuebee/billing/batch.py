@@ -64,9 +64,13 @@ class Batch:
             yield from waiter
 
     def finish(self, *, secured: bool) -> None:
-        """Wake those who wait."""
+        """Wake those who wait, and let go of the content.
+
+        A settlement knows its hold and the hold its batch: with its content the batch would keep itself alive for ever.
+        """
         self.done = True
         self.secured = secured
+        self.changes, self.records, self.progress = Changes(), [], []
         self.give_up()
 
     def give_up(self) -> None:
