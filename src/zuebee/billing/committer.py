@@ -16,7 +16,12 @@ from zuebee.kit import clock
 
 _log = logging.getLogger("zuebee.billing")
 
-URGENT_INTERVAL_S = 0.005
+LATER, SOON, NOW = 1, 2, 3
+"""How urgent it is: within the interval of the settings, within SOON_S, or at once, for somebody waits."""
+
+SOON_S = 0.02
+
+CROWD_INTERVAL_S = 0.005
 """Between batches that somebody waits for, once there is company: alone, nobody waits for others."""
 
 COMPANY = 8
@@ -49,9 +54,8 @@ class Committer:
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._writing: Batch | None = None
-        self._urgent = False
+        self._urgency = 0
         self._timer: asyncio.Handle | None = None
-        self._timer_urgent = False
         self._sent_at_s = 0.0
         self._crowded = False
         self._closing = threading.Event()
@@ -60,28 +64,33 @@ class Committer:
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
 
-    def touch(self, *, urgent: bool) -> Batch:
-        """The current batch has got something; `urgent`: somebody waits for it. Answers with the batch."""
-        if urgent and not self._urgent:
-            self._urgent = True
-        if self._writing is None and (self._timer is None or (urgent and not self._timer_urgent)):
-            self._schedule()
+    def touch(self, urgency: int) -> Batch:
+        """The current batch has got something: LATER, SOON or NOW. Answers with the batch."""
+        if urgency > self._urgency:
+            self._urgency = urgency
+            if self._writing is None:
+                self._schedule()
         return self.current
+
+    async def hurry(self, batch: Batch) -> None:
+        """Wait for a batch that may not have been in a hurry so far."""
+        if batch is self.current:
+            self.touch(NOW)
+        await batch
 
     def _schedule(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_urgent = self._urgent
-        if not self._urgent:
-            self._timer = self._loop.call_later(self._interval_s, self._send)
-            return
-        wait_s = self._sent_at_s + URGENT_INTERVAL_S - self._loop.time() if self._crowded else 0.0
+        if self._urgency == NOW:
+            wait_s = self._sent_at_s + CROWD_INTERVAL_S - self._loop.time() if self._crowded else 0.0
+        else:
+            wait_s = SOON_S if self._urgency == SOON else self._interval_s
         self._timer = self._loop.call_later(wait_s, self._send) if wait_s > 0 else self._loop.call_soon(self._send)
 
     def _send(self) -> None:
         self._timer = None
         batch, self.current = self.current, Batch()
-        self._urgent = self._timer_urgent = False
+        self._urgency = 0
         self._fill(batch)
         self._crowded = len(batch.changes.entries) >= COMPANY
         batch.begun_at_s = self._sent_at_s = self._loop.time()
@@ -99,7 +108,7 @@ class Committer:
             _log.error("the ledger cannot be written, metered requests are refused from now on: %s", failure)
             self.failure = failure
         batch.finish(secured=not failure)
-        if self._urgent or self.current.records or self.current.progress:
+        if self._urgency:
             self._schedule()
 
     @property

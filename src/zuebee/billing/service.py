@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from zuebee.billing import records
 from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
-from zuebee.billing.committer import Committer
+from zuebee.billing.committer import LATER, NOW, SOON, Committer
 from zuebee.billing.ledger import TOKENS, Balance, HoldState, Ledger, Path, Short
 from zuebee.billing.pricing import NO_PRICE, PriceBook, Rate, cost_nano
 from zuebee.billing.refusals import too_short
@@ -31,13 +31,16 @@ EXTENSION_TOKENS = 256
 class LocalHold:
     """A hold of this process; see `contracts.admission.Hold`."""
 
-    __slots__ = ("_batch", "bounded", "rate", "state")
+    __slots__ = ("_batch", "_committer", "bounded", "rate", "state")
 
-    def __init__(self, state: HoldState, batch: Batch, rate: Rate | None, *, bounded: bool) -> None:
+    def __init__(
+        self, state: HoldState, batch: Batch, committer: Committer, rate: Rate | None, *, bounded: bool
+    ) -> None:
         self.state = state
         self.rate = rate
         self.bounded = bounded
         self._batch = batch
+        self._committer = committer
 
     @property
     def secured(self) -> bool:
@@ -46,7 +49,7 @@ class LocalHold:
 
     async def wait(self) -> Refusal | None:
         """See `Hold.wait`."""
-        await self._batch
+        await self._committer.hurry(self._batch)
         return None if self._batch.secured else STORE_UNAVAILABLE
 
 
@@ -106,12 +109,13 @@ class LocalBilling:
         if isinstance(held, Short):
             self.short += 1
             if self.ledger.changes.entries:
-                self._committer.touch(urgent=False)
+                self._committer.touch(LATER)
             return too_short(held, now_s)
         self.reserved += 1
-        batch = self._committer.touch(urgent=True)
+        # A stream's first event waits for it; an answer in one piece is settled before it leaves, most in one batch.
+        batch = self._committer.touch(NOW if job.stream else SOON)
         rate = self._prices.rate(job.model, now_s)
-        return LocalHold(held, batch, rate, bounded=job.max_output_tokens is not None)
+        return LocalHold(held, batch, self._committer, rate, bounded=job.max_output_tokens is not None)
 
     def unable(self) -> Refusal | None:
         """See `Billing.unable`."""
@@ -148,7 +152,7 @@ class LocalBilling:
             self.dropped += 1
             return None
         batch.records.append(settlement)
-        self._committer.touch(urgent=hold is not None)
+        self._committer.touch(LATER if hold is None else NOW)
         return batch if hold is not None else None
 
     def _resolve(self, hold: LocalHold, settlement: Settlement) -> None:
@@ -177,7 +181,7 @@ class LocalBilling:
                 self._committer.current.progress.append(
                     (expires_at_s, state.progress.tokens, state.progress.cost_nano, state.id)
                 )
-                self._committer.touch(urgent=False)
+                self._committer.touch(LATER)
         self._expire_leaked(now_s)
         return cut
 
@@ -211,7 +215,7 @@ class LocalBilling:
         self.ledger.expire(hold.id, now_s)
         charged = hold.charged
         self._committer.current.records.append(records.orphan(hold.id, hold.record, charged.tokens, charged.cost_nano))
-        self._committer.touch(urgent=True)
+        self._committer.touch(SOON)
 
     async def _take_foreign_grants(self) -> None:
         """What the command line has granted meanwhile."""

@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
-from zuebee.billing.committer import Committer
+from zuebee.billing.committer import LATER, NOW, SOON, SOON_S, Committer
 from zuebee.contracts.admission import Settlement
 
 RECORD = Settlement("r", "POST", "/", "", 0.0)
@@ -37,7 +37,7 @@ def committer(disk: Disk, timeout_s: float = 5.0) -> Committer:
 async def test_what_somebody_waits_for_goes_out_at_once() -> None:
     disk = Disk()
     commits = committer(disk)
-    batch = commits.touch(urgent=True)
+    batch = commits.touch(NOW)
     await batch
     assert batch.secured
     assert disk.batches == [batch]
@@ -49,9 +49,9 @@ async def test_what_comes_while_one_is_written_is_written_together() -> None:
     disk = Disk()
     commits = committer(disk)
     disk.open.clear()
-    first = commits.touch(urgent=True)
+    first = commits.touch(NOW)
     await asyncio.sleep(0.01)
-    second, third = commits.touch(urgent=True), commits.touch(urgent=True)
+    second, third = commits.touch(NOW), commits.touch(NOW)
     assert first is not second
     assert second is third
     disk.open.set()
@@ -64,18 +64,36 @@ async def test_what_nobody_waits_for_waits_for_company_or_the_end() -> None:
     disk = Disk()
     commits = committer(disk)
     commits.current.records.append(RECORD)
-    batch = commits.touch(urgent=False)
+    batch = commits.touch(LATER)
     await asyncio.sleep(0.01)
     assert disk.batches == []
     await commits.aclose()
     assert disk.batches == [batch]
 
 
+async def test_what_is_wanted_soon_goes_out_soon_and_at_once_when_somebody_waits() -> None:
+    disk = Disk()
+    commits = committer(disk)
+    batch = commits.touch(SOON)
+    commits.touch(LATER)
+    await asyncio.sleep(0.005)
+    assert disk.batches == []
+    await batch
+    assert batch.secured
+
+    loop = asyncio.get_running_loop()
+    hurried, begun_s = commits.touch(SOON), loop.time()
+    await commits.hurry(hurried)
+    assert loop.time() - begun_s < SOON_S / 2
+    await commits.aclose()
+    assert disk.batches[:2] == [batch, hurried]
+
+
 async def test_a_busy_store_is_tried_again() -> None:
     disk = Disk()
     disk.errors = [StoreBusy("SQLITE_BUSY"), StoreBusy("SQLITE_FULL")]
     commits = committer(disk)
-    batch = commits.touch(urgent=True)
+    batch = commits.touch(NOW)
     await batch
     assert batch.secured
     assert commits.failure == ""
@@ -87,11 +105,11 @@ async def test_after_a_failure_nothing_is_confirmed_any_more(error: Exception) -
     disk = Disk()
     disk.errors = [error]
     commits = committer(disk)
-    batch = commits.touch(urgent=True)
+    batch = commits.touch(NOW)
     await batch
     assert not batch.secured
     assert commits.failure
-    later = commits.touch(urgent=True)
+    later = commits.touch(NOW)
     await later
     assert not later.secured
     assert disk.batches == []
@@ -102,7 +120,7 @@ async def test_nobody_waits_for_a_hanging_disk_for_ever() -> None:
     disk = Disk()
     commits = committer(disk, timeout_s=0.05)
     disk.open.clear()
-    batch = commits.touch(urgent=True)
+    batch = commits.touch(NOW)
     waiting = asyncio.ensure_future(done(batch))
     await asyncio.sleep(0.06)
     assert commits.stuck_s > 0.05
