@@ -1,6 +1,7 @@
 """The ledger on PostgreSQL for tests: stores, operations, and the books as they stand."""
 
 import hashlib
+import json
 from collections import Counter
 from typing import Any
 
@@ -83,15 +84,15 @@ def check_books(url: str) -> None:
         "SELECT owner, batch, kind, hold, step, path, tokens, cost_nano, released_tokens, released_cost_nano, at_s"
         " FROM ledger_entries ORDER BY id",
     )
-    lines: dict[tuple[int, int], list[str]] = {}
+    rows: dict[tuple[int, int], list[tuple[Any, ...]]] = {}
     for owner, batch, kind, hold, step, path, tokens, cost, released, released_cost, at_s in entries:
         for number in paths[path]:
             of_tokens = units[number] == "tokens"
             added = effect(kind, tokens if of_tokens else cost, released if of_tokens else released_cost)
             folded[number] = [old + more for old, more in zip(folded[number], added, strict=True)]
             assert folded[number][1] >= 0
-        figures = f"{path}|{tokens}|{cost}|{released}|{released_cost}|{owner}|{at_s!r}"
-        lines.setdefault((owner, batch), []).append(f"{kind}|{hold}|{step}|{figures}\n")
+        row = (batch, kind, hold, step, path, tokens, cost, released, released_cost, owner, at_s)
+        rows.setdefault((owner, batch), []).append(row)
     stored = query(url, "SELECT id, granted, held, used, overdraft FROM ledger_balances")
     assert folded == {number: list(figures) for number, *figures in stored}
     held: Counter[int] = Counter()
@@ -99,20 +100,21 @@ def check_books(url: str) -> None:
         for number in paths[path]:
             held[number] += tokens if units[number] == "tokens" else cost
     assert {number: figures[1] for number, figures in folded.items()} == {number: held[number] for number in folded}
-    _check_chains(url, lines)
+    _check_chains(url, rows)
 
 
-def _check_chains(url: str, lines: dict[tuple[int, int], list[str]]) -> None:
+def _check_chains(url: str, rows: dict[tuple[int, int], list[tuple[Any, ...]]]) -> None:
     last: dict[int, tuple[int, str]] = {}
     chained = query(url, "SELECT owner, sequence, entries, hash FROM ledger_batches ORDER BY owner, sequence")
     for owner, sequence, count, digest in chained:
         before, previous = last.get(owner, (0, ""))
         assert sequence == before + 1
-        said = lines.pop((owner, sequence))
+        said = rows.pop((owner, sequence))
         assert count == len(said)
-        assert digest == hashlib.sha256((previous + "".join(said)).encode()).hexdigest()
+        text = previous + json.dumps(said, separators=(",", ":"), ensure_ascii=False)
+        assert digest == hashlib.sha256(text.encode()).hexdigest()
         last[owner] = (sequence, digest)
-    assert lines == {}
+    assert rows == {}
 
 
 def check_usage(url: str) -> None:

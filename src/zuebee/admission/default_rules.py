@@ -63,6 +63,7 @@ _is_scanner = lru_cache(1024)(searcher(_AGENTS))
 
 def harmless(fields: dict[bytes, bytes]) -> bool:
     """Whether none of FIELD_RULES can match, seen at a glance; False: ask them."""
-    if b"{" in b"".join(fields.values()):
+    # Not `in`: for bytes that first tries to take the needle for a number, and makes an exception of it.
+    if b"".join(fields.values()).find(b"{") >= 0:
         return False
     return not _is_scanner(fields.get(b"user-agent", b""))

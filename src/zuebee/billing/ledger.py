@@ -9,7 +9,7 @@ Model: two-phase transfers as in TigerBeetle's documentation; amounts are whole 
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -21,7 +21,7 @@ State = Literal["open", "posted", "voided", "expired", "adjusted"]
 
 TOKENS = "tokens"
 NOTHING = Amount(0)
-MAX_RESOLVED = 20_000
+MAX_RESOLVED = 5_000
 MAX_PATHS = 100_000
 
 
@@ -69,8 +69,11 @@ class Entry(msgspec.Struct, gc=False):
     at_s: float
 
 
-class HoldState(msgspec.Struct):
-    """A hold: how much it holds while it is open, how much was charged once it is resolved."""
+class HoldState(msgspec.Struct, gc=False):
+    """A hold: how much it holds while it is open, how much was charged once it is resolved.
+
+    `record` is the store's: what it keeps beside a hold for the case that its owner dies.
+    """
 
     id: str
     path: Path
@@ -78,7 +81,7 @@ class HoldState(msgspec.Struct):
     cost_nano: int
     owner: int
     expires_at_s: float
-    record: str = ""
+    record: Any = ""
     progress: Amount = NOTHING
     state: State = "open"
     charged: Amount = NOTHING
@@ -187,16 +190,16 @@ class Ledger:
         return path
 
     def reserve(
-        self, hold_id: str, path: Path, amount: Amount, now_s: float, expires_at_s: float, record: str = ""
+        self, hold_id: str, path: Path, amount: Amount, now_s: float, expires_at_s: float, record: Any = ""
     ) -> HoldState | Short:
         """Hold `amount` in all balances of the path, or in none. The hold of that id, if there is one already."""
         known = self.open.get(hold_id) or self._resolved.get(hold_id)
         if known is not None:
             return known
-        short = self._add_held(path, amount.tokens, amount.cost_nano)
+        tokens, cost_nano = amount.tokens, amount.cost_nano
+        short = self._add_held(path, tokens, cost_nano)
         if short is not None:
             return short
-        tokens, cost_nano = amount.tokens, amount.cost_nano
         hold = self.open[hold_id] = HoldState(hold_id, path, tokens, cost_nano, self.owner, expires_at_s, record)
         self.changes.opened.append(hold)
         self.changes.entries.append(Entry("reserve", hold_id, 0, path, tokens, cost_nano, 0, 0, now_s))
@@ -253,7 +256,8 @@ class Ledger:
     # --- how it is done ---
 
     def _add_held(self, path: Path, tokens: int, cost_nano: int) -> Short | None:
-        assert _checked(tokens) + _checked(cost_nano) >= 0
+        assert 0 <= tokens <= MAX_AMOUNT, "an amount outside of 0 and 2**53"
+        assert 0 <= cost_nano <= MAX_AMOUNT, "an amount outside of 0 and 2**53"
         for balance in path.balances:
             asked = tokens if balance.unit == TOKENS else cost_nano
             left = balance.granted - balance.used - balance.held
@@ -264,18 +268,22 @@ class Ledger:
         return None
 
     def _resolve(self, hold: HoldState, kind: Kind, state: State, amount: Amount, now_s: float) -> HoldState:
-        tokens, cost_nano = _checked(amount.tokens), _checked(amount.cost_nano)
-        posted_tokens, posted_cost = min(tokens, hold.tokens), min(cost_nano, hold.cost_nano)
-        for balance in hold.path.balances:
+        tokens, cost_nano = amount.tokens, amount.cost_nano
+        assert 0 <= tokens <= MAX_AMOUNT, "an amount outside of 0 and 2**53"
+        assert 0 <= cost_nano <= MAX_AMOUNT, "an amount outside of 0 and 2**53"
+        held_tokens, held_cost, path = hold.tokens, hold.cost_nano, hold.path
+        posted_tokens = tokens if tokens < held_tokens else held_tokens
+        posted_cost = cost_nano if cost_nano < held_cost else held_cost
+        for balance in path.balances:
             if balance.unit == TOKENS:
-                balance.held -= hold.tokens
+                balance.held -= held_tokens
                 balance.used += posted_tokens
             else:
-                balance.held -= hold.cost_nano
+                balance.held -= held_cost
                 balance.used += posted_cost
             assert balance.held >= 0
         self.changes.entries.append(
-            Entry(kind, hold.id, 1, hold.path, posted_tokens, posted_cost, hold.tokens, hold.cost_nano, now_s)
+            Entry(kind, hold.id, 1, path, posted_tokens, posted_cost, held_tokens, held_cost, now_s)
         )
         if tokens > posted_tokens or cost_nano > posted_cost:
             self._overdraw("overdraft", None, hold, tokens - posted_tokens, cost_nano - posted_cost, now_s)

@@ -67,20 +67,18 @@ def cost_nano(rate: Rate, prompt: int, completion: int, cached: int = 0) -> int:
 
     `cached` tokens are part of `prompt`, and have a price of their own. Counts below 0 are 0.
     """
-    prompt = min(max(prompt, 0), MAX_AMOUNT)
-    cached = min(max(cached, 0), prompt)
+    if not (0 <= cached <= prompt <= MAX_AMOUNT and 0 <= completion <= MAX_AMOUNT):
+        prompt = min(max(prompt, 0), MAX_AMOUNT)
+        cached = min(max(cached, 0), prompt)
+        completion = min(max(completion, 0), MAX_AMOUNT)
     chosen: Rate | Tier = rate
     for tier in rate.tiers:
         if prompt > tier.above:
             chosen = tier
-    total = (
-        (prompt - cached) * chosen.input_nano
-        + cached * chosen.cached_nano
-        + min(max(completion, 0), MAX_AMOUNT) * chosen.output_nano
-    )
-    cost = min(-(-total // _MILLION), MAX_AMOUNT)
-    assert 0 <= cost <= MAX_AMOUNT
-    return cost
+    total = (prompt - cached) * chosen.input_nano + cached * chosen.cached_nano + completion * chosen.output_nano
+    cost = -(-total // _MILLION)
+    assert cost >= 0
+    return cost if cost < MAX_AMOUNT else MAX_AMOUNT
 
 
 class PriceBook:

@@ -1,6 +1,5 @@
 """PURE. A settlement as a row of the usage records, and as the event that others are told."""
 
-from datetime import UTC, datetime
 from functools import cache
 
 import msgspec
@@ -8,6 +7,7 @@ import msgspec
 from zuebee.contracts.admission import Grant, Principal, Settlement
 from zuebee.contracts.inference import Job, Usage
 from zuebee.contracts.usage import UsageEvent
+from zuebee.kit import clock
 
 COLUMNS = (
     "request_id", "at_s", "key_id", "key_name", "user_id", "team_id", "organisation_id", "plan", "priority", "model",
@@ -19,6 +19,8 @@ DAY_S = 86400
 ORPHAN = "owner_lost"
 
 Row = tuple[object, ...]
+
+_encode = msgspec.json.Encoder().encode
 
 
 def row(settlement: Settlement) -> Row:
@@ -90,7 +92,7 @@ def event(settlement: Settlement, currency: str) -> bytes:
         total_tokens=usage.total_tokens,
         is_stream=settlement.stream,
         endpoint=settlement.route,
-        timestamp=timestamp(settlement.at_s),
+        timestamp=clock.rfc3339(settlement.at_s),
         backend_url=settlement.backend_url,
         method=settlement.method,
         path=settlement.route,
@@ -113,15 +115,10 @@ def event(settlement: Settlement, currency: str) -> bytes:
         cost_nano=settlement.cost_nano,
         currency=currency,
     )
-    return msgspec.json.encode(said)
+    return _encode(said)
 
 
-def timestamp(at_s: float) -> str:
-    """RFC 3339 in UTC with `Z`, to the millisecond."""
-    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-
-
-class Stub(msgspec.Struct, array_like=True):
+class Stub(msgspec.Struct, array_like=True, gc=False):
     """What is known of a request when it begins: kept with its hold, for the record if its process dies."""
 
     key_id: str
@@ -137,23 +134,26 @@ class Stub(msgspec.Struct, array_like=True):
     at_s: float
 
 
-_encode_stub = msgspec.json.Encoder().encode
 _decode_stub = msgspec.json.Decoder(Stub).decode
 
 
-def stub(principal: Principal, job: Job, at_s: float) -> str:
+def stub(principal: Principal, job: Job, at_s: float) -> Stub:
     """The stub of a request that begins."""
     p = principal
-    said = Stub(
+    return Stub(
         p.key_id, p.name, p.user_id, p.team_id, p.organisation_id, p.plan, p.priority, job.model, job.path, job.stream,
         at_s,
     )  # fmt: skip
-    return _encode_stub(said).decode()
 
 
-def orphan(hold_id: str, text: str, tokens: int, cost_nano: int) -> Settlement:
+def stub_text(stub: Stub | str) -> str:
+    """A stub as it is stored."""
+    return stub if isinstance(stub, str) else _encode(stub).decode()
+
+
+def orphan(hold_id: str, stub: Stub | str, tokens: int, cost_nano: int) -> Settlement:
     """The settlement of a request whose process died, after what was delivered by its last heartbeat."""
-    s = _decode_stub(text)
+    s = _decode_stub(stub) if isinstance(stub, str) else stub
     principal = Principal(
         s.key_id,
         s.key_name,

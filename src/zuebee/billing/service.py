@@ -104,8 +104,8 @@ class LocalBilling:
             except (StoreBusy, StoreFailed) as error:
                 _log.error("an account could not be opened: %s", error)
                 return STORE_UNAVAILABLE
-        text = records.stub(principal, job, now_s)
-        held = self.ledger.reserve(job.request_id, path, amount, now_s, now_s + self._settings.hold_s, text)
+        stub = records.stub(principal, job, now_s)
+        held = self.ledger.reserve(job.request_id, path, amount, now_s, now_s + self._settings.hold_s, stub)
         if isinstance(held, Short):
             self.short += 1
             if self.ledger.changes.entries:

@@ -86,7 +86,7 @@ class SharedBilling:
     async def reserve(self, principal: Principal, job: Job, amount: Amount) -> Hold | Refusal:
         """See `Billing.reserve`. The answer comes from the database."""
         now_s = clock.wall_s()
-        stub = records.stub(principal, job, now_s)
+        stub = records.stub_text(records.stub(principal, job, now_s))
         operation = Reserve(job.request_id, principal.budgets, amount, now_s, self._settings.hold_s, stub)
         try:
             held = await self._committer.ask(operation)

@@ -3,7 +3,6 @@
 The first locks and loads what the operations touch, a fresh `Ledger` decides, the second writes and commits.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
@@ -13,6 +12,7 @@ import psycopg
 from zuebee.billing import postgres_statements as sql
 from zuebee.billing import records
 from zuebee.billing.batch import NoBound, Room, StoreBusy, StoreFailed
+from zuebee.billing.chain import next_hash
 from zuebee.billing.ledger import Balance, Entry, HoldState, Ledger, State
 from zuebee.billing.operations import Answer, Expire, Operation, Record, Renew, Reserve, decide, holds_of
 from zuebee.billing.postgres_connection import PostgresConnection, StoreLost
@@ -216,19 +216,14 @@ class PostgresStore(PostgresConnection):
         assert not changes.paths, "they come from `_open`"
         if not entries:
             return
-        sequence, digest = loaded.sequence + 1, hashlib.sha256(loaded.digest.encode())
-        rows = []
-        for e in entries:
-            digest.update(
-                f"{e.kind}|{e.hold}|{e.step}|{e.path.id}|{e.tokens}|{e.cost_nano}|{e.released_tokens}"
-                f"|{e.released_cost_nano}|{self.owner}|{e.at_s!r}\n".encode()
-            )
-            rows.append(
-                (sequence, e.kind, e.hold, e.step, e.path.id, e.tokens, e.cost_nano, e.released_tokens,
-                 e.released_cost_nano, self.owner, e.at_s)
-            )  # fmt: skip
+        sequence = loaded.sequence + 1
+        rows = [
+            (sequence, e.kind, e.hold, e.step, e.path.id, e.tokens, e.cost_nano, e.released_tokens,
+             e.released_cost_nano, self.owner, e.at_s)
+            for e in entries
+        ]  # fmt: skip
         db.execute(sql.ADD_ENTRIES, _columns(rows))
-        db.execute(sql.ADD_BATCH, (self.owner, sequence, len(rows), digest.hexdigest()))
+        db.execute(sql.ADD_BATCH, (self.owner, sequence, len(rows), next_hash(loaded.digest, rows)))
         moved = [
             (b.id, *(now - then for now, then in zip(_figures(b), before[b.id], strict=True)))
             for b in loaded.ledger.balances()

@@ -4,7 +4,6 @@
 """
 
 import fcntl
-import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ import msgspec
 
 from zuebee.billing import records
 from zuebee.billing.batch import Batch, NoBound, Room, StoreBusy, StoreFailed
+from zuebee.billing.chain import next_hash
 from zuebee.billing.ledger import TOKENS, Balance, Entry, HoldState, Path, effect
 from zuebee.contracts.admission import Amount, Budget, Settlement
 
@@ -199,21 +199,15 @@ class SqliteStore:
     def _write_entries(self, entries: list[Entry]) -> None:
         self._sequence += 1
         sequence, owner = self._sequence, self._owner
-        digest = hashlib.sha256(self._hash.encode())
         rows: list[tuple[object, ...]] = []
         totals: dict[int, list[int]] = {}
         for e in entries:
-            path_id = e.path.id
-            digest.update(
-                f"{e.kind}|{e.hold}|{e.step}|{path_id}|{e.tokens}|{e.cost_nano}|{e.released_tokens}"
-                f"|{e.released_cost_nano}|{owner}|{e.at_s!r}\n".encode()
-            )
             rows.append(
-                (sequence, e.kind, e.hold, e.step, path_id, e.tokens, e.cost_nano, e.released_tokens,
+                (sequence, e.kind, e.hold, e.step, e.path.id, e.tokens, e.cost_nano, e.released_tokens,
                  e.released_cost_nano, owner, e.at_s)
             )  # fmt: skip
             _add(totals, e)
-        self._hash = digest.hexdigest()
+        self._hash = next_hash(self._hash, rows)
         _insert(self._writer, "ledger_entries", _ENTRY, rows)
         self._writer.executemany(_ADD_TO_BALANCE, [(*total, balance_id) for balance_id, total in totals.items()])
         self._writer.execute(
@@ -231,7 +225,15 @@ class SqliteStore:
                 ended.discard(entry.hold)  # begun and ended in one batch: it never was open on disk
             else:
                 rows.append(
-                    (hold.id, entry.path.id, entry.tokens, entry.cost_nano, hold.owner, hold.expires_at_s, hold.record)
+                    (
+                        hold.id,
+                        entry.path.id,
+                        entry.tokens,
+                        entry.cost_nano,
+                        hold.owner,
+                        hold.expires_at_s,
+                        records.stub_text(hold.record),
+                    )
                 )
         columns = ("hold", "path", "tokens", "cost_nano", "owner", "expires_at_s", "record")
         _insert(self._writer, "ledger_holds", columns, rows)
@@ -332,6 +334,13 @@ def _add(totals: dict[int, list[int]], entry: Entry) -> None:
             amount, released = entry.tokens, entry.released_tokens
         else:
             amount, released = entry.cost_nano, entry.released_cost_nano
+        if entry.kind == "reserve":  # these two are nearly all there is
+            total[1] += amount
+            continue
+        if entry.kind == "post":
+            total[1] -= released
+            total[2] += amount
+            continue
         granted, held, used, overdraft = effect(entry.kind, amount, released)
         total[0] += granted
         total[1] += held

@@ -4,10 +4,10 @@ Written from the description of the tables (docs/billing.md), not from the code 
 check each other. Memory grows with the accounts and the open holds, not with the entries.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from zuebee.billing.chain import next_hash
 from zuebee.contracts.admission import MAX_AMOUNT
 from zuebee.contracts.periods import period_end_s, period_start_s
 
@@ -208,23 +208,20 @@ class Chain:
 
     def __init__(self) -> None:
         self._last: dict[int, tuple[int, str]] = {}  # owner: sequence and hash of its latest whole batch
-        self._current: dict[int, tuple[int, list[str]]] = {}
+        self._current: dict[int, tuple[int, list[tuple[Any, ...]]]] = {}
         self._computed: dict[tuple[int, int], tuple[int, str]] = {}
         self._expected: dict[tuple[int, int], tuple[int, str]] = {}
 
     def add(self, entry: EntryRow) -> Iterator[Violation]:
         """The next entry in the order of ids."""
-        line = (
-            f"{entry.kind}|{entry.hold}|{entry.step}|{entry.path}|{entry.tokens}|{entry.cost_nano}"
-            f"|{entry.released_tokens}|{entry.released_cost_nano}|{entry.owner}|{entry.at_s!r}\n"
-        )
+        row = entry[1:]
         current = self._current.get(entry.owner)
         if current is not None and current[0] == entry.batch:
-            current[1].append(line)
+            current[1].append(row)
             return
         if current is not None:
             yield from self._close(entry.owner)
-        self._current[entry.owner] = (entry.batch, [line])
+        self._current[entry.owner] = (entry.batch, [row])
 
     def expect(self, batch: BatchRow) -> Iterator[Violation]:
         """The next batch, in the order of ids."""
@@ -245,18 +242,18 @@ class Chain:
             yield Violation("I5", "", f"the entries of batch {sequence} of owner {owner} are gone")
 
     def _close(self, owner: int) -> Iterator[Violation]:
-        sequence, lines = self._current.pop(owner)
+        sequence, rows = self._current.pop(owner)
         before, previous = self._last.get(owner, (sequence - 1, ""))
         if sequence != before + 1:
             yield Violation("I5", "", f"owner {owner}: batch {sequence} follows batch {before}")
-        digest = hashlib.sha256((previous + "".join(lines)).encode()).hexdigest()
+        digest = next_hash(previous, rows)
         self._last[owner] = (sequence, digest)
         key = (owner, sequence)
         expected = self._expected.pop(key, None)
         if expected is None:
-            self._computed[key] = (len(lines), digest)
+            self._computed[key] = (len(rows), digest)
         else:
-            yield from _compare(key, (len(lines), digest), expected)
+            yield from _compare(key, (len(rows), digest), expected)
 
 
 def table_violations(balances: Iterable[BalanceRow], paths: Iterable[tuple[int, str]]) -> Iterator[Violation]:

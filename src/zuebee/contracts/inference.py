@@ -100,7 +100,8 @@ class Head(msgspec.Struct, gc=False):
     `usage_so_far` answers at any moment what the reply has cost so far, for readers who leave before the `End`.
     `events`: the data is a stream of server-sent events. `pump`, where there is one, is the short way for the data:
     instead of being asked for each piece, the reply pushes all that is still to come into a sink, `heartbeat`
-    whenever it is quiet; afterwards the reply goes on with its `End`.
+    whenever it is quiet; afterwards the reply goes on with its `End`. `rest` is the whole body and the `End` of an
+    answer that is all there: then no event follows.
     """
 
     status: int
@@ -111,6 +112,7 @@ class Head(msgspec.Struct, gc=False):
     pump: "Callable[[Sink, bytes], Awaitable[None]] | None" = None
     attempts: int = 1
     backend_url: str = ""
+    rest: "tuple[bytes, End] | None" = None
 
 
 FailureCause = Literal["none", "connect_failure", "timeout", "broken", "overload", "unwelcome"]
@@ -144,7 +146,8 @@ QUIET = Quiet()
 
 Event: TypeAlias = Head | bytes | Quiet | End
 Reply: TypeAlias = AsyncGenerator[Event, None]
-"""`Head`, then any number of `bytes` and `Quiet`, then `End`. Without an answer: `End` alone."""
+"""`Head`, then any number of `bytes` and `Quiet`, then `End`; or a `Head` with all the `rest`. Without an answer: `End`
+alone."""
 
 
 class Inference(Protocol):

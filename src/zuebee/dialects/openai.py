@@ -65,33 +65,27 @@ def read_request(body: bytes) -> Request | Refusal:
         return bad_request(f"The request is not valid: {text.partition(' - at')[0]}.", param=param)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return bad_request(f"The body is not valid JSON: {error}", code="invalid_json")
-    if not (body.isascii() or _is_utf8(body)):
-        return bad_request("The body is not valid UTF-8.", code="invalid_json")
     if _may_repeat(body) and (repeated := _repeated_key(body)):
         return bad_request(f"The field `{repeated}` is given more than once.", param=repeated)
-    # Servers differ in which of the two they obey: the larger one is the bound.
-    bound = max(-1 if peek.max_tokens is None else peek.max_tokens, peek.max_completion_tokens or -1)
+    bound = peek.max_tokens
+    if peek.max_completion_tokens is not None:
+        # Servers differ in which of the two they obey: the larger one is the bound.
+        bound = max(-1 if bound is None else bound, peek.max_completion_tokens or -1)
     return Request(
         peek.model,
-        bool(peek.stream),
-        bool(options is not None and options.include_usage),
-        None if bound < 0 else bound,
-        max(peek.n or 1, peek.best_of or 1),
+        peek.stream is True,
+        options is not None and options.include_usage is True,
+        None if bound is not None and bound < 0 else bound,
+        1 if peek.n is peek.best_of is None else max(peek.n or 1, peek.best_of or 1),
     )
-
-
-def _is_utf8(body: bytes) -> bool:
-    # The decoder does not look into fields that it skips.
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _may_repeat(body: bytes) -> bool:
     # Cheap and never wrong in the safe direction: a repeated key is here twice, or spelled with an escape.
-    return any(body.count(name) > 1 for name in _QUOTED) or _ESCAPED_LETTER.search(body) is not None
+    for name in _QUOTED:
+        if body.count(name) > 1:
+            return True
+    return _ESCAPED_LETTER.search(body) is not None
 
 
 def _repeated_key(body: bytes) -> str | None:

@@ -90,6 +90,8 @@ class Dispatcher:
                             holding = 1
                         else:
                             first.attempts = len(tried)
+                            if isinstance(first, Head) and first.rest is not None:
+                                event = first.rest[1]
                             yield first
                             async for event in events:
                                 yield event

@@ -125,6 +125,7 @@ class Exchange:
         job.priority = principal.priority
         job.sender = principal
         onward = self._onward
+        whole: Head | None = None
         async with aclosing(self._pipeline.inference.run(job)) as events:
             async for event in events:
                 if isinstance(event, bytes):
@@ -139,6 +140,9 @@ class Exchange:
                     settlement.response_bytes += len(event)
                     await client.write(event)
                 elif isinstance(event, Head):
+                    if event.rest is not None:
+                        self._head = whole = event
+                        continue  # the backend's place is free before the answer is accounted for
                     if event.events and (refusal := await self._secure()) is not None:
                         return refusal
                     await self._start(event)
@@ -147,8 +151,19 @@ class Exchange:
                     refusal, ended = await self._finish(event), True
                 elif self._events:
                     await client.write(sse.COMMENT)
+        if whole is not None:
+            return await self._answer(whole)
         assert ended, "a reply ended without an End"
         return refusal
+
+    async def _answer(self, head: Head) -> Refusal | None:
+        """Give an answer that is all there."""
+        assert head.rest is not None
+        body, end = head.rest
+        await self._start(head)
+        self.settlement.response_bytes += len(body)
+        await self._client.write(body)
+        return await self._finish(end)
 
     def _go_on(self, policy: ClientGoneSettings) -> None:
         """Let the request go on when its client leaves, within the bounds of the policy."""

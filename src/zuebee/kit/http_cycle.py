@@ -146,29 +146,20 @@ class Cycle:
 
     def _start(self, status: int, headers: Fields) -> None:
         self.response_started = True
-        parts = [STATUS_LINE[status]]
-        # What HTTP/1.0 frames by nothing else is framed by the end of the connection.
-        framed = status in (204, 304) or self.scope["http_version"] == "1.0"
-        closing_said = False
+        fields = [b"%b: %b\r\n" % field for field in headers]
         for field in self._default_headers:
-            parts.append(b"%b: %b\r\n" % field)
-        for field in headers:
-            parts.append(b"%b: %b\r\n" % field)
-            if field[0] == b"content-length":
-                framed = True
-            elif field == (b"connection", b"close"):
-                self.keep_alive = False
-                closing_said = True
-        lines = len(parts)
-        if not self.keep_alive and not closing_said:
-            parts.append(b"connection: close\r\n")
-            lines += 1
-        if not framed:
-            self._chunked = True
-            parts.append(b"transfer-encoding: chunked\r\n")
-            lines += 1
-        parts.append(b"\r\n")
-        head = b"".join(parts)
-        if head.count(b"\n") != lines + 1 or head.count(b"\r") != lines + 1:
+            fields.append(b"%b: %b\r\n" % field)
+        head = b"%b%b" % (STATUS_LINE[status], b"".join(fields))
+        lines = len(fields) + 1
+        if head.count(b"\n") != lines or head.count(b"\r") != lines:
             raise ValueError("a line break in a header field of an answer")
-        self._head = head
+        end = b"\r\n"
+        if head.find(b"\r\nconnection: close\r\n") >= 0:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            end = b"connection: close\r\n\r\n"
+        # What HTTP/1.0 frames by nothing else is framed by the end of the connection.
+        if head.find(b"\r\ncontent-length: ") < 0 and status not in (204, 304) and self.scope["http_version"] != "1.0":
+            self._chunked = True
+            end = b"transfer-encoding: chunked\r\n" + end
+        self._head = head + end

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import NamedTuple
+
+import msgspec
 
 from zuebee.contracts.admission import Limit
 from zuebee.contracts.errors import Refusal
@@ -37,7 +38,7 @@ _WHO = {
 _WINDOWS = {1: "a second", 60: "a minute", 3600: "an hour", 86400: "a day"}
 
 
-class State(NamedTuple):
+class State(msgspec.Struct, gc=False):
     """How one limit stands: `remaining` of `amount`, and seconds until nothing is counted any more."""
 
     kind: str
@@ -58,7 +59,7 @@ def limit_headers(states: Iterable[State]) -> Headers:
             tokens = state
     headers: Headers = []
     if requests is not None:
-        amount, remaining = b"%d" % requests.amount, b"%d" % requests.remaining
+        amount, remaining = _digits(requests.amount), b"%d" % requests.remaining
         headers = [
             (b"x-ratelimit-limit-requests", amount),
             (b"x-ratelimit-remaining-requests", remaining),
@@ -68,7 +69,7 @@ def limit_headers(states: Iterable[State]) -> Headers:
         ]
     if tokens is not None:
         headers += (
-            (b"x-ratelimit-limit-tokens", b"%d" % tokens.amount),
+            (b"x-ratelimit-limit-tokens", _digits(tokens.amount)),
             (b"x-ratelimit-remaining-tokens", b"%d" % tokens.remaining),
             (b"x-ratelimit-reset-tokens", duration(tokens.reset_s)),
         )
@@ -80,6 +81,11 @@ def duration(value_s: float) -> bytes:
     if value_s < 1.0:
         return b"%dms" % math.ceil(value_s * 1000)
     return _whole(math.ceil(value_s))
+
+
+@lru_cache(maxsize=1024)
+def _digits(amount: int) -> bytes:
+    return b"%d" % amount
 
 
 @lru_cache(maxsize=1024)

@@ -50,9 +50,10 @@ class TimesWindow:
             times.popleft()
         return len(times)
 
-    def reset_s(self, now_s: float) -> float:
-        """Seconds until nothing is counted any more."""
-        return self._times[-1] + self.window_s - now_s if self.used(now_s) else 0.0
+    def standing(self, now_s: float) -> tuple[int, float]:
+        """How much is counted, and seconds until nothing is."""
+        used = self.used(now_s)
+        return used, self._times[-1] + self.window_s - now_s if used else 0.0
 
     def into_slots(self) -> "SlotWindow":
         """The same counts, for a limit that is too large to remember each request."""
@@ -130,9 +131,11 @@ class SlotWindow:
         self._age(now_s)
         return self._total
 
-    def reset_s(self, now_s: float) -> float:
-        """Seconds until nothing is counted any more."""
-        return self._end_of(self.last) - now_s if self.used(now_s) else 0.0
+    def standing(self, now_s: float) -> tuple[int, float]:
+        """How much is counted, and seconds until nothing is."""
+        self._age(now_s)
+        total = self._total
+        return total, self._end_of(self.last) - now_s if total else 0.0
 
     def _age(self, now_s: float) -> None:
         oldest = int(now_s / self._slot_s) - SLOTS
@@ -190,6 +193,6 @@ class TokenBucket:
         """How much is counted, rounded up."""
         return -int(-max(self._full_at_s - now_s, 0.0) * limit / self._window_s // 1)
 
-    def reset_s(self, now_s: float) -> float:
-        """Seconds until the bucket is full again."""
-        return max(self._full_at_s - now_s, 0.0)
+    def standing(self, limit: int, now_s: float) -> tuple[int, float]:
+        """How much is counted, and seconds until the bucket is full again."""
+        return self.used(limit, now_s), max(self._full_at_s - now_s, 0.0)

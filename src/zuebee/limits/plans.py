@@ -49,8 +49,9 @@ class ExactRequests:
 
     def state(self, now_s: float) -> State:
         """How it stands."""
-        used = self.counter.used(now_s)
-        return State("requests", self._amount, max(self._amount - used, 0), self.counter.reset_s(now_s))
+        used, reset_s = self.counter.standing(now_s)
+        left = self._amount - used
+        return State("requests", self._amount, left if left > 0 else 0, reset_s)
 
 
 class SlottedAmount:
@@ -73,8 +74,9 @@ class SlottedAmount:
         return self.counter.wait_s(tokens if self._tokens else 1, self._amount, now_s)
 
     def state(self, now_s: float) -> State:
-        used = self.counter.used(now_s)
-        return State(self.limit.kind, self._amount, max(self._amount - used, 0), self.counter.reset_s(now_s))
+        used, reset_s = self.counter.standing(now_s)
+        left = self._amount - used
+        return State(self.limit.kind, self._amount, left if left > 0 else 0, reset_s)
 
     def settle(self, slot: Slot, tokens: int, used: int, now_s: float) -> None:
         """`tokens` were charged into `slot`, but so many were used: less is given back, more is counted now."""
@@ -105,8 +107,8 @@ class BucketAmount:
         return self.counter.wait_s(tokens if self._tokens else 1, self._amount, self._burst, now_s)
 
     def state(self, now_s: float) -> State:
-        used = self.counter.used(self._amount, now_s)
-        return State(self.limit.kind, self._burst, max(self._burst - used, 0), self.counter.reset_s(now_s))
+        used, reset_s = self.counter.standing(self._amount, now_s)
+        return State(self.limit.kind, self._burst, max(self._burst - used, 0), reset_s)
 
     def settle(self, slot: Slot, tokens: int, used: int, now_s: float) -> None:
         """See `SlottedAmount.settle`."""

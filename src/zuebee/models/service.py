@@ -13,7 +13,6 @@ from zuebee.config import BackendSettings
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import (
     End,
-    Event,
     FailureCause,
     Head,
     Headers,
@@ -105,8 +104,7 @@ class BackendInference:
             connection = await self._pool.send(self._head.post(job, len(job.body)), job.body, self._timeouts)
             body = await _read(connection, MAX_HELD_BYTES)
             if connection.complete and not connection.buffered_bytes:
-                for event in self._whole_answer(job, connection.status, connection.headers, body):
-                    yield event
+                yield self._whole_answer(job, connection.status, connection.headers, body)
             else:
                 async with aclosing(self._long_answer(job, connection, body)) as events:
                     async for event in events:
@@ -117,22 +115,23 @@ class BackendInference:
             if connection is not None:
                 connection.finish()
 
-    def _whole_answer(self, job: Job, status: int, headers: Headers, body: bytes) -> tuple[Event, ...]:
-        """The events of an answer that is all there."""
+    def _whole_answer(self, job: Job, status: int, headers: Headers, body: bytes) -> Head | End:
+        """An answer that is all there, or why it must not be given."""
         fields = downstream(headers)
         if (refused := self._unfit(status, fields)) is not None:
-            return (refused,)
+            return refused
         usage = None
         if status == 200:
             try:
                 usage = self._answer_usage(job, fields, body)
             except openai.NotJson:
-                return (self._failed(HttpFailure("malformed", "not JSON")),)
+                return self._failed(HttpFailure("malformed", "not JSON"))
             if usage.source == "estimate" and (error := openai.answer_error(body)) is not None:
-                return (self._reported(error, None),)
+                return self._reported(error, None)
         fields.passed.append((b"content-length", b"%d" % len(body)))
         head = Head(status, fields.passed, self.name, lambda: usage, backend_url=self.url)
-        return head, body, self._end(usage)
+        head.rest = body, self._end(usage)
+        return head
 
     async def _long_answer(self, job: Job, connection: Connection, begun: bytes) -> Reply:
         """An answer too long to hold: passed on as it comes, its usage read from its last bytes."""
@@ -183,8 +182,7 @@ class BackendInference:
         try:
             connection, held = await self._open_stream(job)
             if held is not None:
-                for event in self._whole_answer(job, connection.status, connection.headers, held):
-                    yield event
+                yield self._whole_answer(job, connection.status, connection.headers, held)
                 return
             begun = await stream.begin(connection)
             if meter.chunks or meter.done:

@@ -8,7 +8,7 @@ budgets there are at most `max_accounts`.
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -18,11 +18,12 @@ from zuebee.contracts.admission import Settlement
 from zuebee.kit import clock
 from zuebee.telemetry.burn import Burns
 from zuebee.telemetry.histogram import FIRST_TOKEN_BUCKETS_S, LATENCY_BUCKETS_MS, Histogram
+from zuebee.telemetry.tally import Labels, Tallies, Tally, key_of
 
 PRIORITIES = ("low", "normal", "high")
-OTHER = "other"
 NO_BACKEND = "none"
-MAX_SERIES = 5000
+
+Series: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 
 
 class Description(NamedTuple):
@@ -163,42 +164,12 @@ METRICS = {
 }
 
 
-class _RouteSeries:
-    """One combination of path, stream and backend, with its requests by status."""
-
-    __slots__ = ("latency", "statuses")
-
-    def __init__(self) -> None:
-        self.statuses: dict[int, int] = {}
-        self.latency = Histogram(LATENCY_BUCKETS_MS)
-
-
-class _ModelSeries:
-    """One combination of model and priority."""
-
-    __slots__ = ("cost_nano", "duration", "first_token", "tokens_in", "tokens_out")
-
-    def __init__(self) -> None:
-        self.duration = Histogram(LATENCY_BUCKETS_MS)
-        self.first_token = Histogram(FIRST_TOKEN_BUCKETS_S)
-        self.cost_nano = 0
-        self.tokens_in = 0
-        self.tokens_out = 0
-
-
 class Metrics:
     """Counts settlements (it is a `Recorder`) and shows them, with gauges that others lend, to Prometheus."""
 
     def __init__(self, max_models: int, max_accounts: int = 100) -> None:
-        self._max_models = max_models
         self._burns = Burns(max_accounts)
-        self._waits = {priority: Histogram(FIRST_TOKEN_BUCKETS_S) for priority in PRIORITIES}
-        self._labels: set[str] = set()
-        self._routes: dict[tuple[str, bool, str], _RouteSeries] = {}
-        self._models: dict[tuple[str, str], _ModelSeries] = {}
-        self._sources: dict[str, int] = {}
-        self._endings: dict[str, int] = {}
-        self._codes: dict[str, int] = {}
+        self._tallies = Tallies(max_models)
         self._retries = 0
         self._gauges: dict[str, Callable[[], Iterable[tuple[tuple[str, ...], float]]]] = {}
         self._histograms: dict[str, Callable[[], Iterable[tuple[tuple[str, ...], Histogram]]]] = {}
@@ -223,69 +194,29 @@ class Metrics:
 
     def record(self, settlement: Settlement) -> None:
         """See `Recorder.record`."""
-        duration_s = settlement.duration_s
-        key = (settlement.route, settlement.stream, settlement.backend)
-        route = self._routes.get(key) or self._new_route(key)
-        status = settlement.status
-        route.statuses[status] = route.statuses.get(status, 0) + 1
-        slot = bisect_left(LATENCY_BUCKETS_MS, duration_s * 1000)
-        route.latency.counts[slot] += 1
-        route.latency.sum += duration_s
-        self._endings[settlement.ending] = self._endings.get(settlement.ending, 0) + 1
-        if settlement.code:
-            self._count_code(settlement.code)
+        key = key_of(settlement)
+        tally = self._tallies.known.get(key) or self._tallies.find(key)
+        tally.count += 1
+        duration_s, first_s = settlement.duration_s, settlement.first_token_s
+        latency = tally.latency
+        latency.counts[bisect_left(LATENCY_BUCKETS_MS, duration_s * 1000)] += 1
+        latency.sum += duration_s
         if settlement.attempts > 1:
             self._retries += settlement.attempts - 1
-        if settlement.grant is not None:
-            self._record_model(settlement, slot)
-
-    def _record_model(self, settlement: Settlement, slot: int) -> None:
-        usage = settlement.usage
-        source = usage.source if usage is not None else "none"
-        self._sources[source] = self._sources.get(source, 0) + 1
-        principal = settlement.principal
-        priority = principal.priority
-        model = self._models.get((settlement.model, priority)) or self._new_model(settlement, priority)
-        model.duration.counts[slot] += 1
-        model.duration.sum += settlement.duration_s
-        model.cost_nano += settlement.cost_nano
+        if settlement.grant is None:
+            return
+        usage, cost_nano = settlement.usage, settlement.cost_nano
+        tally.cost_nano += cost_nano
         if usage is not None:
-            model.tokens_in += usage.prompt_tokens
-            model.tokens_out += usage.completion_tokens
-            now_s = clock.monotonic_s()
-            tokens, cost_nano = usage.total_tokens, settlement.cost_nano
-            self._burns.add(principal.organisation_id, principal.plan, tokens, cost_nano, now_s)
-        first_s = settlement.first_token_s
-        wait = self._waits[priority]
-        if first_s >= 0:
-            first_slot = bisect_left(FIRST_TOKEN_BUCKETS_S, first_s)
-            model.first_token.counts[first_slot] += 1
-            model.first_token.sum += first_s
-        else:
-            first_s = settlement.duration_s
-            first_slot = bisect_left(FIRST_TOKEN_BUCKETS_S, first_s)
-        wait.counts[first_slot] += 1
-        wait.sum += first_s
-
-    def _new_route(self, key: tuple[str, bool, str]) -> _RouteSeries:
-        if len(self._routes) >= MAX_SERIES:
-            key = (OTHER, key[1], OTHER)
-        return self._routes.setdefault(key, _RouteSeries())
-
-    def _new_model(self, settlement: Settlement, priority: str) -> _ModelSeries:
-        name = settlement.model[:200]
-        if name not in self._labels:
-            if settlement.status == 200 and len(self._labels) < self._max_models and name:
-                self._labels.add(name)
-            else:
-                name = OTHER
-        return self._models.setdefault((name, priority), _ModelSeries())
-
-    def _count_code(self, code: str) -> None:
-        # Codes are ours, but a backend's own error may carry its: bounded like the models.
-        if code not in self._codes and len(self._codes) >= self._max_models:
-            code = OTHER
-        self._codes[code] = self._codes.get(code, 0) + 1
+            prompt_tokens, completion_tokens = usage.prompt_tokens, usage.completion_tokens
+            tally.tokens_in += prompt_tokens
+            tally.tokens_out += completion_tokens
+            principal = settlement.principal
+            tokens = prompt_tokens + completion_tokens
+            self._burns.add(principal.organisation_id, principal.plan, tokens, cost_nano, clock.monotonic_s())
+        wait, wait_s = (tally.first_token, first_s) if first_s >= 0 else (tally.wait, duration_s)
+        wait.counts[bisect_left(FIRST_TOKEN_BUCKETS_S, wait_s)] += 1
+        wait.sum += wait_s
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The metrics as text, and its content type, in the format that `accept` prefers."""
@@ -298,9 +229,10 @@ class Metrics:
         yield from self._collect_routes()
         yield from self._collect_models()
         yield from self._collect_spending()
-        yield _counter("zuebee_usage_records_total", (((k,), v) for k, v in self._sources.items()))
-        yield _counter("zuebee_endings_total", (((k,), v) for k, v in self._endings.items()))
-        yield _counter("zuebee_refusals_total", (((k,), v) for k, v in self._codes.items()))
+        count = self._tallies.sums
+        yield _counter("zuebee_usage_records_total", _named(count(lambda of: of.source or None, _count)))
+        yield _counter("zuebee_endings_total", _named(count(lambda of: of.ending, _count)))
+        yield _counter("zuebee_refusals_total", _named(count(lambda of: of.code or None, _count)))
         yield _counter("zuebee_retries_total", [((), self._retries)])
         for name, read in self._gauges.items():
             make = _gauge if METRICS[name].kind == "gauge" else _counter
@@ -312,46 +244,66 @@ class Metrics:
             yield family
 
     def _collect_routes(self) -> Iterator[Metric]:
+        tallies = self._tallies
+        requests = tallies.sums(lambda of: (*_route(of), str(of.status)), _count)
+        yield _counter("llmproxy_requests_total", requests.items())
         latency = _histogram("llmproxy_latency_ms")
-        requests = []
-        for (path, stream, backend), series in self._routes.items():
-            labels = [path, str(stream).lower(), backend or NO_BACKEND]
-            requests += [((*labels, str(status)), count) for status, count in series.statuses.items()]
-            _add_histogram(latency, labels, LATENCY_BUCKETS_MS, series.latency, 1000.0)
-        yield _counter("llmproxy_requests_total", requests)
+        for labels, histogram in tallies.histograms(_route, lambda tally: [tally.latency]).items():
+            _add_histogram(latency, list(labels), LATENCY_BUCKETS_MS, histogram, 1000.0)
         yield latency
 
     def _collect_models(self) -> Iterator[Metric]:
+        tallies = self._tallies
         duration = _histogram("zuebee_request_duration_seconds")
-        first_token = _histogram("zuebee_time_to_first_token_seconds")
         buckets_s = tuple(bound / 1000 for bound in LATENCY_BUCKETS_MS)
-        first_tokens: dict[str, Histogram] = {}
-        for (name, priority), series in self._models.items():
-            _add_histogram(duration, [name, priority], buckets_s, series.duration)
-            first_tokens.setdefault(name, Histogram(FIRST_TOKEN_BUCKETS_S)).merge(series.first_token)
-        for name, histogram in first_tokens.items():
+        for labels, histogram in tallies.histograms(_model, lambda tally: [tally.latency]).items():
+            _add_histogram(duration, list(labels), buckets_s, histogram)
+        yield duration
+        first_token = _histogram("zuebee_time_to_first_token_seconds")
+        for name, histogram in tallies.histograms(lambda of: of.model, lambda tally: [tally.first_token]).items():
             if sum(histogram.counts):
                 _add_histogram(first_token, [name], FIRST_TOKEN_BUCKETS_S, histogram)
-        yield duration
         yield first_token
-        models = self._models.items()
-        yield _counter("zuebee_tokens_in_total", ((labels, s.tokens_in) for labels, s in models))
-        yield _counter("zuebee_tokens_out_total", ((labels, s.tokens_out) for labels, s in models))
-        yield _counter("zuebee_cost_total", ((labels, s.cost_nano / 1e9) for labels, s in models))
-        tokens_in = sum(series.tokens_in for series in self._models.values())
-        tokens_out = sum(series.tokens_out for series in self._models.values())
-        yield _counter("llmproxy_usage_tokens_total", [(("prompt",), tokens_in), (("completion",), tokens_out)])
+        tokens_in = tallies.sums(_model, lambda tally: tally.tokens_in)
+        tokens_out = tallies.sums(_model, lambda tally: tally.tokens_out)
+        yield _counter("zuebee_tokens_in_total", tokens_in.items())
+        yield _counter("zuebee_tokens_out_total", tokens_out.items())
+        yield _counter("zuebee_cost_total", tallies.sums(_model, lambda tally: tally.cost_nano / 1e9).items())
+        by_type = [(("prompt",), sum(tokens_in.values())), (("completion",), sum(tokens_out.values()))]
+        yield _counter("llmproxy_usage_tokens_total", by_type)
 
     def _collect_spending(self) -> Iterator[Metric]:
         burns = self._burns.rates(clock.monotonic_s())
         yield _gauge("zuebee_burn_tokens_per_minute", ((labels, tokens) for labels, tokens, _ in burns))
         yield _gauge("zuebee_burn_cost_per_hour", ((labels, cost) for labels, _, cost in burns))
+        found = self._tallies.histograms(
+            lambda of: None if of.model is None else of.priority, lambda tally: [tally.first_token, tally.wait]
+        )
         waits = _histogram("zuebee_priority_wait_seconds")
-        for priority, histogram in self._waits.items():
-            _add_histogram(waits, [priority], FIRST_TOKEN_BUCKETS_S, histogram)
+        for priority in PRIORITIES:
+            _add_histogram(waits, [priority], FIRST_TOKEN_BUCKETS_S, found.setdefault(priority, _no_waits()))
         yield waits
-        counts = (((priority,), sum(wait.counts)) for priority, wait in self._waits.items())
-        yield _counter("zuebee_priority_requests_total", counts)
+        yield _counter("zuebee_priority_requests_total", (((p,), sum(found[p].counts)) for p in PRIORITIES))
+
+
+def _count(tally: Tally) -> int:
+    return tally.count
+
+
+def _route(labels: Labels) -> tuple[str, str, str]:
+    return labels.route, str(labels.stream).lower(), labels.backend or NO_BACKEND
+
+
+def _model(labels: Labels) -> tuple[str, str] | None:
+    return None if labels.model is None else (labels.model, labels.priority)
+
+
+def _no_waits() -> Histogram:
+    return Histogram(FIRST_TOKEN_BUCKETS_S)
+
+
+def _named(sums: dict[str, float]) -> Series:
+    return [((name,), count) for name, count in sums.items()]
 
 
 def _counter(name: str, series: Iterable[tuple[tuple[str, ...], float]]) -> CounterMetricFamily:

@@ -65,8 +65,8 @@ def chain(*entries: EntryRow, batches: list[BatchRow]) -> list[Violation]:
     return found + list(one.finish())
 
 
-FIRST = hashlib.sha256(b"grant|g1|0|2|100|0|0|0|1|5.0\n").hexdigest()
-SECOND = hashlib.sha256(f"{FIRST}grant|g2|0|3|0|1000|0|0|1|5.0\n".encode()).hexdigest()
+FIRST = hashlib.sha256(b'[[1,"grant","g1",0,2,100,0,0,0,1,5.0]]').hexdigest()
+SECOND = hashlib.sha256(f'{FIRST}[[2,"grant","g2",0,3,0,1000,0,0,1,5.0]]'.encode()).hexdigest()
 CHAINED = (ENTRIES[0], ENTRIES[1]._replace(batch=2))
 BATCHES = [BatchRow(1, 1, 1, FIRST), BatchRow(1, 2, 1, SECOND)]
 

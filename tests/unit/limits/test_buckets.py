@@ -206,7 +206,7 @@ def test_a_bucket_fills_up_again_and_no_further() -> None:
     assert [bucket.take(1, 2, 3, 0.0) for _ in range(3)] == [0.0] * 3
     assert bucket.take(1, 2, 3, 0.0) == pytest.approx(0.5)
     assert bucket.used(2, 0.0) == 3
-    assert bucket.reset_s(0.0) == pytest.approx(1.5)
+    assert bucket.standing(1, 0.0)[1] == pytest.approx(1.5)
     assert [bucket.take(1, 2, 3, 100.0) for _ in range(4)][:3] == [0.0] * 3
     bucket.correct(-3, 2)
     assert bucket.used(2, 100.0) == 0
@@ -215,11 +215,11 @@ def test_a_bucket_fills_up_again_and_no_further() -> None:
 @pytest.mark.parametrize("make", [TimesWindow, SlotWindow])
 def test_when_nothing_is_counted_any_more(make: Callable[[float], TimesWindow | SlotWindow]) -> None:
     window = make(60.0)
-    assert window.reset_s(5.0) == 0
+    assert window.standing(5.0)[1] == 0
     if isinstance(window, TimesWindow):
         window.take(5, 10.0)
     else:
         window.take(1, 5, 10.0)
-    reset_s = window.reset_s(20.0)
+    reset_s = window.standing(20.0)[1]
     assert 50 <= reset_s <= 51
     assert window.used(20.0 + reset_s) == 0

@@ -27,8 +27,11 @@ def inference(server: Loopback, quiet_s: float = 5.0, **changes: Any) -> Backend
 
 
 async def ask(target: BackendInference, job: Job | None = None) -> list[Event]:
-    async with aclosing(target.run(job or make_job())) as events:
-        return [event async for event in events]
+    """The events of a reply; an answer that came with its head is taken apart."""
+    async with aclosing(target.run(job or make_job())) as reply:
+        events = [event async for event in reply]
+    first = events[0]
+    return [*events, *first.rest] if isinstance(first, Head) and first.rest is not None else events
 
 
 def streamed(stream_usage: bool = False) -> Job:

@@ -12,7 +12,8 @@ from tests.support.fakes import VirtualTime
 from zuebee.contracts.admission import ANONYMOUS, Grant, Principal, Priority, Settlement
 from zuebee.contracts.inference import Usage
 from zuebee.telemetry.histogram import LATENCY_BUCKETS_MS, Histogram
-from zuebee.telemetry.metrics import METRICS, OTHER, Metrics
+from zuebee.telemetry.metrics import METRICS, Metrics
+from zuebee.telemetry.tally import OTHER
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -153,7 +154,7 @@ def test_a_model_that_no_backend_answered_for_gets_no_label() -> None:
 
 
 def test_codes_and_routes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zuebee.telemetry.metrics.MAX_SERIES", 100)
+    monkeypatch.setattr("zuebee.telemetry.tally.MAX_TALLIES", 100)
     metrics = Metrics(50)
     for n in range(200):
         metrics.record(settled(code=f"c{n}", route=f"/r{n}"))
