@@ -18,7 +18,6 @@ from zuebee.contracts.admission import (
     Grant,
     Hold,
     Limiter,
-    Place,
     Principal,
     Recorder,
     Settlement,
@@ -86,39 +85,29 @@ class AdmissionService:
         if refusal is not None:
             return refusal
         prompt_tokens = self._estimate(job.model, len(job.body))
-        output_tokens = self._output_tokens(job)
+        output_tokens = self._default_output_tokens if job.max_output_tokens is None else job.max_output_tokens
+        output_tokens = 0 if job.operation == "embeddings" else output_tokens * job.choices
         tokens = prompt_tokens + output_tokens
-        quote: Amount | Refusal = Amount(tokens)
-        if principal.budgets:
-            quote = self._billing.unable() or self._billing.quote(principal, job, prompt_tokens, output_tokens)
+        if not principal.budgets:
+            place = await self._limiter.acquire(caller, principal, job, tokens)
+            if isinstance(place, Refusal):
+                return place
+            return Grant(principal, job.request_id, job.model, Amount(tokens), None, place)
+        quote = self._billing.unable() or self._billing.quote(principal, job, prompt_tokens, output_tokens)
         if isinstance(quote, Refusal):
             return quote
         place = await self._limiter.acquire(caller, principal, job, tokens)
         if isinstance(place, Refusal):
             return place
-        hold: Hold | None = None
-        if principal.budgets:
-            reserved = await self._reserve(principal, job, quote, place)
-            if isinstance(reserved, Refusal):
-                return reserved
-            hold = reserved
-        return Grant(principal, job.request_id, job.model, quote, hold, place)
-
-    async def _reserve(self, principal: Principal, job: Job, quote: Amount, place: Place) -> Hold | Refusal:
-        """Hold the quote, or give the place back: also when the caller leaves meanwhile."""
-        held: Hold | Refusal | None = None
+        hold: Hold | Refusal | None = None
         try:
-            held = await self._billing.reserve(principal, job, quote)
-        finally:
-            if held is None or isinstance(held, Refusal):
+            hold = await self._billing.reserve(principal, job, quote)
+        finally:  # also when the caller leaves meanwhile
+            if hold is None or isinstance(hold, Refusal):
                 self._limiter.release(place, None)
-        return held
-
-    def _output_tokens(self, job: Job) -> int:
-        if job.operation == "embeddings":
-            return 0
-        bound = self._default_output_tokens if job.max_output_tokens is None else job.max_output_tokens
-        return bound * job.choices
+        if isinstance(hold, Refusal):
+            return hold
+        return Grant(principal, job.request_id, job.model, quote, hold, place)
 
     def settle(self, settlement: Settlement) -> Awaitable[None] | None:
         """See `Admission.settle`."""

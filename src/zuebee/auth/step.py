@@ -75,6 +75,7 @@ class Step:
         if isinstance(source, FileSource):
             records = source.records.items()
             self._fixed = {digest: Answer(record, digest, FOREVER, FOREVER) for digest, record in records}
+        self.knows_nobody = self._fixed == {}
         self._answers: dict[str, Answer] = {}
         self._unknown: dict[str, Answer] = {}
         self._flights: dict[str, asyncio.Task[Answer | BaseException]] = {}

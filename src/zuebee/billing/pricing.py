@@ -13,7 +13,7 @@ import msgspec
 
 from zuebee.config import BillingSettings, PriceSettings
 from zuebee.config.check_billing import price_nano, since_s
-from zuebee.contracts.admission import MAX_AMOUNT
+from zuebee.contracts.admission import MAX_AMOUNT, Amount
 from zuebee.contracts.errors import Refusal
 
 MAX_REMEMBERED = 10_000
@@ -55,6 +55,12 @@ class Rate(msgspec.Struct, frozen=True, gc=False):
     output_nano: int
     tiers: tuple[Tier, ...] = ()
     source: Literal["own", "list", "cap", "free"] = "own"
+
+
+class Quote(Amount, frozen=True, gc=False):
+    """What a request costs at most, and the rate by which that was found."""
+
+    rate: Rate | None = None
 
 
 FREE = Rate(0, 0, 0, source="free")

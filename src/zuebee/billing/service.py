@@ -9,7 +9,7 @@ from zuebee.billing import records
 from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
 from zuebee.billing.committer import LATER, NOW, SOON, Committer
 from zuebee.billing.ledger import TOKENS, Balance, HoldState, Ledger, Path, Short
-from zuebee.billing.pricing import NO_PRICE, PriceBook, Rate, cost_nano
+from zuebee.billing.pricing import NO_PRICE, PriceBook, Quote, Rate, cost_nano
 from zuebee.billing.refusals import too_short
 from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.config import BillingSettings
@@ -88,11 +88,12 @@ class LocalBilling:
 
     def quote(self, principal: Principal, job: Job, prompt_tokens: int, output_tokens: int) -> Amount | Refusal:
         """See `Billing.quote`."""
-        tokens = min(prompt_tokens + output_tokens, MAX_AMOUNT)
+        tokens = prompt_tokens + output_tokens
+        tokens = tokens if tokens < MAX_AMOUNT else MAX_AMOUNT
         rate = self._prices.rate(job.model, clock.wall_s())
         if rate is None:
-            return NO_PRICE if any(b.unit != TOKENS for b in principal.budgets) else Amount(tokens)
-        return Amount(tokens, cost_nano(rate, prompt_tokens, output_tokens))
+            return NO_PRICE if any(b.unit != TOKENS for b in principal.budgets) else Quote(tokens)
+        return Quote(tokens, cost_nano(rate, prompt_tokens, output_tokens), rate)
 
     async def reserve(self, principal: Principal, job: Job, amount: Amount) -> Hold | Refusal:
         """See `Billing.reserve`."""
@@ -114,7 +115,7 @@ class LocalBilling:
         self.reserved += 1
         # A stream's first event waits for it; an answer in one piece is settled before it leaves, most in one batch.
         batch = self._committer.touch(NOW if job.stream else SOON)
-        rate = self._prices.rate(job.model, now_s)
+        rate = amount.rate if isinstance(amount, Quote) else self._prices.rate(job.model, now_s)
         return LocalHold(held, batch, self._committer, rate, bounded=job.max_output_tokens is not None)
 
     def unable(self) -> Refusal | None:

@@ -170,6 +170,10 @@ class _UsageFigures(msgspec.Struct):
     prompt_tokens_details: Any = None
 
 
+class _UsualAnswer(msgspec.Struct):
+    usage: _UsageFigures | None = None
+
+
 class _Choice(msgspec.Struct):
     text: Any = None
     message: Any = None
@@ -180,6 +184,7 @@ class _Choices(msgspec.Struct):
 
 
 _answer = msgspec.json.Decoder(_Answer)
+_usual_answer = msgspec.json.Decoder(_UsualAnswer)
 _choices = msgspec.json.Decoder(_Choices)
 _figures = msgspec.json.Decoder(_UsageFigures | None)
 _USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
@@ -192,12 +197,15 @@ class NotJson(Exception):
 def answer_usage(body: bytes) -> Figures | None:
     """The tokens that an answer reports, None if it reports none. Raises NotJson."""
     try:
-        answer = _answer.decode(body)
+        try:
+            return _believed(_usual_answer.decode(body).usage)
+        except msgspec.ValidationError:
+            _answer.decode(body)  # its usage is none, but is the rest JSON?
     except msgspec.ValidationError:
-        return None
+        pass  # not an object
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotJson(str(error)) from None
-    return usage_figures(answer.usage)
+    return None
 
 
 def answer_error(body: bytes) -> Raw | None:
@@ -226,6 +234,10 @@ def usage_figures(usage: Raw | bytes | UnsetType) -> Figures | None:
         figures = _figures.decode(usage)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    return _believed(figures)
+
+
+def _believed(figures: _UsageFigures | None) -> Figures | None:
     if figures is None or figures.prompt_tokens is None:
         return None
     prompt = figures.prompt_tokens
@@ -233,12 +245,12 @@ def usage_figures(usage: Raw | bytes | UnsetType) -> Figures | None:
     if not _plausible(prompt) or not _plausible(completion):
         return None
     details = figures.prompt_tokens_details
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return Figures(prompt, completion, min(cached, prompt) if _plausible(cached) else 0)
+    cached = details.get("cached_tokens") if type(details) is dict else 0
+    return Figures(prompt, completion, min(cached, prompt) if cached and _plausible(cached) else 0)
 
 
 def _plausible(tokens: object) -> bool:
-    return isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens <= MAX_TOKENS
+    return type(tokens) is int and 0 <= tokens <= MAX_TOKENS  # bool is a type of its own
 
 
 def answer_text_bytes(body: bytes) -> int:

@@ -56,7 +56,13 @@ class AsgiClient:
 
     async def read_job(self) -> Job | Refusal:
         """See `Client.read_job`."""
-        body = await self._read_body()
+        body: bytes | Refusal | None = None
+        cycle = self._scope.get(CYCLE)
+        if cycle is not None and b"content-encoding" not in self._fields:
+            body = cycle.take_whole_body(self._max_body_bytes)
+            self._whole_body_read = body is not None
+        if body is None:
+            body = await self._read_body()
         if isinstance(body, Refusal):
             return body
         request = openai.read_request(body)

@@ -40,7 +40,8 @@ class HttpPool:
         if kept is not None:
             kept.begin(head, body, timeouts, is_head=is_head)
             try:
-                return await kept.answer()
+                await kept.answer()
+                return kept
             except HttpFailure as failure:
                 if kept.answered or failure.kind != "reset":
                     raise

@@ -92,6 +92,14 @@ class Cycle:
         self.flow.resume_reading()
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
+    def take_whole_body(self, max_bytes: int) -> bytes | None:
+        """The body, if all of it is here, nobody has taken any of it and it is no larger; None: ask `receive`."""
+        if self.more_body or self.disconnected or self._expects_continue or len(self.body) > max_bytes:
+            return None
+        body, self.body = bytes(self.body), bytearray()
+        self.flow.resume_reading()
+        return body
+
     async def send(self, message: MutableMapping[str, Any]) -> None:
         """ASGI: `http.response.start`, then `http.response.body` until `more_body` is false."""
         if self.flow.write_paused and not self.disconnected:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import make_job
-from zuebee.billing.pricing import PriceBook
+from zuebee.billing.pricing import PriceBook, Quote
 from zuebee.billing.service import LocalBilling
 from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.config import BillingSettings, PriceSettings
@@ -70,7 +70,8 @@ async def test_nothing_used_is_nothing_charged(billing: LocalBilling) -> None:
 
 async def test_money_is_charged_at_the_price_of_the_moment_it_was_held(billing: LocalBilling) -> None:
     quote = billing.quote(MONEY, make_job(model="m"), 1, 2)
-    assert quote == Amount(3, 5000)
+    assert isinstance(quote, Quote)
+    assert (quote.tokens, quote.cost_nano) == (3, 5000)
     hold = await reserve(billing, MONEY, quote, model="m")
     settlement = over(hold, MONEY, Usage(1, 1, "provider"))
     billing.settle(settlement)
@@ -82,7 +83,7 @@ async def test_a_model_without_a_price_is_refused_to_who_pays_with_money_only(bi
     refusal = billing.quote(MONEY, make_job(model="unknown"), 1, 2)
     assert isinstance(refusal, Refusal)
     assert refusal.code == "model_has_no_price"
-    assert billing.quote(TOKENS, make_job(model="unknown"), 1, 2) == Amount(3, 0)
+    assert billing.quote(TOKENS, make_job(model="unknown"), 1, 2) == Quote(3, 0)
 
 
 async def test_at_once_only_as_many_as_fit(billing: LocalBilling) -> None:
