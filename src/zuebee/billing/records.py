@@ -41,7 +41,7 @@ def row(settlement: Settlement) -> Row:
         settlement.model,
         settlement.method,
         settlement.route,
-        settlement.stream,
+        1 if settlement.stream else 0,  # a bool would be asked for an adapter each time
         settlement.status,
         settlement.ending,
         settlement.code,

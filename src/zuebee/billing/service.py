@@ -107,7 +107,7 @@ class LocalBilling:
                 return STORE_UNAVAILABLE
         stub = records.stub(principal, job, now_s)
         held = self.ledger.reserve(job.request_id, path, amount, now_s, now_s + self._settings.hold_s, stub)
-        if isinstance(held, Short):
+        if not isinstance(held, HoldState):
             self.short += 1
             if self.ledger.changes.entries:
                 self._committer.touch(LATER)

@@ -67,7 +67,7 @@ class Dispatcher:
                 else:
                     backend = await self._enter(visit, chained, tried)
                     started_s = clock.monotonic_s()
-                if isinstance(backend, End):
+                if not isinstance(backend, Backend):
                     yield backend
                     return
                 tried.append(backend)

@@ -154,11 +154,12 @@ class Cycle:
 
     def _start(self, status: int, headers: Fields) -> None:
         self.response_started = True
-        fields = [b"%b: %b\r\n" % field for field in headers]
+        fields = [b": ".join(field) for field in headers]
         for field in self._default_headers:
-            fields.append(b"%b: %b\r\n" % field)
-        head = b"%b%b" % (STATUS_LINE[status], b"".join(fields))
-        lines = len(fields) + 1
+            fields.append(b": ".join(field))
+        fields.append(b"")
+        head = STATUS_LINE[status] + b"\r\n".join(fields)
+        lines = len(fields)
         if head.count(b"\n") != lines or head.count(b"\r") != lines:
             raise ValueError("a line break in a header field of an answer")
         end = b"\r\n"

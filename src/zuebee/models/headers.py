@@ -54,9 +54,9 @@ def allowed_upstream(extra: Sequence[str] = ()) -> frozenset[bytes]:
 
 def upstream_lines(headers: Headers, allowed: frozenset[bytes]) -> bytes:
     """The header lines of a client's request that go to the backend."""
-    return b"".join(
-        [b"%b: %b\r\n" % field for field in headers if field[0] in allowed or field[0].startswith(_UPSTREAM_PREFIX)]
-    )
+    lines = [b": ".join(field) for field in headers if field[0] in allowed or field[0].startswith(_UPSTREAM_PREFIX)]
+    lines.append(b"")
+    return b"\r\n".join(lines)
 
 
 class AnswerFields(NamedTuple):

@@ -55,13 +55,10 @@ class RequestHead:
         fields = upstream_lines(job.headers, self._allowed)
         if self._tells_caller:
             fields += caller_lines(job)
-        return b"%b%bx-request-id: %b\r\n%bcontent-length: %d\r\n\r\n" % (
-            path,
-            self._lines,
-            job.request_id.encode(),
-            fields,
-            body_bytes,
-        )
+        return b"".join(
+            (path, self._lines, b"x-request-id: ", job.request_id.encode(), b"\r\n", fields,
+             b"content-length: %d\r\n\r\n" % body_bytes)
+        )  # fmt: skip
 
     def get(self, path: str, method: str = "GET") -> bytes:
         """The head of a request without a body."""

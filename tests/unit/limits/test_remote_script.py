@@ -158,7 +158,9 @@ def test_corrections_against_a_model(limit: int, steps: list[tuple[int, int, int
         batch = Batch("")
         for lease, charged, spent, verdict, index in late:
             batch.give_back(lease, limits, charged, spent, verdict)
-            used[index] = (now_s if spent > min(charged, limit) else used[index][0], spent)
+            held = min(charged, limit)
+            used[index] = (used[index][0], min(spent, held))
+            used.append((now_s, max(spent - held, 0)))  # more than was charged counts from when it is known
         late.clear()
         batch.take(f"{number}", limits, tokens)
         (verdict,) = server.ask(batch)
