@@ -5,6 +5,7 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 from zuebee.contracts.admission import Principal
@@ -13,6 +14,8 @@ from zuebee.contracts.keys import KeyRecord, Network
 
 MAX_KEY_BYTES = 16_384
 """Keys are short, but tokens of some issuers name all the groups of a user."""
+MAX_KNOWN_KEY_BYTES = 128
+"""The digests of shorter keys are remembered for a while."""
 Finish: TypeAlias = Callable[[Principal], Awaitable[Principal | Refusal]]
 """Gives a principal that names a plan, a user, a team or an organisation what these are entitled to, or refuses it."""
 _SENDABLE = re.compile(rb"[\x21-\x7e]+")
@@ -30,6 +33,11 @@ def sendable(key: bytes) -> bool:
 
 def digest_of(key: bytes) -> str:
     """The form in which keys are kept and compared: SHA-256 in hex."""
+    return _known_digest(key) if len(key) <= MAX_KNOWN_KEY_BYTES else hashlib.sha256(key).hexdigest()
+
+
+@lru_cache(2048)
+def _known_digest(key: bytes) -> str:
     return hashlib.sha256(key).hexdigest()
 
 

@@ -21,7 +21,7 @@ LATER, SOON, NOW = 1, 2, 3
 
 SOON_S = 0.02
 
-CROWD_INTERVAL_S = 0.005
+CROWD_INTERVAL_S = 0.008
 """Between batches that somebody waits for, once there is company: alone, nobody waits for others."""
 
 COMPANY = 8

@@ -3,7 +3,7 @@
 import msgspec
 
 
-class UsageEvent(msgspec.Struct, frozen=True, kw_only=True):
+class UsageEvent(msgspec.Struct, frozen=True):
     """One usage record, as it stands in the outbox (as JSON) and goes to reporters.
 
     The first eleven names are LLMProxy's. `timestamp` is RFC 3339 in UTC with `Z`, `latency_ms` whole milliseconds,
