@@ -21,7 +21,7 @@ State = Literal["open", "posted", "voided", "expired", "adjusted"]
 
 TOKENS = "tokens"
 NOTHING = Amount(0)
-MAX_RESOLVED = 5_000
+MAX_RESOLVED = 1_000
 MAX_PATHS = 100_000
 
 

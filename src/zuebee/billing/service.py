@@ -157,12 +157,15 @@ class LocalBilling:
         return batch if hold is not None else None
 
     def _resolve(self, hold: LocalHold, settlement: Settlement) -> None:
-        usage, now_s = settlement.usage, clock.wall_s()
+        usage, state, now_s = settlement.usage, hold.state, clock.wall_s()
+        if state.state != "open":
+            self.ledger.add_hold(state)  # expired so long ago that it may have been forgotten
         if usage is None:
-            self.ledger.void(hold.state.id, now_s)
+            self.ledger.void(state.id, now_s)
             return
-        settlement.cost_nano = _cost(hold.rate, usage)
-        self.ledger.post(hold.state.id, Amount(min(usage.total_tokens, MAX_AMOUNT), settlement.cost_nano), now_s)
+        tokens = usage.total_tokens
+        settlement.cost_nano = cost = _cost(hold.rate, usage)
+        self.ledger.post(state.id, Amount(tokens if tokens < MAX_AMOUNT else MAX_AMOUNT, cost), now_s)
 
     async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
         """See `Billing.attend`."""

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import make_job
+from zuebee.billing.batch import Batch
 from zuebee.billing.pricing import PriceBook, Quote
 from zuebee.billing.service import LocalBilling
 from zuebee.billing.store_sqlite import SqliteStore
@@ -59,6 +61,37 @@ async def test_a_hold_is_on_disk_before_it_counts_and_so_is_its_settlement(billi
     stored = billing.settle(over(hold, TOKENS, Usage(30, 12, "provider")))
     assert stored is not None
     await stored
+    assert left(billing) == [(1000, 0, 42)]
+
+
+def batches_alive() -> int:
+    gc.collect()
+    return sum(isinstance(each, Batch) for each in gc.get_objects())
+
+
+async def test_what_is_settled_is_let_go_of(billing: LocalBilling) -> None:
+    """A settlement leads to its hold, and that to the batch with the settlement: kept, they would stay for ever."""
+    before = batches_alive()
+    for number in range(20):
+        name = f"req_{number}"
+        hold = await reserve(billing, TOKENS, Amount(100), request_id=name)
+        stored = billing.settle(over(hold, TOKENS, Usage(1, 1, "provider"), name))
+        assert stored is not None
+        await stored
+    del hold, stored
+    assert batches_alive() <= before + 2
+
+
+async def test_a_settlement_that_comes_when_its_expiry_is_long_forgotten_is_still_charged(
+    billing: LocalBilling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zuebee.billing.ledger.MAX_RESOLVED", 2)
+    late = await reserve(billing, TOKENS, Amount(100), request_id="late")
+    billing.ledger.expire("late", 5.0)
+    for number in range(4):
+        hold = await reserve(billing, TOKENS, Amount(1), request_id=f"req_{number}")
+        billing.settle(over(hold, TOKENS, None, f"req_{number}"))
+    billing.settle(over(late, TOKENS, Usage(30, 12, "provider"), "late"))
     assert left(billing) == [(1000, 0, 42)]
 
 
