@@ -1,21 +1,21 @@
-"""`make bench`: both measurements with their defaults, one after the other."""
+"""`make bench`: all measurements with their defaults, one after the other."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from bench import cost, streams
+from bench import cost, latency, streams
 
 
 def main() -> int:
-    """Measure what ZueBee costs and what its callers feel; return 1 if either could not be measured well."""
+    """Measure what ZueBee costs and what its callers feel; return 1 if one could not be measured well."""
     parser = argparse.ArgumentParser(prog="bench", description="CPU cost beside the peers, then what callers feel")
-    parser.add_argument("--results", type=Path, help="also write cost.json and streams.json into this folder")
+    parser.add_argument("--results", type=Path, help="also write cost.json, latency.json and streams.json into this folder")
     results: Path | None = parser.parse_args().results
     if results:
         results.mkdir(parents=True, exist_ok=True)
     codes = []
-    for name, measure in (("cost", cost.main), ("streams", streams.main)):
+    for name, measure in (("cost", cost.main), ("latency", latency.main), ("streams", streams.main)):
         print(f"== {name}\n")
         codes.append(measure(["--json", str(results / f"{name}.json")] if results else []))
         print()

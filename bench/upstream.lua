@@ -1,5 +1,6 @@
 -- The model server behind every peer: OpenAI chat completions in vLLM's shape, whole or as server-sent events.
--- The request steers it: `max_tokens` is the number of content events, the model name `paced-<n>ms` the pause between them.
+-- The request steers it: `max_tokens` is the number of content events, the model name `paced-<n>ms` the pause between them,
+-- or before an answer in one piece.
 local ID = "chatcmpl-3b9f8c1d5e7a4f20b6d8c0e1f2a39475"
 local CREATED = 1764000000
 local WORDS = { " the", " server", " answers", " one", " word", " after", " another", ",", " as", " models", " do", "." }
@@ -61,6 +62,8 @@ function upstream.chat_completion()
   ngx.req.read_body()
   local body = ngx.req.get_body_data() or ""
   if string.find(body, '"stream"%s*:%s*true') then return stream(body) end
+  local pause_ms = tonumber(string.match(body, '"paced%-(%d+)ms"')) or 0
+  if pause_ms > 1 then ngx.sleep(pause_ms / 1000) end  -- a whole answer that takes its time
   ngx.header["content-type"] = "application/json"
   ngx.header["content-length"] = #COMPLETION
   ngx.print(COMPLETION)

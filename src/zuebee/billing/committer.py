@@ -22,9 +22,12 @@ LATER, SOON, NOW = 1, 2, 3
 SOON_S = 0.02
 
 CROWD_INTERVAL_S = 0.008
-"""Between batches that somebody waits for, once there is company: alone, nobody waits for others."""
+"""Between batches that somebody waits for, in a crowd: fewer and larger batches leave more time for requests. Where
+there is none, nobody waits for others.
+"""
 
-COMPANY = 8
+CROWD = 2000
+"""So many entries a second; a request makes two."""
 
 BUSY_WAIT_S = 0.05
 
@@ -58,6 +61,8 @@ class Committer:
         self._timer: asyncio.Handle | None = None
         self._sent_at_s = 0.0
         self._crowded = False
+        self._entries = 0
+        self._counted_at_s = clock.monotonic_s()
         self._closing = threading.Event()
         self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
@@ -92,7 +97,7 @@ class Committer:
         batch, self.current = self.current, Batch()
         self._urgency = 0
         self._fill(batch)
-        self._crowded = len(batch.changes.entries) >= COMPANY
+        self._entries += len(batch.changes.entries)
         batch.begun_at_s = self._sent_at_s = self._loop.time()
         if self.failure:
             batch.finish(secured=False)
@@ -117,7 +122,10 @@ class Committer:
         return 0.0 if self._writing is None else self._loop.time() - self._writing.begun_at_s
 
     def relieve(self) -> None:
-        """Called now and then: let nobody wait longer than the timeout."""
+        """Called once a second: let nobody wait longer than the timeout, and see whether there is a crowd."""
+        now_s = clock.monotonic_s()
+        self._crowded = self._entries > CROWD * (now_s - self._counted_at_s)
+        self._entries, self._counted_at_s = 0, now_s
         if self.stuck_s > self._timeout_s and self._writing is not None:
             self._writing.give_up()
             self.current.give_up()
