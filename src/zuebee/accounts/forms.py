@@ -4,7 +4,6 @@ A `New...` form makes something, a `...Change` form changes what it names and le
 have (an id that is already given, who created it, a status) cannot be set through it.
 """
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,6 +15,7 @@ from zuebee.accounts.amounts import TOKENS
 from zuebee.accounts.errors import AccountsError
 from zuebee.config import LimitSettings
 from zuebee.contracts.admission import MAX_AMOUNT, Period, Priority
+from zuebee.kit.networks import parse_network
 
 Role = Literal["admin", "member", "viewer"]
 BillingMode = Literal["none", "quota", "prepaid"]
@@ -180,7 +180,7 @@ def _check(form: Form) -> None:
     for field in ("allowed_ips", "denied_ips"):
         for text in given.get(field, ()):
             try:
-                ipaddress.ip_network(text.strip(), strict=False)
+                parse_network(text)
             except ValueError:
                 raise AccountsError(f"expected an address or a CIDR range, not `{text}`", field=field) from None
     check_life(given.get("starts_at_s", 0), given.get("expires_at_s", 0))
