@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from zuebee.accounts.amounts import TOKENS
 from zuebee.accounts.errors import AccountsError
 from zuebee.config import LimitSettings
+from zuebee.config.access import mistake_in_pattern
 from zuebee.contracts.admission import MAX_AMOUNT, Period, Priority
 from zuebee.kit.networks import parse_network
 
@@ -175,8 +176,8 @@ def _check(form: Form) -> None:
     given = form.given()
     for field in ("models", "endpoints"):
         for pattern in given.get(field, ()):
-            if "*" in pattern[:-1]:
-                raise AccountsError(f"`*` may stand only at the end, not as in `{pattern}`", field=field)
+            if (mistake := mistake_in_pattern(field, pattern)) is not None:
+                raise AccountsError(mistake, field=field)
     for field in ("allowed_ips", "denied_ips"):
         for text in given.get(field, ()):
             try:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from zuebee.config import ApiKeySettings, BackendSettings, Settings, TlsSettings
+from zuebee.config.access import mistake_in_pattern
 from zuebee.config.check_auth import auth_findings
 from zuebee.config.check_billing import price_findings
 from zuebee.config.check_firewall import check_firewall
@@ -247,6 +248,10 @@ def _key_rules(path: Path, key: ApiKeySettings) -> Iterator[Finding]:
     for name in ("allowed_ips", "denied_ips"):
         for index, text in enumerate(getattr(key, name)):
             yield from _network((*path, name, index), text)
+    for name in ("models", "endpoints"):
+        for index, pattern in enumerate(getattr(key, name)):
+            if (mistake := mistake_in_pattern(name, pattern)) is not None:
+                yield Finding((*path, name, index), mistake)
     if key.expires_at is not None:
         try:
             if not _RFC3339.fullmatch(key.expires_at):

@@ -109,6 +109,16 @@ routing:
             "{key: sk-a-real-key, denied_ips: [10.0.0.7/8]}",
             "api_keys[0].denied_ips[0]: has bits set behind the range; did you mean `10.0.0.0/8`?",
         ),
+        ("{key: sk-a-real-key, models: ['gpt-*', m], endpoints: ['/v1/chat/*', /v1/embeddings, '/v1*', '*']}", None),
+        (
+            "{key: sk-a-real-key, models: ['*-mini']}",
+            "api_keys[0].models[0]: `*` may stand only at the end, not as in `*-mini`",
+        ),
+        (
+            "{key: sk-a-real-key, endpoints: [/embeddings]}",
+            "api_keys[0].endpoints[0]: expected a path that begins with `/v1/`, such as `/v1/embeddings`,"
+            " not `/embeddings`",
+        ),
         ("{key: sk-a-real-key, expires_at: 2027-01-31T00:00:00Z}", None),
         ("{key: sk-a-real-key, expires_at: '2027-01-31T00:00:00.5+02:00'}", None),
         (
