@@ -38,7 +38,10 @@ def jwt_source(
     if source.jwt is None:
         raise ValueError("auth.pipeline: type `jwt` needs the section `jwt`")
     proxy_url = proxy_for(source.jwt.jwks_url) if source.jwt.jwks_url else None
-    return JwtSource(source.name, source.jwt, finish, proxy_url, state.refused)
+    try:
+        return JwtSource(source.name, source.jwt, finish, proxy_url, state.refused)
+    except ValueError as error:
+        raise ValueError(f"auth: the issuer's keys of `{source.name or source.type}`: {error}") from None
 
 
 def signature_source(

@@ -141,6 +141,9 @@ def _server(settings: Settings, is_file: Callable[[str], bool]) -> Iterator[Find
             yield Finding(("auth", "header_names", index), "not a header name")
     for index, text in enumerate(server.trusted_proxies):
         yield from _network(("server", "trusted_proxies", index), text)
+        if text.strip().endswith("/0"):
+            message = "everybody is a trusted proxy, so every caller may claim any address: name your proxies"
+            yield Finding(("server", "trusted_proxies", index), message, fatal=False)
     if server.tls and server.tls.enabled:
         yield from _tls(server.tls, is_file)
 

@@ -239,6 +239,12 @@ def test_tls() -> None:
     assert read(KEYS + BACKENDS + text).warnings == []
 
 
+@pytest.mark.parametrize("everybody", ["0.0.0.0/0", "::/0"])
+def test_whoever_trusts_everybody_is_warned(everybody: str) -> None:
+    (warning,) = read(KEYS + BACKENDS + f"server: {{trusted_proxies: [10.0.0.0/8, '{everybody}']}}\n").warnings
+    assert warning.startswith("f:5: server.trusted_proxies[1]: everybody is a trusted proxy")
+
+
 def test_odds_and_ends() -> None:
     text = """\
 server: {trusted_proxies: [10.0.0.0/8, proxy]}
