@@ -13,6 +13,7 @@ import msgspec
 from msgspec import NODEFAULT, UNSET, Meta
 
 from zuebee.config import Settings
+from zuebee.config.limits import MAX_NUMBER
 from zuebee.kit.struct_tree import strip
 from zuebee.kit.units import Duration, Size, Timeout
 from zuebee.schema.prepare import NEW_FILE
@@ -97,6 +98,8 @@ def _type(bare: Any, metas: list[Meta]) -> str:
     if _is_section(bare):
         return "section"
     least, most = (next((value for value in values if value is not None), None) for values in _bounds(metas))
+    if most == MAX_NUMBER:
+        most = None  # so large that it is nobody's concern
     bounds = f", {least} to {most}" if most is not None else f", {least} or more" if least is not None else ""
     shortest = next((meta.min_length for meta in metas if meta.min_length), None)
     length = f", {shortest} characters or more" if shortest and bare is str else ""

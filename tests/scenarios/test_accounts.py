@@ -60,8 +60,11 @@ def test_an_operator_sets_up_an_organisation(folder: Path) -> None:
         assert secret.removeprefix("sk-zuebee-") not in text, "a key is shown once"
         assert key_id in text
 
+    newest = ask_zuebee(folder, "keys", "rotate", new["id"], "--overlap", "0")
+    assert ask_zuebee(folder, "keys", "show", new["id"])["state"] == "revoked"
+
     ask_zuebee(folder, "accounts", "disable", "organisation", "acme")
-    assert ask_zuebee(folder, "keys", "show", new["id"])["effective"]["active"] is False
+    assert ask_zuebee(folder, "keys", "show", newest["id"])["effective"]["active"] is False
 
 
 @pytest.mark.requirement("A109")
@@ -88,6 +91,8 @@ MISTAKES = [
     (("keys", "create", "--budget", "5/hourly"), 2, "--budget[0].period: expected daily, weekly"),
     (("keys", "create", "--expires", "soon"), 2, "--expires: expected a time"),
     (("keys", "create", "--allow-ip", "10.0.0.0/40"), 2, "--allow-ip: expected an address"),
+    (("keys", "create", "--limit", "tokens_per_day=99999999999999999999"), 2, "--limit.tokens_per_day: expected"),
+    (("keys", "list", "--state", "gone"), 2, "--state: expected active"),
     (("keys", "rotate", "key_1"), 3, "there is no key `key_1`"),
     (("keys", "rotate", "key_1", "--overlap", "a while"), 2, "--overlap: Expected a duration"),
     (("accounts", "add", "organisation", "a b"), 2, "id: expected 1 to 128 letters"),

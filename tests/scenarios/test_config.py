@@ -52,6 +52,31 @@ def test_a_bad_file_is_refused_by_run_and_by_check_config(tmp_path: Path) -> Non
     assert zuebee("check-config", "--config", str(path)).returncode == 0, "a positive control"
 
 
+@pytest.mark.parametrize(
+    ("auth", "words"),
+    [
+        ("{pipeline: [{type: store, script: {script: 'return return'}}]}", "the script of `store` cannot be compiled"),
+        ("{enabled: true, script: {path: decide.lua}}", "the script of `pipeline` cannot be compiled"),
+        (
+            "{pipeline: [{type: jwt, jwt: {issuer: i, audience: a, jwks_file: decide.lua}}]}",
+            "keys of `jwt`: not a JWKS",
+        ),
+    ],
+)
+def test_what_is_only_seen_when_it_is_made_is_no_surprise_at_the_start(tmp_path: Path, auth: str, words: str) -> None:
+    (tmp_path / "decide.lua").write_text("return return")
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"backends: [{{url: 'http://127.0.0.1:1'}}]\nauth: {auth}\n".replace("decide", f"{tmp_path}/decide")
+    )
+    done = zuebee("check-config", "--config", str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{path}: auth: ")
+    assert words in done.stderr
+    path.write_text(path.read_text().partition("auth:")[0])
+    assert zuebee("check-config", "--config", str(path)).returncode == 0, "a positive control"
+
+
 def reload(gateway: Gateway, config: dict[str, object], outcome: str) -> None:
     """Write the file, send SIGHUP, and wait until the log says `outcome` once more."""
     before = gateway.output.count(outcome)

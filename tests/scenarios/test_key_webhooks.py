@@ -58,6 +58,31 @@ async def test_only_a_success_with_an_object_admits(status: int, body: bytes, ou
     assert b"x-token: secret\r\n" in heads[0]
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (500, b"canary", "the webhook answered 500"),
+        (200, b"canary", "the answer is not JSON"),
+        (200, b'{"balance":"canary"}', "balance: expected a number"),
+        (200, b'{"limits":{"tokens_per_day":1e300},"name":"canary"}', "tokens_per_day: expected a whole number"),
+        (0, b"", "connect"),
+    ],
+)
+async def test_the_log_says_what_is_wrong_with_a_source(
+    status: int, body: bytes, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer(path: str, question: bytes) -> tuple[int, bytes]:
+        return status, body
+
+    async with webhook(answer, []) as url:
+        pipeline = line(f"{{type: webhook, webhook: {{url: '{url if status else 'http://127.0.0.1:9/'}'}}}}")
+        assert await said(pipeline, KEY) is UNAVAILABLE
+        await pipeline.aclose()
+    assert f"key source webhook failed: {words}" in caplog.text
+    assert "canary" not in caplog.text
+    assert KEY not in caplog.text
+
+
 @pytest.mark.requirement("A069")
 async def test_a_webhook_that_is_late_or_gone_admits_nobody() -> None:
     async def answer(path: str, question: bytes) -> tuple[int, bytes]:

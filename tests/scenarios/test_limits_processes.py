@@ -228,6 +228,8 @@ def test_redis_killed_under_load(tmp_path: Path, sim: Sim, server: RedisServer) 
 def test_who_guesses_keys_is_left_standing(tmp_path: Path, sim: Sim) -> None:
     whole = config(sim, None, {}, abuse={"max_failures": 5, "window": "60s", "cool_down": "2s"})
     with running(tmp_path, whole) as gateway:
+        statuses = [ask(gateway.url, QUICK, key=None).status for _ in range(8)]
+        assert statuses == [401] * 8, "who shows no key does not guess"
         statuses = [ask(gateway.url, QUICK, key=f"sk-guess-{number:010}").status for number in range(8)]
         assert statuses == [401] * 5 + [429] * 3
         refused = ask(gateway.url, QUICK, key=KEY)

@@ -286,3 +286,20 @@ def test_a_secret_that_is_rotated(sim: Sim, jwks: Path, tmp_path: Path) -> None:
             assert (asyncio.run(status(gateway, signed(SECRET)))[0] == 200) is old_works
             assert (asyncio.run(status(gateway, signed(OLD)))[0] == 200) is new_works
             assert asyncio.run(status(gateway, replayed)) == REFUSED, "a reload forgets no nonce"
+
+
+@pytest.mark.requirement("A055")
+def test_a_process_that_was_killed_left_its_nonces_to_the_next(sim: Sim, jwks: Path, tmp_path: Path) -> None:
+    captured = [signed(SECRET, skew_s=skew_s) for skew_s in (-250, 0, 250)]
+    with running(tmp_path, settings(sim, jwks)) as gateway:
+        assert [asyncio.run(status(gateway, each)) for each in captured] == [(200, "")] * 3
+        gateway.send_signal(signal.SIGKILL)
+        gateway.wait()
+    with running(tmp_path, settings(sim, jwks)) as gateway:
+        assert [asyncio.run(status(gateway, each)) for each in captured] == [REFUSED] * 3
+        assert asyncio.run(status(gateway, signed(SECRET, skew_s=-250))) == (200, ""), "nobody else is refused"
+    for each in tmp_path.rglob("*nonces*"):
+        assert each.stat().st_mode & 0o077 == 0
+        each.unlink()
+    with running(tmp_path, settings(sim, jwks)) as gateway:
+        assert asyncio.run(status(gateway, captured[1])) == (200, ""), "the control: without them it is let in"

@@ -4,7 +4,6 @@ A `New...` form makes something, a `...Change` form changes what it names and le
 have (an id that is already given, who created it, a status) cannot be set through it.
 """
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -15,7 +14,9 @@ from msgspec import UNSET, Meta, UnsetType
 from zuebee.accounts.amounts import TOKENS
 from zuebee.accounts.errors import AccountsError
 from zuebee.config import LimitSettings
+from zuebee.config.access import mistake_in_pattern
 from zuebee.contracts.admission import MAX_AMOUNT, Period, Priority
+from zuebee.kit.networks import parse_network
 
 Role = Literal["admin", "member", "viewer"]
 BillingMode = Literal["none", "quota", "prepaid"]
@@ -175,12 +176,12 @@ def _check(form: Form) -> None:
     given = form.given()
     for field in ("models", "endpoints"):
         for pattern in given.get(field, ()):
-            if "*" in pattern[:-1]:
-                raise AccountsError(f"`*` may stand only at the end, not as in `{pattern}`", field=field)
+            if (mistake := mistake_in_pattern(field, pattern)) is not None:
+                raise AccountsError(mistake, field=field)
     for field in ("allowed_ips", "denied_ips"):
         for text in given.get(field, ()):
             try:
-                ipaddress.ip_network(text.strip(), strict=False)
+                parse_network(text)
             except ValueError:
                 raise AccountsError(f"expected an address or a CIDR range, not `{text}`", field=field) from None
     check_life(given.get("starts_at_s", 0), given.get("expires_at_s", 0))

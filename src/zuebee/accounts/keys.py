@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
 from zuebee.accounts import directory, forms
 from zuebee.accounts.amounts import TOKENS
@@ -173,15 +173,8 @@ def listing(
     `wanted`: values of `organisation_id`, `team_id`, `user_id`, `plan`; and `state`, as a view has it.
     """
     conditions = [keys.c[name] == wanted[name] for name in (*_OWNERS, "plan") if wanted.get(name)]
-    now_s, state = clock.wall_s(), wanted.get("state", "")
-    ended = (keys.c.expires_at_s > 0) & (keys.c.expires_at_s <= now_s)
-    if state == "revoked":
-        conditions.append(keys.c.revoked_at_s > 0)
-    elif state:
-        conditions.append(keys.c.revoked_at_s == 0)
-        conditions.append(keys.c.status == ("disabled" if state == "disabled" else "active"))
-        if state != "disabled":
-            conditions.append(ended if state == "expired" else ~ended)
+    if state := wanted.get("state"):
+        conditions.append(_is_in(state, clock.wall_s()))
     rows, following = page(connection, keys, conditions, limit=limit, after=after)
     return _view(connection, rows), following
 
@@ -203,6 +196,25 @@ def _view(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[dic
         last = {"requests": requests, TOKENS: tokens_used, "cost_nano": cost_nano}
         views.append({**to_view(row), "state": state_of(row, now_s), "last_30_days": last})
     return views
+
+
+def _is_in(state: str, now_s: float) -> ColumnElement[bool]:
+    """What `state_of` says, as a condition. Raises AccountsError for what is no state."""
+    on = (keys.c.revoked_at_s == 0) & (keys.c.status == "active")
+    ended = (keys.c.expires_at_s > 0) & (keys.c.expires_at_s <= now_s)
+    begun = keys.c.starts_at_s <= now_s
+    match state:
+        case "revoked":
+            return keys.c.revoked_at_s > 0
+        case "disabled":
+            return (keys.c.revoked_at_s == 0) & (keys.c.status != "active")
+        case "expired":
+            return on & ended
+        case "not_started":
+            return on & ~ended & ~begun
+        case "active":
+            return on & ~ended & begun
+    raise AccountsError("expected active, not_started, disabled, expired or revoked", field="state")
 
 
 def state_of(row: Mapping[str, Any], now_s: float) -> str:

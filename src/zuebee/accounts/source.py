@@ -1,6 +1,5 @@
 """The store as a source of keys: a digest becomes a record with everything that its key entitles to."""
 
-import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from zuebee.contracts.errors import Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
 from zuebee.kit import clock
 from zuebee.kit.database import Database
+from zuebee.kit.networks import parse_networks
 from zuebee.schema import tables
 
 MAX_BUDGETS = 50_000
@@ -126,8 +126,8 @@ def _record(rows: Sequence[Any], currency: str) -> KeyRecord | Refusal:
         revoked=row["revoked_at_s"] > 0,
         starts_at_s=row["starts_at_s"],
         expires_at_s=row["expires_at_s"],
-        allowed=tuple(ipaddress.ip_network(text, strict=False) for text in allowed),
-        denied=tuple(ipaddress.ip_network(text, strict=False) for text in denied),
+        allowed=parse_networks(allowed),
+        denied=parse_networks(denied),
         data=_data(row, principal, allowed, denied),
     )
 

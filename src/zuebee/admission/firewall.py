@@ -141,7 +141,7 @@ class RuleFirewall:
             return refusal
         if self._measured and (refusal := self._check_sizes(fields)) is not None:
             return refusal
-        if fields.get(b"content-type", _JSON) != _JSON and (refusal := self._check_content_type(fields)) is not None:
+        if fields.get(b"content-type") != _JSON and (refusal := self._check_content_type(fields)) is not None:
             return refusal
         if only_fields and harmless(fields):
             return None
@@ -205,14 +205,13 @@ class RuleFirewall:
         return None
 
     def _check_content_type(self, fields: dict[bytes, bytes]) -> Refusal | None:
-        kind = fields[b"content-type"].partition(b";")[0].strip().lower()
-        if not kind or not self._content_types:
-            return None
-        if kind not in self._content_types:
+        kind = fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind and self._content_types and kind not in self._content_types:
             shown = ", ".join(self._settings.content_types)
             return self._broken(415, "content_types", f"The content type is none of {shown}")
-        if kind != _JSON and b"origin" in fields and self._settings.default_rules:
-            # A page may send a form to any address without asking, JSON only where that address agrees (Fetch, CORS).
+        if kind != _JSON and b"origin" in fields and self._settings.default_rules and (kind or _has_body(fields)):
+            # A page may send a form, or bytes without a type, to any address without asking; JSON only where that
+            # address agrees (Fetch, CORS).
             return self._broken(415, "browser_form", "From a web page only application/json is taken")
         return None
 
@@ -248,6 +247,10 @@ class RuleFirewall:
 def is_operators(route: str) -> bool:
     """Whether a route serves those who look after the gateway: what breaks it must not depend on limits for callers."""
     return route == "/metrics" or route.startswith("/health")
+
+
+def _has_body(fields: dict[bytes, bytes]) -> bool:
+    return fields.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in fields
 
 
 def _header_condition(name: bytes, search: Search | None) -> Callable[[Caller], bool]:

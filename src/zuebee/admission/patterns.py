@@ -3,12 +3,13 @@
 Patterns are RE2: their time grows with the text alone, whatever a stranger sends.
 """
 
-import ipaddress
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
 import re2
+
+from zuebee.kit.networks import parse_networks, within
 
 MAX_KNOWN_ADDRESSES = 4096
 
@@ -28,34 +29,14 @@ def whole_matcher(patterns: Sequence[str]) -> Search:
 
 
 def address_set(texts: Sequence[str]) -> Callable[[str], bool]:
-    """Whether an address is one of these, or in one of these ranges. What is no address is in none.
-
-    An IPv4 address in the clothes of IPv6 (`::ffff:10.0.0.1`) is that IPv4 address.
-    """
-    networks = [_unmapped(ipaddress.ip_network(text)) for text in texts]
-    ranges = {version: [n for n in networks if n.version == version] for version in (4, 6)}
+    """Whether an address is one of these, or in one of these ranges. What is no address is in none."""
+    networks = parse_networks(texts)
 
     @lru_cache(MAX_KNOWN_ADDRESSES)
     def contains(text: str) -> bool:
-        try:
-            address = ipaddress.ip_address(text)
-        except ValueError:
-            return False
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in network for network in ranges[address.version])
+        return within(text, networks)
 
     return contains
-
-
-def _unmapped(
-    network: ipaddress.IPv4Network | ipaddress.IPv6Network,
-) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
-        mapped = network.network_address.ipv4_mapped
-        if mapped is not None:
-            return ipaddress.IPv4Network((int(mapped), network.prefixlen - 96))
-    return network
 
 
 def _compile(pattern: str) -> re2._Regexp:

@@ -22,10 +22,12 @@ from zuebee.contracts.admission import (
     Recorder,
     Settlement,
 )
-from zuebee.contracts.errors import BODY_NOT_SIGNED, Refusal
+from zuebee.contracts.errors import BODY_NOT_SIGNED, KEY_REVOKED, NO_KEY, Refusal
 from zuebee.contracts.inference import Job
 
 UNAUTHENTICATED = 401
+NO_GUESS = (NO_KEY, KEY_REVOKED)
+"""A probe without a key, and a service whose key was revoked, must not shut out all who share their address."""
 
 Estimate = Callable[[str, int], int]
 """(model, bytes of the body) -> tokens that its prompt probably has."""
@@ -67,7 +69,7 @@ class AdmissionService:
             return refusal
         principal = await self.authenticator.identify(caller)
         if isinstance(principal, Refusal):
-            if principal.status == UNAUTHENTICATED:
+            if principal.status == UNAUTHENTICATED and principal not in NO_GUESS:
                 self._limiter.failed(caller.address)
             return principal
         if (refusal := may_knock(principal, caller.route)) is not None:

@@ -67,6 +67,15 @@ def build_pipeline(
     return _Builder(settings, state, store_source, proxy_for, finish).build()
 
 
+def check_pipeline(settings: Settings) -> None:
+    """Find what is seen only when it is made: scripts that do not compile, an issuer's keys that cannot be read.
+
+    Touches nothing that others would notice. Raises ValueError and OSError; what it says can be shown.
+    """
+    if settings.auth_on:
+        _Builder(settings, AuthState(), None, lambda _: None, unchanged).check()
+
+
 async def warn_of_unasked_keys(settings: Settings, keys: UnaskedKeys) -> None:
     """Say it in the log when somebody made keys, but the gateway is open for it was never told to ask for them."""
     if settings.auth.enabled is not UNSET or settings.auth_on:
@@ -139,6 +148,16 @@ class _Builder:
             threads=self._threads,
             closes=[self._shared_client.aclose] if self._shared_client is not None else [],
         )
+
+    def check(self) -> None:
+        """See `check_pipeline`."""
+        auth = self._settings.auth
+        self._script(PIPELINE, auth.script)
+        for source in auth.pipeline:
+            if source.enabled:
+                self._script(source.name or source.type, source.script)
+                if source.type == "jwt":
+                    jwt_source(source, self._state.tokens, self._proxy_for, self._finish)
 
     def _step(self, source: SourceSettings) -> Step:
         script = self._script(source.name, source.script)

@@ -2,12 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from zuebee.auth.credentials import Finish
 from zuebee.auth.handles import Handles
-from zuebee.auth.nonces import MemoryNonces, Nonces, RedisNonces
+from zuebee.auth.nonce_files import KeptNonces
+from zuebee.auth.nonces import Nonces, RedisNonces
 from zuebee.auth.signed import SignatureSource
 from zuebee.config import RedisSettings, Settings, SourceSettings
+from zuebee.config.money import StoreSettings
 from zuebee.contracts.keys import KeySource
 from zuebee.kit.redis import RedisClient
 
@@ -16,8 +19,14 @@ class TokenState:
     """What outlives a reload: the nonces of this process, and what was refused by source and reason."""
 
     def __init__(self) -> None:
-        self.nonces = MemoryNonces()
         self.refused: Counter[tuple[str, str]] = Counter()
+        self._nonces: KeptNonces | None = None
+
+    def nonces(self, store: StoreSettings) -> KeptNonces:
+        """Those of this process, in files beside its store. Raises OSError."""
+        if self._nonces is None:
+            self._nonces = KeptNonces(nonces_path(store))
+        return self._nonces
 
 
 def jwt_source(
@@ -29,15 +38,24 @@ def jwt_source(
     if source.jwt is None:
         raise ValueError("auth.pipeline: type `jwt` needs the section `jwt`")
     proxy_url = proxy_for(source.jwt.jwks_url) if source.jwt.jwks_url else None
-    return JwtSource(source.name, source.jwt, finish, proxy_url, state.refused)
+    try:
+        return JwtSource(source.name, source.jwt, finish, proxy_url, state.refused)
+    except ValueError as error:
+        raise ValueError(f"auth: the issuer's keys of `{source.name or source.type}`: {error}") from None
 
 
 def signature_source(
     source: SourceSettings, settings: Settings, state: TokenState, handles: Handles, finish: Finish
 ) -> SignatureSource:
-    """A source of type `signature`. Its `keys` are for the pipeline's builder to fill in."""
-    nonces: Nonces = state.nonces if settings.redis is None else _shared(settings.redis)
+    """A source of type `signature`. Its `keys` are for the pipeline's builder to fill in. Raises OSError."""
+    nonces: Nonces = state.nonces(settings.store) if settings.redis is None else _shared(settings.redis)
     return SignatureSource(source.name, source.clients, nonces, finish=finish, kept=handles, refused=state.refused)
+
+
+def nonces_path(store: StoreSettings) -> Path:
+    """Beside the one file that no other process has: `zuebee-nonces` beside `zuebee.db`, or beside the spool file."""
+    own = Path(store.path if store.url is None else store.spool_path)
+    return own.with_name(f"{own.stem}-nonces")
 
 
 def _shared(redis: RedisSettings) -> RedisNonces:

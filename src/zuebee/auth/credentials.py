@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
@@ -10,7 +9,8 @@ from typing import TypeAlias
 
 from zuebee.contracts.admission import Principal
 from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, KEY_NOT_STARTED, KEY_REVOKED, Refusal
-from zuebee.contracts.keys import KeyRecord, Network
+from zuebee.contracts.keys import KeyRecord
+from zuebee.kit.networks import within
 
 MAX_KEY_BYTES = 16_384
 """Keys are short, but tokens of some issuers name all the groups of a user."""
@@ -62,22 +62,6 @@ def find_key(fields: Mapping[bytes, bytes], carriers: Sequence[bytes]) -> bytes 
         if key := value.strip():
             return key
     return None
-
-
-def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
-    """Addresses and CIDR ranges. Raises ValueError."""
-    return tuple(ipaddress.ip_network(text.strip(), strict=False) for text in texts)
-
-
-def within(address: str, networks: Sequence[Network]) -> bool:
-    """Whether an address lies in one of the networks; an unreadable address lies in none."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
-    return any(parsed in network for network in networks if network.version == parsed.version)
 
 
 def judge(record: KeyRecord, address: str, now_s: float) -> Refusal | None:

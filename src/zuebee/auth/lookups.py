@@ -18,7 +18,7 @@ MAX_VALUE_BYTES = 64 * 1024
 
 
 class UnreadableAnswer(Exception):
-    """A store answered something that is no record. Refuses, as every failure does."""
+    """A store answered something that is no record. Refuses, as every failure does. The message holds no value."""
 
 
 class Lookup(Protocol):
@@ -57,7 +57,10 @@ class MapSource:
                 await self._shared.put(self.name, presented.digest, found)
         if found is None or isinstance(found, Refusal):
             return found
-        return record_of(found, presented.digest)
+        try:
+            return record_of(found, presented.digest)
+        except ValueError as error:
+            raise UnreadableAnswer(str(error)) from None
 
     async def aclose(self) -> None:
         """See `KeySource.aclose`."""

@@ -21,6 +21,7 @@ def merged(principals: Sequence[Principal]) -> Principal:
             endpoints=_both(first.endpoints, other.endpoints),
             limits=_limits((*first.limits, *other.limits)),
             budgets=_budgets((*first.budgets, *other.budgets)),
+            priority="low" if other.priority == "low" else first.priority,
         )
     return first
 
@@ -52,5 +53,11 @@ def _limits(limits: Iterable[Limit]) -> tuple[Limit, ...]:
 def _budgets(budgets: Iterable[Budget]) -> tuple[Budget, ...]:
     found: dict[str, Budget] = {}
     for budget in budgets:
-        found.setdefault(budget.account, budget)
+        known = found.setdefault(budget.account, budget)
+        if known is not budget:
+            # Without a limit of its own only what was paid in may be spent: that is the smallest.
+            limits = [each.limit for each in (known, budget) if each.limit is not None]
+            smaller = min(limits) if len(limits) == 2 else None
+            used = max(known.used_before, budget.used_before)
+            found[budget.account] = replace(known, limit=smaller, used_before=used)
     return tuple(found.values())

@@ -46,6 +46,10 @@ class MemoryNonces:
 
     async def seen(self, client: str, nonce: str, ttl_s: float) -> bool:
         """See `Nonces.seen`."""
+        return self.note(client, nonce, ttl_s)
+
+    def note(self, client: str, nonce: str, ttl_s: float) -> bool:
+        """`seen`, without waiting for anything."""
         now_s = clock.monotonic_s()
         if now_s >= self._next_sweep_s:
             self._sweep(now_s)

@@ -10,12 +10,13 @@ from typing import Any, TypeAlias, cast, get_args
 
 import msgspec
 
-from zuebee.auth.credentials import parse_networks
 from zuebee.config import LimitSettings
+from zuebee.config.limits import MAX_NUMBER
 from zuebee.contracts.admission import Budget, Limit, Period, Principal, Priority
 from zuebee.contracts.errors import KEY_DISABLED, KEY_EXPIRED, Refusal
-from zuebee.contracts.keys import KeyRecord, Network
+from zuebee.contracts.keys import KeyRecord
 from zuebee.contracts.limits import limits_of
+from zuebee.kit.networks import Network, parse_networks
 
 QUOTA_EXCEEDED = Refusal(429, "insufficient_quota", "quota_exceeded", "The token quota of this API key is used up.")
 NO_BALANCE = Refusal(402, "insufficient_quota", "insufficient_balance", "The balance of this API key is used up.")
@@ -40,7 +41,6 @@ _SYNONYMS = {
 }
 _LISTS = {"tags": ("tags",), "models": ("models", "allowed_models"), "endpoints": ("endpoints", "allowed_endpoints")}
 _MILLISECONDS_FROM = 1e11  # a unix time beyond it (the year 5138) is meant in milliseconds
-MAX_NUMBER = 1 << 53
 
 
 def key_id_of(digest: str) -> str:
@@ -97,9 +97,11 @@ def with_fields(principal: Principal, data: Data) -> Principal:
 
 def rates_of(key_id: str, data: Data) -> tuple[Limit, ...]:
     """The limits of a key that a map names, in itself or in a map `limits`. Raises ValueError."""
-    inner = _decoded(data.get("limits"), "limits")
+    inner = {} if _missing(data.get("limits")) else _decoded(data["limits"], "limits")
+    if not isinstance(inner, Mapping):
+        raise ValueError("limits: expected a map")
     rates: dict[str, int] = {}
-    for source in (data, inner if isinstance(inner, Mapping) else {}):
+    for source in (data, inner):
         for name in _RATES:
             if (value := _number(source, name)) is not None:
                 rates[name] = _whole(value, name)

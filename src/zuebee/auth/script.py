@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from zuebee.auth.counters import AuthCounters
+from zuebee.auth.records import with_fields
 from zuebee.auth.sandbox import Outcome, Question, Sandbox, ScriptLimits, canonical
-from zuebee.contracts.admission import Caller
+from zuebee.contracts.admission import ANONYMOUS, Caller
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.keys import Presented
 from zuebee.kit import clock
@@ -115,6 +116,10 @@ class DecisionScript:
             _log.info("script %s: %s", self.name, _shown(line, key))
         if outcome.failure is not None:
             return self._failed(outcome.failure, _shown(outcome.text, key))
+        try:
+            with_fields(ANONYMOUS, outcome.metadata or {})
+        except ValueError as error:
+            return self._failed("result", f"metadata: {error}")
         refusal = None
         if not outcome.allow:
             refusal = Refusal(403, "permission_error", "denied_by_script", _shown(outcome.message or DENIED, key))

@@ -9,6 +9,7 @@ from typing import Any
 from zuebee.auth.counters import PIPELINE, AuthCounters
 from zuebee.auth.credentials import digest_of, find_key, judge, sendable
 from zuebee.auth.handles import Handles
+from zuebee.auth.lookups import UnreadableAnswer
 from zuebee.auth.merge import merged
 from zuebee.auth.records import with_fields
 from zuebee.auth.script import SCRIPT_FAILED, DecisionScript, ScriptThreads, Verdict
@@ -17,6 +18,9 @@ from zuebee.contracts.admission import ANONYMOUS, Caller, Principal
 from zuebee.contracts.errors import KEY_REVOKED, NO_KEY, UNKNOWN_KEY, Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
 from zuebee.kit import clock
+from zuebee.kit.database import DatabaseError
+from zuebee.kit.http_failure import HttpFailure
+from zuebee.kit.redis import RedisError
 from zuebee.kit.tasks import Tasks
 
 _log = logging.getLogger("zuebee.auth")
@@ -296,8 +300,10 @@ class _SourceFailed(Exception):
 
 
 def _reason(error: Exception) -> str:
-    """The kind of a failure; its words might hold what was asked."""
-    return type(error).__name__
+    """What a failure says, if its words cannot hold what was asked; else its kind."""
+    if isinstance(error, HttpFailure):
+        return error.kind
+    return str(error) if isinstance(error, UnreadableAnswer | DatabaseError | RedisError) else type(error).__name__
 
 
 async def _ask_script(

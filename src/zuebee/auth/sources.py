@@ -6,13 +6,14 @@ from typing import Any
 
 import msgspec
 
-from zuebee.auth.credentials import digest_of, parse_networks, same_digest
+from zuebee.auth.credentials import digest_of, same_digest
 from zuebee.auth.records import QUOTA_EXCEEDED, key_id_of
 from zuebee.config import ApiKeySettings, LimitSettings, Settings
 from zuebee.contracts.admission import Budget, Limit, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
 from zuebee.contracts.limits import limits_of
+from zuebee.kit.networks import parse_networks
 
 
 class FileSource:

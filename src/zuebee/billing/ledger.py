@@ -262,7 +262,8 @@ class Ledger:
             asked = tokens if balance.unit == TOKENS else cost_nano
             left = balance.granted - balance.used - balance.held
             if asked > left:
-                return Short(balance.account, balance.unit, balance.period, path.ends_at_s, left, asked)
+                ends_at_s = period_end_s(balance.period, balance.starts_at_s)
+                return Short(balance.account, balance.unit, balance.period, ends_at_s, left, asked)
         for balance in path.balances:
             balance.held += tokens if balance.unit == TOKENS else cost_nano
         return None

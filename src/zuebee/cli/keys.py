@@ -67,7 +67,7 @@ def list_keys(
     team: Team = None,
     user: User = None,
     plan: options.Plan = None,
-    state: Annotated[str, typer.Option("--state", help="active, disabled, expired or revoked.")] = "",
+    state: Annotated[str, typer.Option("--state", help="active, not_started, disabled, expired or revoked.")] = "",
     count: options.Count = 50,
     after: options.After = "",
     config: options.Config = "config.yaml",
@@ -183,7 +183,7 @@ def rotate(
 ) -> None:
     """Make a new key in place of this one, with the same rights, limits and budgets, and print it."""
     try:
-        overlap_s = float(Duration.parse(overlap))
+        overlap_s = float(Duration.parse(0 if overlap == "0" else overlap))
     except ValueError as error:
         typer.echo(f"--overlap: {error}", err=True)
         raise typer.Exit(2) from None

@@ -148,6 +148,13 @@ def check_config(path: ConfigOption = "config.yaml") -> None:
     loaded = _load_or_exit(path)
     for warning in loaded.warnings:
         typer.echo(f"warning: {warning}")
+    from zuebee.app.access import check_pipeline
+
+    try:
+        check_pipeline(loaded.settings)
+    except (ValueError, OSError) as error:
+        typer.echo(f"{path}: {error}", err=True)
+        raise typer.Exit(2) from None
     backends = ", ".join(backend.url for backend in loaded.settings.backends)
     typer.echo(f"{path} is good: {len(loaded.settings.api_keys)} keys, backends {backends}")
 

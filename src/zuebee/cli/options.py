@@ -54,6 +54,7 @@ OPTION_OF = {
     "tags": "--tag",
     "name": "--name",
     "role": "--role",
+    "state": "--state",
     "priority": "--priority",
     "billing": "--billing",
     "budgets": "--budget",

@@ -241,7 +241,18 @@ class ApiKeySettings(Section, frozen=True, kw_only=True):
     organisation_id: Annotated[str, Meta(description="Organisation in usage records and limits.")] = ""
     priority: Annotated[Literal["low", "normal", "high"], Meta(description="Class of its requests.")] = "normal"
     models: Annotated[list[str], Meta(description="Models it may use, `*` at the end matches; empty: all.")] = []
-    endpoints: Annotated[list[str], Meta(description="Paths it may use; empty: all.")] = []
+    endpoints: Annotated[list[str], Meta(description="Paths it may use, such as /v1/embeddings; empty: all.")] = []
     last_reset_at: Annotated[str | None, Meta(description="Accepted for LLMProxy's files; not used.")] = None
     created_at: Annotated[str | None, Meta(description="Accepted for LLMProxy's files; not used.")] = None
     updated_at: Annotated[str | None, Meta(description="Accepted for LLMProxy's files; not used.")] = None
+
+
+def mistake_in_pattern(field: str, pattern: str) -> str | None:
+    """What is wrong with one of `models` or `endpoints`, so that it could never be what is meant."""
+    if "*" in pattern[:-1]:
+        return f"`*` may stand only at the end, not as in `{pattern}`"
+    reaches = pattern.startswith("/v1/") or (pattern.endswith("*") and "/v1/".startswith(pattern[:-1]))
+    if field == "endpoints" and not reaches:
+        # The other spellings of an endpoint (`/embeddings`) are the same endpoint, under its one name.
+        return f"expected a path that begins with `/v1/`, such as `/v1/embeddings`, not `{pattern}`"
+    return None

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from zuebee.config import ApiKeySettings, BackendSettings, Settings, TlsSettings
+from zuebee.config.access import mistake_in_pattern
 from zuebee.config.check_auth import auth_findings
 from zuebee.config.check_billing import price_findings
 from zuebee.config.check_firewall import check_firewall
@@ -140,6 +141,9 @@ def _server(settings: Settings, is_file: Callable[[str], bool]) -> Iterator[Find
             yield Finding(("auth", "header_names", index), "not a header name")
     for index, text in enumerate(server.trusted_proxies):
         yield from _network(("server", "trusted_proxies", index), text)
+        if text.strip().endswith("/0"):
+            message = "everybody is a trusted proxy, so every caller may claim any address: name your proxies"
+            yield Finding(("server", "trusted_proxies", index), message, fatal=False)
     if server.tls and server.tls.enabled:
         yield from _tls(server.tls, is_file)
 
@@ -247,6 +251,10 @@ def _key_rules(path: Path, key: ApiKeySettings) -> Iterator[Finding]:
     for name in ("allowed_ips", "denied_ips"):
         for index, text in enumerate(getattr(key, name)):
             yield from _network((*path, name, index), text)
+    for name in ("models", "endpoints"):
+        for index, pattern in enumerate(getattr(key, name)):
+            if (mistake := mistake_in_pattern(name, pattern)) is not None:
+                yield Finding((*path, name, index), mistake)
     if key.expires_at is not None:
         try:
             if not _RFC3339.fullmatch(key.expires_at):

@@ -1,28 +1,32 @@
 """How much and how fast."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta, field
 
 from zuebee.config.base import Section, seconds
 from zuebee.kit.units import Duration, Timeout
 
+MAX_NUMBER = 1 << 53
+"""Beyond it neither JSON nor the script in Redis counts exactly."""
+Number: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+
 
 class LimitSettings(Section, frozen=True, kw_only=True):
     """Limits of each member of a scope. 0 is no limit. Present means on."""
 
     enabled: Annotated[bool, Meta(description="Off: no such limit.")] = True
-    requests_per_second: Annotated[int, Meta(ge=0, description="On average; see burst_size.")] = 0
-    burst_size: Annotated[int, Meta(ge=0, description="Requests at once; 0: twice requests_per_second.")] = 0
-    requests_per_minute: Annotated[int, Meta(ge=0, description="In any 60 seconds.")] = 0
-    requests_per_hour: Annotated[int, Meta(ge=0, description="In any 60 minutes.")] = 0
-    requests_per_day: Annotated[int, Meta(ge=0, description="In any 24 hours.")] = 0
+    requests_per_second: Annotated[Number, Meta(description="On average; see burst_size.")] = 0
+    burst_size: Annotated[Number, Meta(description="Requests at once; 0: twice requests_per_second.")] = 0
+    requests_per_minute: Annotated[Number, Meta(description="In any 60 seconds.")] = 0
+    requests_per_hour: Annotated[Number, Meta(description="In any 60 minutes.")] = 0
+    requests_per_day: Annotated[Number, Meta(description="In any 24 hours.")] = 0
     tokens_per_minute: Annotated[
-        int, Meta(ge=0, description="In any 60 seconds; charged by estimate before the call, corrected after it.")
+        Number, Meta(description="In any 60 seconds; charged by estimate before the call, corrected after it.")
     ] = 0
-    tokens_per_hour: Annotated[int, Meta(ge=0, description="In any 60 minutes.")] = 0
-    tokens_per_day: Annotated[int, Meta(ge=0, description="In any 24 hours.")] = 0
-    max_concurrent: Annotated[int, Meta(ge=0, description="Requests running at once.")] = 0
+    tokens_per_hour: Annotated[Number, Meta(description="In any 60 minutes.")] = 0
+    tokens_per_day: Annotated[Number, Meta(description="In any 24 hours.")] = 0
+    max_concurrent: Annotated[Number, Meta(description="Requests running at once.")] = 0
     when_down: Annotated[
         Literal["share", "open", "closed"],
         Meta(description="When Redis is down: share: this process' share of the limit; open: no limit; closed: 503."),

@@ -1,15 +1,13 @@
 """What a source of keys knows, and how it is asked. The platform's own key store is one such source."""
 
-import ipaddress
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import msgspec
 
 from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.errors import Refusal
-
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+from zuebee.kit.networks import Network
 
 
 class KeyRecord(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ import msgspec
 
 from zuebee.contracts.admission import Limit
 from zuebee.limits.answers import State
-from zuebee.limits.buckets import LEASE_S
+from zuebee.limits.buckets import LEASE_S, SLOTS
 
 MAX_SUBJECT = 100
 _TAKE, _GIVE_BACK, _RENEW = 1, 2, 3
@@ -34,13 +34,18 @@ class Verdict:
         return self._figures[3 + 2 * index]
 
     def states(self, limits: Sequence[Limit]) -> Iterator[State]:
-        """How the limits stood right afterwards."""
+        """How the limits stood right afterwards. A window is told as late as what was counted by then can be gone."""
         for index, limit in enumerate(limits):
             if limit.kind != "concurrent":
                 used = self._figures[2 + 2 * index]
                 most = limit.burst or limit.amount
-                reset_s = used * limit.window_s / limit.amount if limit.burst else float(limit.window_s)
+                reset_s = used * limit.window_s / limit.amount if limit.burst else self._end_s(limit.window_s)
                 yield State(limit.kind, most, max(most - used, 0), reset_s if used else 0.0)
+
+    def _end_s(self, window_s: int) -> float:
+        """Seconds until the slot of this moment is forgotten."""
+        slot_s, at_s = window_s / SLOTS, self.at_us / 1e6
+        return (int(at_s / slot_s) + 1 + SLOTS) * slot_s - at_s
 
 
 class Batch:

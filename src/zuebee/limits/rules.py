@@ -7,6 +7,7 @@ from functools import lru_cache
 from zuebee.config import LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import Limit, Principal
 from zuebee.contracts.limits import limits_of
+from zuebee.kit.networks import parse_address
 
 SCOPES = (
     "global", "priority", "organisation", "team", "user", "key", "path", "model", "address", "anonymous"
@@ -78,14 +79,11 @@ def scope_of(limit: Limit) -> str:
 @lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
     """Who an address stands for: of IPv6 the /64, of which anybody has a whole one; else itself."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
+    parsed = parse_address(address)
+    if parsed is None:
         return address
     if isinstance(parsed, ipaddress.IPv4Address):
         return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
     return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
 
 

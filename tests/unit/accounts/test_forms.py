@@ -38,6 +38,8 @@ def test_no_change_names_whose_it_is(form: type[forms.Form]) -> None:
         ({"models": ["a*b"]}, "models"),
         ({"models": [""]}, "models[0]"),
         ({"endpoints": [7]}, "endpoints[0]"),
+        ({"endpoints": ["/embeddings"]}, "endpoints"),  # the name of this endpoint is /v1/embeddings
+        ({"endpoints": ["/v2/*"]}, "endpoints"),
         ({"allowed_ips": ["10.0.0.0/40"]}, "allowed_ips"),
         ({"denied_ips": ["here"]}, "denied_ips"),
         ({"limits": {"requests_per_minute": -1}}, "limits.requests_per_minute"),

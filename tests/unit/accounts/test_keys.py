@@ -175,3 +175,8 @@ def test_keys_are_listed_with_their_usage_and_found_by_owner_and_state(store: St
     assert (ids(state="active"), ids(state="disabled"), ids(state="expired")) == ([ann], [bob], [gone])
     store.accounts.revoke_key(ann)
     assert (ids(state="active"), ids(state="revoked")) == ([], [ann])
+    later = store.accounts.create_key({"starts_at_s": clock.wall_s() + DAY_S}).view
+    assert later["state"] == "not_started"
+    assert (ids(state="active"), ids(state="not_started")) == ([], [later["id"]])
+    with pytest.raises(AccountsError, match="expected active"):
+        ids(state="expierd")

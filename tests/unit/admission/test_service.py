@@ -7,7 +7,7 @@ from tests.support.fakes import make_job
 from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
 from zuebee.contracts.admission import Amount, Budget, Caller, Grant, Hold, Place, Principal, Settlement
-from zuebee.contracts.errors import BODY_NOT_SIGNED, KEY_REVOKED, NO_KEY, STORE_UNAVAILABLE, Refusal
+from zuebee.contracts.errors import BODY_NOT_SIGNED, KEY_REVOKED, NO_KEY, STORE_UNAVAILABLE, UNKNOWN_KEY, Refusal
 from zuebee.contracts.inference import Headers, Job, Usage
 
 PRINCIPAL = Principal("k", "key", "user")
@@ -110,8 +110,12 @@ async def test_a_failed_key_is_remembered_against_its_address_and_a_good_one_is_
     parts = Parts()
     assert await parts.service.identify(caller()) == PRINCIPAL
     assert parts.log == []
-    parts.who = NO_KEY
-    assert await parts.service.identify(caller()) == NO_KEY
+    for who in (NO_KEY, KEY_REVOKED):
+        parts.who = who
+        assert await parts.service.identify(caller()) == who
+        assert parts.log == [], "neither is a guess"
+    parts.who = UNKNOWN_KEY
+    assert await parts.service.identify(caller()) == UNKNOWN_KEY
     assert parts.log == [("failed", "10.0.0.1")]
 
 

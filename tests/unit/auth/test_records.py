@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.auth.credentials import parse_networks
 from zuebee.auth.records import NO_BALANCE, QUOTA_EXCEEDED, objection, record_of, with_fields
 from zuebee.contracts.admission import Budget, Limit, Principal
 from zuebee.contracts.errors import KEY_DISABLED, KEY_EXPIRED
+from zuebee.kit.networks import parse_networks
 
 DIGEST = "ab" * 32
 ID = "key_" + DIGEST[:16]
@@ -83,7 +83,7 @@ def test_addresses_in_every_form(value: object) -> None:
         {"expires_at": True}, {"starts_at": []}, {"balance": "much"}, {"balance": "nan"}, {"total_quota": {}},
         {"total_quota": 1.5}, {"total_quota": 10, "quota_reset_period": "hourly"}, {"requests_per_minute": -1},
         {"max_concurrent": "1.5"}, {"user_id": "x" * 300}, {"user_id": "a\nb"}, {"name": ["x"]}, {"models": 5},
-        {"limits": "{"}, {"total_quota": float("inf")},
+        {"limits": "{"}, {"limits": "7"}, {"limits": 7}, {"total_quota": float("inf")},
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_an_error_that_names_the_field(data: dict[str, Any]) -> None:

@@ -34,6 +34,14 @@ async def test_a_denial_has_the_scripts_message_without_the_key_and_bounded() ->
     assert len(verdict.refusal.message) <= 200
 
 
+@pytest.mark.parametrize("metadata", ["user_id={1}", "name='a\\0b'", "models=7", "tags='[1'"])
+async def test_metadata_that_names_nobody_is_a_failure_of_the_script(metadata: str) -> None:
+    counters = AuthCounters()
+    verdict = await script(f"return {{allow=true, metadata={{{metadata}}}}}", counters).decide(SHOWN, {}, {})
+    assert verdict.refusal is SCRIPT_FAILED
+    assert counters.script_failures == {("s", "result"): 1}
+
+
 @pytest.mark.requirement("A070")
 async def test_a_runaway_script_is_a_denial_and_a_count_and_the_loop_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     counters = AuthCounters()

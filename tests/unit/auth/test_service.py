@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support.pipelines import Bad, Source, caller, outcome, pipeline
 from zuebee.auth.counters import AuthCounters
-from zuebee.auth.credentials import digest_of, parse_networks
+from zuebee.auth.credentials import digest_of
 from zuebee.auth.handles import Handles
 from zuebee.auth.service import UNAVAILABLE, AuthPipeline, OpenDoor
 from zuebee.auth.sources import FileSource
@@ -16,6 +16,7 @@ from zuebee.auth.step import Step
 from zuebee.contracts.admission import ANONYMOUS, Caller, Principal
 from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, NO_KEY, UNKNOWN_KEY, Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
+from zuebee.kit.networks import parse_networks
 from zuebee.kit.tasks import Tasks
 
 

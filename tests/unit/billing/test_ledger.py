@@ -49,6 +49,23 @@ def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
     assert isinstance(book.reserve("s", 40), HoldState)
 
 
+def test_whoever_is_refused_waits_for_the_budget_that_is_used_up_and_for_no_other() -> None:
+    book = Book(KEY, TEAM, MONEY)
+    book.reserve("r", 90, 1_000)
+    ends_s = {}
+    for tokens, cost_nano, account in ((20, 0, KEY), (1, 1, MONEY)):
+        short = book.reserve(f"s{tokens}", tokens, cost_nano)
+        assert isinstance(short, Short)
+        ends_s[short.account] = short.ends_at_s - NOW_S
+        assert short.account == account.account
+    assert ends_s[KEY.account] <= DAY_S < 9 * DAY_S < ends_s[MONEY.account], "it is the 21st of a month"
+    book.ledger.post("r", Amount(0), NOW_S)
+    team = Book(Budget("key:a/tokens/daily", "tokens", "daily", 1000), TEAM)
+    short = team.reserve("s", 151)
+    assert isinstance(short, Short)
+    assert short.ends_at_s == float("inf"), "what never starts anew is waited for in vain"
+
+
 @pytest.mark.requirement("A095")
 def test_all_levels_are_reserved_or_none() -> None:
     book = Book(KEY, TEAM, MONEY)

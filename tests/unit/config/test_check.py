@@ -109,6 +109,16 @@ routing:
             "{key: sk-a-real-key, denied_ips: [10.0.0.7/8]}",
             "api_keys[0].denied_ips[0]: has bits set behind the range; did you mean `10.0.0.0/8`?",
         ),
+        ("{key: sk-a-real-key, models: ['gpt-*', m], endpoints: ['/v1/chat/*', /v1/embeddings, '/v1*', '*']}", None),
+        (
+            "{key: sk-a-real-key, models: ['*-mini']}",
+            "api_keys[0].models[0]: `*` may stand only at the end, not as in `*-mini`",
+        ),
+        (
+            "{key: sk-a-real-key, endpoints: [/embeddings]}",
+            "api_keys[0].endpoints[0]: expected a path that begins with `/v1/`, such as `/v1/embeddings`,"
+            " not `/embeddings`",
+        ),
         ("{key: sk-a-real-key, expires_at: 2027-01-31T00:00:00Z}", None),
         ("{key: sk-a-real-key, expires_at: '2027-01-31T00:00:00.5+02:00'}", None),
         (
@@ -227,6 +237,12 @@ def test_tls() -> None:
         "server: {tls: {cert_file: there.pem, key_file: there.pem, client_ca_file: there.pem, client_auth: request}}\n"
     )
     assert read(KEYS + BACKENDS + text).warnings == []
+
+
+@pytest.mark.parametrize("everybody", ["0.0.0.0/0", "::/0"])
+def test_whoever_trusts_everybody_is_warned(everybody: str) -> None:
+    (warning,) = read(KEYS + BACKENDS + f"server: {{trusted_proxies: [10.0.0.0/8, '{everybody}']}}\n").warnings
+    assert warning.startswith("f:5: server.trusted_proxies[1]: everybody is a trusted proxy")
 
 
 def test_odds_and_ends() -> None:

@@ -22,6 +22,13 @@ def test_global_is_the_word_of_the_file() -> None:
         msgspec.convert({"everyone": {}}, RateLimitSettings)
 
 
+@pytest.mark.parametrize("name", ["requests_per_minute", "tokens_per_day", "max_concurrent", "burst_size"])
+def test_a_number_that_redis_could_not_count_is_none(name: str) -> None:
+    assert getattr(msgspec.convert({name: 1 << 53}, LimitSettings), name) == 1 << 53
+    with pytest.raises(msgspec.ValidationError, match=name):
+        msgspec.convert({name: (1 << 53) + 1}, LimitSettings)
+
+
 def test_who_guesses_keys_is_left_standing_by_default() -> None:
     abuse = RateLimitSettings().abuse
     assert (abuse.enabled, abuse.max_failures, abuse.window_s, abuse.cool_down_s) == (True, 30, 60, 60)

@@ -21,6 +21,12 @@ PROXIES = ["10.0.0.0/8", "2001:db8::/32", "192.168.1.1"]
         ("10.0.0.1", ["9.9.9.9, nonsense, 10.1.1.1"], "10.1.1.1"),
         ("10.0.0.1", [""], "10.0.0.1"),
         ("10.0.0.1", ['"5.6.7.8"'], "5.6.7.8"),
+        ("10.0.0.1", ["9.9.9.9, 5.6.7.8:443"], "5.6.7.8"),  # as Azure's proxies write it
+        ("10.0.0.1", ["5.6.7.8, 10.1.1.1:80"], "5.6.7.8"),
+        ("10.0.0.1", ["[2a00::1]:443"], "2a00::1"),
+        ("10.0.0.1", ["[2a00::1]"], "2a00::1"),
+        ("10.0.0.1", ["9.9.9.9, 5.6.7.8:"], "10.0.0.1"),
+        ("10.0.0.1", ["9.9.9.9, []"], "10.0.0.1"),
         ("2001:db8::1", ["2a00::1"], "2a00::1"),
         ("::ffff:10.0.0.1", ["5.6.7.8"], "5.6.7.8"),
         ("10.0.0.1", ["5.6.7.8, ::ffff:10.1.1.1"], "5.6.7.8"),
@@ -32,6 +38,11 @@ PROXIES = ["10.0.0.0/8", "2001:db8::/32", "192.168.1.1"]
 def test_whose_word_is_believed(peer: str, forwarded: list[str], client: str) -> None:
     headers = [(b"x-forwarded-for", value.encode()) for value in forwarded]
     assert TrustedProxies(PROXIES).client(peer, headers) == client
+
+
+def test_a_proxy_may_be_named_as_ipv4_in_ipv6() -> None:
+    proxies = TrustedProxies(["::ffff:10.0.0.0/104"])
+    assert proxies.client("10.0.0.1", [(b"x-forwarded-for", b"5.6.7.8")]) == "5.6.7.8"
 
 
 def test_without_trusted_proxies_nobody_is_believed() -> None:

@@ -46,13 +46,13 @@ def test_buckets_and_long_names_have_keys_of_their_own() -> None:
 
 
 def test_verdicts() -> None:
-    admitted, refused = Batch("").verdicts([123, [0, 0, 59, 7, 1, 0], [2, 1_500_000, 60, 7, 3, 0]])
+    admitted, refused = Batch("").verdicts([90_500_000, [0, 0, 59, 7, 1, 0], [2, 1_500_000, 60, 7, 3, 0]])
     assert admitted is not None
     assert refused is not None
-    assert (admitted.refused_by, admitted.at_us, admitted.birth_us(0)) == (-1, 123, 7)
+    assert (admitted.refused_by, admitted.at_us, admitted.birth_us(0)) == (-1, 90_500_000, 7)
     assert (refused.refused_by, refused.wait_s) == (1, 1.5)
     (state,) = admitted.states((MINUTE, AT_ONCE))
-    assert (state.amount, state.remaining, state.reset_s) == (60, 1, 60.0)
+    assert (state.amount, state.remaining, state.reset_s) == (60, 1, 60.5)
     (bucket,) = admitted.states((BUCKET,))
     assert (bucket.amount, bucket.remaining, bucket.reset_s) == (20, 0, 5.9)
 
