@@ -10,7 +10,7 @@ from bench import cost, latency, streams
 def main() -> int:
     """Measure what ZueBee costs and what its callers feel; return 1 if one could not be measured well."""
     parser = argparse.ArgumentParser(prog="bench", description="CPU cost beside the peers, then what callers feel")
-    parser.add_argument("--results", type=Path, help="also write cost.json, latency.json and streams.json into this folder")
+    parser.add_argument("--results", type=Path, help="also write a JSON file for each into this folder")
     results: Path | None = parser.parse_args().results
     if results:
         results.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from zuebee.contracts.admission import (
     Hold,
     Limiter,
     Principal,
+    Priority,
     Recorder,
     Settlement,
 )
@@ -26,6 +27,7 @@ from zuebee.contracts.errors import BODY_NOT_SIGNED, KEY_REVOKED, NO_KEY, Refusa
 from zuebee.contracts.inference import Job
 
 UNAUTHENTICATED = 401
+MAX_LOWERED = 1000
 NO_GUESS = (NO_KEY, KEY_REVOKED)
 """A probe without a key, and a service whose key was revoked, must not shut out all who share their address."""
 
@@ -57,6 +59,7 @@ class AdmissionService:
         self._recorders = tuple(recorders)
         self._estimate = estimate
         self._default_output_tokens = default_output_tokens
+        self._lowered: dict[tuple[int, Priority], tuple[Principal, Principal]] = {}
 
     def screen(self, caller: Caller) -> Refusal | None:
         """See `Admission.screen`."""
@@ -77,7 +80,18 @@ class AdmissionService:
         if PRIORITY not in caller.fields:
             return principal
         priority = priority_of(principal.priority, caller.fields)
-        return priority if isinstance(priority, Refusal) else replace(principal, priority=priority)
+        return priority if isinstance(priority, Refusal) else self._lowered_to(priority, principal)
+
+    def _lowered_to(self, priority: Priority, principal: Principal) -> Principal:
+        """The same principal each time: what others remember of it is found by its identity."""
+        known = self._lowered.get((id(principal), priority))
+        if known is not None and known[0] is principal:
+            return known[1]
+        if len(self._lowered) >= MAX_LOWERED:
+            self._lowered.clear()
+        lowered = principal if priority == principal.priority else replace(principal, priority=priority)
+        self._lowered[id(principal), priority] = principal, lowered
+        return lowered
 
     async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
         """See `Admission.admit`."""

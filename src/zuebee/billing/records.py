@@ -7,7 +7,7 @@ import msgspec
 from zuebee.contracts.admission import Grant, Principal, Settlement
 from zuebee.contracts.inference import Job, Usage
 from zuebee.contracts.usage import UsageEvent
-from zuebee.kit import clock
+from zuebee.kit.timestamps import rfc3339
 
 COLUMNS = (
     "request_id", "at_s", "key_id", "key_name", "user_id", "team_id", "organisation_id", "plan", "priority", "model",
@@ -86,7 +86,7 @@ def event(settlement: Settlement, currency: str) -> bytes:
     said = UsageEvent(
         settlement.request_id, principal.user_id, principal.key_id, settlement.model, usage.prompt_tokens,
         usage.completion_tokens, usage.total_tokens, settlement.stream, settlement.route,
-        clock.rfc3339(settlement.at_s), settlement.backend_url, settlement.method, settlement.route,
+        rfc3339(settlement.at_s), settlement.backend_url, settlement.method, settlement.route,
         settlement.status, round(settlement.duration_s * 1000), principal.key_id, principal.name,
         principal.team_id, principal.organisation_id, principal.plan, principal.priority, principal.tags,
         usage.cached_tokens, "" if settlement.usage is None else usage.source, settlement.ending, settlement.code,

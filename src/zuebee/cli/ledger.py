@@ -13,6 +13,7 @@ from zuebee import config
 from zuebee.config import Settings
 from zuebee.config.file import ConfigError, load
 from zuebee.kit import clock
+from zuebee.kit.timestamps import rfc3339
 
 DAY_S = 86_400.0
 SHOWN = 20
@@ -78,13 +79,13 @@ def show(
         _line({"balances": balances, "entries": entries})
         return
     for balance in balances:
-        starts = "" if balance["period"] == "never" else f" from {clock.rfc3339(balance['starts_at_s'])[:10]}"
+        starts = "" if balance["period"] == "never" else f" from {rfc3339(balance['starts_at_s'])[:10]}"
         typer.echo(f"{account} ({balance['unit']}, {balance['period']}{starts})")
         names = ("granted", "used", "held", "available", "overdraft")
         typer.echo("  " + "  ".join(f"{name} {balance[name]}" for name in names))
     typer.echo("last entries, newest first: when, what, tokens, nano-units, for which request")
     for entry in entries:
-        when = clock.rfc3339(entry["at_s"])
+        when = rfc3339(entry["at_s"])
         typer.echo(f"  {when}  {entry['kind']:<9} {entry['tokens']:>12} {entry['cost_nano']:>16}  {entry['hold']}")
 
 

@@ -13,6 +13,7 @@ import typer
 from zuebee.cli import usage_show
 from zuebee.config.check_billing import since_s
 from zuebee.kit import clock
+from zuebee.kit.timestamps import rfc3339
 from zuebee.kit.units import Duration
 
 Open = Callable[[str], AbstractContextManager[Any]]
@@ -233,8 +234,8 @@ def _print_json(currency: str, chosen: dict[str, Any], groups: list[str], found:
     _say_json(
         {
             "currency": currency,
-            "since": clock.rfc3339(chosen["since_s"]) if "since_s" in chosen else None,
-            "until": clock.rfc3339(chosen["until_s"]) if "until_s" in chosen else None,
+            "since": rfc3339(chosen["since_s"]) if "since_s" in chosen else None,
+            "until": rfc3339(chosen["until_s"]) if "until_s" in chosen else None,
             "by": groups,
             "total": dict(zip(FIGURES, _figures(whole), strict=True)),
             "groups": [

@@ -61,12 +61,11 @@ class Dispatcher:
         holding = 0  # a place in the budget, held from the decision to try again until that try has begun its answer
         try:
             while True:
-                started_s = clock.monotonic_s()
                 if visit is None:
-                    backend = self._pick(candidates, chained, tried, job.model, started_s)
+                    backend = self._pick(candidates, chained, tried, job.model)
                 else:
                     backend = await self._enter(visit, chained, tried)
-                    started_s = clock.monotonic_s()
+                started_s = clock.monotonic_s() if self._by_latency else 0.0
                 if not isinstance(backend, Backend):
                     yield backend
                     return
@@ -120,14 +119,12 @@ class Dispatcher:
                 return chain, True
         return [backend for backend in self.backends if backend.serves(model)], False
 
-    def _pick(
-        self, candidates: list[Backend], chained: bool, tried: list[Backend], model: str, now_s: float
-    ) -> Backend | End:
+    def _pick(self, candidates: list[Backend], chained: bool, tried: list[Backend], model: str) -> Backend | End:
         """The backend for the next try, with a place taken there."""
         backend = candidates[0]
         if len(candidates) > 1:
             backend = self._choose(candidates, chained, tried, model)
-        if not tried and (cooling_s := backend.cooling_s(model, now_s)):
+        if not tried and (cooling_s := backend.cooling_s(model, clock.monotonic_s())):
             return End(refusal=_cooling(cooling_s), sent=False, backend=backend.name, attempts=0)
         backend.load.in_flight += 1
         return backend

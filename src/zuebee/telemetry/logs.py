@@ -9,8 +9,8 @@ import msgspec
 
 from zuebee.config import LogSettings
 from zuebee.contracts.admission import Settlement
-from zuebee.kit import clock
 from zuebee.kit.batch_writer import BatchWriter
+from zuebee.kit.timestamps import rfc3339
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 _STREAMS = {"stderr": sys.stderr, "stdout": sys.stdout}
@@ -32,7 +32,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {
-            "time": clock.rfc3339(record.created),
+            "time": rfc3339(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": redact(record.getMessage()),
@@ -46,7 +46,7 @@ class TextFormatter(logging.Formatter):
     """A record of the process log as a line for people."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{clock.rfc3339(record.created)} {record.levelname:<7} {redact(record.getMessage())}"
+        line = f"{rfc3339(record.created)} {record.levelname:<7} {redact(record.getMessage())}"
         return f"{line}\n{redact(self.formatException(record.exc_info))}" if record.exc_info else line
 
 
@@ -142,7 +142,7 @@ def access_line(settlement: Settlement) -> bytes:
     principal = settlement.principal
     first_token_s = settlement.first_token_s
     entry = AccessEntry(
-        clock.rfc3339(settlement.at_s),
+        rfc3339(settlement.at_s),
         settlement.request_id,
         settlement.client_request_id[:MAX_TEXT],
         principal.name,

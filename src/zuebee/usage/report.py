@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, cast, func, select
 
-from zuebee.kit import clock
+from zuebee.kit.timestamps import rfc3339
 from zuebee.schema.tables import usage_records
 
 GroupBy = Literal["key", "user", "team", "organisation", "plan", "model", "endpoint", "day", "hour"]
@@ -102,7 +102,7 @@ class Pages:
         found = connection.execute(query.order_by(_rows.id).limit(ROWS_AT_ONCE)).all()
         self._ended = len(found) < ROWS_AT_ONCE
         self._last = found[-1][0] if found else self._last
-        return [{"timestamp": clock.rfc3339(row.at_s), **dict(zip(EXPORTED, row[1:], strict=True))} for row in found]
+        return [{"timestamp": rfc3339(row.at_s), **dict(zip(EXPORTED, row[1:], strict=True))} for row in found]
 
 
 def money(cost_nano: int) -> str:
@@ -156,5 +156,5 @@ def _totals(row: Any, by: Sequence[GroupBy]) -> Totals:
 def _shown(name: str, value: Any) -> str:
     if name not in _SPANS_S:
         return str(value)
-    text = clock.rfc3339(float(value))
+    text = rfc3339(float(value))
     return text[:10] if name == "day" else f"{text[:13]}:00Z"
