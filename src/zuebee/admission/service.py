@@ -10,6 +10,7 @@ from zuebee.admission.permissions import may_knock, may_use
 from zuebee.admission.priority import HEADER as PRIORITY
 from zuebee.admission.priority import priority_of
 from zuebee.contracts.admission import (
+    MAX_AMOUNT,
     Amount,
     Authenticator,
     Billing,
@@ -118,7 +119,7 @@ class AdmissionService:
         if job.operation == "embeddings":
             return 0
         bound = self._default_output_tokens if job.max_output_tokens is None else job.max_output_tokens
-        return bound * job.choices
+        return min(bound * job.choices * job.prompts, MAX_AMOUNT)
 
     def settle(self, settlement: Settlement) -> Awaitable[None] | None:
         """See `Admission.settle`."""
