@@ -164,6 +164,15 @@ class Ledger:
         changes, self.changes = self.changes, Changes()
         return changes
 
+    def forget(self, before_s: float) -> None:
+        """Let go of balances whose period ended before, and in which nothing is held: a store has them."""
+        ended = [b for b in self._balances.values() if not b.held and period_end_s(b.period, b.starts_at_s) < before_s]
+        for balance in ended:
+            del self._balances[balance.account, balance.starts_at_s]
+        gone = {balance.id for balance in ended}
+        self._paths = {key: path for key, path in self._paths.items() if gone.isdisjoint(key)}
+        self._paths_of = {key: kept for key, kept in self._paths_of.items() if kept[1].ends_at_s >= before_s}
+
     # --- what callers ask ---
 
     def path(self, budgets: tuple[Budget, ...], now_s: float) -> Path | None:
