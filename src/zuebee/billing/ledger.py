@@ -152,8 +152,9 @@ class Ledger:
         return self._balances.get((account, starts_at_s))
 
     def path_of(self, balances: Sequence[Balance | None]) -> Path | None:
-        """The path of these balances, if it is in memory."""
-        return self._paths.get(tuple(balance.id if balance is not None else 0 for balance in balances))
+        """The path of these balances, if it is in memory, and that of each by itself, which a changed limit needs."""
+        key = tuple(balance.id if balance is not None else 0 for balance in balances)
+        return self._paths.get(key) if all((each,) in self._paths for each in key) else None
 
     def balances(self) -> Sequence[Balance]:
         """All balances in memory."""

@@ -178,7 +178,7 @@ class SqliteStore:
             self._write_ledger(batch)
             self._write_usage(batch.records)
             db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:
             self._sequence, self._hash = sequence, digest
             raise _failure(db, error) from error
 
@@ -304,7 +304,7 @@ def _only_one(path: str) -> TextIO:
     return lock
 
 
-def _failure(db: Any, error: sqlite3.Error) -> StoreBusy | StoreFailed:
+def _failure(db: Any, error: Exception) -> StoreBusy | StoreFailed:
     """Undo, and say whether trying again makes sense."""
     with suppress(sqlite3.Error):
         if db.in_transaction:
