@@ -127,7 +127,7 @@ class Grant(msgspec.Struct):
     """Permission for one request. It must be given back exactly once, to `Admission.settle`.
 
     `estimate` is what was charged before the call, to limits and (through `hold`) to budgets. The edge fills in
-    `usage_so_far` as soon as an answer begins, so that `Admission.attend` can see what it has cost.
+    `usage_so_far` as soon as a stream begins, so that `Admission.attend` can see what it has cost.
     """
 
     principal: Principal

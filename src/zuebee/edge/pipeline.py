@@ -204,7 +204,8 @@ class Exchange:
         settlement.attempts = head.attempts
         headers = head.headers
         if (grant := settlement.grant) is not None:
-            grant.usage_so_far = head.usage_so_far
+            if head.events:  # of an answer in one piece the work is done: cutting it would save nothing
+                grant.usage_so_far = head.usage_so_far
             if grant.place is not None and (limits := grant.place.headers()):
                 # The backend's own limits are the gateway's affair.
                 headers = [field for field in headers if not field[0].startswith(b"x-ratelimit-")]

@@ -5,6 +5,7 @@ from zuebee.dialects import openai
 
 TAIL_BYTES = 1 << 16
 BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN_WITH_LOGPROBS = 100
 
 
 class LongAnswer:
@@ -33,8 +34,8 @@ class LongAnswer:
         job = self._job
         if job.operation == "embeddings":
             return 0
-        tokens = self._passed_bytes // BYTES_PER_TOKEN
+        is_verbose = b'"logprobs"' in job.body
+        tokens = self._passed_bytes // (BYTES_PER_TOKEN_WITH_LOGPROBS if is_verbose else BYTES_PER_TOKEN)
         if job.max_output_tokens is None:
             return tokens
-        # Much of a long answer may be log probabilities: it has no more tokens than were asked for.
         return min(tokens, job.max_output_tokens * job.choices * job.prompts)

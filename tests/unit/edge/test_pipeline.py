@@ -34,6 +34,14 @@ async def test_a_stream_is_not_to_be_buffered_and_shows_that_it_lives() -> None:
     assert scene.settlement.response_bytes == len(b"data: 1\n\n")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_only_a_stream_can_be_cut_for_what_it_has_cost_so_far(stream: bool) -> None:
+    scene = Scene(streaming(End(USAGE)) if stream else answer(), stream=stream)
+    await scene.run()
+    assert scene.settlement.grant is not None
+    assert (scene.settlement.grant.usage_so_far is not None) is stream
+
+
 @pytest.mark.requirement("A048")
 async def test_an_error_of_the_backend_passes() -> None:
     scene = Scene(answer(422))

@@ -40,5 +40,10 @@ def test_an_estimate_is_no_more_than_was_asked_for() -> None:
     assert bounded.usage(whole=True) == Usage(30, 60, "estimate")
 
 
+def test_log_probabilities_are_no_text() -> None:
+    verbose = answer(BEGUN, TEXT, body=b'{"model":"m","logprobs":true}')
+    assert verbose.usage(whole=False).completion_tokens == (len(BEGUN) + TAIL_BYTES) // 100
+
+
 def test_vectors_are_no_tokens() -> None:
     assert answer(b'{"data":[', TEXT, operation="embeddings").usage(whole=False) == Usage(30, 0, "partial")
