@@ -103,7 +103,7 @@ class AdmissionService:
             if isinstance(reserved, Refusal):
                 return reserved
             hold = reserved
-        return Grant(principal, job.request_id, job.model, quote, hold, place)
+        return Grant(principal, job.request_id, job.model, quote, hold, place, prompt_tokens=prompt_tokens)
 
     async def _reserve(self, principal: Principal, job: Job, quote: Amount, place: Place) -> Hold | Refusal:
         """Hold the quote, or give the place back: also when the caller leaves meanwhile."""

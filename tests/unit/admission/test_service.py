@@ -160,6 +160,7 @@ async def test_who_has_budgets_gets_a_hold() -> None:
     assert isinstance(grant, Grant)
     assert isinstance(grant.hold, Held)
     assert grant.estimate == Amount(len(make_job().body) + 50, 3)
+    assert grant.prompt_tokens == len(make_job().body)
 
 
 @pytest.mark.parametrize("name", ["ill", "price", "limit"])

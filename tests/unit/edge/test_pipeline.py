@@ -102,7 +102,7 @@ async def test_refused(by: str) -> None:
     ("step", "outcome"),
     [
         ("read", ("client_gone", 499, "client_closed_request", None)),
-        ("inference", ("client_gone", 499, "client_closed_request", Usage(10, 0, "estimate"))),
+        ("inference", ("client_gone", 499, "client_closed_request", Usage(12, 0, "estimate"))),
         ("start", ("client_gone", 200, "client_closed_request", USAGE)),
         ("write", ("client_gone", 200, "client_closed_request", USAGE)),
         ("finish", ("complete", 200, "", USAGE)),
@@ -143,7 +143,7 @@ async def test_a_refused_client_that_leaves_stays_refused() -> None:
     ("step", "outcome"),
     [
         ("read", ("shutdown", 503, DRAINED.code, None)),
-        ("inference", ("shutdown", 503, DRAINED.code, Usage(10, 0, "estimate"))),
+        ("inference", ("shutdown", 503, DRAINED.code, Usage(12, 0, "estimate"))),
         ("write", ("shutdown", 200, DRAINED.code, USAGE)),
         ("finish", ("complete", 200, "", USAGE)),
     ],
