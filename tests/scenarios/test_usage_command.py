@@ -96,6 +96,16 @@ def test_totals_for_programs(config: Path) -> None:
 
 
 @pytest.mark.requirement("A107")
+def test_a_callers_choice_of_words_moves_nothing_on_the_operators_screen(config: Path) -> None:
+    store = make_store(f"sqlite:///{config.parent}/store.db")
+    evil = record("4", model="m\x1b[2J\x1b]0;x\x07\x9b\u202e")
+    store.call(lambda connection: connection.execute(insert(usage_records), [evil]))
+    store.close()
+    shown = command(config, *ALL, "--by", "model")
+    assert "m\\x1b[2J\\x1b]0;x\\x07\\x9b\\u202e" in shown
+    assert all(letter.isprintable() or letter == "\n" for letter in shown)
+
+
 def test_csv_and_exports(config: Path) -> None:
     command(config, *ALL, "--by", "model", "--csv", "totals.csv")
     rows = list(csv.DictReader((config.parent / "totals.csv").open()))
@@ -106,6 +116,7 @@ def test_csv_and_exports(config: Path) -> None:
     assert lines[0]["timestamp"] == "2027-01-15T08:00:00.500Z"
     exported = list(csv.DictReader(io.StringIO(command(config, "export", "--user", "me"))))
     assert [row["request_id"] for row in exported] == ["1", "3"]
+    assert command(config, "export", "--user", "nobody").startswith("timestamp,request_id,"), "a header, and no rows"
     command(config, "export", "--output", "all.csv")
     assert len((config.parent / "all.csv").read_text().splitlines()) == 4
 

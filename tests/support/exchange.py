@@ -41,7 +41,7 @@ class Desk:
         if self.limit is not None:
             return self.limit
         self.held += 1
-        return Grant(principal, hold=self.hold)
+        return Grant(principal, hold=self.hold, prompt_tokens=12)
 
     async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
         return [(grant, self.cut) for grant in grants if self.cut is not None]

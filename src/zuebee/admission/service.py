@@ -10,6 +10,7 @@ from zuebee.admission.permissions import may_knock, may_use
 from zuebee.admission.priority import HEADER as PRIORITY
 from zuebee.admission.priority import priority_of
 from zuebee.contracts.admission import (
+    MAX_AMOUNT,
     Amount,
     Authenticator,
     Billing,
@@ -101,14 +102,17 @@ class AdmissionService:
         if refusal is not None:
             return refusal
         prompt_tokens = self._estimate(job.model, len(job.body))
-        output_tokens = self._default_output_tokens if job.max_output_tokens is None else job.max_output_tokens
-        output_tokens = 0 if job.operation == "embeddings" else output_tokens * job.choices
+        bound = self._default_output_tokens if job.max_output_tokens is None else job.max_output_tokens
+        output_tokens = 0 if job.operation == "embeddings" else bound * job.choices * job.prompts
+        if output_tokens > MAX_AMOUNT:
+            output_tokens = MAX_AMOUNT
         tokens = prompt_tokens + output_tokens
         if not principal.budgets:
             place = await self._limiter.acquire(caller, principal, job, tokens)
             if isinstance(place, Refusal):
                 return place
-            return Grant(principal, job.request_id, job.model, Amount(tokens), None, place)
+            amount = Amount(tokens)
+            return Grant(principal, job.request_id, job.model, amount, None, place, prompt_tokens=prompt_tokens)
         quote = self._billing.unable() or self._billing.quote(principal, job, prompt_tokens, output_tokens)
         if isinstance(quote, Refusal):
             return quote
@@ -123,7 +127,7 @@ class AdmissionService:
                 self._limiter.release(place, None)
         if isinstance(hold, Refusal):
             return hold
-        return Grant(principal, job.request_id, job.model, quote, hold, place)
+        return Grant(principal, job.request_id, job.model, quote, hold, place, prompt_tokens=prompt_tokens)
 
     def settle(self, settlement: Settlement) -> Awaitable[None] | None:
         """See `Admission.settle`."""

@@ -54,7 +54,7 @@ def lend_reporting(reporting: Reporting, metrics: Metrics) -> None:
 
 def lend_budgets(balances: Callable[[], Iterable[BalanceLike]], metrics: Metrics, max_accounts: int) -> None:
     """Let the metrics show what is left in budgets."""
-    gauges = BudgetGauges(balances, max_accounts, clock.monotonic_s)
+    gauges = BudgetGauges(balances, max_accounts, clock.wall_s)
     metrics.lend("zuebee_budget_granted", gauges.granted)
     metrics.lend("zuebee_budget_remaining", gauges.remaining)
     metrics.lend("zuebee_budgets", gauges.states)

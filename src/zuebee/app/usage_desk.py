@@ -25,6 +25,8 @@ class CannotRead(Exception):
 class UsageDesk:
     """Questions about the usage records, and what an operator can do about the outbox. Raises CannotRead."""
 
+    columns = report.COLUMNS
+
     def __init__(self, settings: Settings, database: Database) -> None:
         self.currency = settings.billing.currency
         self._settings = settings

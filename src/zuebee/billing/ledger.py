@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from zuebee.billing.effects import Kind, effect
 from zuebee.contracts.admission import MAX_AMOUNT, Amount, Budget, Period
 from zuebee.contracts.periods import period_end_s, period_start_s
 
-Kind = Literal["grant", "withdraw", "reserve", "extend", "post", "overdraft", "void", "expire", "adjust"]
 State = Literal["open", "posted", "voided", "expired", "adjusted"]
 
 TOKENS = "tokens"
@@ -155,8 +155,9 @@ class Ledger:
         return self._balances.get((account, starts_at_s))
 
     def path_of(self, balances: Sequence[Balance | None]) -> Path | None:
-        """The path of these balances, if it is in memory."""
-        return self._paths.get(tuple(balance.id if balance is not None else 0 for balance in balances))
+        """The path of these balances, if it is in memory, and that of each by itself, which a changed limit needs."""
+        key = tuple(balance.id if balance is not None else 0 for balance in balances)
+        return self._paths.get(key) if all((each,) in self._paths for each in key) else None
 
     def balances(self) -> Sequence[Balance]:
         """All balances in memory."""
@@ -166,6 +167,15 @@ class Ledger:
         """What has changed since the last time."""
         changes, self.changes = self.changes, Changes()
         return changes
+
+    def forget(self, before_s: float) -> None:
+        """Let go of balances whose period ended before, and in which nothing is held: a store has them."""
+        ended = [b for b in self._balances.values() if not b.held and period_end_s(b.period, b.starts_at_s) < before_s]
+        for balance in ended:
+            del self._balances[balance.account, balance.starts_at_s]
+        gone = {balance.id for balance in ended}
+        self._paths = {key: path for key, path in self._paths.items() if gone.isdisjoint(key)}
+        self._paths_of = {key: kept for key, kept in self._paths_of.items() if kept[1].ends_at_s >= before_s}
 
     # --- what callers ask ---
 
@@ -362,21 +372,6 @@ class Ledger:
         self._resolved[hold.id] = hold
         if len(self._resolved) > MAX_RESOLVED:
             self._resolved.popitem(last=False)
-
-
-def effect(kind: Kind, amount: int, released: int) -> tuple[int, int, int, int]:
-    """What an entry adds to `granted`, `held`, `used` and `overdraft` of a balance of its path."""
-    match kind:
-        case "grant":
-            return amount, 0, 0, 0
-        case "withdraw":
-            return -amount, 0, 0, 0
-        case "reserve" | "extend":
-            return 0, amount, 0, 0
-        case "overdraft" | "adjust":
-            return 0, 0, amount, amount
-        case _:
-            return 0, -released, amount, 0
 
 
 def apply_entry(entry: Entry, balance: Balance) -> None:

@@ -24,6 +24,9 @@ _log = logging.getLogger("zuebee.billing")
 STUCK_S = 1.0
 """A transaction that takes longer stops metered requests until it is through."""
 
+FORGET_EVERY_S = 3600.0
+"""Between two looks for balances of periods that are over. They are kept for as long: something may be on its way."""
+
 MAX_WAITING_RECORDS = 200_000
 EXTENSION_TOKENS = 256
 
@@ -78,6 +81,7 @@ class LocalBilling:
         now_s = clock.wall_s()
         start = store.start("zuebee", now_s)
         self.ledger = Ledger(start.owner)
+        self._forgot_at_s = now_s
         self._money_of: dict[int, tuple[tuple[Budget, ...], bool]] = {}
         self._committer = Committer(
             store.write, self._fill, store.close, interval_s=commit_interval_s, timeout_s=timeout_s
@@ -187,6 +191,9 @@ class LocalBilling:
                 )
                 self._committer.touch(LATER)
         self._expire_leaked(now_s)
+        if abs(now_s - self._forgot_at_s) > FORGET_EVERY_S:
+            self._forgot_at_s = now_s
+            self.ledger.forget(now_s - FORGET_EVERY_S)
         return cut
 
     def _progress(self, grant: Grant, hold: LocalHold, now_s: float) -> Refusal | None:

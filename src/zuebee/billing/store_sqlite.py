@@ -16,7 +16,8 @@ import msgspec
 from zuebee.billing import records
 from zuebee.billing.batch import Batch, NoBound, Room, StoreBusy, StoreFailed
 from zuebee.billing.chain import next_hash
-from zuebee.billing.ledger import TOKENS, Balance, Entry, HoldState, Path, effect
+from zuebee.billing.effects import effect
+from zuebee.billing.ledger import TOKENS, Balance, Entry, HoldState, Path
 from zuebee.contracts.admission import Amount, Budget, Settlement
 
 ROWS_PER_STATEMENT = 100
@@ -178,7 +179,7 @@ class SqliteStore:
             self._write_ledger(batch)
             self._write_usage(batch.records)
             db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:
             self._sequence, self._hash = sequence, digest
             raise _failure(db, error) from error
 
@@ -306,7 +307,7 @@ def _only_one(path: str) -> TextIO:
     return lock
 
 
-def _failure(db: Any, error: sqlite3.Error) -> StoreBusy | StoreFailed:
+def _failure(db: Any, error: Exception) -> StoreBusy | StoreFailed:
     """Undo, and say whether trying again makes sense."""
     with suppress(sqlite3.Error):
         if db.in_transaction:

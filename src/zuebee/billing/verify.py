@@ -17,6 +17,7 @@ from zuebee.billing.verify_entries import (
     Fold,
     HoldRow,
     Violation,
+    odd_fields,
     table_violations,
 )
 from zuebee.kit import clock
@@ -29,7 +30,8 @@ ROWS_AT_ONCE = 2000
 R = TypeVar("R")
 
 _BALANCES = (
-    "SELECT id, account, unit, period, starts_at_s, granted, held, used, overdraft FROM ledger_balances ORDER BY id"
+    "SELECT id, account, unit, period, starts_at_s, granted, held, used, overdraft, limited"
+    " FROM ledger_balances ORDER BY id"
 )
 _PATHS = "SELECT id, balances FROM ledger_paths ORDER BY id"
 _ENTRIES = (
@@ -84,7 +86,12 @@ def verify(connection: Connection, *, sweep_s: float = SWEEP_S, records_since_s:
     and open holds, not with entries. May raise SQLAlchemyError.
     """
     begin_snapshot(connection)
-    balances = list(_rows(connection, _BALANCES, BalanceRow._make))
+    balances: list[BalanceRow] = []
+    for balance in _rows(connection, _BALANCES, BalanceRow._make):
+        if odd := odd_fields(balance):
+            yield Violation("I1", str(balance.account), f"balance {balance.id}: {odd}")
+        else:
+            balances.append(balance)
     paths = list(_rows(connection, _PATHS, _path))
     yield from table_violations(balances, paths)
     yield from _entries(connection, Fold(balances, paths))
@@ -120,17 +127,21 @@ def overdue(connection: Connection, sweep_s: float = SWEEP_S, *, runs: bool = Fa
 
 
 def _entries(connection: Connection, fold: Fold) -> Iterator[Violation]:
-    chain = Chain()
-    batches = _rows(connection, _BATCHES, BatchRow._make)
-    for number, entry in enumerate(_rows(connection, _ENTRIES, EntryRow._make)):
+    chain = Chain(_rows(connection, _BATCHES, BatchRow._make))
+    for entry in _rows(connection, _ENTRIES, EntryRow._make):
+        if odd := odd_fields(entry):
+            yield Violation("I5", str(entry.hold), f"entry {entry.id}: {odd}")
+            continue
         yield from fold.add(entry)
         yield from chain.add(entry)
-        if number % 8 == 0 and (batch := next(batches, None)) is not None:  # about as fast as the entries use them
-            yield from chain.expect(batch)
-    for batch in batches:
-        yield from chain.expect(batch)
     yield from chain.finish()
-    yield from fold.finish(_rows(connection, _HOLDS, HoldRow._make))
+    holds: list[HoldRow] = []
+    for hold in _rows(connection, _HOLDS, HoldRow._make):
+        if odd := odd_fields(hold):
+            yield Violation("I3", str(hold.hold), f"it is among the open holds, but {odd}")
+        else:
+            holds.append(hold)
+    yield from fold.finish(holds)
 
 
 def _usage(connection: Connection, records_since_s: float) -> Iterator[Violation]:

@@ -5,6 +5,7 @@ check each other. Memory grows with the accounts and the open holds, not with th
 """
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from zuebee.billing.chain import next_hash
@@ -59,6 +60,7 @@ class BalanceRow(NamedTuple):
     held: int
     used: int
     overdraft: int
+    limited: int = 0
 
 
 class BatchRow(NamedTuple):
@@ -81,12 +83,27 @@ class HoldRow(NamedTuple):
     owner: int
 
 
+def odd_fields(row: tuple[Any, ...]) -> str:
+    """Which fields of a row are not of their kind: SQLite keeps whatever it is given."""
+    return ", ".join(f"{name} is {row[place]!r}" for place, name in _odd(type(row), tuple(map(type, row))))
+
+
+@lru_cache(1000)
+def _odd(row: type, found: tuple[type, ...]) -> list[tuple[int, str]]:
+    kinds = [(name, int | float if kind is float else kind) for name, kind in row.__annotations__.items()]
+    return [
+        (place, name)
+        for place, ((name, kind), one) in enumerate(zip(kinds, found, strict=True))
+        if not issubclass(one, kind)
+    ]
+
+
 class _Folded:
-    __slots__ = ("granted", "held", "overdraft", "row", "used")
+    __slots__ = ("granted", "held", "limited", "overdraft", "row", "used")
 
     def __init__(self, row: BalanceRow) -> None:
         self.row = row
-        self.granted = self.held = self.used = self.overdraft = 0
+        self.granted = self.held = self.used = self.overdraft = self.limited = 0
 
 
 class Fold:
@@ -95,8 +112,7 @@ class Fold:
     def __init__(self, balances: Iterable[BalanceRow], paths: Iterable[tuple[int, str]]) -> None:
         self._balances = {row.id: _Folded(row) for row in balances}
         self._paths = {
-            path: [self._balances[int(i)] for i in ids.split(",") if i and int(i) in self._balances]
-            for path, ids in paths
+            path: [self._balances[i] for i in balance_ids(ids) if i in self._balances] for path, ids in paths
         }
         self._open: dict[str, tuple[int, int, int]] = {}
 
@@ -108,6 +124,8 @@ class Fold:
             yield from self._hold_more(entry)
         elif kind in RESOLVES:
             yield from self._resolve(entry)
+        elif kind in GRANTS:
+            yield from self._limit(entry)
         for balance in self._paths.get(entry.path, ()):
             if balance.row.unit == "tokens":
                 amount, released = entry.tokens, entry.released_tokens
@@ -129,6 +147,15 @@ class Fold:
                 yield Violation("I2", balance.row.account, f"after entry {entry.id} ({kind}): {_figures(balance)}")
         if entry.path not in self._paths:
             yield Violation("I9", entry.hold, f"entry {entry.id} is on path {entry.path}, which is not there")
+
+    def _limit(self, entry: EntryRow) -> Iterator[Violation]:
+        """A grant of the ledger's own, `ACCOUNT@START`, is what the account's limit amounts to; others are payments."""
+        account, at, _ = entry.hold.rpartition("@")
+        for balance in self._paths.get(entry.path, ()) if at else ():
+            if balance.row.account != account:
+                yield Violation("I1", balance.row.account, f"entry {entry.id} ({entry.kind}) is of {account}")
+            amount = entry.tokens if balance.row.unit == "tokens" else entry.cost_nano
+            balance.limited += amount if entry.kind == "grant" else -amount
 
     def _hold_more(self, entry: EntryRow) -> Iterator[Violation]:
         held = self._open.get(entry.hold)
@@ -177,6 +204,9 @@ class Fold:
             if found != (balance.granted, balance.held, balance.used, balance.overdraft):
                 text = f"granted, held, used, overdraft are {found}, but the entries say {_figures(balance)}"
                 yield Violation("I1", row.account, text)
+            if row.limited != balance.limited:
+                text = f"its limit is {row.limited}, but the entries say {balance.limited}"
+                yield Violation("I1", row.account, text)
             granted += balance.granted
             held += (row.granted - row.used - row.held) + row.held + row.used
         if granted != held:
@@ -204,13 +234,17 @@ class Fold:
 
 
 class Chain:
-    """Each owner's batches as a chain of hashes. `add` every entry, feed it batches with `expect`, then `finish`."""
+    """Each owner's batches as a chain of hashes: `batches` in the order of ids, `add` every entry, then `finish`.
 
-    def __init__(self) -> None:
+    A batch that does not give its hash is one violation: the next one is held against the hash that stands there.
+    """
+
+    def __init__(self, batches: Iterator[BatchRow]) -> None:
+        self._batches = batches
+        self._ahead: dict[tuple[int, int], BatchRow] = {}
         self._last: dict[int, tuple[int, str]] = {}  # owner: sequence and hash of its latest whole batch
-        self._current: dict[int, tuple[int, list[tuple[Any, ...]]]] = {}
-        self._computed: dict[tuple[int, int], tuple[int, str]] = {}
-        self._expected: dict[tuple[int, int], tuple[int, str]] = {}
+        # owner: sequence, rows, id of the first entry
+        self._current: dict[int, tuple[int, list[tuple[Any, ...]], int]] = {}
 
     def add(self, entry: EntryRow) -> Iterator[Violation]:
         """The next entry in the order of ids."""
@@ -221,39 +255,37 @@ class Chain:
             return
         if current is not None:
             yield from self._close(entry.owner)
-        self._current[entry.owner] = (entry.batch, [row])
-
-    def expect(self, batch: BatchRow) -> Iterator[Violation]:
-        """The next batch, in the order of ids."""
-        key = (batch.owner, batch.sequence)
-        computed = self._computed.pop(key, None)
-        if computed is None:
-            self._expected[key] = (batch.entries, batch.hash)
-        else:
-            yield from _compare(key, computed, (batch.entries, batch.hash))
+        self._current[entry.owner] = (entry.batch, [row], entry.id)
 
     def finish(self) -> Iterator[Violation]:
-        """After the last entry and the last batch."""
+        """After the last entry."""
         for owner in list(self._current):
             yield from self._close(owner)
-        for owner, sequence in self._computed:
-            yield Violation("I5", "", f"the entries of batch {sequence} of owner {owner} have no batch")
-        for owner, sequence in self._expected:
+        for owner, sequence in [*self._ahead, *((batch.owner, batch.sequence) for batch in self._batches)]:
             yield Violation("I5", "", f"the entries of batch {sequence} of owner {owner} are gone")
 
     def _close(self, owner: int) -> Iterator[Violation]:
-        sequence, rows = self._current.pop(owner)
+        sequence, rows, first_id = self._current.pop(owner)
         before, previous = self._last.get(owner, (sequence - 1, ""))
         if sequence != before + 1:
             yield Violation("I5", "", f"owner {owner}: batch {sequence} follows batch {before}")
         digest = next_hash(previous, rows)
-        self._last[owner] = (sequence, digest)
+        batch = self._batch(owner, sequence)
+        self._last[owner] = (sequence, digest if batch is None else batch.hash)
+        if batch is None:
+            yield Violation("I5", "", f"the entries of batch {sequence} of owner {owner} have no batch")
+        elif (batch.entries, batch.hash) != (len(rows), digest):
+            text = f"the entries of batch {sequence} of owner {owner}, from entry {first_id} on, do not give its hash"
+            yield Violation("I5", "", text)
+
+    def _batch(self, owner: int, sequence: int) -> BatchRow | None:
         key = (owner, sequence)
-        expected = self._expected.pop(key, None)
-        if expected is None:
-            self._computed[key] = (len(rows), digest)
-        else:
-            yield from _compare(key, (len(rows), digest), expected)
+        while key not in self._ahead:
+            batch = next(self._batches, None)
+            if batch is None:
+                return None
+            self._ahead[batch.owner, batch.sequence] = batch
+        return self._ahead.pop(key)
 
 
 def table_violations(balances: Iterable[BalanceRow], paths: Iterable[tuple[int, str]]) -> Iterator[Violation]:
@@ -263,22 +295,29 @@ def table_violations(balances: Iterable[BalanceRow], paths: Iterable[tuple[int, 
     for row in balances:
         known[row.id] = row.account
         if min(row.granted, row.held, row.used, row.overdraft) < 0:
-            yield Violation("I2", row.account, f"a figure below 0: {row[5:]}")
+            yield Violation("I2", row.account, f"a figure below 0: {row[5:9]}")
         if row.used + row.held > row.granted + row.overdraft:
-            yield Violation("I2", row.account, f"used and held exceed what was granted: {row[5:]}")
+            yield Violation("I2", row.account, f"used and held exceed what was granted: {row[5:9]}")
         if (row.account, row.starts_at_s) in seen:
             yield Violation("I14", row.account, f"has two balances that start at {row.starts_at_s!r}")
         seen.add((row.account, row.starts_at_s))
+        if row.account.count("/") > 1 and not row.account.endswith(f"/{row.unit}/{row.period}"):
+            yield Violation("I14", row.account, f"its unit is {row.unit}, its period {row.period}")
         if period_start_s(row.period, row.starts_at_s) != row.starts_at_s:  # type: ignore[arg-type]
             yield Violation("I14", row.account, f"{row.starts_at_s!r} is no start of a {row.period} period")
     for path, ids in paths:
-        balance_ids = [int(one) for one in ids.split(",") if one]
-        missing = [one for one in balance_ids if one not in known]
-        if missing or not balance_ids:
+        found = balance_ids(ids)
+        if not found or any(one not in known for one in found):
             yield Violation("I9", "", f"path {path} leads to balances that are not there: {ids}")
-        accounts = [known[one] for one in balance_ids if one in known]
+        accounts = [known[one] for one in found if one in known]
         if len(set(accounts)) != len(accounts):
             yield Violation("I14", accounts[0], f"path {path} has an account twice: {ids}")
+
+
+def balance_ids(text: str) -> list[int]:
+    """The balances of a path, `1,2,3`; none if it says anything else."""
+    parts = text.split(",")
+    return [int(part) for part in parts] if all(part.isascii() and part.isdecimal() for part in parts) else []
 
 
 def _sane(entry: EntryRow) -> Iterator[Violation]:
@@ -290,11 +329,6 @@ def _sane(entry: EntryRow) -> Iterator[Violation]:
         yield Violation("I5", entry.hold, f"entry {entry.id} has an amount outside of 0 and 2**53")
     if entry.kind not in RESOLVES and (entry.released_tokens or entry.released_cost_nano):
         yield Violation("I5", entry.hold, f"entry {entry.id} ({entry.kind}) releases")
-
-
-def _compare(key: tuple[int, int], computed: tuple[int, str], expected: tuple[int, str]) -> Iterator[Violation]:
-    if computed != expected:
-        yield Violation("I5", "", f"the entries of batch {key[1]} of owner {key[0]} do not give its hash")
 
 
 def _figures(balance: _Folded) -> str:

@@ -21,28 +21,33 @@ def as_json(value: Any) -> None:
 
 def as_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: Sequence[str] = ()) -> None:
     """Rows under a title. Columns in `numbers` stand to the right."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="dim")
+    table = Table(title=Text(visible(title)), title_justify="left", title_style="bold", header_style="dim")
     for name in columns:
         table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_shown(value)) for value in row))
+        table.add_row(*(Text(visible(_shown(value))) for value in row))
     _console().print(table)
 
 
 def as_record(title: str, fields: Mapping[str, Any]) -> None:
     """One thing with its fields; empty ones are left out."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=False)
+    table = Table(title=Text(visible(title)), title_justify="left", title_style="bold", show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in fields.items():
         if _shown(value):
-            table.add_row(Text(name), Text(_shown(value)))
+            table.add_row(Text(name), Text(visible(_shown(value))))
     _console().print(table)
 
 
 def note(text: str) -> None:
     """A line for people."""
     _console().print(Text(text))
+
+
+def visible(text: str) -> str:
+    """The text, with what a terminal would obey instead of showing it spelled out: callers choose names of models."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def when(at_s: float) -> str:

@@ -110,7 +110,7 @@ def _add_export(app: typer.Typer, open_store: Open) -> None:
         chosen = _chosen(since, until, last if timed else "", key=key, user=user, team=team, organisation=organisation,
                          plan=plan, model=model)  # fmt: skip
         with open_store(config) as desk, _output(output) as file:
-            _export(file, form, desk.rows(**chosen))
+            _export(file, form, desk.columns, desk.rows(**chosen))
 
 
 def _add_outbox(app: typer.Typer, open_store: Open) -> None:
@@ -196,19 +196,12 @@ def _output(path: str) -> Iterator[TextIO]:
         raise typer.Exit(1) from None
 
 
-def _export(file: TextIO, form: str, rows: Iterator[dict[str, Any]]) -> None:
+def _export(file: TextIO, form: str, columns: Sequence[str], rows: Iterator[dict[str, Any]]) -> None:
     if form == "jsonl":
         for row in rows:
             file.write(msgspec.json.encode(row).decode() + "\n")
-        return
-    first = next(rows, None)
-    if first is not None:
-        _write_csv(file, list(first), (list(row.values()) for row in _again(first, rows)))
-
-
-def _again(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    yield first
-    yield from rest
+    else:
+        _write_csv(file, columns, (list(row.values()) for row in rows))
 
 
 def _write_csv(file: TextIO, header: Sequence[str], rows: Iterator[list[Any]]) -> None:

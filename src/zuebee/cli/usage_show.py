@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from zuebee.cli.show import visible
+
 WIDE = 200
 """Characters of a line when the output is no terminal: nothing is cut off for lack of room."""
 
@@ -19,7 +21,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], num
     for name in columns:
         shown.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*map(Text, row))
+        shown.add_row(*(Text(visible(text)) for text in row))
     _console().print(shown)
 
 

@@ -126,8 +126,9 @@ class Place(Protocol):
 class Grant(msgspec.Struct):
     """Permission for one request. It must be given back exactly once, to `Admission.settle`.
 
-    `estimate` is what was charged before the call, to limits and (through `hold`) to budgets. The edge fills in
-    `usage_so_far` as soon as an answer begins, so that `Admission.attend` can see what it has cost.
+    `estimate` is what was charged before the call, to limits and (through `hold`) to budgets; `prompt_tokens` of it are
+    the prompt's. The edge fills in `usage_so_far` as soon as a stream begins, so that `Admission.attend` can see what
+    it has cost.
     """
 
     principal: Principal
@@ -137,6 +138,7 @@ class Grant(msgspec.Struct):
     hold: Hold | None = None
     place: Place | None = None
     usage_so_far: "Callable[[], Usage | None] | None" = None
+    prompt_tokens: int = 0
 
 
 Ending = Literal["complete", "client_gone", "upstream_broken", "timeout", "shutdown", "cut", "refused", "failed"]

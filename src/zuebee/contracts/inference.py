@@ -57,8 +57,9 @@ class Job(msgspec.Struct, gc=False):
 
     `path` is the canonical one (`/v1/chat/completions`), `query` what followed `?`. `stream_usage` tells whether the
     client itself asked for usage in a stream. `max_output_tokens` is the caller's own bound on one answer (None: it
-    set none), `choices` how many answers it wants (`n`, or `best_of` where that is more). `priority` and `sender` are
-    filled in once it is known who calls. `waiting` is true while the job stands in a queue and no backend has seen it.
+    set none), `choices` how many answers it wants (`n`, or `best_of` where that is more) to each of its `prompts` (a
+    text completion may have many). `priority` and `sender` are filled in once it is known who calls. `waiting` is true
+    while the job stands in a queue and no backend has seen it.
     """
 
     request_id: str
@@ -72,6 +73,7 @@ class Job(msgspec.Struct, gc=False):
     stream_usage: bool
     max_output_tokens: int | None = None
     choices: int = 1
+    prompts: int = 1
     priority: Priority = "normal"
     sender: Sender | None = None
     waiting: bool = False

@@ -15,8 +15,8 @@ MAX_TOKENS = 10**9
 MAX_CODE = 64
 MAX_MESSAGE = 2000
 MAX_CHOICES = 10_000
-_PEEKED = ("model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "best_of")
-_QUOTED = tuple(f'"{name}"'.encode() for name in _PEEKED)
+_PEEKED = ("model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "best_of", "prompt")
+_QUOTED = tuple(f'"{name}"'.encode() for name in _PEEKED[:-1])  # `prompt` is looked for where there is one
 
 
 _Bound = Annotated[int, Meta(ge=-1, le=MAX_TOKENS)] | None  # -1: some servers' word for no bound
@@ -31,6 +31,7 @@ class _Peek(msgspec.Struct):
     max_completion_tokens: _Bound = None
     n: _Count = None
     best_of: _Count = None
+    prompt: Raw | UnsetType = UNSET
 
 
 class _StreamOptions(msgspec.Struct):
@@ -38,17 +39,22 @@ class _StreamOptions(msgspec.Struct):
 
 
 class Request(msgspec.Struct):
-    """What a request asks for: its model, whether it wants a stream, and usage in it, how long and how many answers."""
+    """What a request asks for: its model, whether it wants a stream, and usage in it, how long and how many answers.
+
+    `prompts`: to how many prompts it wants them; a text completion may have many.
+    """
 
     model: str
     stream: bool
     stream_usage: bool
     max_output_tokens: int | None = None
     choices: int = 1
+    prompts: int = 1
 
 
 _peek = msgspec.json.Decoder(_Peek)
 _stream_options = msgspec.json.Decoder(_StreamOptions | None)
+_raw_list = msgspec.json.Decoder(list[Raw])
 _ESCAPED_LETTER = re.compile(rb"\\u00[5-7]")  # the letters, and the underscore
 
 
@@ -65,7 +71,8 @@ def read_request(body: bytes) -> Request | Refusal:
         return bad_request(f"The request is not valid: {text.partition(' - at')[0]}.", param=param)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return bad_request(f"The body is not valid JSON: {error}", code="invalid_json")
-    if _may_repeat(body) and (repeated := _repeated_key(body)):
+    prompts = 1 if peek.prompt is UNSET else _count_prompts(peek.prompt)
+    if _may_repeat(body, names_prompt=peek.prompt is not UNSET) and (repeated := _repeated_key(body)):
         return bad_request(f"The field `{repeated}` is given more than once.", param=repeated)
     bound = peek.max_tokens
     if peek.max_completion_tokens is not None:
@@ -77,15 +84,24 @@ def read_request(body: bytes) -> Request | Refusal:
         options is not None and options.include_usage is True,
         None if bound is not None and bound < 0 else bound,
         1 if peek.n is peek.best_of is None else max(peek.n or 1, peek.best_of or 1),
+        prompts,
     )
 
 
-def _may_repeat(body: bytes) -> bool:
+def _count_prompts(prompt: Raw) -> int:
+    """How many prompts stand in a list of texts, or of lists of tokens; a list of tokens is one prompt."""
+    if not bytes(prompt).startswith(b"["):
+        return 1
+    items = _raw_list.decode(prompt)
+    return len(items) if items and bytes(items[0]).startswith((b'"', b"[")) else 1
+
+
+def _may_repeat(body: bytes, *, names_prompt: bool) -> bool:
     # Cheap and never wrong in the safe direction: a repeated key is here twice, or spelled with an escape.
     for name in _QUOTED:
         if body.count(name) > 1:
             return True
-    return _ESCAPED_LETTER.search(body) is not None
+    return (names_prompt and body.count(b'"prompt"') > 1) or _ESCAPED_LETTER.search(body) is not None
 
 
 def _repeated_key(body: bytes) -> str | None:
@@ -167,6 +183,7 @@ class _Answer(msgspec.Struct):
 class _UsageFigures(msgspec.Struct):
     prompt_tokens: Any = None
     completion_tokens: Any = None
+    total_tokens: Any = None
     prompt_tokens_details: Any = None
 
 
@@ -224,8 +241,9 @@ def tail_usage(tail: bytes) -> Figures | None:
 
 
 def usage_figures(usage: Raw | bytes | UnsetType) -> Figures | None:
-    """The tokens of a usage object; None if there is none or it cannot be true.
+    """The tokens of a usage object; None if there is none, it is not whole, or it cannot be true.
 
+    Nothing at all for an answer is not true: servers that do not count say so with zeros.
     What it says of the cache is believed only where the rest is, and never for more than the prompt has.
     """
     if usage is UNSET:
@@ -240,9 +258,10 @@ def usage_figures(usage: Raw | bytes | UnsetType) -> Figures | None:
 def _believed(figures: _UsageFigures | None) -> Figures | None:
     if figures is None or figures.prompt_tokens is None:
         return None
-    prompt = figures.prompt_tokens
-    completion = 0 if figures.completion_tokens is None else figures.completion_tokens
-    if not _plausible(prompt) or not _plausible(completion):
+    prompt, completion = figures.prompt_tokens, figures.completion_tokens
+    if completion is None and _plausible(prompt) and _plausible(figures.total_tokens):
+        completion = max(0, figures.total_tokens - prompt)
+    if not (_plausible(prompt) and _plausible(completion) and prompt + completion):
         return None
     details = figures.prompt_tokens_details
     cached = details.get("cached_tokens") if type(details) is dict else 0

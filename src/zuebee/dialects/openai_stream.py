@@ -8,10 +8,15 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from zuebee.dialects.openai import Figures, usage_figures
+from zuebee.dialects.openai_text import BYTES_PER_TOKEN, text_bytes
 from zuebee.dialects.sse import EventCutter, EventTooLarge, event_data, split_events
 
 DONE = b"[DONE]"
 DONE_EVENT = b"data: [DONE]\n\n"
+LITTLE_TEXT_BYTES = 24
+"""Text of an event that may be a single token. With more of it, there are as many tokens as its size says."""
+
+MAX_WRAPPING_BYTES = 1024
 
 
 class _Chunk(msgspec.Struct):
@@ -32,9 +37,10 @@ _choices = msgspec.json.Decoder(list[_Choice])
 class StreamMeter:
     """Watches one stream. Nothing more of the stream counts once it is `over`.
 
-    `usage`: tokens as last reported. `chunks`: events with choices so far. `error`: what the
-    server said under `error`. `fault`: why its bytes cannot be trusted. `last_words`: the event that says `[DONE]`;
-    it is held back, for whoever reads it stops reading.
+    `usage`: tokens as last reported. `chunks`: events with choices so far; `tokens`: how many tokens those may be, one
+    each, or as their text says where a server puts much of it into an event. `error`: what the server said under
+    `error`. `fault`: why its bytes cannot be trusted. `last_words`: the event that says `[DONE]`; it is held back, for
+    whoever reads it stops reading.
     """
 
     def __init__(self, *, hide_usage: bool) -> None:
@@ -45,6 +51,8 @@ class StreamMeter:
         self.chunks = 0
         self.usage: Figures | None = None
         self.last_words = b""
+        self._more_tokens = 0
+        self._little_bytes = 0
         self._hide_usage = hide_usage
         self._cutter = EventCutter()
         self._rest = self._cutter.rest
@@ -77,6 +85,8 @@ class StreamMeter:
             if chunks:
                 self.chunks += len(chunks)
                 self._last_choices = chunks[-1].choices
+            if len(block) > self._little_bytes * (len(chunks) + 1):
+                self._measure([*chunks, last], len(block))
             if not self._counts(last):
                 block = block[: block.rfind(b"\n\n", 0, -2) + 2] if chunks else b""
         if done:
@@ -116,7 +126,22 @@ class StreamMeter:
             self.error = chunk.error
             self.over = True
             return False
+        if len(data) > self._little_bytes:
+            self._measure([chunk], len(data))
         return self._counts(chunk)
+
+    def _measure(self, chunks: list[_Chunk], size_bytes: int) -> None:
+        """Take note of text that is more than a token for each chunk; the first ones show how large a wrapping is."""
+        sizes = [text_bytes(chunk.choices) for chunk in chunks]
+        self._more_tokens += sum(size // BYTES_PER_TOKEN - 1 for size in sizes if size > LITTLE_TEXT_BYTES)
+        if not self._little_bytes:
+            wrapping_bytes = (size_bytes - sum(sizes)) // len(chunks)
+            self._little_bytes = min(max(wrapping_bytes, 0), MAX_WRAPPING_BYTES) + LITTLE_TEXT_BYTES
+
+    @property
+    def tokens(self) -> int:
+        """See above."""
+        return self.chunks + self._more_tokens
 
     def _give_up(self, fault: str) -> None:
         self.fault = fault

@@ -80,6 +80,7 @@ class AsgiClient:
             request.stream_usage,
             request.max_output_tokens,
             request.choices,
+            request.prompts,
         )
 
     async def _read_body(self) -> bytes | Refusal:

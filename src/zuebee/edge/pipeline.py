@@ -24,7 +24,6 @@ from zuebee.kit import clock
 
 CLIENT_CLOSED_REQUEST = 499
 CLIENT_GONE = "client_closed_request"
-BYTES_PER_TOKEN = 4
 
 STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
@@ -219,7 +218,8 @@ class Exchange:
         settlement.attempts = head.attempts
         headers = head.headers
         if (grant := settlement.grant) is not None:
-            grant.usage_so_far = head.usage_so_far
+            if head.events:  # of an answer in one piece the work is done: cutting it would save nothing
+                grant.usage_so_far = head.usage_so_far
             if grant.place is not None and (limits := grant.place.headers()):
                 # The backend's own limits are the gateway's affair.
                 headers = [field for field in headers if not field[0].startswith(b"x-ratelimit-")]
@@ -278,7 +278,8 @@ class Exchange:
             settlement.usage = self._head.usage_so_far()
         elif self._job is not None and not self._job.waiting:
             # The backend may have read the prompt; nobody can say what that cost.
-            settlement.usage = Usage(len(self._job.body) // BYTES_PER_TOKEN, 0, "estimate")
+            prompt_tokens = settlement.grant.prompt_tokens if settlement.grant is not None else 0
+            settlement.usage = Usage(prompt_tokens, 0, "estimate")
         reason = self._cut_for
         if reason is None:
             settlement.ending = "client_gone"

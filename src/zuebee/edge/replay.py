@@ -27,6 +27,9 @@ INVALID_KEY = bad_request(
     param="Idempotency-Key",
     code="invalid_idempotency_key",
 )
+TWO_KEYS = bad_request(
+    "The header Idempotency-Key is given more than once.", param="Idempotency-Key", code="invalid_idempotency_key"
+)
 REUSED = Refusal(
     422,
     "invalid_request_error",
@@ -108,6 +111,8 @@ class Replays:
         """Answer a request by `execute`, or with what another one got, by `play`. Both may refuse."""
         if not (0 < len(key) <= MAX_KEY_BYTES and key.isascii() and key.decode().isprintable()):
             return INVALID_KEY
+        if sum(name == HEADER for name, _ in job.headers) > 1:
+            return TWO_KEYS
         ticket = self._answers.ticket(principal, key, job)
         running = self._running.get(ticket.id)
         if running is None:

@@ -1,6 +1,11 @@
 """PURE. Tokens of a request when nobody counted them: bytes times a ratio learned from real usage, model by model."""
 
 DEFAULT_TOKENS_PER_BYTE = 0.25
+MAX_TOKENS_PER_BYTE = 1.0
+"""A token of text has a byte at least. More come from elsewhere (a picture behind a URL) or are made up by a backend:
+neither may let the estimates of all others grow beyond what anybody can pay.
+"""
+
 WEIGHT = 0.05
 MAX_MODELS = 1000
 
@@ -15,7 +20,7 @@ class TokenRatios:
         """A backend counted `prompt_tokens` in a body of `body_bytes`."""
         if body_bytes <= 0 or prompt_tokens <= 0:
             return
-        seen = prompt_tokens / body_bytes
+        seen = min(prompt_tokens / body_bytes, MAX_TOKENS_PER_BYTE)
         known = self._ratios.get(model)
         if known is not None:
             self._ratios[model] = known + WEIGHT * (seen - known)

@@ -5,6 +5,7 @@ its first event, so that a backend that answers 200 and then fails can still be 
 """
 
 import logging
+import zlib
 from contextlib import aclosing, suppress
 
 from msgspec import Raw
@@ -28,12 +29,13 @@ from zuebee.kit.http_client import Connection, HttpFailure, HttpPool, Timeouts
 from zuebee.kit.http_connect import Origin
 from zuebee.models.estimate import TokenRatios
 from zuebee.models.headers import AnswerFields, downstream
+from zuebee.models.long_answer import LongAnswer
 from zuebee.models.request_head import RequestHead
 from zuebee.models.stream import StreamRelay
 
 MAX_HELD_BYTES = 1 << 20
-TAIL_BYTES = 1 << 16
 DONE_WAIT_S = 0.05
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
 _log = logging.getLogger("zuebee.models")
 
@@ -121,7 +123,7 @@ class BackendInference:
         if (refused := self._unfit(status, fields)) is not None:
             return refused
         usage = None
-        if status == 200:
+        if status < 300 and body:
             try:
                 usage = self._answer_usage(job, fields, body)
             except openai.NotJson:
@@ -141,19 +143,27 @@ class BackendInference:
             return
         if fields.content_length:
             fields.passed.append((b"content-length", fields.content_length))
-        yield Head(connection.status, fields.passed, self.name, lambda: None, backend_url=self.url)
+        answer = LongAnswer(job, self._prompt_estimate(job), begun) if connection.status < 300 else None
+
+        def usage(*, whole: bool = False) -> Usage | None:
+            return None if answer is None else answer.usage(whole=whole)
+
+        yield Head(connection.status, fields.passed, self.name, usage, backend_url=self.url)
         data: bytes | None = begun
-        tail = b""
-        while data:
-            tail = (tail + data)[-TAIL_BYTES:]
-            yield data
-            data = await connection.read()
-        figures = openai.tail_usage(tail) if connection.status == 200 else None
-        usage = _reported_usage(figures) if figures else Usage(self._prompt_estimate(job), 0, "estimate")
-        yield self._end(usage if connection.status == 200 else None)
+        try:
+            while data:
+                if answer is not None:
+                    answer.passes(data)
+                yield data
+                data = await connection.read()
+        except HttpFailure as failure:
+            yield self._failed(failure, usage())
+        else:
+            yield self._end(usage(whole=True))
 
     def _answer_usage(self, job: Job, fields: AnswerFields, body: bytes) -> Usage:
-        figures = None if fields.encoded else openai.answer_usage(body)
+        body = _decoded(body) if fields.encoded else body
+        figures = openai.answer_usage(body) if body else None
         if figures is None:
             completion_tokens = round(openai.answer_text_bytes(body) / 4)
             return Usage(self._prompt_estimate(job), completion_tokens, "estimate")
@@ -237,7 +247,7 @@ class BackendInference:
         whole = meter.whole
         if meter.usage is not None:
             return _reported_usage(meter.usage, "provider" if whole else "partial")
-        return Usage(self._prompt_estimate(job), meter.chunks, "estimate" if whole else "partial")
+        return Usage(self._prompt_estimate(job), meter.tokens, "estimate" if whole else "partial")
 
     def _stream_end(self, job: Job, meter: StreamMeter) -> End:
         usage = self._stream_usage(job, meter) if meter.chunks or meter.usage else None
@@ -294,6 +304,14 @@ class BackendInference:
 
 def _reported_usage(figures: Figures, source: UsageSource = "provider") -> Usage:
     return Usage(figures.prompt, figures.completion, source, figures.cached)
+
+
+def _decoded(body: bytes) -> bytes:
+    """A compressed answer, which nobody asked for, as far as it can be read; `b""` if it cannot."""
+    try:
+        return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, 4 * MAX_HELD_BYTES)
+    except zlib.error:
+        return b""
 
 
 def _is_event_stream(headers: Headers) -> bool:

@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import nsmallest
 from typing import Protocol
 
+from zuebee.contracts.admission import Period
+from zuebee.contracts.periods import period_end_s
+
 REFRESH_S = 10.0
 LOW_SHARE = 0.2
 TOKENS = "tokens"
@@ -21,7 +24,7 @@ class BalanceLike(Protocol):
     used: int
 
     @property
-    def period(self) -> str:
+    def period(self) -> Period:
         """When it starts again."""
         ...
 
@@ -32,7 +35,8 @@ Series = list[tuple[tuple[str, ...], float]]
 class BudgetGauges:
     """Looks at the balances at most every 10 s. The `limit` accounts with the smallest share left show for themselves.
 
-    Of an account only the newest period counts.
+    A balance whose period is over does not count: what was used up last month is there again, though nobody asked yet.
+    `now_s` is the wall clock, which periods go by.
     """
 
     def __init__(self, balances: Callable[[], Iterable[BalanceLike]], limit: int, now_s: Callable[[], float]) -> None:
@@ -60,11 +64,13 @@ class BudgetGauges:
 
     def _refresh(self) -> None:
         now_s = self._now_s()
-        if now_s - self._read_at_s < REFRESH_S:
+        if 0 <= now_s - self._read_at_s < REFRESH_S:
             return
         self._read_at_s = now_s
         newest: dict[str, BalanceLike] = {}
         for each in self._balances():
+            if period_end_s(each.period, each.starts_at_s) <= now_s:
+                continue
             known = newest.get(each.account)
             if known is None or each.starts_at_s > known.starts_at_s:
                 newest[each.account] = each

@@ -3,6 +3,7 @@
 All times are seconds on a clock that the caller reads.
 """
 
+from email.utils import parsedate_to_datetime
 from typing import Literal
 
 import msgspec
@@ -37,16 +38,27 @@ class Gone(msgspec.Struct, frozen=True):
 Outcome = Delivered | Failed | Gone
 
 
-def judge(status: int, retry_after: str | None) -> Outcome:
-    """What an HTTP answer means: 2xx is success, 410 the end, and all else, redirects too, a failure."""
+def judge(status: int, retry_after: str | None, now_s: float) -> Outcome:
+    """What an HTTP answer means: 2xx is success, 410 the end, and all else, redirects too, a failure.
+
+    `retry_after`: seconds or a date (RFC 9110, section 10.2.3).
+    """
     if 200 <= status < 300:
         return Delivered()
     if status == 410:
         return Gone()
-    wait_s = None
-    if status in (429, 503) and retry_after is not None and retry_after.strip().isdecimal():
-        wait_s = min(float(retry_after), MAX_RETRY_AFTER_S)
+    wait_s = _seconds(retry_after.strip(), now_s) if status in (429, 503) and retry_after else None
     return Failed(f"status {status}", wait_s)
+
+
+def _seconds(retry_after: str, now_s: float) -> float | None:
+    if retry_after.isdecimal():
+        return min(float(retry_after), MAX_RETRY_AFTER_S)
+    try:
+        wait_s = parsedate_to_datetime(retry_after).timestamp() - now_s
+    except (ValueError, OverflowError):
+        return None
+    return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S)
 
 
 def due_after(rounds: int, now_s: float, chance: float) -> float:
@@ -80,6 +92,11 @@ class Health:
         self.state: Literal["up", "down", "paused"] = "up"
         self.next_at_s = 0.0
         self._failures = 0
+
+    @property
+    def fails(self) -> bool:
+        """Whether the last round failed."""
+        return self._failures > 0
 
     def wait_s(self, now_s: float) -> float:
         """How long to leave the receiver alone."""

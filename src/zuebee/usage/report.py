@@ -33,6 +33,8 @@ EXPORTED = (
     "prompt_tokens", "completion_tokens", "cached_tokens", "usage_source", "cost_nano", "duration_ms",
     "first_token_ms", "tags",
 )  # fmt: skip
+COLUMNS = ("timestamp", *EXPORTED)
+"""The names in the rows of `Pages`."""
 
 
 class Filter(msgspec.Struct, frozen=True):

@@ -127,14 +127,16 @@ class Reporter:
 
     def _note(self, outcome: Outcome, result: Result) -> None:
         """Take the receiver for what the outcome shows it to be."""
-        before = self.health.state
+        before, failed_before = self.health.state, self.health.fails
         if self.health.note(outcome, clock.wall_s()):
             result.revive = True
         if isinstance(outcome, Delivered):
             self.delivered += 1
         else:
             self.failed += 1
-            _log.debug("%s: an event was not taken: %s", self.name, outcome)
+            # The first of a row is news, further ones may be thousands.
+            level = logging.DEBUG if failed_before else logging.WARNING
+            _log.log(level, "%s: an event was not taken, it stays in the outbox: %s", self.name, _reason(outcome))
         if (after := self.health.state) != before:
             _log.log(*_NEWS[after], self.name, _reason(outcome))
 
@@ -162,12 +164,12 @@ class Reporter:
 _NEWS = {
     "up": (logging.INFO, "%s takes events again%s"),
     "down": (logging.WARNING, "%s does not take events; it is left alone for a while: %s"),
-    "paused": (logging.ERROR, "%s wants no events any more (410); `zuebee usage retry` with its name tries again%s"),
+    "paused": (logging.ERROR, "%s wants no events any more (%s); `zuebee usage retry` with its name tries again"),
 }
 
 
 def _reason(outcome: Outcome) -> str:
-    return outcome.reason if isinstance(outcome, Failed) else ""
+    return outcome.reason if isinstance(outcome, Failed) else "status 410" if isinstance(outcome, Gone) else ""
 
 
 class Reporting:

@@ -39,13 +39,16 @@ class WebhookSink:
         self.round_s = (self._timeout_s + attempt_wait_s(self._attempts)) * self._attempts
 
     async def deliver(self, entries: Sequence[Entry], *, probe: bool) -> list[Outcome]:
-        """One round for one event: up to `retry` attempts one right after the other; as a probe, one."""
+        """One round for one event: up to `retry` attempts one right after the other; as a probe, one.
+
+        No more once the receiver says how long it wants to be left alone.
+        """
         (entry,) = entries
         body = self._body(entry)
         attempts = 1 if probe else self._attempts
         for attempt in range(1, attempts + 1):
             outcome = await self._attempt(entry.event_id, body)
-            if not isinstance(outcome, Failed) or attempt == attempts:
+            if not isinstance(outcome, Failed) or outcome.retry_after_s is not None or attempt == attempts:
                 break
             await asyncio.sleep(attempt_wait_s(attempt))
         return [outcome]
@@ -80,7 +83,7 @@ class WebhookSink:
             # Read to its end, so that the connection can be kept; a long answer is not worth it.
             while read < MAX_ANSWER_BYTES and (data := await connection.read()):
                 read += len(data)
-            return judge(connection.status, retry_after.decode("latin-1"))
+            return judge(connection.status, retry_after.decode("latin-1"), clock.wall_s())
         finally:
             connection.finish()
 

@@ -153,8 +153,9 @@ async def test_without_a_bound_the_default_is_held_for_each_answer_wanted() -> N
     parts = Parts()
     await parts.admit(PRINCIPAL, make_job(choices=3))
     await parts.admit(PRINCIPAL, make_job(operation="embeddings", choices=3))
+    await parts.admit(PRINCIPAL, make_job(operation="completions", choices=3, prompts=4))
     body = len(make_job().body)
-    assert parts.log == [("acquire", body + 3000), ("acquire", body)]
+    assert parts.log == [("acquire", body + 3000), ("acquire", body), ("acquire", body + 12_000)]
 
 
 async def test_who_has_budgets_gets_a_hold() -> None:
@@ -163,6 +164,7 @@ async def test_who_has_budgets_gets_a_hold() -> None:
     assert isinstance(grant, Grant)
     assert isinstance(grant.hold, Held)
     assert grant.estimate == Amount(len(make_job().body) + 50, 3)
+    assert grant.prompt_tokens == len(make_job().body)
 
 
 @pytest.mark.parametrize("name", ["ill", "price", "limit"])

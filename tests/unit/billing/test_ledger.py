@@ -159,6 +159,30 @@ def test_a_new_period_starts_anew_and_a_hold_is_posted_into_its_own() -> None:
     assert tomorrow.balances[0].used == 0
 
 
+def test_periods_that_are_over_do_not_stay_in_memory() -> None:
+    book = Book(KEY, TEAM)
+    for day in range(1, 50):
+        later_s = NOW_S + day * DAY_S
+        book.ledger.open_path(book.budgets, later_s)
+        book.ledger.forget(later_s)
+    assert sorted(balance.starts_at_s for balance in book.ledger.balances()) == [0.0, later_s - later_s % DAY_S]
+    assert len(book.ledger._paths) <= 3
+    again = book.ledger.path(book.budgets, later_s)
+    assert again is not None
+    assert again.balances[1] is book.path.balances[1], "what has no end is still the same"
+
+
+def test_a_hold_keeps_its_period_in_memory_until_it_is_resolved() -> None:
+    book = Book(KEY)
+    book.reserve("r", 60)
+    book.ledger.forget(NOW_S + 9 * DAY_S)
+    assert book.ledger.balance(KEY.account, book.path.balances[0].starts_at_s) is book.path.balances[0]
+    book.ledger.post("r", Amount(50), NOW_S + 9 * DAY_S)
+    book.ledger.forget(NOW_S + 9 * DAY_S)
+    assert book.ledger.balances() == []
+    assert book.figures() == (100, 0, 50, 0)
+
+
 def test_a_limit_rises_at_once_and_falls_as_far_as_it_can() -> None:
     book = Book(KEY)
     book.reserve("r", 60)

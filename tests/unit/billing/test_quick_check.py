@@ -21,8 +21,13 @@ def quick(path: Path, check: QuickCheck | None = None) -> list[Violation]:
         return (check or QuickCheck()).check(connection)
 
 
+NO_SUMS = {"a limit that no entry gave", "an account under another name"}
+"""What leaves all sums as they are: only the whole check sees it."""
+
+
 @pytest.mark.parametrize(
-    "what", [name for name, (invariant, _) in BROKEN.items() if invariant in ("I1", "I2", "I4", "I11")]
+    "what",
+    [name for name, (invariant, _) in BROKEN.items() if invariant in ("I1", "I2", "I4", "I11") and name not in NO_SUMS],
 )
 def test_the_quick_check_sees_it_too(path: Path, what: str) -> None:
     check = QuickCheck()

@@ -182,6 +182,24 @@ async def test_after_a_crash_what_was_delivered_is_charged_and_the_rest_is_free(
     await dying.aclose()
 
 
+async def test_a_limit_may_change_between_a_crash_and_the_first_request_after_it(tmp_path: Path) -> None:
+    def paid_by(key_limit: int) -> Principal:
+        key = Budget("key:k/tokens/never", "tokens", "never", key_limit)
+        return Principal("k", "key", "user", budgets=(key, Budget("team:t/tokens/never", "tokens", "never", 1000)))
+
+    dying = open_billing(tmp_path / "z.db")
+    await (await reserve(dying, paid_by(1000), Amount(100))).wait()
+    dying._store._lock.close()  # as the end of the process would
+    heir = open_billing(tmp_path / "z.db")
+    for number, limit in enumerate((500, 2000)):
+        hold = await reserve(heir, paid_by(limit), Amount(100), request_id=f"req_{number + 2}")
+        assert await hold.wait() is None
+        assert heir.unable() is None
+    assert left(heir) == [(2000, 200, 0), (1000, 200, 0)]
+    await heir.aclose()
+    await dying.aclose()
+
+
 async def test_a_failed_store_refuses_what_must_be_metered(billing: LocalBilling) -> None:
     assert billing.unable() is None
     billing._committer.failure = "SQLITE_IOERR"

@@ -84,6 +84,19 @@ def test_entries_balances_and_holds_tell_the_same_story(desk: Desk, path: Path) 
     assert rows(path, "SELECT request_id, total_tokens FROM usage_records") == [("b", 12)]
 
 
+def test_a_batch_that_cannot_be_written_leaves_no_transaction_open(desk: Desk, path: Path) -> None:
+    batch = Batch()
+    batch.changes.paths.append(desk.path)
+    with pytest.raises(StoreFailed, match="AssertionError"):
+        desk.store.write(batch)
+    other = sqlite3.connect(path, timeout=0.1, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    other.close()
+    desk.reserve("a")
+    desk.write()
+    assert rows(path, "SELECT hold FROM ledger_holds") == [("a",)]
+
+
 def test_a_hold_that_begins_and_ends_in_one_batch_leaves_only_entries(desk: Desk, path: Path) -> None:
     desk.reserve("a")
     desk.ledger.post("a", Amount(40, 20), NOW_S)

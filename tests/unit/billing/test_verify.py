@@ -34,6 +34,13 @@ def test_what_is_broken_is_named(path: Path, what: str) -> None:
     assert invariant in {violation.invariant for violation in violations(path)}
 
 
+def test_one_changed_entry_breaks_its_own_batch_and_none_after_it(path: Path) -> None:
+    change(path, "UPDATE ledger_entries SET at_s = at_s + 1 WHERE hold = 'none-1' AND step = 0")
+    (found,) = violations(path)
+    assert found.invariant == "I5"
+    assert found.text.startswith("the entries of batch 2 of owner 1, from entry ")
+
+
 def test_records_that_were_removed_for_their_age_are_not_missed(path: Path) -> None:
     change(path, "DELETE FROM usage_records")
     with reading(str(path)) as connection:

@@ -149,6 +149,7 @@ def test_the_items_of_an_object_are_where_they_are_said_to_be(pair: tuple[dict[s
         (b'{"stream":true,"stream":false}', "stream"),
         (b'{"stream":true,"strea\\u006d":false}', "stream"),
         (b'{"stream_options":{},"stream_options":null}', "stream_options"),
+        (b'{"model":"a","prompt":"b","prompt":["c","d"]}', "prompt"),
         (b'{"stream_options":{},"stream\\u005foptions":{}}', "stream_options"),
     ],
 )
@@ -171,6 +172,14 @@ def test_a_field_given_twice_is_refused(body: bytes, field: str) -> None:
 )
 def test_what_only_looks_like_a_repetition_passes(body: bytes) -> None:
     assert read_request(body) == Request("a", False, False)
+
+
+PROMPTS = {b'"a,b"': 1, b'["a"]': 1, b'["a","b", "c"]': 3, b"[1,2,3]": 1, b"[ [1,2],[3]]": 2, b"[]": 1, b"null": 1}
+
+
+@pytest.mark.parametrize(("prompt", "count"), PROMPTS.items())
+def test_a_text_completion_may_have_many_prompts(prompt: bytes, count: int) -> None:
+    assert read_request(b'{"model":"a","prompt":' + prompt + b"}") == Request("a", False, False, prompts=count)
 
 
 DEEP = 100_000
@@ -259,20 +268,24 @@ def test_no_depth_raises(depth: int) -> None:
 FIGURES: list[tuple[bytes, tuple[int, int, int] | None]] = [
     (b'{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12}', (7, 5, 0)),
     (b'{"prompt_tokens":7,"total_tokens":7}', (7, 0, 0)),
-    (b'{"prompt_tokens":7,"completion_tokens":null}', (7, 0, 0)),
-    (b'{"prompt_tokens":0,"completion_tokens":0}', (0, 0, 0)),
-    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0}}', (7, 0, 4)),
-    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":7}}', (7, 0, 7)),
-    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":8}}', (7, 0, 7)),
-    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":9223372036854775808}}', (7, 0, 0)),
-    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":-4}}', (7, 0, 0)),
-    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":4.0}}', (7, 0, 0)),
-    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":true}}', (7, 0, 0)),
-    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":"4"}}', (7, 0, 0)),
-    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":{}}}', (7, 0, 0)),
-    (b'{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":null}}', (7, 0, 0)),
-    (b'{"prompt_tokens":7,"prompt_tokens_details":null}', (7, 0, 0)),
-    (b'{"prompt_tokens":7,"prompt_tokens_details":[4]}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"completion_tokens":null}', None),
+    (b'{"prompt_tokens":7,"total_tokens":7}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"completion_tokens":null,"total_tokens":12}', (7, 5, 0)),
+    (b'{"prompt_tokens":7,"total_tokens":5}', (7, 0, 0)),
+    (b'{"prompt_tokens":0,"completion_tokens":5}', (0, 5, 0)),
+    (b'{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}', None),
+    (b'{"prompt_tokens":7,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0}}', (7, 0, 4)),
+    (b'{"prompt_tokens":7,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":7}}', (7, 0, 7)),
+    (b'{"prompt_tokens":7,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":8}}', (7, 0, 7)),
+    (b'{"prompt_tokens":7,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":9223372036854775808}}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":-4}}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":4.0}}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":true}}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":"4"}}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":{}}}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":null}}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"total_tokens":7,"prompt_tokens_details":null}', (7, 0, 0)),
+    (b'{"prompt_tokens":7,"total_tokens":7,"prompt_tokens_details":[4]}', (7, 0, 0)),
     (b'{"prompt_tokens":NaN,"completion_tokens":1}', None),
     (b'{"prompt_tokens":Infinity,"completion_tokens":1}', None),
     (b'{"prompt_tokens":7,"completion_tokens":-Infinity}', None),

@@ -254,3 +254,36 @@ def test_no_bytes_raise(data: bytes, at: int) -> None:
 def test_figures_that_cannot_be_true_leave_the_last_true_ones(usage: object) -> None:
     hostile = b"data: " + msgspec.json.encode({"choices": [], "usage": usage}) + b"\n\n"
     assert replay([EXTRA, hostile], hide=False).usage == (3, 2, 0)
+
+
+def _event(choice: dict[str, object]) -> bytes:
+    return b"data: " + msgspec.json.encode({"id": "x" * 40, "choices": [choice]}) + b"\n\n"
+
+
+BIG_PIECES: dict[str, dict[str, object]] = {
+    "content": {"delta": {"content": "word " * 80}},
+    "reasoning, under two names": {"delta": {"reasoning_content": "word " * 80, "reasoning": "word " * 80}},
+    "text": {"text": "word " * 80},
+    "a tool's arguments": {"delta": {"tool_calls": [{"index": 0, "function": {"arguments": "word " * 80}}]}},
+    "with log probabilities": {"delta": {"content": "word " * 80}, "logprobs": {"content": ["x" * 5000]}},
+}
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("name", BIG_PIECES)
+def test_events_of_many_tokens_count_by_their_text(name: str, together: bool) -> None:
+    small, big = _event({"delta": {"role": "assistant", "content": ""}}), _event(BIG_PIECES[name])
+    meter = StreamMeter(hide_usage=False)
+    for part in [small + small + big + big] if together else [small, small, big, big]:
+        assert meter.feed(part) == part
+    assert (meter.chunks, meter.tokens) == (4, 2 + 2 * 100)
+
+
+def test_events_of_a_token_each_are_a_token_each() -> None:
+    word = [_event({"delta": {"content": " internationalisation"}})] * 50
+    tool = [_event({"delta": {"tool_calls": [{"index": 0, "function": {"arguments": '{"a'}}]}})] * 50
+    for parts in (word, [b"".join(word)], tool, [b"".join(tool)], word + tool):
+        meter = StreamMeter(hide_usage=False)
+        for part in parts:
+            meter.feed(part)
+        assert meter.tokens == meter.chunks

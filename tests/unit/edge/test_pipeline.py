@@ -34,6 +34,14 @@ async def test_a_stream_is_not_to_be_buffered_and_shows_that_it_lives() -> None:
     assert scene.settlement.response_bytes == len(b"data: 1\n\n")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_only_a_stream_can_be_cut_for_what_it_has_cost_so_far(stream: bool) -> None:
+    scene = Scene(streaming(End(USAGE)) if stream else answer(), stream=stream)
+    await scene.run()
+    assert scene.settlement.grant is not None
+    assert (scene.settlement.grant.usage_so_far is not None) is stream
+
+
 @pytest.mark.requirement("A048")
 async def test_an_error_of_the_backend_passes() -> None:
     scene = Scene(answer(422))
@@ -94,7 +102,7 @@ async def test_refused(by: str) -> None:
     ("step", "outcome"),
     [
         ("read", ("client_gone", 499, "client_closed_request", None)),
-        ("inference", ("client_gone", 499, "client_closed_request", Usage(10, 0, "estimate"))),
+        ("inference", ("client_gone", 499, "client_closed_request", Usage(12, 0, "estimate"))),
         ("start", ("client_gone", 200, "client_closed_request", USAGE)),
         ("write", ("client_gone", 200, "client_closed_request", USAGE)),
         ("finish", ("complete", 200, "", USAGE)),
@@ -135,7 +143,7 @@ async def test_a_refused_client_that_leaves_stays_refused() -> None:
     ("step", "outcome"),
     [
         ("read", ("shutdown", 503, DRAINED.code, None)),
-        ("inference", ("shutdown", 503, DRAINED.code, Usage(10, 0, "estimate"))),
+        ("inference", ("shutdown", 503, DRAINED.code, Usage(12, 0, "estimate"))),
         ("write", ("shutdown", 200, DRAINED.code, USAGE)),
         ("finish", ("complete", 200, "", USAGE)),
     ],

@@ -10,7 +10,7 @@ from zuebee.contracts.answers import KeptAnswer, Ticket
 from zuebee.contracts.errors import INTERNAL, STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Job
 from zuebee.edge.recording import LOST, Recording
-from zuebee.edge.replay import INVALID_KEY, REUSED, Attempt, Replays, is_signed_for
+from zuebee.edge.replay import HEADER, INVALID_KEY, REUSED, Attempt, Replays, is_signed_for
 
 PRINCIPAL = Principal("k")
 LIMIT = Refusal(429, "rate_limit_error", "c", "m")
@@ -109,6 +109,15 @@ async def test_who_comes_meanwhile_joins() -> None:
 async def test_a_key_that_is_none(key: bytes) -> None:
     scene = Scene()
     assert await scene.ask(key) == INVALID_KEY
+    assert scene.runs == 0
+
+
+async def test_two_keys_are_none() -> None:
+    scene = Scene()
+    job = make_job(headers=[(HEADER, b"a"), (HEADER, b"b")])
+    refusal = await scene.replays.answer(b"b", PRINCIPAL, job, "req_1", scene.execute, scene.play)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.code, refusal.param) == (400, "invalid_idempotency_key", "Idempotency-Key")
     assert scene.runs == 0
 
 

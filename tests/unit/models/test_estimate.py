@@ -29,6 +29,12 @@ def test_one_odd_request_changes_little() -> None:
     assert ratios.estimate("m", 1000) == pytest.approx(500, rel=0.05)
 
 
+def test_a_backend_that_counts_too_much_makes_nobodys_request_unaffordable() -> None:
+    ratios = TokenRatios()
+    ratios.learn("m", 100, 10**9)
+    assert ratios.estimate("m", 1000) == 1000
+
+
 def test_models_are_bounded() -> None:
     ratios = TokenRatios()
     for n in range(MAX_MODELS + 10):

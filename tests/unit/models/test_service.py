@@ -1,5 +1,7 @@
 import asyncio
+import gzip
 import json
+import zlib
 from contextlib import aclosing
 from typing import Any
 
@@ -110,6 +112,35 @@ async def test_without_usage_it_is_estimated_and_said_so() -> None:
     assert usage is not None
     assert (usage.prompt_tokens, usage.source) == (100, "estimate")
     assert usage.completion_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "extra"),
+    [
+        (ANSWER, 201, b""),
+        (gzip.compress(ANSWER), 200, b"content-encoding: gzip\r\n"),
+        (zlib.compress(ANSWER), 200, b"content-encoding: deflate\r\n"),
+    ],
+    ids=["another success", "gzip", "deflate"],
+)
+async def test_an_answer_in_an_odd_form_has_its_price_all_the_same(body: bytes, status: int, extra: bytes) -> None:
+    async with loopback(whole(body, status, extra=extra)) as server:
+        events = await ask(inference(server))
+    assert data_of(events) == body
+    assert end_of(events).usage == Usage(7, 5, "provider")
+
+
+async def test_a_long_answer_that_breaks_off_has_cost_what_came() -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9999999\r\n\r\n"
+    async with loopback([head, b'{"choices":[{"text":"' + b"x" * (MAX_HELD_BYTES * 2)]) as server:
+        events = await ask(inference(server))
+    first, end = events[0], end_of(events)
+    assert isinstance(first, Head)
+    assert code_of(events) == "incomplete_answer"
+    assert end.usage is not None
+    assert end.usage == first.usage_so_far()
+    assert end.usage.source == "partial"
+    assert end.usage.completion_tokens == len(data_of(events)) // 4
 
 
 @pytest.mark.parametrize("chunks", [False, True])

@@ -44,3 +44,16 @@ def test_only_the_newest_period_counts_and_it_is_read_now_and_then() -> None:
     now_s = 10.0
     gauges.states()
     assert len(reads) == 2
+
+
+def test_what_was_used_up_in_a_period_that_is_over_is_not_shown_as_used_up() -> None:
+    month_s = 31 * 86400.0
+    now_s = 5.0
+    balances = [balance("key:1/tokens/monthly", 10, 10), balance("key:2/tokens/never", 10, 10, period="never")]
+    gauges = BudgetGauges(lambda: balances, 10, lambda: now_s)
+    assert dict(gauges.states()) == {("key", "tokens", "exhausted"): 2.0}
+    now_s = month_s
+    assert dict(gauges.states()) == {("key", "tokens", "exhausted"): 1.0}
+    assert [labels[0] for labels, _ in gauges.remaining()] == ["key:2/tokens/never"]
+    now_s = 5.0
+    assert dict(gauges.states()) == {("key", "tokens", "exhausted"): 2.0}, "the clock was set back"

@@ -41,13 +41,17 @@ def test_waits_differ_by_a_tenth_at_most(rounds: int, chance: float) -> None:
         (410, None, Gone()),
         (429, "7", Failed("status 429", 7.0)),
         (503, " 30 ", Failed("status 503", 30.0)),
-        (503, "Wed, 21 Oct 2026 07:28:00 GMT", Failed("status 503")),
+        (503, "Thu, 01 Jan 1970 00:01:50 GMT", Failed("status 503", 10.0)),
+        (503, "Thu, 01 Jan 1970 00:00:50 GMT", Failed("status 503", 0.0)),
+        (429, "Wed, 21 Oct 2026 07:28:00 GMT", Failed("status 429", 3600.0)),
+        (429, "Wed, 99 Oct 2026", Failed("status 429")),
+        (429, "", Failed("status 429")),
         (503, "99999999", Failed("status 503", 3600.0)),
         (503, "-1", Failed("status 503")),
     ],
 )
 def test_what_an_answer_means(status: int, retry_after: str | None, outcome: object) -> None:
-    assert judge(status, retry_after) == outcome
+    assert judge(status, retry_after, 100.0) == outcome
 
 
 def test_attempts_of_one_round_are_linear() -> None:

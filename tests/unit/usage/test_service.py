@@ -93,6 +93,17 @@ async def test_a_lonely_event_follows_the_schedule_and_is_parked(store: Database
     assert outbox_rows(store) == []
 
 
+async def test_the_log_tells_of_the_first_failure_and_not_of_each(
+    store: Database, virtual_time: VirtualTime, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = iter([Failed("status 404")] * 3 + [Delivered()] + [Failed("no answer in time")] * 2)
+    put(store, "hook", [make_event(f"r{n}") for n in range(6)], at_s=1.0)
+    await make(store, FakeSink(lambda _: next(answers)), "hook").step()
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [message.rpartition(": ")[2] for message in told] == ["status 404", "no answer in time"]
+    assert all(message.startswith("hook: an event was not taken") for message in told)
+
+
 async def test_a_receiver_that_is_down_is_not_hammered(store: Database, virtual_time: VirtualTime) -> None:
     put(store, "a", [make_event(f"r{n}") for n in range(1000)], at_s=1.0)
     sink = FakeSink(lambda _: Failed("status 500"))

@@ -92,6 +92,12 @@ async def test_a_probe_is_one_attempt() -> None:
         assert len(receiver.got) == 1
 
 
+async def test_who_wants_to_be_left_alone_is_not_tried_again_at_once() -> None:
+    async with receiving(always(b"429\nretry-after: 3\r\n")) as receiver:
+        assert await deliver(sink(receiver.url, retry=5)) == Failed("status 429", 3.0)
+        assert len(receiver.got) == 1
+
+
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [

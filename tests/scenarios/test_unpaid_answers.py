@@ -1,0 +1,79 @@
+"""Ways to an answer that nobody pays for: leaving before its end, many prompts at once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.client import HELLO, Client, ask
+from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
+from zuebee.billing.look import reading
+from zuebee.billing.verify import verify
+
+QUOTA = 100_000_000
+BIG_BYTES = 12 << 20
+"""More than sockets and buffers hold, so that a client can leave in the middle of it."""
+
+
+@pytest.fixture(scope="module")
+def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sim]:
+    with simulated(tmp_path_factory.mktemp("sim"), "--tokens-per-s", "0") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory, sim: Sim) -> Iterator[Gateway]:
+    config = {
+        "backends": [{"url": sim.url}],
+        "health_check": {"enabled": False},
+        "api_keys": [{"key": KEY, "name": "test", "total_quota": QUOTA}],
+    }
+    with running(tmp_path_factory.mktemp("gateway"), config) as process:
+        yield process
+
+
+def leave_after(gateway: Gateway, body: dict[str, Any], size_bytes: int) -> dict[str, Any]:
+    """Read so much of an answer, and leave; the usage record of the request."""
+    rows = len(gateway.usage_rows())
+    with Client(gateway.url) as client:
+        opened = client.open(body)
+        assert len(opened._response.read(size_bytes)) == size_bytes
+        opened._response.close()
+    row = gateway.wait_for_rows(rows + 1)[-1]
+    assert (row["status"], row["ending"]) == (200, "client_gone")
+    return row
+
+
+def used(gateway: Gateway) -> int:
+    with reading(str(gateway.usage_path)) as connection:
+        assert list(verify(connection)) == []
+    with reading(str(gateway.usage_path)) as connection:
+        return int(connection.exec_driver_sql("SELECT coalesce(sum(used), 0) FROM ledger_balances").scalar_one())
+
+
+@pytest.mark.requirement("A097", "A296")
+def test_who_leaves_in_a_long_answer_pays_for_what_came(gateway: Gateway) -> None:
+    before = used(gateway)
+    row = leave_after(gateway, {**HELLO, "sim": {"fault": "big_event", "size_bytes": BIG_BYTES}}, 2 << 20)
+    assert row["usage_source"] == "partial"
+    assert (2 << 20) / 4 <= row["completion_tokens"] <= BIG_BYTES / 4
+    assert used(gateway) - before == row["total_tokens"]
+
+
+@pytest.mark.requirement("A095")
+def test_each_of_many_prompts_needs_room_in_the_budget(tmp_path: Path, sim: Sim) -> None:
+    config = {
+        "backends": [{"url": sim.url}],
+        "health_check": {"enabled": False},
+        "api_keys": [{"key": KEY, "name": "test", "total_quota": 1_500}],
+    }
+    body = {"model": "sim-small", "max_tokens": 100, "ignore_eos": True}
+    with running(tmp_path, config) as gateway:
+        before = sim.stats()["requests_started"]
+        answer = ask(gateway.url, {**body, "prompt": ["a"] * 20}, "/v1/completions")
+        assert (answer.status, answer.code) == (429, "quota_exceeded")
+        assert sim.stats()["requests_started"] == before
+        assert ask(gateway.url, {**body, "prompt": ["a"] * 10}, "/v1/completions").status == 200
+        row = until(gateway.usage_rows, "a record")[-1]
+        assert row["completion_tokens"] == 1_000
