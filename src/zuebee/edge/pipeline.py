@@ -19,13 +19,11 @@ from zuebee.edge.client import Client
 from zuebee.edge.detached import DETACH, Departures, Onward
 from zuebee.edge.recording import Recording, RecordingClient
 from zuebee.edge.replay import HEADER, Attempt, Replays, is_signed_for
-from zuebee.edge.replies import JSON, relayed_error_headers
+from zuebee.edge.replies import JSON, relayed_headers
 from zuebee.kit import clock
 
 CLIENT_CLOSED_REQUEST = 499
 CLIENT_GONE = "client_closed_request"
-
-STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
 class Exchange:
@@ -159,8 +157,10 @@ class Exchange:
         """Give an answer that is all there."""
         assert head.rest is not None
         body, end = head.rest
-        await self._start(head)
         self.settlement.response_bytes += len(body)
+        if self._attempt is None:
+            return await self._finish(end, (head.status, self._begin(head), body))
+        await self._start(head)
         await self._client.write(body)
         return await self._finish(end)
 
@@ -208,6 +208,11 @@ class Exchange:
                     self.settlement.response_bytes += sink.written_bytes
 
     async def _start(self, head: Head) -> None:
+        headers = self._begin(head)
+        await self._client.start(head.status, headers, events=head.events)
+
+    def _begin(self, head: Head) -> Headers:
+        """Take note of a head; the header fields that go to the client."""
         self._head = head
         self._began = True
         self._events = head.events
@@ -216,23 +221,15 @@ class Exchange:
         settlement.backend = head.backend
         settlement.backend_url = head.backend_url
         settlement.attempts = head.attempts
-        headers = head.headers
+        limits: Headers = []
         if (grant := settlement.grant) is not None:
             if head.events:  # of an answer in one piece the work is done: cutting it would save nothing
                 grant.usage_so_far = head.usage_so_far
-            if grant.place is not None and (limits := grant.place.headers()):
-                # The backend's own limits are the gateway's affair.
-                headers = [field for field in headers if not field[0].startswith(b"x-ratelimit-")]
-                headers += limits
-        headers.append((b"x-request-id", settlement.request_id.encode()))
-        if head.status >= 400:
-            headers += relayed_error_headers(head.status, headers, head.attempts)
-        elif head.events:
-            headers = [field for field in headers if field[0] not in (b"cache-control", b"x-accel-buffering")]
-            headers += STREAM_HEADERS
-        await self._client.start(head.status, headers, events=head.events)
+            if grant.place is not None:
+                limits = grant.place.headers()
+        return relayed_headers(head, limits, settlement.request_id)
 
-    async def _finish(self, end: End) -> Refusal | None:
+    async def _finish(self, end: End, whole: tuple[int, Headers, bytes] | None = None) -> Refusal | None:
         settlement = self.settlement
         settlement.usage = end.usage
         if self._head is None:
@@ -260,7 +257,9 @@ class Exchange:
             if not self._events and (refusal := await self._secure()) is not None:
                 await self._client.refuse(refusal)
                 return None
-        if end.refusal is not None:
+        if whole is not None:
+            await self._client.answer(*whole)
+        elif end.refusal is not None:
             await self._break_off(end.refusal)
         else:
             await self._client.finish(end.last_words)

@@ -3,10 +3,11 @@
 import math
 
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import Headers
+from zuebee.contracts.inference import Head, Headers
 from zuebee.dialects import openai
 
 JSON = (b"content-type", b"application/json")
+STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
 def error_reply(refusal: Refusal, request_id: str) -> tuple[int, Headers, bytes]:
@@ -29,6 +30,22 @@ def error_reply(refusal: Refusal, request_id: str) -> tuple[int, Headers, bytes]
     if refusal.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return refusal.status, headers, body
+
+
+def relayed_headers(head: Head, limits: Headers, request_id: str) -> Headers:
+    """The header fields of a relayed answer: the backend's, `limits` in place of its own, and what the gateway adds."""
+    headers = head.headers
+    if limits:
+        # The backend's own limits are the gateway's affair.
+        headers = [field for field in headers if not field[0].startswith(b"x-ratelimit-")]
+        headers += limits
+    headers.append((b"x-request-id", request_id.encode()))
+    if head.status >= 400:
+        headers += relayed_error_headers(head.status, headers, head.attempts)
+    elif head.events:
+        headers = [field for field in headers if field[0] not in (b"cache-control", b"x-accel-buffering")]
+        headers += STREAM_HEADERS
+    return headers
 
 
 def relayed_error_headers(status: int, headers: Headers, attempts: int) -> Headers:

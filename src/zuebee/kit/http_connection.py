@@ -365,15 +365,13 @@ class Connection(asyncio.Protocol):
         self._keep_alive = self._parser.should_keep_alive()
         if len(self.headers) > MAX_HEADERS:
             raise ValueError("too many header fields")
-        framed = status in (204, 304)
-        for name, value in self.headers:
-            if name == b"content-length":
-                framed = True
-            elif name == b"transfer-encoding":
-                framed = True
-                if value.lower() != b"chunked":
-                    raise ValueError("a transfer encoding that was not asked for")
-        self._until_close = not framed
+        fields = dict(self.headers)
+        if b"transfer-encoding" in fields:
+            codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+            if any(coding != b"chunked" for coding in codings):
+                raise ValueError("a transfer encoding that was not asked for")
+        elif b"content-length" not in fields:
+            self._until_close = status not in (204, 304)
         if self._skip_body:
             self.complete = True
             self._keep_alive = False

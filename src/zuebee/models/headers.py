@@ -5,8 +5,9 @@ never leaves the house. Downstream everything passes but hop-by-hop fields (RFC 
 gateway says itself.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+
+import msgspec
 
 from zuebee.contracts.inference import Headers
 
@@ -24,6 +25,7 @@ _UPSTREAM = frozenset(
     }
 )
 _UPSTREAM_PREFIX = b"x-stainless-"
+_MAX_REMEMBERED = 1000
 
 _NOT_DOWNSTREAM = frozenset(
     {
@@ -47,19 +49,30 @@ _NOT_DOWNSTREAM = frozenset(
 )
 
 
-def allowed_upstream(extra: Sequence[str] = ()) -> frozenset[bytes]:
-    """The allow-list, with the operator's additions."""
-    return _UPSTREAM.union(name.lower().encode() for name in extra)
+class AllowList(dict[bytes, bool]):
+    """Says of each name whether it passes upstream, and remembers what it said of the first thousand."""
+
+    def __init__(self, extra: Sequence[str] = (), *, but: Callable[[bytes], bool] = lambda name: False) -> None:
+        """`extra` are the operator's additions; what `but` holds for never passes."""
+        super().__init__()
+        self._names = _UPSTREAM.union(name.lower().encode() for name in extra)
+        self._but = but
+
+    def __missing__(self, name: bytes) -> bool:
+        passes = (name in self._names or name.startswith(_UPSTREAM_PREFIX)) and not self._but(name)
+        if len(self) < _MAX_REMEMBERED:
+            self[name] = passes
+        return passes
 
 
-def upstream_lines(headers: Headers, allowed: frozenset[bytes]) -> bytes:
+def upstream_lines(headers: Headers, allowed: AllowList) -> bytes:
     """The header lines of a client's request that go to the backend."""
-    lines = [b": ".join(field) for field in headers if field[0] in allowed or field[0].startswith(_UPSTREAM_PREFIX)]
+    lines = [b": ".join(field) for field in headers if allowed[field[0]]]
     lines.append(b"")
     return b"\r\n".join(lines)
 
 
-class AnswerFields(NamedTuple):
+class AnswerFields(msgspec.Struct, gc=False):
     """The header fields of a backend's answer: those that go on to the client, and what the gateway reads in them."""
 
     passed: Headers
@@ -70,17 +83,10 @@ class AnswerFields(NamedTuple):
 
 def downstream(headers: Headers) -> AnswerFields:
     """Sort the header fields of a backend's answer."""
-    passed = []
-    content_type = content_length = b""
-    encoded = False
-    for field in headers:
-        name = field[0]
-        if name not in _NOT_DOWNSTREAM:
-            passed.append(field)
-            if name == b"content-type":
-                content_type = field[1]
-            elif name == b"content-encoding":
-                encoded = True
-        elif name == b"content-length":
-            content_length = field[1]
-    return AnswerFields(passed, content_type, content_length, encoded)
+    fields = dict(headers)
+    return AnswerFields(
+        [field for field in headers if field[0] not in _NOT_DOWNSTREAM],
+        fields.get(b"content-type", b""),
+        fields.get(b"content-length", b""),
+        b"content-encoding" in fields,
+    )

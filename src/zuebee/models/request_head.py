@@ -4,7 +4,7 @@ from urllib.parse import urlsplit
 
 from zuebee.contracts.inference import Job
 from zuebee.models.caller_lines import PREFIX, caller_lines
-from zuebee.models.headers import allowed_upstream, upstream_lines
+from zuebee.models.headers import AllowList, upstream_lines
 
 
 class RequestHead:
@@ -27,11 +27,9 @@ class RequestHead:
         timeout_s: float = 0.0,
     ) -> None:
         self._base = request_prefix + urlsplit(url).path.rstrip("/").encode()
-        self._allowed = allowed_upstream(forward_headers)
+        # What the gateway says of the caller, no caller can say of itself.
+        self._allowed = AllowList(forward_headers, but=lambda name: tell_caller and name.startswith(PREFIX))
         self._tells_caller = tell_caller
-        if tell_caller:
-            # What the gateway says of the caller, no caller can say of itself.
-            self._allowed = frozenset(name for name in self._allowed if not name.startswith(PREFIX))
         lines = [b"host: " + authority.encode(), b"accept-encoding: identity"]
         if api_key:
             lines.append(b"authorization: Bearer " + api_key.encode())

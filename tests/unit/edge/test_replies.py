@@ -3,7 +3,8 @@ import json
 import pytest
 
 from zuebee.contracts.errors import NO_KEY, Refusal
-from zuebee.edge.replies import error_reply, relayed_error_headers
+from zuebee.contracts.inference import Head
+from zuebee.edge.replies import STREAM_HEADERS, error_reply, relayed_error_headers, relayed_headers
 
 
 def test_an_error_reply() -> None:
@@ -39,3 +40,17 @@ def test_whether_to_try_a_backends_error_again(status: int, again: bytes) -> Non
     assert relayed_error_headers(status, [], 1) == [(b"x-should-retry", again)]
     assert relayed_error_headers(status, [], 2) == [(b"x-should-retry", b"false")]  # it was tried again already
     assert relayed_error_headers(status, [(b"x-should-retry", b"theirs")], 1) == []
+
+
+def test_a_relayed_answer_tells_the_gateways_limits_and_not_the_backends() -> None:
+    theirs = [(b"content-type", b"application/json"), (b"x-ratelimit-limit-tokens", b"9")]
+    ours = [(b"x-ratelimit-limit-requests", b"60")]
+    head = Head(200, list(theirs), "a", lambda: None)
+    assert relayed_headers(head, ours, "req_1") == [theirs[0], *ours, (b"x-request-id", b"req_1")]
+    head = Head(200, list(theirs), "a", lambda: None)
+    assert relayed_headers(head, [], "req_1") == [*theirs, (b"x-request-id", b"req_1")]
+
+
+def test_a_relayed_stream_is_not_to_be_held_back() -> None:
+    head = Head(200, [(b"cache-control", b"max-age=9")], "a", lambda: None, events=True)
+    assert relayed_headers(head, [], "req_1") == [(b"x-request-id", b"req_1"), *STREAM_HEADERS]
