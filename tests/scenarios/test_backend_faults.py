@@ -96,7 +96,7 @@ WHOLE = {
     "garbage_after": Seen(200, reused=False),
     "no_done": Seen(200),
     "interim_1xx": Seen(200),
-    "gzip": ESTIMATED,
+    "gzip": Seen(200),  # unpacked to be read, passed on as it came
     "usage;kind=negative": ESTIMATED,
     "usage;kind=huge": ESTIMATED,
     "usage;kind=string": ESTIMATED,

@@ -79,6 +79,7 @@ def record_of(settlement: Settlement, currency: str) -> Record:
         float(value) if name in FLOATS and isinstance(value, int) else _storable(value)
         for name, value in zip(records.COLUMNS, records.row(settlement), strict=True)
     ]
+    row[_IS_STREAM] = settlement.stream  # SQLite's 1 and 0 are no truth here
     return Record(row, records.event(settlement, currency).decode(), _storable(settlement.request_id))
 
 
@@ -157,6 +158,7 @@ def _expire(ledger: Ledger, operation: Expire, now_s: float, currency: str) -> R
     return record_of(records.orphan(hold.id, hold.record, hold.charged.tokens, hold.charged.cost_nano), currency)
 
 
+_IS_STREAM = records.COLUMNS.index("is_stream")
 _PROMPT, _COMPLETION, _CACHED, _COST = (
     records.COLUMNS.index(name) for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano")
 )
