@@ -44,8 +44,8 @@ MUTANTS = {
         "        for balance in path.balances[:1]:\n            balance.held +=",
     ),
     "a reserve is not known again": (
-        "        if known is not None:\n            return known\n        short",
-        "        short",
+        "        if known is not None:\n            return known\n        tokens",
+        "        tokens",
     ),
     "a resolution happens again": (
         'if hold.state == "open":\n            return self._resolve',
@@ -67,7 +67,7 @@ MUTANTS = {
         "if not (tokens or cost_nano):",
     ),
     "an extension is not part of the hold": ("        hold.cost_nano += cost_nano\n", ""),
-    "too little is released": ("balance.held -= hold.tokens\n", "balance.held -= posted_tokens\n"),
+    "too little is released": ("balance.held -= held_tokens\n", "balance.held -= posted_tokens\n"),
     "what exceeds the hold is not charged": ("if tokens > posted_tokens or cost_nano > posted_cost:", "if False:"),
     "an overdraft is not declared": ("            balance.overdraft += more\n", ""),
     "an expiry charges nothing": ('"expire", "expired", hold.progress', '"expire", "expired", NOTHING'),

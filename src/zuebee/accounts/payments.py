@@ -1,6 +1,5 @@
 """Money that comes in: each payment counts once, in the account of the ledger that it was made for."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ from zuebee.accounts.forms import BudgetForm, Scope
 from zuebee.accounts.payment_events import PaymentEvent
 from zuebee.accounts.rows import begin_write
 from zuebee.contracts.admission import MAX_AMOUNT
+from zuebee.contracts.chain import next_hash
 from zuebee.contracts.errors import Refusal
 from zuebee.kit import clock
 from zuebee.kit.database import Database
@@ -179,11 +179,10 @@ def write_grant(connection: Connection, grant_id: str, account: str, unit: str, 
     tokens, cost_nano = (amount, 0) if unit == TOKENS else (0, amount)
     entry = {
         "batch": 1, "kind": "grant", "hold": grant_id, "step": 0, "path": path, "tokens": tokens,
-        "cost_nano": cost_nano, "released_tokens": 0, "released_cost_nano": 0, "owner": owner, "at_s": at_s,
+        "cost_nano": cost_nano, "released_tokens": 0, "released_cost_nano": 0, "owner": owner, "at_s": float(at_s),
     }  # fmt: skip
     connection.execute(insert(ledger_entries).values(**entry))
-    line = f"grant|{grant_id}|0|{path}|{tokens}|{cost_nano}|0|0|{owner}|{at_s!r}\n"
-    digest = hashlib.sha256(line.encode()).hexdigest()
+    digest = next_hash("", [tuple(entry.values())])
     connection.execute(insert(ledger_batches).values(owner=owner, sequence=1, entries=1, hash=digest))
     raised = (
         update(ledger_balances)

@@ -12,11 +12,11 @@ import psycopg
 from zuebee.billing import postgres_statements as sql
 from zuebee.billing import records
 from zuebee.billing.batch import NoBound, Room, StoreBusy, StoreFailed
-from zuebee.billing.chain import next_hash
 from zuebee.billing.ledger import Balance, Entry, HoldState, Ledger, State
 from zuebee.billing.operations import Answer, Expire, Operation, Record, Renew, Reserve, decide, holds_of
 from zuebee.billing.postgres_connection import PostgresConnection, StoreLost
 from zuebee.contracts.admission import Amount
+from zuebee.contracts.chain import next_hash
 from zuebee.contracts.periods import period_start_s
 
 MAX_KNOWN = 200_000

@@ -15,10 +15,10 @@ import msgspec
 
 from zuebee.billing import records
 from zuebee.billing.batch import Batch, NoBound, Room, StoreBusy, StoreFailed
-from zuebee.billing.chain import next_hash
 from zuebee.billing.effects import effect
 from zuebee.billing.ledger import TOKENS, Balance, Entry, HoldState, Path
 from zuebee.contracts.admission import Amount, Budget, Settlement
+from zuebee.contracts.chain import next_hash
 
 ROWS_PER_STATEMENT = 100
 CHECKPOINT_PAGES = 8000  # 32 MB: pages that change again and again are moved once

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from zuebee.billing.chain import next_hash
 from zuebee.contracts.admission import MAX_AMOUNT
+from zuebee.contracts.chain import next_hash
 from zuebee.contracts.periods import period_end_s, period_start_s
 
 CLOCK_SLACK_S = 300.0

@@ -31,7 +31,7 @@ def test_a_payment_is_an_entry_a_batch_and_a_balance(store: Store) -> None:
     ]
     [entry] = store.rows("SELECT kind, hold, step, path, tokens, cost_nano, owner, at_s, batch FROM ledger_entries")
     assert entry == ("grant", "pay_1", 0, entry[3], 0, 25 * 10**9, entry[6], paid.at_s, 1)
-    line = f"grant|pay_1|0|{entry[3]}|0|{25 * 10**9}|0|0|{entry[6]}|{paid.at_s!r}\n"
+    line = f'[[1,"grant","pay_1",0,{entry[3]},0,{25 * 10**9},0,0,{entry[6]},{paid.at_s!r}]]'
     assert store.rows("SELECT owner, sequence, entries, hash FROM ledger_batches") == [
         (entry[6], 1, 1, hashlib.sha256(line.encode()).hexdigest())
     ]

@@ -1,4 +1,4 @@
-"""PURE. The entries of each owner as a chain of hashes: who changes one of them must change all that follow."""
+"""The entries of each owner as a chain of hashes: who changes one of them must change all that follow."""
 
 import hashlib
 from collections.abc import Sequence
