@@ -67,6 +67,13 @@ def query(url: str, question: str, *values: object) -> list[tuple[Any, ...]]:
         return connection.execute(question.encode(), values or None).fetchall()
 
 
+def empty(url: str) -> None:
+    """As if nothing had happened."""
+    tables = "ledger_entries, ledger_balances, ledger_paths, ledger_holds, ledger_batches, ledger_owners, usage_records"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"TRUNCATE {tables} RESTART IDENTITY".encode())
+
+
 def balances(url: str) -> dict[str, tuple[int, ...]]:
     """By account: granted, held, used, overdraft, limited."""
     rows = query(url, "SELECT account, granted, held, used, overdraft, limited FROM ledger_balances")
