@@ -4,17 +4,17 @@ import os
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
 from tests.support.databases import postgres_database
-from tests.support.processes import SOURCES
+from tests.support.processes import SOURCES, until
 from tests.support.shared_ledger import (
     AT_S,
+    WAITS_FOR_A_LOCK,
     balances,
     check_books,
     check_usage,
@@ -250,18 +250,19 @@ def test_texts_that_the_database_cannot_hold_are_mended(url: str) -> None:
 
 # A process that reserves 7 of a budget, over and over, all at the same moment as others.
 GREEDY = """
-import sys, time
+import sys
 from tests.support.shared_ledger import reserve, store_on, told
 from zuebee.billing import postgres_statements as sql
 from zuebee.billing.ledger import HoldState
 from zuebee.billing.batch import StoreBusy
 from zuebee.contracts.admission import Budget
-url, name, limit, at_s = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+url, name, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
 budgets = (
     Budget("key:1/tokens/never", "tokens", "never", limit), Budget("team:1/tokens/never", "tokens", "never", 10**9)
 )
 store = store_on(url)
-time.sleep(max(0, at_s - time.time()))
+print("ready", flush=True)
+sys.stdin.readline()
 admitted = 0
 for batch in range(1, 41):
     operations = [reserve(f"{name}_{batch}_{n}", budgets[: 1 + batch % 2], 7) for n in range(5)]
@@ -280,14 +281,20 @@ def greedy(url: str, limit: int, code: str = GREEDY) -> int:
     """How many reservations of 7 three processes get from a budget."""
     root = os.path.dirname(SOURCES)
     environment = {**os.environ, "PYTHONPATH": f"{SOURCES}{os.pathsep}{root}"}
-    start = str(time.time() + 1.5)
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code, url, f"p{number}", str(limit), start],
-            env=environment, stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-c", code, url, f"p{number}", str(limit)],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for number in range(3)
     ]  # fmt: skip
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
     return sum(int(process.communicate(timeout=60)[0]) for process in processes)
 
 
@@ -314,8 +321,7 @@ def reserve_while_a_rival_does(url: str) -> Answer:
     with psycopg.connect(url) as rival, ThreadPoolExecutor(1) as pool:
         rival.execute("UPDATE ledger_balances SET held = held + 10")
         asked = pool.submit(store.apply, 2, [reserve("s", (budget,), 10)])
-        wait([asked], 0.3)
-        assert not asked.done()
+        until(lambda: query(url, WAITS_FOR_A_LOCK) == [(1,)], "it waits for the rival")
         rival.commit()
         (answer,) = asked.result() or (None,)
     return answer

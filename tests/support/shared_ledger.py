@@ -13,6 +13,9 @@ from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlem
 from zuebee.contracts.inference import Usage
 
 AT_S = 1_800_000_000.0
+WAITS_FOR_A_LOCK = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
 PRINCIPAL = Principal("key_1", "mine", "me")
 
 
