@@ -106,10 +106,12 @@ def test_two_hundred_at_once_in_memory(tmp_path: Path, sim: Sim) -> None:
 def test_a_minute_is_one_for_all_processes(tmp_path: Path, sim: Sim, server: RedisServer) -> None:
     whole = config(sim, server, {"requests_per_minute": 30})
     with running(tmp_path / "a", whole) as one, running(tmp_path / "b", whole) as two:
+        begun_s = time.monotonic()
         assert len(knock([one, two], 100, QUICK)) == 30
         refused = ask(two.url, QUICK)
         assert refused.status == 429
-        assert 55_000 < int(refused.header("retry-after-ms") or 0) <= 61_000
+        took_ms = 1000 * (time.monotonic() - begun_s)
+        assert 60_000 - took_ms <= int(refused.header("retry-after-ms") or 0) <= 61_000
         assert refused.header("x-ratelimit-remaining-requests") == "0"
 
 
@@ -210,13 +212,14 @@ def test_redis_killed_under_load(tmp_path: Path, sim: Sim, server: RedisServer) 
             server.kill()
             time.sleep(0.5)
             server.start()
-            time.sleep(2.5)
+            both = (one, two)
+            until(lambda: not any(each.metrics()["zuebee_limiter_degraded"] for each in both), "they ask Redis again")
             stop.set()
             for each in loads:
                 each.result(10)
         assert set(statuses) == {200}
         assert len(statuses) > 300
-        assert max(waits) < 0.5, "the time of a request on a busy machine, and 200 ms"
+        assert max(waits) < 1, "Redis was silent for longer than that"
         inside = knock([one, two], 100, HELD)
         assert len(inside) == 40
         for client in inside:
@@ -226,7 +229,7 @@ def test_redis_killed_under_load(tmp_path: Path, sim: Sim, server: RedisServer) 
 
 @pytest.mark.requirement("A087")
 def test_who_guesses_keys_is_left_standing(tmp_path: Path, sim: Sim) -> None:
-    whole = config(sim, None, {}, abuse={"max_failures": 5, "window": "60s", "cool_down": "2s"})
+    whole = config(sim, None, {}, abuse={"max_failures": 5, "window": "60s", "cool_down": "5s"})
     with running(tmp_path, whole) as gateway:
         statuses = [ask(gateway.url, QUICK, key=None).status for _ in range(8)]
         assert statuses == [401] * 8, "who shows no key does not guess"
@@ -234,7 +237,7 @@ def test_who_guesses_keys_is_left_standing(tmp_path: Path, sim: Sim) -> None:
         assert statuses == [401] * 5 + [429] * 3
         refused = ask(gateway.url, QUICK, key=KEY)
         assert (refused.status, refused.code) == (429, "too_many_failures")
-        assert 0 < int(refused.header("retry-after") or 0) <= 2
+        assert 0 < int(refused.header("retry-after") or 0) <= 5
         until(lambda: ask(gateway.url, QUICK, key=KEY).status == 200, "it is served again")
 
 

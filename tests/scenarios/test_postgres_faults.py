@@ -1,6 +1,7 @@
 """The shared ledger when its database fails: nothing is lost, nothing is done twice, nobody waits for ever."""
 
 import asyncio
+import itertools
 import random
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 from tests.support.databases import postgres_database
 from tests.support.processes import until
 from tests.support.shared_ledger import (
+    WAITS_FOR_A_LOCK,
     balances,
     check_books,
     check_usage,
@@ -21,16 +23,18 @@ from tests.support.shared_ledger import (
     record,
     reserve,
     store_on,
+    void,
 )
 from tests.support.tcp_proxy import DOWN, UP, TcpProxy, proxy_before
 from zuebee.billing.batch import StoreBusy
 from zuebee.billing.ledger import HoldState
-from zuebee.billing.operations import Operation, Settle
+from zuebee.billing.operations import Expire, Extend, Operation, Renew, Settle
 from zuebee.billing.postgres_connection import StoreLost
 from zuebee.billing.records import COLUMNS
 from zuebee.billing.shared_committer import SharedCommitter
 from zuebee.billing.spool import Spool
-from zuebee.contracts.admission import Budget
+from zuebee.contracts.admission import Amount, Budget
+from zuebee.kit import clock
 from zuebee.schema.prepare import prepare
 
 BUDGET = Budget("key:1/tokens/never", "tokens", "never", 10**9)
@@ -108,21 +112,71 @@ def test_without_the_number_of_the_batch_something_would_be_done_twice(url: str,
     assert query(url, "SELECT count(*) FROM usage_records WHERE request_id = 'free'")[0][0] > len(places)
 
 
-def test_a_batch_costs_two_round_trips_however_large(url: str, way: tuple[TcpProxy, str]) -> None:
-    proxy, address = way
-    store = store_on(address)
-    store.apply(1, [reserve("first", (BUDGET, OTHER), 1)])
-    proxy.delay_s = 0.05
-    begun_s = time.monotonic()
-    store.apply(2, [reserve(f"r_{n}", (BUDGET, OTHER), 1) for n in range(300)])
-    batch_s = time.monotonic() - begun_s
-    begun_s = time.monotonic()
-    for number in range(3, 6):
-        store.apply(number, [reserve(f"s_{number}", (BUDGET, OTHER), 1)])
-    alone_s = time.monotonic() - begun_s
-    assert 0.2 <= batch_s < 1.0, "two times there and back, at 50 ms each way, and what the machine takes"
-    assert alone_s >= 0.6, "each alone takes as long"
-    store.disconnect()
+IN_VAIN_AND_TWO = range(3, 8)  # a server may speak up before it has heard all
+
+
+class Trips:
+    """How many round trips a batch takes, and whether it was done."""
+
+    def __init__(self, proxy: TcpProxy, address: str) -> None:
+        self.store = store_on(address)
+        self._proxy = proxy
+        self._batch = 0
+
+    def of(self, *operations: Operation) -> int:
+        self._batch += 1
+        before = self._proxy.trips
+        answers = self.store.apply(self._batch, list(operations))
+        assert answers is not None
+        return self._proxy.trips - before
+
+
+@pytest.mark.requirement("A106")
+def test_a_batch_costs_one_round_trip_however_large(url: str, way: tuple[TcpProxy, str]) -> None:
+    trips = Trips(*way)
+    both = (BUDGET, OTHER)
+    assert trips.of(reserve("first", both, 1)) == 4, "two to make the accounts, two as nothing is known of them"
+    assert trips.of(*(reserve(f"r_{n}", both, 1) for n in range(200))) == 1
+    assert trips.of(*(post(f"r_{n}", 1) for n in range(200))) == 1
+    assert trips.of(reserve("all", both, 1), Extend("all", Amount(9), Amount(9)), Renew([("all", 3, 0)], 30.0)) == 1
+    assert trips.of(post("all", 20), void("first"), Settle("", None, record("free", 1))) == 1
+    assert balances(url)[BUDGET.account][1:4] == (0, 220, 11)
+    check_books(url)
+    check_usage(url)
+
+
+def test_two_more_where_memory_is_not_enough(url: str, way: tuple[TcpProxy, str]) -> None:
+    small = (Budget("key:3/tokens/never", "tokens", "never", 100),)
+    trips = Trips(*way)
+    rival = store_on(url)
+    trips.of(reserve("a", small, 10))
+    assert trips.of(reserve("b", small, 10)) == 1
+    rival.apply(1, [reserve("c", small, 60)])
+    assert trips.of(reserve("d", small, 1)) == 1, "somebody else's changes do no harm while there is enough"
+    rival.apply(2, [post("c", 70)])
+    assert trips.of(reserve("e", small, 10)) in IN_VAIN_AND_TWO, "memory said yes, the database no; then it was read"
+    assert trips.of(reserve("f", small, 10)) == 2, "a refusal is never given by memory"
+    rival.apply(3, [Expire("a", is_ownerless=True)])
+    assert trips.of(post("a", 10)) in IN_VAIN_AND_TWO, "the hold is not what it was"
+    assert trips.of(reserve("b", small, 10), post("d", 10)) == 1
+    assert balances(url)[small[0].account] == (100, 10, 90, 29, 100)
+    check_books(url)
+
+
+def test_a_lost_connection_and_a_clock_that_jumps_are_no_ground_for_memory(
+    url: str, way: tuple[TcpProxy, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trips = Trips(*way)
+    trips.of(reserve("a", (BUDGET,), 1))
+    assert trips.of(reserve("b", (BUDGET,), 1)) == 1
+    now_s = clock.monotonic_s()
+    monkeypatch.setattr(clock, "monotonic_s", lambda: now_s - 3600)  # as after a sleep of the machine
+    assert trips.of(reserve("c", (BUDGET,), 1)) in IN_VAIN_AND_TWO
+    assert trips.of(reserve("d", (BUDGET,), 1)) == 1
+    trips.store.resume()
+    assert trips.of(reserve("e", (BUDGET,), 1)) == 2
+    lives = "SELECT count(*) FROM ledger_holds WHERE expires_at_s > extract(epoch FROM now()) + 25"
+    assert query(url, lives) == [(5,)], "all live as long as they should"
 
 
 def test_a_deadlock_is_tried_again(url: str, tmp_path: Path) -> None:
@@ -141,7 +195,7 @@ def test_a_deadlock_is_tried_again(url: str, tmp_path: Path) -> None:
 
         waiting = threading.Thread(target=apply)
         waiting.start()
-        time.sleep(0.3)
+        until(lambda: query(url, WAITS_FOR_A_LOCK) == [(1,)], "it waits for the rival")
         rival.execute(lock, (BUDGET.account,))  # until the database ends one of the two
         rival.rollback()
         waiting.join()
@@ -158,10 +212,11 @@ class Clients:
         self.committer = committer
         self.posted = 0
         self.refused = 0
+        self._numbers = itertools.count()
 
     async def run(self, name: str, requests: int) -> None:
-        for number in range(requests):
-            hold = f"{name}_{number}"
+        for _ in range(requests):
+            hold = f"{name}_{next(self._numbers)}"
             try:
                 held = await self.committer.ask(reserve(hold, (BUDGET, OTHER), 10))
             except StoreBusy:
@@ -196,15 +251,14 @@ async def test_connections_that_are_ended_under_load_lose_nothing(url: str, tmp_
     def end_connections() -> None:
         nonlocal ended
         victims = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        while not stop.wait(0.03):
+        while ended < 50 and not stop.wait(0.03):
             ended += len(query(url, f"{victims} WHERE datname = current_database() AND application_name = 'zuebee'"))
 
     threading.Thread(target=end_connections).start()
-    await clients.run_all(20, 60)
+    while ended < 10 or not clients.posted:
+        await clients.run_all(20, 20)
     stop.set()
     await committer.aclose()
-    assert ended > 10
-    assert clients.posted > 500
     check_all_settled(url, clients)
     assert (tmp_path / "spool.jsonl").read_bytes() == b""
 
@@ -226,7 +280,7 @@ async def test_an_outage_refuses_in_time_and_loses_nothing(
     begun_s = time.monotonic()
     with pytest.raises(StoreBusy):
         await committer.ask(reserve("refused", (BUDGET, OTHER), 10))
-    assert time.monotonic() - begun_s < 1.5
+    assert time.monotonic() - begun_s < 3
     for each in settled:
         assert each is not None
         await each

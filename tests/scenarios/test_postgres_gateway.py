@@ -45,11 +45,11 @@ def check_all(url: str) -> None:
     database.close()
 
 
-def settings(folder: Path, sim: Sim, url: str, quota: int) -> dict[str, Any]:
+def settings(folder: Path, sim: Sim, url: str, quota: int, timeout: str = "1s") -> dict[str, Any]:
     return {
         "backends": [{"url": sim.url}],
         "api_keys": [{"key": KEY, "name": "test", "total_quota": quota}],
-        "store": {"url": url, "spool_path": str(folder / "spool.jsonl"), "timeout": "1s"},
+        "store": {"url": url, "spool_path": str(folder / "spool.jsonl"), "timeout": timeout},
         "billing": {"hold": f"{HOLD_S}s", "heartbeat": "500ms"},
         "usage": None,
     }
@@ -63,24 +63,28 @@ def balance(url: str) -> tuple[int, int, int]:
 
 @pytest.mark.requirement("A106")
 def test_two_gateways_that_start_together_share_one_budget(tmp_path: Path, sim: Sim, url: str) -> None:
+    """However they share it: never more than there is, nothing stays held, and only what is too little is left."""
     quota = 2000
 
     def start(name: str) -> Gateway:
         folder = tmp_path / name
-        return Gateway(folder, settings(folder, sim, url, quota))
+        return Gateway(folder, settings(folder, sim, url, quota, timeout="10s"))  # a busy machine is no outage
 
     with ThreadPoolExecutor(32) as pool:
         gateways = list(pool.map(start, ("a", "b")))
         try:
             answers = list(pool.map(lambda n: ask(gateways[n % 2].url, ASK), range(200)))
             assert {answer.status for answer in answers} == {200, 429}
+            # What was held for others in the crowd was refused, and may be free again: the rest goes one by one.
+            while {answer.status for answer in answers[-2:]} != {429}:
+                until(lambda: balance(url)[1] == 0, "nothing is held")
+                answers.append(ask(gateways[len(answers) % 2].url, ASK))
             used = sum(answer.json["usage"]["total_tokens"] for answer in answers if answer.status == 200)
-            until(lambda: balance(url)[1] == 0, "nothing is held")
             assert balance(url) == (quota, 0, used)
-            assert quota - 60 < used <= quota, "all was given away, and no more"
+            [(held_for_one,)] = query(url, "SELECT max(tokens) FROM ledger_entries WHERE kind = 'reserve'")
+            assert held_for_one < quota / 20
+            assert quota - held_for_one < used <= quota, "all was given away that one more could use, and no more"
             assert {answer.code for answer in answers if answer.status == 429} == {"quota_exceeded"}
-            for number in (0, 1):
-                assert ask(gateways[number].url, {**ASK, "max_tokens": 60}).status == 429
         finally:
             for gateway in gateways:
                 assert gateway.stop() == 0
@@ -97,7 +101,8 @@ def test_what_a_killed_gateway_held_is_free_again_and_long_streams_are_paid(tmp_
             stream, other = kept.open(STREAM), lost.open(STREAM)
             assert stream.event()
             assert other.event()
-            time.sleep(1.2)
+            seen = "SELECT count(*) FROM ledger_holds WHERE progress_tokens > 20"
+            until(lambda: query(url, seen) == [(2,)], "both have given a sign of life")
             dying.send_signal(signal.SIGKILL)
             dying.wait()
             answer = stream.rest()  # it takes four seconds, twice the life of a hold

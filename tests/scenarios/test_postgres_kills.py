@@ -124,7 +124,7 @@ def test_without_the_spool_file_they_would_be_lost(url: str, way: tuple[TcpProxy
     assert balances(url)[BUDGET.account][1:3] == (500, 0)
 
 
-# A process whose streams run for long, renewed each 0.3 s, with holds that live for one second.
+# A process whose streams run for long, renewed each 0.3 s, with holds that live for two seconds.
 STREAMS = """
 import asyncio, sys
 from tests.support.shared_ledger import reserve, store_on
@@ -135,15 +135,15 @@ from zuebee.contracts.admission import Budget
 async def main():
     url, spool, name = sys.argv[1:]
     budget = Budget("key:1/tokens/never", "tokens", "never", 10**9)
-    committer = SharedCommitter(store_on(url, hold_s=1), Spool(spool), timeout_s=2)
+    committer = SharedCommitter(store_on(url, hold_s=2), Spool(spool), timeout_s=2)
     holds = [f"{name}_{number}" for number in range(5)]
     for hold in holds:
-        operation = reserve(hold, (budget,), 100, hold_s=1)
+        operation = reserve(hold, (budget,), 100, hold_s=2)
         operation.record = '["key_1","mine","me","","","","normal","m","/v1/x",true,1800000000.0]'
         await committer.ask(operation)
     print("ready", flush=True)
     for second in range(200):
-        committer.renew([(hold, 40, 0) for hold in holds], 1.0)
+        committer.renew([(hold, 40, 0) for hold in holds], 2.0)
         await asyncio.sleep(0.3)
 
 asyncio.run(main())
@@ -152,7 +152,7 @@ asyncio.run(main())
 
 @pytest.mark.requirement("A098")
 async def test_holds_of_a_killed_process_expire_and_those_of_a_living_one_do_not(url: str, tmp_path: Path) -> None:
-    survivor = SharedCommitter(store_on(url, hold_s=1), Spool(str(tmp_path / "own.jsonl")), timeout_s=2)
+    survivor = SharedCommitter(store_on(url, hold_s=2), Spool(str(tmp_path / "own.jsonl")), timeout_s=2)
     children = [
         subprocess.Popen(
             [sys.executable, "-c", STREAMS, url, str(tmp_path / f"{name}.jsonl"), name],
@@ -166,7 +166,7 @@ async def test_holds_of_a_killed_process_expire_and_those_of_a_living_one_do_not
             assert child.stdout.readline() == "ready\n"
         await asyncio.sleep(0.5)
         children[0].send_signal(signal.SIGKILL)
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(2.5)
         left = "SELECT count(*) FROM ledger_holds WHERE hold LIKE 'dying%'"
         assert query(url, left) == [(5,)], "they do not go by themselves"
         deadline_s = time.monotonic() + 10
@@ -174,7 +174,7 @@ async def test_holds_of_a_killed_process_expire_and_those_of_a_living_one_do_not
             assert time.monotonic() < deadline_s
             survivor.sweep()
             await asyncio.sleep(0.1)
-        for _ in range(20):  # three times the life of a hold
+        for _ in range(50):  # more than two times the life of a hold
             survivor.sweep()
             await asyncio.sleep(0.1)
         assert query(url, "SELECT count(*) FROM ledger_holds WHERE hold LIKE 'living%'") == [(5,)]

@@ -5,6 +5,7 @@ import sqlalchemy
 
 from tests.support.ledger_model import Answer, Pair
 from tests.support.ledger_targets import Figures, answer
+from tests.support.shared_ledger import empty
 from zuebee.accounts.payments import write_grant
 from zuebee.billing.operations import Expire, Extend, Operation, Renew, Reserve, Settle
 from zuebee.billing.quick_check import QuickCheck
@@ -13,8 +14,6 @@ from zuebee.billing.verify import verify
 from zuebee.billing.verify_entries import Violation
 from zuebee.contracts.admission import Amount, Budget
 from zuebee.kit.database import database_url
-
-TABLES = "ledger_entries, ledger_balances, ledger_paths, ledger_holds, ledger_batches, ledger_owners, usage_records"
 
 
 class OnPostgres:
@@ -31,7 +30,7 @@ class OnPostgres:
         self._url = url
         self._engine = sqlalchemy.create_engine(database_url("postgres", url))
         self._watch = psycopg.connect(url, autocommit=True)
-        self._watch.execute(f"TRUNCATE {TABLES} RESTART IDENTITY")
+        empty(url)
         self._batch = 0
         self._last: list[Operation] = []
         self._open()

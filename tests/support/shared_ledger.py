@@ -15,6 +15,9 @@ from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlem
 from zuebee.contracts.inference import Usage
 
 AT_S = 1_800_000_000.0
+WAITS_FOR_A_LOCK = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
 PRINCIPAL = Principal("key_1", "mine", "me")
 
 
@@ -67,6 +70,13 @@ def told(answer: Answer) -> tuple[object, ...] | None:
 def query(url: str, question: str, *values: object) -> list[tuple[Any, ...]]:
     with psycopg.connect(url, autocommit=True) as connection:
         return connection.execute(question.encode(), values or None).fetchall()
+
+
+def empty(url: str) -> None:
+    """As if nothing had happened."""
+    tables = "ledger_entries, ledger_balances, ledger_paths, ledger_holds, ledger_batches, ledger_owners, usage_records"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"TRUNCATE {tables} RESTART IDENTITY".encode())
 
 
 def balances(url: str) -> dict[str, tuple[int, ...]]:

@@ -11,18 +11,23 @@ UP, DOWN = "to the server", "to the client"
 
 
 class TcpProxy:
-    """Stands before one server. `bytes_passed` counts since the last `cut_after` or `pass_all`."""
+    """Stands before one server. `bytes_passed` counts since the last `cut_after` or `pass_all`.
 
-    def __init__(self, host: str, port: int) -> None:
+    `trips`: how often a client has spoken again after the server had.
+    """
+
+    def __init__(self, host: str, port: int, *, listen_on: int = 0) -> None:
         self.delay_s = 0.0
         self.silent = False
         self.bytes_passed = {UP: 0, DOWN: 0}
+        self.trips = 0
+        self._spoke_last = DOWN
         self._target = (host, port)
         self._refusing = False
         self._cut: tuple[str, int] | None = None
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", listen_on))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -91,6 +96,8 @@ class TcpProxy:
 
     def _allowed(self, direction: str, count: int) -> int:
         with self._lock:
+            self.trips += direction == UP and self._spoke_last == DOWN
+            self._spoke_last = direction
             passed = self.bytes_passed[direction]
             if self._cut is not None and self._cut[0] == direction and passed + count > self._cut[1]:
                 count = max(0, self._cut[1] - passed)

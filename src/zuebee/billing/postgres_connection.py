@@ -2,7 +2,8 @@
 
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -86,6 +87,21 @@ class PostgresConnection:
             raise StoreLost("not connected")
         return self._db
 
+    @contextmanager
+    def together(self) -> Iterator[psycopg.Connection[Any]]:
+        """Statements that go in one round trip. Raises the first failure; psycopg would log what follows from it."""
+        failure: psycopg.Error | None = None
+        try:
+            with self.connection.pipeline():
+                try:
+                    yield self.connection
+                except psycopg.Error as error:
+                    failure = error
+        except psycopg.Error as error:
+            failure = failure or error
+        if failure is not None:
+            raise failure
+
     def failure(self, error: psycopg.Error) -> Exception:
         """Undo what was begun, and say whether trying again makes sense."""
         db = self._db
@@ -93,7 +109,7 @@ class PostgresConnection:
             self.disconnect()
             return StoreLost(type(error).__name__)
         try:
-            db.execute("ROLLBACK")
+            db.rollback()  # which, unlike the statement, forgets what was to be prepared
         except psycopg.Error:
             self.disconnect()
             return StoreLost(type(error).__name__)
@@ -108,6 +124,6 @@ class PostgresConnection:
         """Leave the transaction that was begun."""
         try:
             if self._db is not None:
-                self._db.execute("ROLLBACK")
+                self._db.rollback()
         except psycopg.Error:
             self.disconnect()

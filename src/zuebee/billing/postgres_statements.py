@@ -21,6 +21,12 @@ FIND_PATHS = "SELECT balances, id FROM ledger_paths WHERE balances = ANY(%s::tex
 
 # The row of the owner serialises its transactions: whoever has it knows how the one before ended.
 LOCK_OWNER = f"SELECT applied, {NOW} FROM ledger_owners WHERE id = %s FOR UPDATE"
+# Fails unless it is ours, has not done this batch, and its clock is where we think. A division by zero is the one way
+# to end a transaction without another trip that needs nothing to be installed.
+LOCK_OWNER_AS_KNOWN = f"""
+SELECT 1 / count(*), {NOW} FROM (
+    SELECT FROM ledger_owners WHERE id = %s AND applied < %s AND abs({NOW} - %s) < %s FOR UPDATE) AS o
+"""
 # Always in the order of ids, so that transactions wait for one another in one direction. What these holds are held
 # in comes from `ledger_entries`, whose rows never change.
 LOCK_BALANCES = """
@@ -29,6 +35,17 @@ FROM ledger_balances WHERE id = ANY(%s::int8[] || ARRAY(
     SELECT unnest(string_to_array(p.balances, ','))::int8 FROM ledger_paths p
     WHERE p.id IN (SELECT e.path FROM ledger_entries e WHERE e.hold = ANY(%s::text[]) AND e.step = 0)))
 ORDER BY id FOR UPDATE
+"""
+# After the lock: fails unless all balances have these limits and at least so much left, and all holds are open and hold
+# so much.
+CHECK_TERMS = """
+SELECT 1 / ((
+    SELECT count(*) FROM ledger_balances b JOIN unnest(%s::int8[], %s::int8[], %s::int8[]) AS t(id, limited, least)
+    ON b.id = t.id AND b.limited = t.limited AND b.granted - b.used - b.held >= t.least
+) + (
+    SELECT count(*) FROM ledger_holds h JOIN unnest(%s::text[], %s::int8[], %s::int8[]) AS t(hold, tokens, cost)
+    ON h.hold = t.hold AND h.tokens = t.tokens AND h.cost_nano = t.cost
+) = %s)::int
 """
 # Read after the lock: every resolution of a hold has its balances locked.
 FIND_HOLDS = """

@@ -1,6 +1,7 @@
-"""The ledger on PostgreSQL, for many processes: a batch of operations is one transaction of two round trips.
+"""The ledger on PostgreSQL, for many processes: a batch of operations is one transaction, of one or two round trips.
 
-The first locks and loads what the operations touch, a fresh `Ledger` decides, the second writes and commits.
+One, if memory decides, and the database agrees under its locks that memory is right. Otherwise two: the first locks and
+reads what the operations touch, a `Ledger` decides by that, the second writes and commits.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,16 +9,19 @@ from itertools import islice
 from typing import Any
 
 import psycopg
+from psycopg import errors
+from psycopg.pq import TransactionStatus
 
 from zuebee.billing import postgres_statements as sql
 from zuebee.billing import records
 from zuebee.billing.batch import NoBound, Room, StoreBusy, StoreFailed
-from zuebee.billing.ledger import Balance, Entry, HoldState, Ledger, State
-from zuebee.billing.operations import Answer, Expire, Operation, Record, Renew, Reserve, decide, holds_of
+from zuebee.billing.ledger import Balance, Entry, HoldState, Ledger
+from zuebee.billing.operations import Answer, Expire, Operation, Record, Renew, Reserve, holds_of
+from zuebee.billing.picture import Memory, Paths, Picture, add_holds, add_paths
 from zuebee.billing.postgres_connection import PostgresConnection, StoreLost
-from zuebee.contracts.admission import Amount
 from zuebee.contracts.chain import next_hash
 from zuebee.contracts.periods import period_start_s
+from zuebee.kit import clock
 
 MAX_KNOWN = 200_000
 MAX_SHOWN = 1000
@@ -26,8 +30,8 @@ FORGOTTEN_AT_ONCE = 10_000
 SILENT_HOLDS = 10
 """An owner that gave no sign of life for so many times the life of a hold has ended."""
 
-_STATES: dict[str, State] = {"post": "posted", "void": "voided", "expire": "expired", "adjust": "adjusted"}
-_CHARGED = ("post", "expire", "overdraft", "adjust")
+MAX_DRIFT_S = 1.0
+"""The database's clock is what it was plus the time since, or is asked again."""
 
 
 class PostgresStore(PostgresConnection):
@@ -52,6 +56,7 @@ class PostgresStore(PostgresConnection):
         self.owner = 0
         self._name = ""
         self.transactions = 0
+        self.remembered = 0  # of them, those that memory decided
         self.decided: list[Answer] = []
         super().__init__(url, timeout_s)
         self._reporters = tuple(reporters)
@@ -60,6 +65,9 @@ class PostgresStore(PostgresConnection):
         self._hold_s = hold_s
         self._balance_ids: dict[tuple[str, float], int] = {}
         self._path_ids: dict[str, int] = {}
+        self._memory = Memory()
+        self._added = 0
+        self._has_room: dict[str, bool] = {}
 
     # --- epochs ---
 
@@ -71,6 +79,7 @@ class PostgresStore(PostgresConnection):
     def resume(self) -> int:
         """Connect again, in the same epoch unless the store does not know it any more."""
         self.connect()
+        self._memory = Memory()
         if self.owner:
             return self.owner
         try:
@@ -118,33 +127,95 @@ class PostgresStore(PostgresConnection):
         """
         owner = owner or self.owner
         try:
-            known = self._open(operations)
-            db = self.connection
+            paths = self._open(operations)
             self.transactions += 1
-            loaded = self._load(db, operations, known, owner)
-            if batch and loaded.applied >= batch:
-                db.execute("ROLLBACK")
+            is_done = batch > 0 and owner == self.owner and self._do_remembering(batch, operations, paths)
+            if not is_done and not self._do_reading(batch, operations, paths, owner):
                 return None
-            before = {b.id: _figures(b) for b in loaded.ledger.balances()}
-            decided = [decide(loaded.ledger, each, loaded.now_s, self.currency) for each in operations]
-            self.decided = [answer for answer, _ in decided]
-            with db.pipeline():
-                self._write_ledger(db, loaded, before)
-                self._renew(db, operations)
-                billed = [isinstance(each, Expire) or bool(getattr(each, "hold", "")) for each in operations]
-                kept = zip((record for _, record in decided), billed, strict=True)
-                self._write_usage(db, [(record, paid) for record, paid in kept if record is not None])
-                db.execute(sql.APPLIED if owner == self.owner else sql.APPLIED_FOR_ANOTHER, (batch, owner))
-                db.execute("COMMIT")
         except psycopg.Error as error:
+            self._memory = Memory()
             raise self.failure(error) from None
         except Exception:
+            self._memory = Memory()
             self.undo()
             raise
+        self._room.added(self._added)
+        self._has_room.clear()
         return self.decided
 
-    def _open(self, operations: list[Operation]) -> list[list[int]]:
-        """The balances of each reservation; made when missing, in a transaction of their own, and then remembered."""
+    def _do_remembering(self, batch: int, operations: list[Operation], paths: Paths) -> bool:
+        """Decide from memory, and write if the terms of that are met: one round trip. False: nothing was done."""
+        sent_s = clock.monotonic_s()
+        picture = self._memory.recall(self.owner, operations, paths, sent_s)
+        if picture is None:
+            return False
+        picture.decide(operations, self.currency)
+        terms = picture.terms(operations, paths)
+        if terms is None:
+            return False
+        self.decided = picture.answers
+        try:
+            with self.together() as db:
+                db.execute("BEGIN")
+                at_owner = db.execute(sql.LOCK_OWNER_AS_KNOWN, (self.owner, batch, picture.now_s, MAX_DRIFT_S))
+                at_balances = db.execute(sql.LOCK_BALANCES, (picture.balances, []))
+                count = len(terms.balances) + len(terms.holds)
+                db.execute(sql.CHECK_TERMS, (*_columns(terms.balances, 3), *_columns(terms.holds, 3), count))
+                self._write(db, batch, operations, picture, self.owner)
+        except (errors.DivisionByZero, errors.UniqueViolation):
+            self.decided = []
+            return False  # the transaction is still to be left, together with the next step
+        [(_, picture.now_s)] = at_owner
+        self._memory.learn(picture, operations, sent_s, [Balance(*row) for row in at_balances])
+        self.remembered += 1
+        return True
+
+    def _do_reading(self, batch: int, operations: list[Operation], paths: Paths, owner: int) -> bool:
+        """Lock and read, decide, and write: two round trips. False: it was done before."""
+        sent_s = clock.monotonic_s()
+        with self.together() as db:
+            if db.info.transaction_status is TransactionStatus.INERROR:
+                db.rollback()  # what was done in vain
+            db.execute("BEGIN")
+            at_owner = db.execute(sql.LOCK_OWNER, (owner,))
+            ids, holds = sorted({each for path in paths for each in path}), holds_of(operations)
+            at_balances = db.execute(sql.LOCK_BALANCES, (ids, holds))
+            at_holds = db.execute(sql.FIND_HOLDS, (holds,))
+            at_entries = db.execute(sql.FIND_ENTRIES, (holds,))
+            at_batch = db.execute(sql.LAST_BATCH, (self.owner,))
+        applied, now_s = self._known(at_owner.fetchone(), owner)
+        if batch and applied >= batch:
+            db.rollback()
+            return False
+        ledger, rows = Ledger(self.owner), at_balances.fetchall()
+        balances = {row[0]: ledger.add_balance(Balance(*row)) for row in rows}
+        add_paths(ledger, balances, paths)
+        try:
+            add_holds(ledger, balances, at_holds, at_entries)
+        except KeyError:
+            raise StoreBusy("another process has just reserved under the same id") from None
+        picture = Picture(ledger, now_s, *(at_batch.fetchone() or (0, "")))
+        picture.decide(operations, self.currency)
+        self.decided = picture.answers
+        with self.together():
+            self._write(db, batch, operations, picture, owner)
+        self._memory.learn(picture, operations, sent_s, [Balance(*row) for row in rows])
+        return True
+
+    def _known(self, row: Any, owner: int) -> tuple[int, float]:
+        """The last batch of an owner, and the time."""
+        if row is not None:
+            return row[0], row[1]
+        if owner == self.owner:
+            self.owner = 0  # restored from a back-up, perhaps: begin a new epoch
+            self.disconnect()
+            raise StoreLost("the store does not know this process any more")
+        raise StoreFailed("the store does not know that process")
+
+    def _open(self, operations: list[Operation]) -> Paths:
+        """The paths of all reservations, and each of their balances as a path; made when missing, in a transaction of
+        their own, and then remembered.
+        """
         reserves = [each for each in operations if isinstance(each, Reserve)]
         wanted = {(b.account, period_start_s(b.period, each.at_s)): b for each in reserves for b in each.budgets}
         missing = sorted(key for key in wanted if key not in self._balance_ids)
@@ -154,89 +225,61 @@ class PostgresStore(PostgresConnection):
                 missing = sorted(wanted)
             accounts, starts = [key[0] for key in missing], [key[1] for key in missing]
             units, periods = [wanted[key].unit for key in missing], [wanted[key].period for key in missing]
-            with self.connection.pipeline():
-                self.connection.execute(sql.OPEN_BALANCES, (accounts, units, periods, starts))
-                found = self.connection.execute(sql.FIND_BALANCES, (accounts, starts))
+            with self.together() as db:
+                db.execute(sql.OPEN_BALANCES, (accounts, units, periods, starts))
+                found = db.execute(sql.FIND_BALANCES, (accounts, starts))
             self._balance_ids.update({(account, start_s): number for account, start_s, number in found})
-        ids = [
-            [self._balance_ids[b.account, period_start_s(b.period, each.at_s)] for b in each.budgets]
+        ids = {
+            tuple(self._balance_ids[b.account, period_start_s(b.period, each.at_s)] for b in each.budgets)
             for each in reserves
-        ]
-        self._open_paths(ids)
-        return ids
+        }
+        return self._open_paths(ids | {(each,) for path in ids for each in path})
 
-    def _open_paths(self, ids: list[list[int]]) -> None:
-        names = {_name(path) for path in ids} | {str(each) for path in ids for each in path}
-        missing = sorted(name for name in names if name not in self._path_ids)
+    def _open_paths(self, paths: Iterable[tuple[int, ...]]) -> Paths:
+        names = {path: ",".join(map(str, path)) for path in paths}
+        missing = sorted(name for name in names.values() if name not in self._path_ids)
         if missing:
             if len(self._path_ids) + len(missing) > MAX_KNOWN:
                 self._path_ids.clear()
-                missing = sorted(names)
-            with self.connection.pipeline():
-                self.connection.execute(sql.OPEN_PATHS, (missing,))
-                found = self.connection.execute(sql.FIND_PATHS, (missing,))
+                missing = sorted(names.values())
+            with self.together() as db:
+                db.execute(sql.OPEN_PATHS, (missing,))
+                found = db.execute(sql.FIND_PATHS, (missing,))
             self._path_ids.update(dict(found.fetchall()))
+        return {path: self._path_ids[name] for path, name in names.items()}
 
-    def _load(
-        self, db: psycopg.Connection[Any], operations: list[Operation], known: list[list[int]], owner: int
-    ) -> "_Loaded":
-        ids = sorted({each for path in known for each in path})
-        holds = holds_of(operations)
-        with db.pipeline():
-            db.execute("BEGIN")
-            at_owner = db.execute(sql.LOCK_OWNER, (owner,))
-            at_balances = db.execute(sql.LOCK_BALANCES, (ids, holds))
-            at_holds = db.execute(sql.FIND_HOLDS, (holds,))
-            at_entries = db.execute(sql.FIND_ENTRIES, (holds,))
-            at_batch = db.execute(sql.LAST_BATCH, (self.owner,))
-        row = at_owner.fetchone()
-        if row is None:
-            if owner == self.owner:
-                self.owner = 0  # restored from a back-up, perhaps: begin a new epoch
-                self.disconnect()
-                raise StoreLost("the store does not know this process any more")
-            raise StoreFailed("the store does not know that process")
-        ledger = Ledger(self.owner)
-        balances = {b[0]: ledger.add_balance(Balance(*b)) for b in at_balances}
-        for path in known:
-            ledger.add_path(self._path_ids[_name(path)], [balances[each] for each in path])
-            for each in path:
-                ledger.add_path(self._path_ids[str(each)], [balances[each]])
-        try:
-            _add_holds(ledger, balances, at_holds, at_entries)
-        except KeyError:
-            raise StoreBusy("another process has just reserved under the same id") from None
-        sequence, digest = at_batch.fetchone() or (0, "")
-        return _Loaded(ledger, row[0], row[1], sequence, digest)
-
-    def _write_ledger(self, db: psycopg.Connection[Any], loaded: "_Loaded", before: dict[int, tuple[int, ...]]) -> None:
-        changes = loaded.ledger.take()
-        entries = changes.entries
-        assert not changes.balances, "they come from `_open`"
-        assert not changes.paths, "they come from `_open`"
-        if not entries:
-            return
-        sequence = loaded.sequence + 1
-        rows = [
-            (sequence, e.kind, e.hold, e.step, e.path.id, e.tokens, e.cost_nano, e.released_tokens,
-             e.released_cost_nano, self.owner, e.at_s)
-            for e in entries
-        ]  # fmt: skip
-        db.execute(sql.ADD_ENTRIES, _columns(rows))
-        db.execute(sql.ADD_BATCH, (self.owner, sequence, len(rows), next_hash(loaded.digest, rows)))
-        moved = [
-            (b.id, *(now - then for now, then in zip(_figures(b), before[b.id], strict=True)))
-            for b in loaded.ledger.balances()
-        ]
-        db.execute(sql.ADD_TO_BALANCES, _columns([row for row in moved if any(row[1:])], 7))
-        _write_holds(db, entries, changes.opened)
-
-    def _renew(self, db: psycopg.Connection[Any], operations: list[Operation]) -> None:
+    def _write(
+        self, db: psycopg.Connection[Any], batch: int, operations: list[Operation], picture: Picture, owner: int
+    ) -> None:
+        self._write_ledger(db, picture)
         for each in operations:
             if isinstance(each, Renew) and each.holds:
                 db.execute(sql.RENEW_HOLDS, (each.hold_s, *_columns(each.holds)))
+        billed = [isinstance(each, Expire) or bool(getattr(each, "hold", "")) for each in operations]
+        kept = zip(picture.records, billed, strict=True)
+        self._write_usage(db, [(record, paid) for record, paid in kept if record is not None])
+        db.execute(sql.APPLIED if owner == self.owner else sql.APPLIED_FOR_ANOTHER, (batch, owner))
+        db.execute("COMMIT")
+
+    def _write_ledger(self, db: psycopg.Connection[Any], picture: Picture) -> None:
+        changes = picture.ledger.take()
+        entries = changes.entries
+        if not entries:
+            return
+        picture.sequence += 1
+        rows = [
+            (picture.sequence, e.kind, e.hold, e.step, e.path.id, e.tokens, e.cost_nano, e.released_tokens,
+             e.released_cost_nano, self.owner, e.at_s)
+            for e in entries
+        ]  # fmt: skip
+        picture.digest = next_hash(picture.digest, rows)
+        db.execute(sql.ADD_ENTRIES, _columns(rows))
+        db.execute(sql.ADD_BATCH, (self.owner, picture.sequence, len(rows), picture.digest))
+        db.execute(sql.ADD_TO_BALANCES, _columns(picture.moved(), 7))
+        _write_holds(db, entries, changes.opened)
 
     def _write_usage(self, db: psycopg.Connection[Any], kept_for: list[tuple[Record, bool]]) -> None:
+        self._added = 0
         if not kept_for:
             return
         kept = [record for record, _ in kept_for]
@@ -253,50 +296,19 @@ class PostgresStore(PostgresConnection):
         events = [
             (record.event_id, reporter, record.event, row["at_s"], row["at_s"])
             for (record, billed), row in zip(kept_for, rows, strict=True)
-            if self._room.room_for(len(self._reporters), billed=billed)
+            if self._fits(record, billed=billed)
             for reporter in self._reporters
         ]
+        self._added = len(events)
         if events:
             db.execute(sql.ADD_EVENTS, _columns(events))
-            self._room.added(len(events))
 
-
-class _Loaded:
-    """What a transaction has locked and read."""
-
-    def __init__(self, ledger: Ledger, applied: int, now_s: float, sequence: int, digest: str) -> None:
-        self.ledger = ledger
-        self.applied = applied
-        self.now_s = now_s
-        self.sequence = sequence
-        self.digest = digest
-
-
-def _add_holds(
-    ledger: Ledger, balances: dict[int, Balance], open_rows: Iterable[Any], entry_rows: Iterable[Any]
-) -> None:
-    """Holds as they stand; of those that are resolved, how, and what was charged."""
-    for hold, path_id, names, tokens, cost, owner, expires_at_s, record, spent, spent_cost in open_rows:
-        path = ledger.add_path(path_id, [balances[int(each)] for each in names.split(",")])
-        progress = Amount(spent, spent_cost)
-        ledger.add_hold(HoldState(hold, path, tokens, cost, owner, expires_at_s, record, progress))
-    resolved: dict[str, HoldState] = {}
-    for hold, kind, path_id, names, tokens, cost, owner in entry_rows:
-        if hold in ledger.open:
-            continue
-        state = resolved.get(hold)
-        if state is None:
-            path = ledger.add_path(path_id, [balances[int(each)] for each in names.split(",")])
-            state = resolved[hold] = HoldState(hold, path, 0, 0, owner, 0.0)
-        state.state = _STATES.get(kind, state.state)
-        if kind in ("reserve", "extend"):
-            state.tokens += tokens
-            state.cost_nano += cost
-        if kind in _CHARGED:
-            state.charged = Amount(state.charged.tokens + tokens, state.charged.cost_nano + cost)
-    for state in resolved.values():
-        if state.state != "open":  # an id of a grant is none of a hold
-            ledger.add_hold(state)
+    def _fits(self, record: Record, *, billed: bool) -> bool:
+        """Whether there is room for its events; asked once, however often the batch is tried."""
+        fits = self._has_room.get(record.event_id)
+        if fits is None:
+            fits = self._has_room[record.event_id] = self._room.room_for(len(self._reporters), billed=billed)
+        return fits
 
 
 def _write_holds(db: psycopg.Connection[Any], entries: list[Entry], opened: list[HoldState]) -> None:
@@ -315,15 +327,6 @@ def _write_holds(db: psycopg.Connection[Any], entries: list[Entry], opened: list
         db.execute(sql.EXTEND_HOLDS, _columns(extended))
     if ended:
         db.execute(sql.END_HOLDS, (sorted(ended),))
-
-
-def _figures(balance: Balance) -> tuple[int, ...]:
-    b = balance
-    return b.granted, b.held, b.used, b.overdraft, b.limited, b.changes
-
-
-def _name(path: Sequence[int]) -> str:
-    return ",".join(map(str, path))
 
 
 def _columns(rows: Sequence[Sequence[object]], width: int = 0) -> tuple[list[object], ...]:
