@@ -37,7 +37,8 @@ class _Recorder:
         self._claims[report.nodeid] = Claim(report.nodeid, tuple(rows), outcome)
 
     def pytest_sessionfinish(self) -> None:
-        if self._claims:
+        is_worker = hasattr(self._config, "workerinput")  # pytest-xdist: the controller hears of every test
+        if self._claims and not is_worker:
             save_claims(self._config.rootpath, self._claims.values())
 
 

@@ -252,7 +252,7 @@ def test_any_change_of_a_byte_is_seen(data: st.DataObject) -> None:
         jwks(jwk(PRIVATE["p256"], key_ops=["sign"])), jwks(jwk(PRIVATE["p256"], alg=["ES256"])),
         jwks(*[jwk(PRIVATE["p256"], str(n)) for n in range(101)]), b"\xff\xfe", b"[" * 100_000,
     ],
-    ids=lambda data: str(data[:40]),
+    ids=map(str, range(21)),
 )  # fmt: skip
 def test_what_is_no_set_of_keys(document: bytes) -> None:
     with pytest.raises(ValueError, match="JWKS"):
