@@ -1,5 +1,6 @@
 """What a user sees who starts ZueBee: it runs, or one clear line says why not. Never a traceback."""
 
+import atexit
 import json
 import os
 import re
@@ -93,6 +94,7 @@ def bad_authorities(folder: Path, config: dict[str, Any]) -> None:
 
 
 TAKEN = socket.create_server(("127.0.0.1", 0))
+atexit.register(TAKEN.close)
 
 # What stands in the way, and what the line must tell.
 OBSTACLES: list[tuple[Change, str]] = [
