@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import llmock.main  # noqa: F401  (here, while no thread runs: CPython 3.11 cannot parse two files at once)
 import openai
 import pytest
 from llmock.journal import RequestRecord
