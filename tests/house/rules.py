@@ -126,7 +126,10 @@ _WALL_CLOCK = frozenset(
 _TASK_OWNERS = ("kit/tasks.py", "kit/http_guard.py")  # the second keeps uvicorn's own set of running requests
 _TASK_STARTERS = frozenset(["create_task", "ensure_future"])
 # What is heavy and not needed by every start may be imported where it turns out to be needed.
-_LATE = ("app/money.py", "app/tokens.py", "app/wiring.py", "cli/*.py", "schema/prepare.py", "schema/version.py")
+_LATE = (
+    "app/money.py", "app/tokens.py", "app/waiting.py", "app/wiring.py", "cli/*.py", "schema/prepare.py",
+    "schema/version.py",
+)  # fmt: skip
 _ENVIRONMENT = frozenset(["os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv"])
 _UNFINISHED = re.compile(
     r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X", "NotImplemented" + "Error"]) + r")\b"

@@ -135,14 +135,14 @@ class Sim(Process):
 class Gateway(Process):
     """A gateway with its configuration file, access log and usage records."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], **environ: str) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], *, ready: re.Pattern[str] = READY, **environ: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.config_path = folder / "config.yaml"
         self.access_path = folder / "access.log"
         self.usage_path = folder / "usage.db"
         self.write_config(config)
-        super().__init__(["run", "--config", str(self.config_path)], folder / "gateway.log", READY, **environ)
+        super().__init__(["run", "--config", str(self.config_path)], folder / "gateway.log", ready, **environ)
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write the configuration: `config` over a default that listens on a free port, with one key and no grace."""

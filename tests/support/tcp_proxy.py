@@ -24,6 +24,7 @@ class TcpProxy:
         self._spoke_last = DOWN
         self._target = (host, port)
         self._refusing = False
+        self._left = -1  # connections that are still taken; below 0: all
         self._cut: tuple[str, int] | None = None
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._lock = threading.Lock()
@@ -48,9 +49,14 @@ class TcpProxy:
         self._refusing = True
         self.cut_all()
 
+    def refuse_after(self, connections: int) -> None:
+        """The server is gone after so many more connections."""
+        self._left = connections
+
     def heal(self) -> None:
         """The server is back."""
         self._refusing = False
+        self._left = -1
         self.silent = False
 
     def cut_all(self) -> None:
@@ -69,9 +75,10 @@ class TcpProxy:
         with suppress(OSError):
             while True:
                 client = self._listener.accept()[0]
-                if self._refusing:
+                if self._refusing or self._left == 0:
                     client.close()
                     continue
+                self._left -= 1
                 server = socket.create_connection(self._target)
                 for end in (client, server):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -11,11 +10,13 @@ from typing import Any
 
 import uvloop
 
-from zuebee.app.wiring import CannotReload, Platform
+from zuebee.app.waiting import store_fails, wait_for_store
+from zuebee.app.wiring import CannotReload, Platform, listen
 from zuebee.config import Settings
 from zuebee.config.check import listen_address
 from zuebee.config.file import ConfigError, Loaded
 from zuebee.kit.tasks import Tasks
+from zuebee.schema.version import SchemaError
 
 _log = logging.getLogger("zuebee")
 
@@ -47,13 +48,9 @@ class Process:
         try:
             try:
                 await platform.apply(platform.settings)
+                port = await listen(platform.server, platform.settings)
             except (OSError, ValueError) as error:
                 raise CannotStart(str(error)) from None
-            try:
-                port = await platform.server.start(address.host, address.port)
-            except OSError as error:
-                reason = os.strerror(error.errno) if error.errno else error
-                raise CannotStart(f"cannot listen on {platform.settings.listen}: {reason}") from None
             self._watch_signals()
             self._tasks.spawn(self._attend(), "attend")
             self._tasks.spawn(platform.books.run(), "books")
@@ -142,13 +139,25 @@ def serve(loaded: Loaded, load: Load, on_ready: Callable[[str], None]) -> None:
     """Run a process with these settings until it is told to stop. Raises CannotStart."""
 
     async def main() -> None:
-        try:
-            process = Process(loaded.settings, load)
-        except (OSError, ValueError) as error:
-            raise CannotStart(str(error)) from None
-        await process.run(on_ready)
+        process = await _made(loaded.settings, load)
+        if process is not None:
+            await process.run(on_ready)
 
     run_loop(main())
+
+
+async def _made(settings: Settings, load: Load) -> Process | None:
+    """A process, as soon as its store can be reached; None when it was told to stop before."""
+    try:
+        while await wait_for_store(settings):
+            try:
+                return Process(settings, load)
+            except OSError:
+                if not await store_fails(settings):  # else it is gone again
+                    raise
+    except (OSError, ValueError, SchemaError) as error:
+        raise CannotStart(str(error)) from None
+    return None
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:

@@ -1,6 +1,7 @@
 """Settings -> objects. What is plugged into what is decided here and nowhere else."""
 
 import asyncio
+import os
 import ssl
 from collections import Counter
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from zuebee.app.reporting import build_reporting, lend_budgets, lend_reporting
 from zuebee.app.store import prepare_store, store_database
 from zuebee.auth.service import AuthPipeline, OpenDoor
 from zuebee.billing.list_prices import ListPrices
-from zuebee.config import BackendSettings, ProxySettings, RoutingSettings, Settings, TlsSettings
+from zuebee.config import BackendSettings, ProxySettings, RoutingSettings, ServerSettings, Settings, TlsSettings
 from zuebee.config.check import listen_address
 from zuebee.contracts.admission import Recorder
 from zuebee.dispatch.fleet import Fleet, Reachable
@@ -89,7 +90,7 @@ class Platform:
         self._answers = open_answers(settings)
         replays = None if self._answers is None else Replays(self._answers)
         self.pipeline = Pipeline(self._admission, self._dispatcher, replays, settings.stream.heartbeat_s)
-        self._tls = _tls_context(settings.server.tls)
+        self._tls = tls_context(settings.server.tls)
         self.server = self._make_server()
         self._lend_gauges()
 
@@ -111,7 +112,7 @@ class Platform:
         firewall = build_firewall(settings, self._firewall_counts)
         tls = settings.server.tls
         # Tried on a context of its own: a certificate whose key does not fit would stay in the one in use.
-        _tls_context(tls)
+        tls_context(tls)
         authenticator = self._make_authenticator(settings)
         try:
             backends = await self._fleet.apply(settings.backends, settings.health_check)
@@ -194,18 +195,9 @@ class Platform:
             max_body_bytes=settings.server.max_body_size,
             proxies=TrustedProxies(settings.server.trusted_proxies),
         )
-        limits = ReceiveLimits(
-            settings.server.header_timeout_s,
-            settings.server.body_timeout_s,
-            settings.server.body_min_bytes_per_s,
-            settings.server.write_timeout_s,
-            settings.server.max_headers,
-            settings.server.max_header_bytes,
-            settings.server.max_connections,
-        )
         return HttpServer(
             edge,
-            limits=limits,
+            limits=receive_limits(settings.server),
             keep_alive_s=settings.server.keep_alive_s,
             render_error=edge.refuse_unread,
             tls=self._tls,
@@ -268,7 +260,31 @@ def _proxy_for(proxies: ProxySettings, url: str) -> str | None:
     return proxies.https if parts.scheme == "https" else proxies.http
 
 
-def _tls_context(tls: TlsSettings | None) -> ssl.SSLContext | None:
+async def listen(server: HttpServer, settings: Settings) -> int:
+    """Listen where the settings say; answers with the port. Raises OSError."""
+    address = listen_address(settings)
+    try:
+        return await server.start(address.host, address.port)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise OSError(f"cannot listen on {settings.listen}: {reason}") from None
+
+
+def receive_limits(server: ServerSettings) -> ReceiveLimits:
+    """What clients may send, and by when."""
+    return ReceiveLimits(
+        server.header_timeout_s,
+        server.body_timeout_s,
+        server.body_min_bytes_per_s,
+        server.write_timeout_s,
+        server.max_headers,
+        server.max_header_bytes,
+        server.max_connections,
+    )
+
+
+def tls_context(tls: TlsSettings | None) -> ssl.SSLContext | None:
+    """The certificate of the listener; None: it speaks plain HTTP. Raises OSError."""
     if tls is None or not tls.enabled:
         return None
     try:

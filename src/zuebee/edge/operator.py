@@ -14,8 +14,8 @@ from zuebee.edge.pipeline import Pipeline
 from zuebee.edge.replies import JSON
 
 _MODELS = ("/v1/models", "/models")
-_LIVE = ("/health/liveliness", "/health/live")
-_READY = ("/health", "/health/readiness", "/health/ready")
+LIVE = ("/health/liveliness", "/health/live")
+READY = ("/health", "/health/readiness", "/health/ready")
 
 
 class Readiness(NamedTuple):
@@ -50,7 +50,7 @@ class Operator:
         """The canonical path that a path belongs to, None for an unknown one."""
         if path in _MODELS or path.startswith(("/v1/models/", "/models/")):
             return "/v1/models"
-        if path in _LIVE or path in _READY:
+        if path in LIVE or path in READY:
             return path
         return "/metrics" if path == self._metrics_path else None
 
@@ -70,21 +70,7 @@ class Operator:
         elif route == "/metrics":
             await self._metrics(caller, client)
         else:
-            await self._health(client, live_only=path in _LIVE)
-
-    async def _health(self, client: AsgiClient, *, live_only: bool) -> None:
-        if live_only:
-            await _send_json(client, 200, {"status": "alive"})
-            return
-        state = self._ports.readiness()
-        body = {
-            "status": "ready" if state.ready else "not ready",
-            "backends": state.backends,
-            "fit": state.backends_fit,
-        }
-        if state.reason:
-            body["reason"] = state.reason
-        await _send_json(client, 200 if state.ready else 503, body)
+            await tell_health(client, None if path in LIVE else self._ports.readiness())
 
     async def _metrics(self, caller: Caller, client: AsgiClient) -> None:
         wanted = self._metrics_token
@@ -108,6 +94,17 @@ class Operator:
                 return 200, msgspec.json.encode(card)
         message = f"There is no model `{wanted[:200]}`."
         return Refusal(404, "not_found_error", "model_not_found", message, "model")
+
+
+async def tell_health(client: AsgiClient, state: Readiness | None) -> None:
+    """Say whether requests can be served; None: that the process lives."""
+    if state is None:
+        await _send_json(client, 200, {"status": "alive"})
+        return
+    body = {"status": "ready" if state.ready else "not ready", "backends": state.backends, "fit": state.backends_fit}
+    if state.reason:
+        body["reason"] = state.reason
+    await _send_json(client, 200 if state.ready else 503, body)
 
 
 async def _send_json(client: AsgiClient, status: int, value: object) -> None:

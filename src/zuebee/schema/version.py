@@ -29,6 +29,10 @@ class StoreUnreachable(SchemaError):
     """The database does not answer, now. Trying again may help."""
 
 
+class StoreRefused(SchemaError):
+    """The database is there and does not let us in: a wrong password, name or certificate."""
+
+
 def is_postgres(url_or_path: str) -> bool:
     """Whether this names a PostgreSQL database; anything else is the path of a SQLite file."""
     return url_or_path.startswith(("postgresql://", "postgres://"))
