@@ -23,6 +23,7 @@ TESTED_ELSEWHERE = {
     "config/finding.py": "a shape without behaviour; tests/unit/config/test_check*.py are made of it",
     "cli/*.py": "its commands are run as a user would: tests/scenarios/test_starting.py, test_config.py",
     "schema/migrations/*.py": "tests/unit/schema/test_migrate.py and tests/scenarios/test_store_schema.py run them all",
+    "kit/http_limits.py": "shapes and words; tests/unit/kit/test_http_guard.py breaks each limit",
     "edge/client.py": "a shape without behaviour; edge/asgi.py and edge/recording.py have it",
     "billing/postgres_connection.py": "tests/scenarios/test_postgres_faults.py, on a real database",
     "billing/store_postgres.py": "tests/scenarios/test_postgres_ledger.py, on a real database",

@@ -48,9 +48,9 @@ class KeepsJobs(FakeInference):
         super().__init__(script)
         self.jobs: list[Job] = []
 
-    def run(self, job: Job) -> Reply:
+    async def run(self, job: Job) -> Reply:
         self.jobs.append(job)
-        return super().run(job)
+        return await super().run(job)
 
 
 class FakeEdge:

@@ -2,12 +2,25 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import End, Event, FailureCause, Head, Headers, Job, Reply, Usage
+from zuebee.contracts.inference import (
+    End,
+    Event,
+    Events,
+    FailureCause,
+    Head,
+    Headers,
+    Inference,
+    Job,
+    Reply,
+    Usage,
+    begin,
+)
 from zuebee.kit import clock
 
 Step = Event | BaseException | float
@@ -50,6 +63,18 @@ def failure(cause: FailureCause = "broken", *, sent: bool = True) -> list[Step]:
     return [End(refusal=Refusal(502, "api_error", f"was_{cause}", "It failed."), cause=cause, sent=sent, backend="a")]
 
 
+async def events_of(target: Inference, job: Job) -> Events:
+    """All events of a reply, the first one among them."""
+    first, rest = await target.run(job)
+    if rest is None:
+        yield first
+        return
+    async with aclosing(rest):
+        yield first
+        async for event in rest:
+            yield event
+
+
 class FakeInference:
     """Plays one script for each job, the last one over and over; counts what was begun and what was closed."""
 
@@ -58,10 +83,10 @@ class FakeInference:
         self.begun = 0
         self.closed = 0
 
-    def run(self, job: Job) -> Reply:
-        return self._play(job)
+    async def run(self, job: Job) -> Reply:
+        return await begin(self._play(job))
 
-    async def _play(self, job: Job) -> Reply:
+    async def _play(self, job: Job) -> Events:
         script = self._scripts[min(self.begun, len(self._scripts) - 1)]
         self.begun += 1
         try:

@@ -81,13 +81,12 @@ class AuthPipeline:
 
     async def identify(self, caller: Caller) -> Principal | Refusal:
         """See `Authenticator.identify`."""
-        key = find_key(caller.fields, self._carriers)
+        key, digest = self._shown(caller)
         if key is None:
             if self._keyless:
                 return await self._identify_slowly(Presented(caller, None, ""))
             self._counters.decisions[PIPELINE, "missing"] += 1
             return NO_KEY
-        digest = digest_of(key)
         if self._simple:
             now_s = clock.monotonic_s()
             for step in self._quick_steps:
@@ -105,6 +104,17 @@ class AuthPipeline:
                         return answer.plain
                 break
         return await self._identify_slowly(Presented(caller, key, digest))
+
+    def _shown(self, caller: Caller) -> tuple[bytes | None, str]:
+        """The key that a caller shows, and its digest."""
+        memory = caller.memory
+        if memory is not None and (known := memory.get(self)) is not None:
+            return known  # type: ignore[no-any-return]
+        key = find_key(caller.fields, self._carriers)
+        shown = key, "" if key is None else digest_of(key)
+        if memory is not None:
+            memory[self] = shown
+        return shown
 
     async def _identify_slowly(self, presented: Presented) -> Principal | Refusal:
         """With questions and scripts, within the deadline."""

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import Headers, Job, Usage
+from zuebee.contracts.inference import Headers, Job, Memory, Usage
 from zuebee.contracts.inference import Priority as Priority
 
 Period = Literal["daily", "weekly", "monthly", "never"]
@@ -21,7 +21,8 @@ class Caller(msgspec.Struct, gc=False):
     `route` is the path as the route table has it, `path` what the caller wrote with its percent-encoding undone,
     `raw_path` and `query` as the caller wrote them. `fields`: the header
     fields by their name in lower case; of a field that was sent several times, the last. `body_sha256` is filled in
-    by whoever verified a signature that covers the body: admission compares it with the body (hex).
+    by whoever verified a signature that covers the body: admission compares it with the body (hex). `memory`: of the
+    header fields.
     """
 
     method: str
@@ -32,6 +33,7 @@ class Caller(msgspec.Struct, gc=False):
     query: bytes = b""
     body_sha256: str = ""
     raw_path: bytes = b""
+    memory: Memory | None = None
 
 
 class Limit(msgspec.Struct, frozen=True):

@@ -1,10 +1,10 @@
-"""The one interface at every hop: `Inference.run(job)` gives the head of the reply, then its data, then its end.
+"""The one interface at every hop: `Inference.run(job)` gives the head of the reply, and then its data and its end.
 
 The dispatcher, one backend, a client to another process and a test's fake are all `Inference`; one may wrap another.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Literal, Protocol, TypeAlias
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -12,6 +12,10 @@ from zuebee.contracts.errors import Refusal
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 """Header fields in order, names in lower case."""
+
+Memory: TypeAlias = MutableMapping[object, Any]
+"""What is remembered of a head that a client sends with each of its requests: each part of the gateway keeps under
+itself what it made of the header fields, as far as that does not depend on `content-length`."""
 
 Operation = Literal["chat", "completions", "embeddings"]
 
@@ -59,7 +63,7 @@ class Job(msgspec.Struct, gc=False):
     client itself asked for usage in a stream. `max_output_tokens` is the caller's own bound on one answer (None: it
     set none), `choices` how many answers it wants (`n`, or `best_of` where that is more) to each of its `prompts` (a
     text completion may have many). `priority` and `sender` are filled in once it is known who calls. `waiting` is true
-    while the job stands in a queue and no backend has seen it.
+    while the job stands in a queue and no backend has seen it. `memory`: of its header fields.
     """
 
     request_id: str
@@ -77,6 +81,7 @@ class Job(msgspec.Struct, gc=False):
     priority: Priority = "normal"
     sender: Sender | None = None
     waiting: bool = False
+    memory: Memory | None = None
 
 
 class Sink(Protocol):
@@ -147,18 +152,29 @@ class Quiet(msgspec.Struct):
 QUIET = Quiet()
 
 Event: TypeAlias = Head | bytes | Quiet | End
-Reply: TypeAlias = AsyncGenerator[Event, None]
-"""`Head`, then any number of `bytes` and `Quiet`, then `End`; or a `Head` with all the `rest`. Without an answer: `End`
-alone."""
+Events: TypeAlias = AsyncGenerator[Event, None]
+Reply: TypeAlias = tuple[Head | End, Events | None]
+"""The first event, and those that follow: any number of `bytes` and `Quiet`, then `End`. None: nothing follows, for the
+first is an `End` (there is no answer) or a `Head` with all the `rest`."""
+
+
+async def begin(events: Events) -> Reply:
+    """The reply that a generator of all its events gives. What is left of it has begun: closing it runs its end."""
+    first = await anext(events)
+    assert isinstance(first, Head | End)
+    if isinstance(first, Head) and first.rest is None:
+        return first, events
+    await events.aclose()
+    return first, None
 
 
 class Inference(Protocol):
     """Whatever can answer a job."""
 
-    def run(self, job: Job) -> Reply:
+    async def run(self, job: Job) -> Reply:
         """Answer the job.
 
-        Consume it under `contextlib.aclosing`: leaving early stops the work behind it. It raises nothing but
+        Consume what follows under `contextlib.aclosing`: leaving early stops the work behind it. It raises nothing but
         cancellation; failures are in the `End`.
         """
         ...

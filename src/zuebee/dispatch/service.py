@@ -12,7 +12,7 @@ from contextlib import aclosing
 
 from zuebee.config import RoutingSettings
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import End, Event, Head, Job, Reply
+from zuebee.contracts.inference import QUIET, End, Event, Events, Head, Job, Reply
 from zuebee.dispatch.backend import Backend
 from zuebee.dispatch.balancer import CHOOSERS, fit, matches
 from zuebee.dispatch.retry import OVERLOADED, RetryBudget, backoff_s, is_failure, retry_after_s, worth_a_retry
@@ -45,20 +45,17 @@ class Dispatcher:
         self._bounded = any(backend.load.limit is not None for backend in backends)
         self._alike = not self._chains and not any(backend.selective for backend in backends)
 
-    def run(self, job: Job) -> Reply:
+    async def run(self, job: Job) -> Reply:
         """See `Inference.run`."""
-        return self._run(job)
-
-    async def _run(self, job: Job) -> Reply:
         candidates, chained = self._candidates(job.model)
         if not candidates:
-            yield End(refusal=_no_such_model(job.model), sent=False, attempts=0)
-            return
+            return End(refusal=_no_such_model(job.model), sent=False, attempts=0), None
         tried: list[Backend] = []
         budget = self._budget
         budget.running += 1
         visit = self._visit(job, candidates, tried) if self._bounded else None
         holding = 0  # a place in the budget, held from the decision to try again until that try has begun its answer
+        followed: Events | None = None  # it gives the places back when it ends
         try:
             while True:
                 if visit is None:
@@ -67,48 +64,58 @@ class Dispatcher:
                     backend = await self._enter(visit, chained, tried)
                 started_s = clock.monotonic_s() if self._by_latency else 0.0
                 if not isinstance(backend, Backend):
-                    yield backend
-                    return
+                    return backend, None
                 tried.append(backend)
                 wait_s = None
-                event: Event | None = None
-                first: Event | None = None
+                first: Head | End | None = None
                 try:
-                    async with aclosing(backend.inference.run(job)) as events:
-                        first = event = await anext(events)
-                        budget.retrying -= holding
-                        holding = 0
-                        assert isinstance(first, (Head, End))
-                        if is_failure(first):
-                            wait_s = self._retry_wait_s(backend, job.model, first, candidates, tried)
-                        elif self._by_latency:
-                            now_s = clock.monotonic_s()
-                            backend.observe(now_s - started_s, now_s)
-                        if wait_s is not None:
-                            budget.retrying += 1
-                            holding = 1
-                        else:
-                            first.attempts = len(tried)
-                            if isinstance(first, Head) and first.rest is not None:
-                                event = first.rest[1]
-                            yield first
-                            async for event in events:
-                                yield event
+                    first, rest = await backend.inference.run(job)
+                    budget.retrying -= holding
+                    holding = 0
+                    if is_failure(first):
+                        wait_s = self._retry_wait_s(backend, job.model, first, candidates, tried)
+                    elif self._by_latency:
+                        now_s = clock.monotonic_s()
+                        backend.observe(now_s - started_s, now_s)
+                    if wait_s is None:
+                        first.attempts = len(tried)
+                        if rest is not None:
+                            followed = await _begun(self._follow(backend, first, rest))
+                        return first, followed
+                    budget.retrying += 1
+                    holding = 1
+                    if rest is not None:
+                        await rest.aclose()
                 finally:
-                    # Here, because who has taken the last event does not come back for more.
-                    if isinstance(event, End):
-                        self._note_end(backend, first, event)
-                    if visit is None:
-                        backend.load.in_flight -= 1
-                    else:
-                        self._turns.leave(backend)
-                if wait_s is None:
-                    return
+                    if followed is None:
+                        self._leave(backend, first, first.rest[1] if isinstance(first, Head) and first.rest else first)
                 if wait_s > 0:
                     await asyncio.sleep(wait_s)
         finally:
-            budget.running -= 1
             budget.retrying -= holding
+            if followed is None:
+                budget.running -= 1
+
+    async def _follow(self, backend: Backend, first: Head | End, rest: Events) -> Events:
+        """What comes after the first event. Begun with a `Quiet`: what was not begun has no end either."""
+        event: Event = QUIET
+        try:
+            async with aclosing(rest) as events:
+                yield event
+                async for event in events:
+                    yield event
+        finally:
+            # Here, because who has taken the last event does not come back for more.
+            self._leave(backend, first, event)
+            self._budget.running -= 1
+
+    def _leave(self, backend: Backend, first: Head | End | None, last: Event | None) -> None:
+        if isinstance(last, End):
+            self._note_end(backend, first, last)
+        if self._bounded:
+            self._turns.leave(backend)
+        else:
+            backend.load.in_flight -= 1
 
     def _candidates(self, model: str) -> tuple[list[Backend], bool]:
         """The backends for a model, and whether they are to be tried in just this order."""
@@ -212,6 +219,11 @@ class Dispatcher:
             backend.health.request_succeeded(now_s)
         elif backend.health.request_failed(now_s):
             _log.warning("backend %s is ejected: too many answers broke off", backend.name)
+
+
+async def _begun(events: Events) -> Events:
+    await anext(events)
+    return events
 
 
 def _welcome(candidates: list[Backend], tried: list[Backend], model: str, now_s: float) -> Sequence[Backend]:

@@ -16,6 +16,7 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 CYCLE = "zuebee.cycle"
 CANCEL = "zuebee.cancel"
 FIELDS = "zuebee.fields"
+MEMORY = "zuebee.memory"
 
 TOO_LARGE = "request_too_large"
 
@@ -81,6 +82,7 @@ class AsgiClient:
             request.max_output_tokens,
             request.choices,
             request.prompts,
+            memory=self._scope.get(MEMORY),
         )
 
     async def _read_body(self) -> bytes | Refusal:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from zuebee.contracts.admission import Caller, Settlement
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import Headers, Operation
+from zuebee.contracts.inference import Headers, Memory, Operation
 from zuebee.edge.address import TrustedProxies
-from zuebee.edge.asgi import FIELDS, AsgiClient, Receive, Scope, Send
+from zuebee.edge.asgi import FIELDS, MEMORY, AsgiClient, Receive, Scope, Send
 from zuebee.edge.operator import Operator
 from zuebee.edge.pipeline import Pipeline
 from zuebee.edge.replies import error_reply
@@ -54,26 +54,18 @@ class HttpEdge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        path: str = scope["path"]
-        route = _INFERENCE.get(path)
         request_id = self._next_id()
-        headers: Headers = scope["headers"]
-        fields: dict[bytes, bytes] = scope.get(FIELDS) or dict(headers)
+        fields: dict[bytes, bytes] = scope.get(FIELDS) or dict(scope["headers"])
+        memory: Memory | None = scope.get(MEMORY)
+        caller: Caller | None = memory.get(self) if memory is not None else None
+        if caller is None or caller.fields is not fields or caller.body_sha256:
+            caller = self._caller(scope, fields, memory)
         client = AsgiClient(scope, fields, receive, send, request_id, self._max_body_bytes)
-        peer = scope["client"][0] if scope["client"] else ""
-        address = self._proxies.client(peer, headers) if self._proxies else peer
+        settlement = Settlement(request_id, caller.method, caller.route, caller.address, clock.wall_s())
+        route = _INFERENCE.get(caller.path)
         if route is None or route.operation is None:
-            known = self._operator.route_of(path) or _OTHER
-            caller = Caller(
-                scope["method"], known, fields, address, path, scope["query_string"], "", scope.get("raw_path", b"")
-            )
-            settlement = Settlement(request_id, caller.method, caller.route, address, clock.wall_s())
-            await self._operator.answer(path, caller, client, settlement)
+            await self._operator.answer(caller.path, caller, client, settlement)
             return
-        caller = Caller(
-            scope["method"], route.path, fields, address, path, scope["query_string"], "", scope.get("raw_path", b"")
-        )
-        settlement = Settlement(request_id, caller.method, route.path, address, clock.wall_s())
         if b"x-request-id" in fields:
             settlement.client_request_id = fields[b"x-request-id"].decode("latin-1")
         if caller.method != "POST":
@@ -83,6 +75,25 @@ class HttpEdge:
         client.path = route.path
         client.operation = route.operation
         await self._pipeline.serve(caller, client, settlement)
+
+    def _caller(self, scope: Scope, fields: dict[bytes, bytes], memory: Memory | None) -> Caller:
+        path: str = scope["path"]
+        route = _INFERENCE.get(path)
+        peer = scope["client"][0] if scope["client"] else ""
+        caller = Caller(
+            scope["method"],
+            (self._operator.route_of(path) or _OTHER) if route is None else route.path,
+            fields,
+            self._proxies.client(peer, scope["headers"]) if self._proxies else peer,
+            path,
+            scope["query_string"],
+            "",
+            scope.get("raw_path", b""),
+            memory,
+        )
+        if memory is not None:
+            memory[self] = caller
+        return caller
 
     def refuse_unread(self, status: int, code: str, message: str, peer: str) -> tuple[Headers, bytes]:
         """Headers and body for a request that the server would not read to its end; it is counted like any other."""

@@ -13,7 +13,7 @@ from typing import Any
 from zuebee.config import ClientGoneSettings
 from zuebee.contracts.admission import Admission, Caller, Ending, Grant, Principal, Settlement
 from zuebee.contracts.errors import BODY_NOT_SIGNED, DRAINED, INTERNAL, Refusal
-from zuebee.contracts.inference import End, Head, Headers, Inference, Job, Usage
+from zuebee.contracts.inference import End, Events, Head, Headers, Inference, Job, Usage
 from zuebee.dialects import openai, sse
 from zuebee.edge.client import Client
 from zuebee.edge.detached import DETACH, Departures, Onward
@@ -105,15 +105,13 @@ class Exchange:
         self, caller: Caller, principal: Principal, job: Job, attempt: Attempt | None = None
     ) -> Refusal | None:
         settlement = self.settlement
-        client = self._client
         grant = await self._pipeline.admission.admit(caller, principal, job)
         if isinstance(grant, Refusal):
             return grant
         settlement.grant = grant
-        refusal, ended = None, False
         if attempt is not None:
             self._attempt = attempt
-            client = self._client = RecordingClient(client, attempt.recording)
+            self._client = RecordingClient(self._client, attempt.recording)
             if (refusal := await attempt.claim()) is not None:
                 return refusal
         elif self._pipeline.departures.rules and (policy := self._pipeline.departures.policy(job.model)) is not None:
@@ -121,9 +119,23 @@ class Exchange:
         self._job = job
         job.priority = principal.priority
         job.sender = principal
-        onward = self._onward
-        whole: Head | None = None
-        async with aclosing(self._pipeline.inference.run(job)) as events:
+        first, rest = await self._pipeline.inference.run(job)
+        if isinstance(first, End):
+            return await self._finish(first)
+        if rest is None:
+            # The backend's place is free before the answer is accounted for.
+            self._head = first
+            return await self._answer(first)
+        return await self._relay(first, rest)
+
+    async def _relay(self, head: Head, rest: Events) -> Refusal | None:
+        """Pass an answer on as it comes."""
+        settlement, client, onward = self.settlement, self._client, self._onward
+        refusal, ended = None, False
+        async with aclosing(rest) as events:
+            if head.events and (refusal := await self._secure()) is not None:
+                return refusal
+            await self._start(head)
             async for event in events:
                 if isinstance(event, bytes):
                     if onward is not None:
@@ -136,20 +148,11 @@ class Exchange:
                         return refusal  # the first piece was held back, and with it the head
                     settlement.response_bytes += len(event)
                     await client.write(event)
-                elif isinstance(event, Head):
-                    if event.rest is not None:
-                        self._head = whole = event
-                        continue  # the backend's place is free before the answer is accounted for
-                    if event.events and (refusal := await self._secure()) is not None:
-                        return refusal
-                    await self._start(event)
                 elif isinstance(event, End):
                     # Not left here: a reply that runs out ends more cheaply than one that is closed.
                     refusal, ended = await self._finish(event), True
                 elif self._events:
                     await client.write(sse.COMMENT)
-        if whole is not None:
-            return await self._answer(whole)
         assert ended, "a reply ended without an End"
         return refusal
 

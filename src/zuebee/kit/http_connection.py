@@ -11,6 +11,8 @@ from typing import Protocol, cast
 import httptools
 
 from zuebee.kit.http_failure import Failure, HttpFailure, Timeouts
+from zuebee.kit.http_framing import ends_with_connection
+from zuebee.kit.http_known_head import KnownHead, Memory
 
 HIGH_WATER_BYTES = 256 * 1024
 JOIN_BYTES = 64 * 1024
@@ -35,11 +37,15 @@ class Connection(asyncio.Protocol):
     """One connection to the origin, and the answer of the exchange it carries.
 
     `status` and `headers` (names in lower case) are set once `HttpPool.send` returned; then `read` gives the body.
+    `answered`: whether any byte of it came. `memory`: what its reader made of these headers when they came before
+    (`kit/http_known_head.py`).
     """
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
+        self.memory: Memory | None = None
+        self.answered = False
         self.complete = False
         self.idle_since_s = 0.0
         self._owner = owner
@@ -59,7 +65,6 @@ class Connection(asyncio.Protocol):
         self._lost = False
         self._keep_alive = False
         self._head_seen = False
-        self._answered = False
         self._until_close = False
         self._skip_body = False
         self._interim = 0
@@ -71,6 +76,7 @@ class Connection(asyncio.Protocol):
         self._quiet_at_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s = 0.0
+        self._known = KnownHead(dated=True)
 
     # --- the exchange, as its user sees it ---
 
@@ -159,18 +165,13 @@ class Connection(asyncio.Protocol):
         """Whether another exchange may begin."""
         return not self._lost and not self._transport.is_closing()
 
-    @property
-    def answered(self) -> bool:
-        """Whether any byte of an answer came in this exchange."""
-        return self._answered
-
     def begin(self, head: bytes, body: bytes, timeouts: Timeouts, *, is_head: bool) -> None:
         """Send a request; `answer` waits for the head of its answer."""
         self.status = 0
         self.headers = []
         self.complete = False
         self._header_bytes = self._buffered_bytes = self._interim = 0
-        self._head_seen = self._answered = self._until_close = self._keep_alive = False
+        self._head_seen = self.answered = self._until_close = self._keep_alive = False
         self._skip_body = is_head
         self._busy = True
         if self._lost:
@@ -284,7 +285,7 @@ class Connection(asyncio.Protocol):
         if self._head_seen and self._until_close and exc is None and self._failure is None:
             self.complete = True
         elif not self.complete and self._failure is None:
-            kind: Failure = "truncated" if exc is None and self._answered else "reset"
+            kind: Failure = "truncated" if exc is None and self.answered else "reset"
             self._failure = HttpFailure(kind, "the server closed the connection")
         self._wake()
 
@@ -294,9 +295,17 @@ class Connection(asyncio.Protocol):
             # Bytes that belong to no exchange: whatever follows could not be trusted.
             self.abort()
             return
-        self._answered = True
+        first = not self.answered
+        if first:
+            self.answered = True
+            self.memory = None
+            if not self._skip_body and (body := self._known.body_of(data)) is not None:
+                self._repeat(body)
+                return
         self._header_bytes += len(data)
         self._feed(data)
+        if first and self.complete and self._keep_alive and self.status == 200 and self._failure is None:
+            self._known.learn(data, self._buffered_bytes, self.headers)
         take = self._take
         if take is not None and self._chunks:
             self._pour_on(take)
@@ -314,17 +323,27 @@ class Connection(asyncio.Protocol):
         elif self._head_seen:
             self._wake()
 
+    def _repeat(self, body: bytes) -> None:
+        """A whole answer with the known head: what the parser's callbacks would do, at once."""
+        self.status = 200
+        self.headers = self._known.fields
+        self.memory = self._known.memory
+        self._keep_alive = self._head_seen = self.complete = True
+        if body:
+            self._chunks.append(body)
+            self._buffered_bytes = len(body)
+        if self._take is not None and body:
+            self._pour_on(self._take)
+        else:
+            self._wake()
+
     def _pour_on(self, take: Callable[[bytes], bool]) -> None:
         # The deadlines are moved by the timer when it fires: here it must only be known when something came, and the
         # timer not be late. The first part ends the wait for the first byte, which may be the longer one.
         self._heard_s = now_s = self._loop.time()
         if now_s + self._timeouts.idle_s < self._timer_at_s:
             self._arm(now_s + self._timeouts.idle_s)
-        chunks = self._chunks
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
-        self._buffered_bytes = 0
-        if not take(data):
+        if not take(self._take_chunks()):
             self._poured = True
             self._take = None
             self._wake()
@@ -365,13 +384,7 @@ class Connection(asyncio.Protocol):
         self._keep_alive = self._parser.should_keep_alive()
         if len(self.headers) > MAX_HEADERS:
             raise ValueError("too many header fields")
-        fields = dict(self.headers)
-        if b"transfer-encoding" in fields:
-            codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
-            if any(coding != b"chunked" for coding in codings):
-                raise ValueError("a transfer encoding that was not asked for")
-        elif b"content-length" not in fields:
-            self._until_close = status not in (204, 304)
+        self._until_close = ends_with_connection(status, self.headers)
         if self._skip_body:
             self.complete = True
             self._keep_alive = False

@@ -43,7 +43,7 @@ class Cycle:
         self.transport = transport
         self.flow = flow
         self.keep_alive = keep_alive
-        self.body = bytearray()
+        self.body: bytes | bytearray = bytearray()
         self.more_body = True
         self.disconnected = False
         self.response_started = False
@@ -154,14 +154,12 @@ class Cycle:
 
     def _start(self, status: int, headers: Fields) -> None:
         self.response_started = True
-        fields = [b": ".join(field) for field in headers]
-        for field in self._default_headers:
-            fields.append(b": ".join(field))
-        fields.append(b"")
-        head = STATUS_LINE[status] + b"\r\n".join(fields)
-        lines = len(fields)
-        if head.count(b"\n") != lines or head.count(b"\r") != lines:
+        lines = [*map(b": ".join, headers), *map(b": ".join, self._default_headers), b""]
+        flat = b"".join(lines)
+        # Not `in`: for bytes that first tries to take the needle for a number, and makes an exception of it.
+        if flat.find(b"\n") >= 0 or flat.find(b"\r") >= 0:
             raise ValueError("a line break in a header field of an answer")
+        head = STATUS_LINE[status] + b"\r\n".join(lines)
         end = b"\r\n"
         if head.find(b"\r\nconnection: close\r\n") >= 0:
             self.keep_alive = False

@@ -8,8 +8,7 @@ the application's own words. References: RFC 9110 and 9112.
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.config import Config
@@ -18,50 +17,32 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from zuebee.kit.http_cycle import Cycle
+from zuebee.kit.http_framing import codings
+from zuebee.kit.http_known_head import KnownHead
+from zuebee.kit.http_limits import (
+    HEADERS_TOO_LARGE,
+    INVALID_HOST,
+    INVALID_HTTP,
+    INVALID_TARGET,
+    UNKNOWN_CODING,
+    UNKNOWN_METHOD,
+    UNKNOWN_VERSION,
+    URI_TOO_LONG,
+    Phase,
+    ReceiveLimits,
+    Refused,
+    RenderError,
+)
 from zuebee.kit.http_target import MAX_KEPT_BYTES, is_for, read_target, take_apart
 
 # A registered name, IPv4 or bracketed IPv6 address, and a port (RFC 3986, section 3.2.2, without userinfo).
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
 
+Scope: TypeAlias = dict[str, Any]
+
 _ASGI: Any = {"version": "3.0", "spec_version": "2.3"}
 
 MAX_PIPELINED = 8
-
-INVALID_HTTP = (400, "invalid_http", "The request is not valid HTTP/1.1.")
-INVALID_HOST = (400, "invalid_host", "The Host header field is missing, repeated or not valid.")
-INVALID_TARGET = (400, "invalid_target", "The request target is not valid, or not of this Host.")
-URI_TOO_LONG = (414, "uri_too_long", "The request target is too long.")
-HEADERS_TOO_LARGE = (431, "headers_too_large", "The request has too many or too large header fields.")
-UNKNOWN_CODING = (501, "unsupported_transfer_encoding", "Of transfer encodings, only chunked is known here.")
-UNKNOWN_METHOD = (501, "unsupported_method", "CONNECT is not answered here.")
-UNKNOWN_VERSION = (505, "unsupported_http_version", "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
-
-RenderError = Callable[[int, str, str, str], tuple[list[tuple[bytes, bytes]], bytes]]
-"""(status, code, message, peer) -> headers and body of an error answer. `peer` is the client's address, or empty where
-the application already has the request and answers for it."""
-
-
-class ReceiveLimits(NamedTuple):
-    """What a client may send, and by when."""
-
-    header_timeout_s: float
-    body_timeout_s: float
-    body_min_bytes_per_s: int
-    write_timeout_s: float
-    max_headers: int
-    max_header_bytes: int
-    max_connections: int
-
-
-class Refused(Exception):
-    """A request that is not worth reading on."""
-
-
-class Phase:
-    """What all connections of a server know of its life."""
-
-    draining = False
-    running = 0
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -96,6 +77,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refusal: tuple[int, str, str] | None = None
         self._unsent_bytes = 0
         self._stalled_since_s = 0.0
+        self._known = KnownHead(dated=False)
+        self._known_scope: Scope = {}
 
     # --- transport callbacks ---
 
@@ -134,9 +117,15 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        between = not self._receiving and not self._header_bytes
+        if between and (body := self._known.body_of(data)) is not None:
+            self._repeat(body)
+            return
         self._header_bytes += len(data)
         try:
             self.parser.feed_data(data)
+            if between and not self._receiving:
+                self._remember(data)
             if self._header_bytes > self._limits.max_header_bytes:
                 # A head, or a line between or behind the chunks of a body, that does not come to its end.
                 too_long = self._in_headers and not self.headers and self.url
@@ -200,8 +189,8 @@ class GuardedProtocol(HttpToolsProtocol):
             if _HOST.fullmatch(host) is None:
                 self._refuse(INVALID_HOST)
             self._good_host = host
-        if b"transfer-encoding" in fields:
-            self._check_coding(version)
+        if b"transfer-encoding" in fields and (version == "1.0" or codings(self.headers) != [b"chunked"]):
+            self._refuse(UNKNOWN_CODING)  # RFC 9112, section 6.1: with HTTP/1.0, the framing is faulty
         self.expect_100_continue = fields.get(b"expect", b"").lower() == b"100-continue"
         if self.url[:1] != b"/" and not is_for(self.url, host, self.parser.get_method()):
             self._refuse(INVALID_TARGET)
@@ -212,27 +201,29 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(UNKNOWN_METHOD)
         self._in_headers = False
         self._deadline_s = self.loop.time() + self._limits.body_timeout_s
-        self._begin_cycle(version, fields)
+        self._begin_cycle(self._scope(version, fields), keep_alive=version != "1.0" and parser.should_keep_alive())
 
-    def _begin_cycle(self, version: str, fields: dict[bytes, bytes]) -> None:
-        """Hand the request to the application, behind those that came before it on this connection."""
-        parser = self.parser
+    def _scope(self, version: str, fields: dict[bytes, bytes]) -> Scope:
         target = read_target(self.url) if len(self.url) <= MAX_KEPT_BYTES else take_apart(self.url)
-        scope: dict[str, Any] = {
+        return {
             "type": "http",
             "asgi": _ASGI,
             "http_version": version,
             "server": self.server,
             "client": self.client,
             "scheme": self.scheme or "http",
-            "method": parser.get_method().decode("ascii"),
+            "method": self.parser.get_method().decode("ascii"),
             "root_path": "",
             "path": target.path,
             "raw_path": target.raw_path,
             "query_string": target.query,
             "headers": self.headers,
+            "zuebee.fields": fields,
+            "zuebee.cancel": self.cancel,
         }
-        lasts = not self._phase.draining and parser.should_keep_alive()
+
+    def _begin_cycle(self, scope: Scope, *, keep_alive: bool) -> Cycle:
+        """Hand the request to the application, behind those that came before it on this connection."""
         cycle = self._cycle = Cycle(
             scope,
             self.transport,
@@ -241,11 +232,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self.server_state.default_headers,
             self.on_response_complete,
             expects_continue=self.expect_100_continue,
-            keep_alive=lasts and version != "1.0",
+            keep_alive=keep_alive and not self._phase.draining,
         )
-        scope["zuebee.fields"] = fields
         scope["zuebee.cycle"] = cycle
-        scope["zuebee.cancel"] = self.cancel
         self._waiting.append(cycle)
         if self._worker is None:
             self._worker = self.loop.create_task(self._work())
@@ -255,18 +244,36 @@ class GuardedProtocol(HttpToolsProtocol):
         elif len(self._waiting) > MAX_PIPELINED:
             # Not sooner: while nobody reads, nobody sees the client leave.
             self.flow.pause_reading()
+        return cycle
+
+    # --- heads that come again ---
+
+    def _remember(self, data: bytes) -> None:
+        """Know this head again, if `data` was one whole request."""
+        cycle, known = self._cycle, self._known
+        if cycle is None or cycle.more_body or not cycle.keep_alive or cycle.scope["method"] != "POST":
+            return
+        if known.learn(data, len(cycle.body), self.headers):
+            self._known_scope = {**cycle.scope, "zuebee.memory": known.memory}
+            del self._known_scope["zuebee.cycle"]
+
+    def _repeat(self, body: bytes) -> None:
+        """A request with the known head, all of it here: what the parser's callbacks would do, at once."""
+        self._idle_since_s = 0.0
+        self.expect_100_continue = False
+        scope, fields = self._known_scope, self._known.fields
+        if scope["headers"] is not fields:
+            scope["headers"] = fields
+            scope["zuebee.fields"] = dict(fields)
+        cycle = self._begin_cycle(scope.copy(), keep_alive=True)
+        cycle.body = body
+        cycle.more_body = False
 
     def _check_head_size(self) -> None:
         """What came in may be more than the head; now the head itself is measured."""
         head_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if len(self.headers) > self._limits.max_headers or head_bytes > self._limits.max_header_bytes:
             self._refuse(URI_TOO_LONG if len(self.url) > self._limits.max_header_bytes else HEADERS_TOO_LARGE)
-
-    def _check_coding(self, version: str) -> None:
-        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
-        if codings != [b"chunked"] or version == "1.0":
-            # RFC 9112, section 6.1: with HTTP/1.0, the framing is faulty.
-            self._refuse(UNKNOWN_CODING)
 
     def on_body(self, body: bytes) -> None:
         self._header_bytes = 0

@@ -11,7 +11,8 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from zuebee.kit import clock
-from zuebee.kit.http_guard import GuardedProtocol, Phase, ReceiveLimits, RenderError
+from zuebee.kit.http_guard import GuardedProtocol
+from zuebee.kit.http_limits import Phase, ReceiveLimits, RenderError
 
 __all__ = ["HttpServer", "ReceiveLimits", "RenderError"]
 

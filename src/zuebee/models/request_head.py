@@ -50,13 +50,21 @@ class RequestHead:
             path = self._paths[job.path] = b"POST " + self._path(job.path)
         if job.query:
             path += b"?" + job.query
-        fields = upstream_lines(job.headers, self._allowed)
+        fields = self._fields(job)
         if self._tells_caller:
             fields += caller_lines(job)
         return b"".join(
             (path, self._lines, b"x-request-id: ", job.request_id.encode(), b"\r\n", fields,
              b"content-length: %d\r\n\r\n" % body_bytes)
         )  # fmt: skip
+
+    def _fields(self, job: Job) -> bytes:
+        memory = job.memory
+        if memory is None:
+            return upstream_lines(job.headers, self._allowed)
+        if (fields := memory.get(self)) is None:
+            fields = memory[self] = upstream_lines(job.headers, self._allowed)
+        return fields
 
     def get(self, path: str, method: str = "GET") -> bytes:
         """The head of a request without a body."""

@@ -6,7 +6,7 @@ its first event, so that a backend that answers 200 and then fails can still be 
 
 import logging
 import zlib
-from contextlib import aclosing, suppress
+from contextlib import suppress
 
 from msgspec import Raw
 
@@ -14,6 +14,7 @@ from zuebee.config import BackendSettings
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import (
     End,
+    Events,
     FailureCause,
     Head,
     Headers,
@@ -21,6 +22,7 @@ from zuebee.contracts.inference import (
     Reply,
     Usage,
     UsageSource,
+    begin,
 )
 from zuebee.dialects import openai
 from zuebee.dialects.openai import Figures
@@ -81,9 +83,9 @@ class BackendInference:
         self._may_stop_asking = settings.include_usage == "auto"
         self._ratios = ratios
 
-    def run(self, job: Job) -> Reply:
+    async def run(self, job: Job) -> Reply:
         """See `Inference.run`."""
-        return self._run_stream(job) if job.stream else self._run_plain(job)
+        return await (begin(self._run_stream(job)) if job.stream else self._run_plain(job))
 
     async def get(self, path: str, method: str, timeout_s: float, max_bytes: int = MAX_HELD_BYTES) -> tuple[int, bytes]:
         """Status and body of a small request of the gateway's own (probes, model lists). Raises HttpFailure."""
@@ -106,20 +108,18 @@ class BackendInference:
             connection = await self._pool.send(self._head.post(job, len(job.body)), job.body, self._timeouts)
             body = await _read(connection, MAX_HELD_BYTES)
             if connection.complete and not connection.buffered_bytes:
-                yield self._whole_answer(job, connection.status, connection.headers, body)
-            else:
-                async with aclosing(self._long_answer(job, connection, body)) as events:
-                    async for event in events:
-                        yield event
+                return self._whole_answer(job, connection, body), None
+            long, connection = connection, None
+            return await begin(self._long_answer(job, long, body))
         except HttpFailure as failure:
-            yield self._failed(failure)
+            return self._failed(failure), None
         finally:
             if connection is not None:
                 connection.finish()
 
-    def _whole_answer(self, job: Job, status: int, headers: Headers, body: bytes) -> Head | End:
+    def _whole_answer(self, job: Job, connection: Connection, body: bytes) -> Head | End:
         """An answer that is all there, or why it must not be given."""
-        fields = downstream(headers)
+        fields, status = _fields(connection), connection.status
         if (refused := self._unfit(status, fields)) is not None:
             return refused
         usage = None
@@ -130,36 +130,36 @@ class BackendInference:
                 return self._failed(HttpFailure("malformed", "not JSON"))
             if usage.source == "estimate" and (error := openai.answer_error(body)) is not None:
                 return self._reported(error, None)
-        fields.passed.append((b"content-length", b"%d" % len(body)))
-        head = Head(status, fields.passed, self.name, lambda: usage, backend_url=self.url)
-        head.rest = body, self._end(usage)
-        return head
+        passed = [*fields.passed, (b"content-length", b"%d" % len(body))]
+        return Head(status, passed, self.name, lambda: usage, False, None, 1, self.url, (body, self._end(usage)))
 
-    async def _long_answer(self, job: Job, connection: Connection, begun: bytes) -> Reply:
+    async def _long_answer(self, job: Job, connection: Connection, begun: bytes) -> Events:
         """An answer too long to hold: passed on as it comes, its usage read from its last bytes."""
-        fields = downstream(connection.headers)
-        if (refused := self._unfit(connection.status, fields)) is not None:
-            yield refused
-            return
-        if fields.content_length:
-            fields.passed.append((b"content-length", fields.content_length))
         answer = LongAnswer(job, self._prompt_estimate(job), begun) if connection.status < 300 else None
 
         def usage(*, whole: bool = False) -> Usage | None:
             return None if answer is None else answer.usage(whole=whole)
 
-        yield Head(connection.status, fields.passed, self.name, usage, backend_url=self.url)
-        data: bytes | None = begun
         try:
+            fields = _fields(connection)
+            if (refused := self._unfit(connection.status, fields)) is not None:
+                yield refused
+                return
+            passed = fields.passed.copy()
+            if fields.content_length:
+                passed.append((b"content-length", fields.content_length))
+            yield Head(connection.status, passed, self.name, usage, backend_url=self.url)
+            data: bytes | None = begun
             while data:
                 if answer is not None:
                     answer.passes(data)
                 yield data
                 data = await connection.read()
+            yield self._end(usage(whole=True))
         except HttpFailure as failure:
             yield self._failed(failure, usage())
-        else:
-            yield self._end(usage(whole=True))
+        finally:
+            connection.finish()
 
     def _answer_usage(self, job: Job, fields: AnswerFields, body: bytes) -> Usage:
         body = _decoded(body) if fields.encoded else body
@@ -185,14 +185,14 @@ class BackendInference:
 
     # --- streams ---
 
-    async def _run_stream(self, job: Job) -> Reply:
+    async def _run_stream(self, job: Job) -> Events:
         connection = None
         stream = StreamRelay(StreamMeter(hide_usage=not job.stream_usage), self._quiet_s)
         meter = stream.meter
         try:
             connection, held = await self._open_stream(job)
             if held is not None:
-                yield self._whole_answer(job, connection.status, connection.headers, held)
+                yield self._whole_answer(job, connection, held)
                 return
             begun = await stream.begin(connection)
             if meter.chunks or meter.done:
@@ -235,7 +235,7 @@ class BackendInference:
     def _stream_head(self, job: Job, connection: Connection, stream: StreamRelay) -> Head:
         return Head(
             200,
-            downstream(connection.headers).passed,
+            _fields(connection).passed.copy(),
             self.name,
             lambda: self._stream_usage(job, stream.meter),
             events=True,
@@ -300,6 +300,16 @@ class BackendInference:
         self, usage: Usage | None, refusal: Refusal | None = None, cause: FailureCause = "none", *, sent: bool = True
     ) -> End:
         return End(usage, refusal, cause, sent, self.name, backend_url=self.url)
+
+
+def _fields(connection: Connection) -> AnswerFields:
+    """The header fields of an answer, sorted; of those that came before, as they were sorted then."""
+    memory = connection.memory
+    if memory is None:
+        return downstream(connection.headers)
+    if (fields := memory.get(AnswerFields)) is None:
+        fields = memory[AnswerFields] = downstream(connection.headers)
+    return fields
 
 
 def _reported_usage(figures: Figures, source: UsageSource = "provider") -> Usage:

@@ -314,3 +314,49 @@ def test_counting_never_refuses(
     assert (answers == [None, None]) is count, "what is counted here is refused there"
     assert counts
     assert any(action == "blocked" for _, action in counts) is not count
+
+
+def repeated(memory: dict[object, Any], **fields: str) -> Caller:
+    asks = caller(**fields)
+    asks.memory = memory
+    return asks
+
+
+def test_a_head_that_passed_passes_when_it_comes_again() -> None:
+    target, counts = firewall()
+    memory: dict[object, Any] = {}
+    assert target.check_caller(repeated(memory)) is None
+    assert list(memory) == [target]
+    assert target.check_caller(repeated(memory)) is None
+    assert not counts
+    # Another firewall, after a reload, looks for itself.
+    other, _ = firewall(rules=[{"name": "no_agents", "header": "user-agent"}])
+    assert rule_of(other.check_caller(repeated(memory))) == "no_agents"
+
+
+@pytest.mark.parametrize(
+    ("settings_", "fields"),
+    [
+        ({"rules": [{"name": "seen", "header": "x-seen", "mode": "count"}]}, {"x_seen": "1"}),
+        ({"max_body_size": 100}, {}),
+        ({}, {"content_type": ""}),
+        ({}, {"content_type": "text/plain"}),
+    ],
+)
+def test_what_may_depend_on_more_than_the_head_is_looked_at_each_time(
+    settings_: dict[str, Any], fields: dict[str, str]
+) -> None:
+    target, counts = firewall(**settings_)
+    memory: dict[object, Any] = {}
+    for _ in range(3):
+        target.check_caller(repeated(memory, **fields))
+    assert target not in memory
+    assert set(counts.values()) in ({3}, set())
+
+
+def test_a_page_cannot_send_a_form_behind_an_empty_one() -> None:
+    target, _ = firewall()
+    memory: dict[object, Any] = {}
+    page = {"content_type": "", "origin": "https://elsewhere.example"}
+    assert target.check_caller(repeated(memory, **page, content_length="0")) is None
+    assert rule_of(target.check_caller(repeated(memory, **page, content_length="9"))) == "browser_form"

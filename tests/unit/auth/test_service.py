@@ -311,3 +311,17 @@ async def test_an_open_door_knows_everybody_as_the_same() -> None:
     assert await door.identify(caller(b"any")) == ANONYMOUS
     assert await door.recheck([ANONYMOUS]) == []
     await door.aclose()
+
+
+async def test_what_a_head_shows_is_looked_for_once_and_judged_each_time() -> None:
+    source = Source("a")
+    line, other = pipeline(source), pipeline(Source("b", b"another"))
+    asks = caller()
+    asks.memory = {}
+    for _ in range(3):
+        assert isinstance(await line.identify(asks), Principal)
+    assert list(asks.memory) == [line]
+    assert await other.identify(asks) == UNKNOWN_KEY, "who takes its place after a reload looks for itself"
+    source.records = {}
+    line._steps[0]._answers.clear()
+    assert await line.identify(asks) == UNKNOWN_KEY

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fakes import FakeInference, Step, VirtualTime, answer, failure, head, make_job, until
+from tests.support.fakes import FakeInference, Step, VirtualTime, answer, events_of, failure, head, make_job, until
 from zuebee.config import FallbackSettings, RetrySettings, RoutingSettings
 from zuebee.contracts.inference import End, Event, FailureCause, Head, Inference
 from zuebee.dispatch.backend import Backend
@@ -31,7 +31,7 @@ def dispatcher(*scripted: Any, **routing: Any) -> tuple[Dispatcher, list[Backend
 
 
 async def ask(target: Dispatcher, model: str = "m") -> list[Event]:
-    async with aclosing(target.run(make_job(model=model))) as events:
+    async with aclosing(events_of(target, make_job(model=model))) as events:
         return [event async for event in events]
 
 
@@ -204,7 +204,7 @@ async def test_retries_stop_at_the_budget(
 @pytest.mark.requirement("A141")
 async def test_a_request_counts_until_its_stream_ends(virtual_time: VirtualTime) -> None:
     target, (only,) = dispatcher([[head(), b"1", b"2", End()]])
-    async with aclosing(target.run(make_job())) as events:
+    async with aclosing(events_of(target, make_job())) as events:
         counts = []
         async for _ in events:
             counts.append(only.in_flight)
@@ -216,7 +216,7 @@ async def test_a_request_counts_until_its_stream_ends(virtual_time: VirtualTime)
 async def test_whoever_leaves_stops_the_work_behind(virtual_time: VirtualTime, taken: int) -> None:
     inference = FakeInference([head(), b"1", b"2", End()])
     target, (only,) = dispatcher(inference)
-    async with aclosing(target.run(make_job())) as events:
+    async with aclosing(events_of(target, make_job())) as events:
         for _ in range(taken):
             await anext(events)
     assert inference.closed == inference.begun == min(taken, 1)
@@ -284,7 +284,7 @@ async def test_answers_that_break_off_eject_too(virtual_time: VirtualTime) -> No
     target, (only,) = dispatcher([[head(), b"half", *failure("broken")]])
     for n in range(5):
         assert only.health.fit(virtual_time.now_s), n
-        async with aclosing(target.run(make_job())) as events:
+        async with aclosing(events_of(target, make_job())) as events:
             while not isinstance(await anext(events), End):  # as the edge does, which asks for nothing behind the end
                 pass
     assert not only.health.fit(virtual_time.now_s)
@@ -311,7 +311,7 @@ async def test_who_answers_is_not_ejected(virtual_time: VirtualTime, fine: list[
 async def test_clients_that_leave_eject_nobody(virtual_time: VirtualTime) -> None:
     target, (only,) = dispatcher([[head(), b"1", End()]])
     for _ in range(20):
-        async with aclosing(target.run(make_job())) as events:
+        async with aclosing(events_of(target, make_job())) as events:
             await anext(events)
     assert only.health.fit(virtual_time.now_s)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.fakes import FakeInference, Step, answer, failure, head, make_job, until
+from tests.support.fakes import FakeInference, Step, answer, events_of, failure, head, make_job, until
 from zuebee.config import FallbackSettings, QueueSettings, RetrySettings, RoutingSettings
-from zuebee.contracts.inference import End, Event, Head, Job, Priority, Reply
+from zuebee.contracts.inference import End, Event, Events, Head, Job, Priority, Reply, begin
 from zuebee.dispatch.backend import Backend
 from zuebee.dispatch.health import Health
 from zuebee.dispatch.queue import Load
@@ -25,10 +25,10 @@ class Gated:
         self.gate = asyncio.Semaphore(0)
         self.now = 0
 
-    def run(self, job: Job) -> Reply:
-        return self._run(job)
+    async def run(self, job: Job) -> Reply:
+        return await begin(self._run(job))
 
-    async def _run(self, job: Job) -> Reply:
+    async def _run(self, job: Job) -> Events:
         self.came.append(job.request_id)
         self.now += 1
         try:
@@ -60,8 +60,7 @@ async def ask(target: Dispatcher, name: str = "j", priority: Priority = "normal"
 
 async def ask_with(target: Dispatcher, job: Job) -> tuple[Asked, Job]:
     async def run() -> list[Event]:
-        async with aclosing(target.run(job)) as events:
-            return [event async for event in events]
+        return [event async for event in events_of(target, job)]
 
     task = asyncio.create_task(run())
     await asyncio.sleep(0.002)
@@ -149,7 +148,7 @@ async def test_who_leaves_is_forgotten_and_known_to_have_been_waiting(seen: bool
 async def test_who_leaves_in_the_middle_of_an_answer_makes_room(taken: int) -> None:
     only = bounded("a", FakeInference([head(), b"1", b"2", End()]))
     target = dispatcher(only)
-    async with aclosing(target.run(make_job())) as events:
+    async with aclosing(events_of(target, make_job())) as events:
         for _ in range(taken):
             await anext(events)
         assert only.in_flight == 1

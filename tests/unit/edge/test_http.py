@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.support.edge import KEY, FakeEdge
+from tests.support.edge import KEY, AsgiRequest, FakeEdge
 from zuebee.edge.http import ROUTES
 
 BODY = b'{"model":"m"}'
@@ -69,3 +69,19 @@ async def test_the_callers_address_may_come_from_a_trusted_proxy() -> None:
     edge = FakeEdge()
     await edge.ask("POST", "/v1/chat/completions", BODY, KEY, (b"x-forwarded-for", b"9.9.9.9, 5.6.7.8"))
     assert edge.doorman.callers[0].address == edge.doorman.settled[0].address == "5.6.7.8"
+
+
+async def test_a_caller_is_taken_for_the_same_only_with_the_same_fields() -> None:
+    edge, memory = FakeEdge(), {}
+    callers = []
+    same = {b"authorization": b"Bearer k", b"content-length": b"13"}
+    for fields in (same, same, dict(same), {**same, b"x-forwarded-for": b"9.9.9.9"}):
+        request = AsgiRequest("POST", "/v1/embeddings", BODY, headers=list(fields.items()))
+        request.scope |= {"zuebee.fields": fields, "zuebee.memory": memory}
+        await edge.app(request.scope, request.receive, request.send)
+        assert request.status == 200
+        callers.append(memory[edge.app])
+    assert callers[0] is callers[1]
+    assert callers[2] is not callers[1]
+    assert callers[3].fields[b"x-forwarded-for"] == b"9.9.9.9"
+    assert all(job.memory is memory for job in edge.inference.jobs)

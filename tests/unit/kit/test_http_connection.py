@@ -9,6 +9,7 @@ from tests.support.scripted_server import Peer, Play, scripted
 from zuebee.kit.http_client import HttpFailure, Timeouts
 from zuebee.kit.http_connection import HIGH_WATER_BYTES, MAX_HEADER_BYTES, MAX_HEADERS, MAX_INTERIM
 
+DATED = b"HTTP/1.1 200 OK\r\ndate: %b\r\ncontent-length: %d\r\nx-one: 1\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 LENGTH = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"
 
@@ -287,3 +288,46 @@ async def test_read_goes_on_giving_the_end() -> None:
         assert await read_all(connection) == b"hello"
         assert await connection.read() == b""
         connection.finish()
+
+
+async def test_answers_with_a_known_head_are_read_as_if_each_were_the_first() -> None:
+    bodies = [b"a", b"b", b"a longer one", b"", b"a", b"x" * 3000]
+    dates = [b"Mon, 02 Nov 2026 08:49:3%d GMT" % n for n in (1, 1, 2, 2, 3, 4)]
+    left = [DATED % (date, len(body)) + body for date, body in zip(dates, bodies, strict=True)]
+
+    async def play(peer: Peer) -> None:
+        while await peer.request():
+            await peer.say(left.pop(0))
+
+    async with scripted(play) as server:
+        pool = make_pool(server)
+        memories = []
+        for body in bodies:
+            connection = await send(pool)
+            assert connection.status == 200
+            assert dict(connection.headers)[b"content-length"] == b"%d" % len(body)
+            memories.append(connection.memory)
+            assert await read_all(connection) == body
+            connection.finish()
+        assert server.connections == 1
+        assert memories[0] is None
+        assert memories[1] is not None, "known by its head"
+        assert all(memory is memories[1] for memory in memories[1:])
+        pool.close()
+
+
+@pytest.mark.parametrize("last", [LENGTH + b"helloH", LENGTH.replace(b": 5", b": 4") + b"hello", LENGTH * 2 + b"hello"])
+async def test_more_than_an_answer_after_a_known_head_taints_the_connection(last: bytes) -> None:
+    left = [LENGTH + b"hello"] * 3 + [last, LENGTH + b"again"]
+
+    async def play(peer: Peer) -> None:
+        while await peer.request():
+            await peer.say(left.pop(0))
+
+    async with scripted(play) as server:
+        pool = make_pool(server)
+        for _ in range(4):
+            assert (await answer_of(pool)).status == 200
+        assert (await answer_of(pool)).body == b"again"
+        assert server.connections == 2
+        pool.close()

@@ -141,6 +141,7 @@ async def test_a_slow_server_is_left_alone_then_tried_by_one() -> None:
         await asyncio.sleep(0.35)
         answers = await asyncio.gather(*(client.call("ECHO", b"x") for _ in range(10)), return_exceptions=True)
         assert all(isinstance(answer, RedisDown) for answer in answers)
+        await until(lambda: len(server.commands) > asked)
         assert len(server.commands) == asked + 1, "only one asks whether it is back"
         server.mute = False
         await asyncio.sleep(0.35)

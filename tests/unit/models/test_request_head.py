@@ -94,3 +94,15 @@ def test_a_backend_is_told_who_calls_only_where_that_is_wanted() -> None:
         b"x-zuebee-user: ann",
     ]
     assert not any(word in told for word in (b"Secret", b"key_1", b"handle", b"root"))
+
+
+def test_what_passes_is_sorted_out_once_for_a_head_that_comes_again() -> None:
+    memory: dict[object, Any] = {}
+    job = make_job(headers=[(b"user-agent", b"u"), (b"x-secret", b"s")], memory=memory)
+    plain, generous = builder(), builder(forward_headers=["X-Secret"])
+    first = [each.post(job, 5) for each in (plain, generous)]
+    assert b"x-secret" not in first[0]
+    assert b"x-secret: s" in first[1], "each backend has its own list"
+    assert len(memory) == 2
+    assert [each.post(job, 5) for each in (plain, generous)] == first
+    assert b"content-length: 7\r\n" in plain.post(job, 7)

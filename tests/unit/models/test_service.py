@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fakes import make_job
+from tests.support.fakes import events_of, make_job
 from tests.support.loopback import HANG, RESET, Loopback, chunked, loopback, whole
 from tests.support.samples import VLLM
 from zuebee.config import BackendSettings
@@ -30,8 +30,7 @@ def inference(server: Loopback, quiet_s: float = 5.0, **changes: Any) -> Backend
 
 async def ask(target: BackendInference, job: Job | None = None) -> list[Event]:
     """The events of a reply; an answer that came with its head is taken apart."""
-    async with aclosing(target.run(job or make_job())) as reply:
-        events = [event async for event in reply]
+    events = [event async for event in events_of(target, job or make_job())]
     first = events[0]
     return [*events, *first.rest] if isinstance(first, Head) and first.rest is not None else events
 
@@ -231,7 +230,7 @@ async def test_a_stream_passes_and_is_metered(asked: bool) -> None:
 async def test_each_event_passes_before_the_next_is_there() -> None:
     async with (
         loopback([*chunked(CHUNKS[0], end=False), HANG]) as server,
-        aclosing(inference(server).run(streamed())) as events,
+        aclosing(events_of(inference(server), streamed())) as events,
     ):
         assert isinstance(await anext(events), Head)
         assert await anext(events) == CHUNKS[0]
@@ -312,7 +311,7 @@ async def test_silence_is_told() -> None:
 async def test_who_leaves_stops_the_backend(taken: int) -> None:
     async with loopback([*chunked(CHUNKS[0], end=False), HANG]) as server:
         target = inference(server)
-        async with aclosing(target.run(streamed())) as events:
+        async with aclosing(events_of(target, streamed())) as events:
             for _ in range(taken):
                 event = await anext(events)
                 if isinstance(event, Head):
