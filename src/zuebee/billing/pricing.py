@@ -78,10 +78,13 @@ def cost_nano(rate: Rate, prompt: int, completion: int, cached: int = 0) -> int:
         cached = min(max(cached, 0), prompt)
         completion = min(max(completion, 0), MAX_AMOUNT)
     chosen: Rate | Tier = rate
-    for tier in rate.tiers:
-        if prompt > tier.above:
-            chosen = tier
-    total = (prompt - cached) * chosen.input_nano + cached * chosen.cached_nano + completion * chosen.output_nano
+    if rate.tiers:
+        for tier in rate.tiers:
+            if prompt > tier.above:
+                chosen = tier
+    total = prompt * chosen.input_nano + completion * chosen.output_nano
+    if cached:
+        total += cached * (chosen.cached_nano - chosen.input_nano)
     cost = -(-total // _MILLION)
     assert cost >= 0
     return cost if cost < MAX_AMOUNT else MAX_AMOUNT

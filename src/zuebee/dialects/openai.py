@@ -98,9 +98,8 @@ def _count_prompts(prompt: Raw) -> int:
 
 def _may_repeat(body: bytes, *, names_prompt: bool) -> bool:
     # Cheap and never wrong in the safe direction: a repeated key is here twice, or spelled with an escape.
-    for name in _QUOTED:
-        if body.count(name) > 1:
-            return True
+    if max(map(body.count, _QUOTED)) > 1:
+        return True
     return (names_prompt and body.count(b'"prompt"') > 1) or _ESCAPED_LETTER.search(body) is not None
 
 
@@ -258,12 +257,13 @@ def usage_figures(usage: Raw | bytes | UnsetType) -> Figures | None:
 def _believed(figures: _UsageFigures | None) -> Figures | None:
     if figures is None or figures.prompt_tokens is None:
         return None
-    prompt, completion = figures.prompt_tokens, figures.completion_tokens
+    prompt, completion, details = figures.prompt_tokens, figures.completion_tokens, figures.prompt_tokens_details
     if completion is None and _plausible(prompt) and _plausible(figures.total_tokens):
         completion = max(0, figures.total_tokens - prompt)
     if not (_plausible(prompt) and _plausible(completion) and prompt + completion):
         return None
-    details = figures.prompt_tokens_details
+    if details is None:
+        return Figures(prompt, completion)
     cached = details.get("cached_tokens") if type(details) is dict else 0
     return Figures(prompt, completion, min(cached, prompt) if cached and _plausible(cached) else 0)
 

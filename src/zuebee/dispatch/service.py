@@ -67,12 +67,12 @@ class Dispatcher:
                     return backend, None
                 tried.append(backend)
                 wait_s = None
-                first: Head | End | None = None
                 try:
                     first, rest = await backend.inference.run(job)
                     budget.retrying -= holding
                     holding = 0
-                    if is_failure(first):
+                    failed = is_failure(first)
+                    if failed:
                         wait_s = self._retry_wait_s(backend, job.model, first, candidates, tried)
                     elif self._by_latency:
                         now_s = clock.monotonic_s()
@@ -80,7 +80,9 @@ class Dispatcher:
                     if wait_s is None:
                         first.attempts = len(tried)
                         if rest is not None:
-                            followed = await _begun(self._follow(backend, first, rest))
+                            followed = await _begun(self._follow(backend, rest, failed=failed))
+                        elif not failed:
+                            self._note_end(backend, first.rest[1] if isinstance(first, Head) and first.rest else first)
                         return first, followed
                     budget.retrying += 1
                     holding = 1
@@ -88,7 +90,7 @@ class Dispatcher:
                         await rest.aclose()
                 finally:
                     if followed is None:
-                        self._leave(backend, first, first.rest[1] if isinstance(first, Head) and first.rest else first)
+                        self._leave(backend)
                 if wait_s > 0:
                     await asyncio.sleep(wait_s)
         finally:
@@ -96,7 +98,7 @@ class Dispatcher:
             if followed is None:
                 budget.running -= 1
 
-    async def _follow(self, backend: Backend, first: Head | End, rest: Events) -> Events:
+    async def _follow(self, backend: Backend, rest: Events, *, failed: bool) -> Events:
         """What comes after the first event. Begun with a `Quiet`: what was not begun has no end either."""
         event: Event = QUIET
         try:
@@ -106,12 +108,12 @@ class Dispatcher:
                     yield event
         finally:
             # Here, because who has taken the last event does not come back for more.
-            self._leave(backend, first, event)
+            if not failed:
+                self._note_end(backend, event)
+            self._leave(backend)
             self._budget.running -= 1
 
-    def _leave(self, backend: Backend, first: Head | End | None, last: Event | None) -> None:
-        if isinstance(last, End):
-            self._note_end(backend, first, last)
+    def _leave(self, backend: Backend) -> None:
         if self._bounded:
             self._turns.leave(backend)
         else:
@@ -210,9 +212,9 @@ class Dispatcher:
         if not overloaded and backend.health.request_failed(now_s):
             _log.warning("backend %s is ejected: too many failures in a row", backend.name)
 
-    def _note_end(self, backend: Backend, first: Event | None, last: End) -> None:
+    def _note_end(self, backend: Backend, last: Event) -> None:
         """Only the end tells whether a reply that began well was a success; without one its reader has left."""
-        if not isinstance(first, (Head, End)) or is_failure(first):
+        if not isinstance(last, End):
             return
         now_s = clock.monotonic_s()
         if last.cause == "none":

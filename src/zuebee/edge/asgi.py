@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
+from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job, Operation, Sink
 from zuebee.dialects import openai
@@ -28,27 +29,28 @@ class AsgiClient:
     """
 
     __slots__ = (
-        "_events", "_fields", "_headers", "_held", "_max_body_bytes", "_receive", "_scope", "_send", "_status",
-        "_whole_body_read", "operation", "path", "request_id",
+        "_caller", "_cycle", "_events", "_headers", "_held", "_max_body_bytes", "_operation", "_receive", "_scope",
+        "_send", "_status", "_whole_body_read", "request_id",
     )  # fmt: skip
 
     def __init__(
         self,
         scope: Scope,
-        fields: dict[bytes, bytes],
+        caller: Caller,
         receive: Receive,
         send: Send,
         request_id: str,
         max_body_bytes: int,
+        operation: Operation = "chat",
     ) -> None:
         self.request_id = request_id
-        self.path = ""
-        self.operation: Operation = "chat"
         self._scope = scope
-        self._fields = fields
+        self._caller = caller
+        self._cycle = scope.get(CYCLE)
         self._receive = receive
         self._send = send
         self._max_body_bytes = max_body_bytes
+        self._operation: Operation = operation
         self._whole_body_read = False
         self._events = False
         self._status = 0
@@ -57,23 +59,22 @@ class AsgiClient:
 
     async def read_job(self) -> Job | Refusal:
         """See `Client.read_job`."""
-        body: bytes | Refusal | None = None
-        cycle = self._scope.get(CYCLE)
-        if cycle is not None and b"content-encoding" not in self._fields:
-            body = cycle.take_whole_body(self._max_body_bytes)
+        caller, body = self._caller, None
+        if self._cycle is not None and b"content-encoding" not in caller.fields:
+            body = self._cycle.take_whole_body(self._max_body_bytes)
             self._whole_body_read = body is not None
         if body is None:
             body = await self._read_body()
-        if isinstance(body, Refusal):
-            return body
+            if isinstance(body, Refusal):
+                return body
         request = openai.read_request(body)
         if isinstance(request, Refusal):
             return request
         return Job(
             self.request_id,
-            self.operation,
-            self.path,
-            self._scope["query_string"],
+            self._operation,
+            caller.route,
+            caller.query,
             self._scope["headers"],
             body,
             request.model,
@@ -82,14 +83,14 @@ class AsgiClient:
             request.max_output_tokens,
             request.choices,
             request.prompts,
-            memory=self._scope.get(MEMORY),
+            memory=caller.memory,
         )
 
     async def _read_body(self) -> bytes | Refusal:
         limit = self._max_body_bytes
-        if int(self._fields.get(b"content-length", 0)) > limit:
+        if int(self._caller.fields.get(b"content-length", 0)) > limit:
             return _too_large(limit)
-        encoding = self._fields.get(b"content-encoding")
+        encoding = self._caller.fields.get(b"content-encoding")
         if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
             return Refusal(415, "invalid_request_error", "unsupported_encoding", "Compressed bodies are not read.")
         message = await self._receive()
@@ -133,7 +134,7 @@ class AsgiClient:
 
     def sink(self) -> Sink | None:
         """See `Client.sink`."""
-        sink: Sink | None = self._scope.get(CYCLE)
+        sink: Sink | None = self._cycle
         return sink
 
     def cancel(self) -> None:
@@ -142,9 +143,8 @@ class AsgiClient:
 
     def outlive(self, goes_on: Callable[[], bool]) -> None:
         """See `Client.outlive`. Only our own server asks."""
-        cycle = self._scope.get(CYCLE)
-        if cycle is not None:
-            cycle.goes_on = goes_on
+        if self._cycle is not None:
+            self._cycle.goes_on = goes_on
 
     async def finish(self, last: bytes = b"") -> None:
         """See `Client.finish`."""
@@ -154,9 +154,8 @@ class AsgiClient:
             await self._send({"type": "http.response.body", "body": self._held + last, "more_body": False})
 
     async def _respond(self, status: int, headers: Headers, body: bytes) -> None:
-        cycle = self._scope.get(CYCLE)
-        if cycle is not None:
-            cycle.respond(status, headers, body)
+        if self._cycle is not None:
+            self._cycle.respond(status, headers, body)
         else:
             await self._send({"type": "http.response.start", "status": status, "headers": headers})
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
@@ -173,7 +172,10 @@ class AsgiClient:
         if not self._whole_body_read and self._scope["method"] not in ("GET", "HEAD"):
             # What the client still sends of its body must not be taken for its next request.
             headers = [*headers, (b"connection", b"close")]
-        await self._respond(status, headers, body)
+        if self._cycle is not None:
+            self._cycle.respond(status, headers, body)
+        else:
+            await self._respond(status, headers, body)
 
 
 def _too_large(limit: int) -> Refusal:

@@ -57,30 +57,40 @@ class HttpEdge:
         request_id = self._next_id()
         fields: dict[bytes, bytes] = scope.get(FIELDS) or dict(scope["headers"])
         memory: Memory | None = scope.get(MEMORY)
-        caller: Caller | None = memory.get(self) if memory is not None else None
-        if caller is None or caller.fields is not fields or caller.body_sha256:
+        known: tuple[Caller, Operation, str] | None = memory.get(self) if memory is not None else None
+        if known is not None and known[0].fields is fields and not known[0].body_sha256:
+            caller, operation, client_request_id = known
+        else:
             caller = self._caller(scope, fields, memory)
-        client = AsgiClient(scope, fields, receive, send, request_id, self._max_body_bytes)
+            route = _INFERENCE.get(caller.path)
+            if route is None or route.operation is None or caller.method != "POST":
+                await self._answer_others(AsgiClient(scope, caller, receive, send, request_id, 0), caller, request_id)
+                return
+            operation = route.operation
+            client_request_id = fields.get(b"x-request-id", b"").decode("latin-1")
+            if memory is not None:
+                memory[self] = caller, operation, client_request_id
         settlement = Settlement(request_id, caller.method, caller.route, caller.address, clock.wall_s())
-        route = _INFERENCE.get(caller.path)
-        if route is None or route.operation is None:
+        settlement.client_request_id = client_request_id
+        client = AsgiClient(scope, caller, receive, send, request_id, self._max_body_bytes, operation)
+        await self._pipeline.serve(caller, client, settlement)
+
+    async def _answer_others(self, client: AsgiClient, caller: Caller, request_id: str) -> None:
+        """Answer what asks for nothing to be run."""
+        settlement = Settlement(request_id, caller.method, caller.route, caller.address, clock.wall_s())
+        if caller.path not in _INFERENCE:
             await self._operator.answer(caller.path, caller, client, settlement)
             return
-        if b"x-request-id" in fields:
-            settlement.client_request_id = fields[b"x-request-id"].decode("latin-1")
-        if caller.method != "POST":
-            refusal = self._pipeline.admission.screen(caller) or wrong_method("POST")
-            await self._pipeline.refuse(client, settlement, refusal, [(b"allow", b"POST")])
-            return
-        client.path = route.path
-        client.operation = route.operation
-        await self._pipeline.serve(caller, client, settlement)
+        if id_of := caller.fields.get(b"x-request-id"):
+            settlement.client_request_id = id_of.decode("latin-1")
+        refusal = self._pipeline.admission.screen(caller) or wrong_method("POST")
+        await self._pipeline.refuse(client, settlement, refusal, [(b"allow", b"POST")])
 
     def _caller(self, scope: Scope, fields: dict[bytes, bytes], memory: Memory | None) -> Caller:
         path: str = scope["path"]
         route = _INFERENCE.get(path)
         peer = scope["client"][0] if scope["client"] else ""
-        caller = Caller(
+        return Caller(
             scope["method"],
             (self._operator.route_of(path) or _OTHER) if route is None else route.path,
             fields,
@@ -91,9 +101,6 @@ class HttpEdge:
             scope.get("raw_path", b""),
             memory,
         )
-        if memory is not None:
-            memory[self] = caller
-        return caller
 
     def refuse_unread(self, status: int, code: str, message: str, peer: str) -> tuple[Headers, bytes]:
         """Headers and body for a request that the server would not read to its end; it is counted like any other."""

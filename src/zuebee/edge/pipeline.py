@@ -160,12 +160,22 @@ class Exchange:
         """Give an answer that is all there."""
         assert head.rest is not None
         body, end = head.rest
-        self.settlement.response_bytes += len(body)
-        if self._attempt is None:
-            return await self._finish(end, (head.status, self._begin(head), body))
-        await self._start(head)
-        await self._client.write(body)
-        return await self._finish(end)
+        settlement = self.settlement
+        settlement.response_bytes += len(body)
+        if self._attempt is not None:
+            await self._start(head)
+            await self._client.write(body)
+            return await self._finish(end)
+        headers = self._begin(head)
+        settlement.usage = end.usage
+        self._conclude(end)
+        if (stored := self._settle()) is not None:
+            await stored
+            if (refusal := await self._secure()) is not None:
+                await self._client.refuse(refusal)
+                return None
+        await self._client.answer(head.status, headers, body)
+        return None
 
     def _go_on(self, policy: ClientGoneSettings) -> None:
         """Let the request go on when its client leaves, within the bounds of the policy."""
@@ -232,7 +242,7 @@ class Exchange:
                 limits = grant.place.headers()
         return relayed_headers(head, limits, settlement.request_id)
 
-    async def _finish(self, end: End, whole: tuple[int, Headers, bytes] | None = None) -> Refusal | None:
+    async def _finish(self, end: End) -> Refusal | None:
         settlement = self.settlement
         settlement.usage = end.usage
         if self._head is None:
@@ -241,18 +251,11 @@ class Exchange:
             settlement.attempts = end.attempts
             settlement.ending = _ending(end)
             return end.refusal or INTERNAL
-        if end.refusal is None:
-            settlement.ending = "complete" if settlement.status < 400 else "refused"
-            settlement.code = "" if settlement.status < 400 else "backend_error"
-        else:
-            settlement.ending = _ending(end)
-            settlement.code = end.refusal.code
         if self._attempt is not None and (end.refusal is None or self._events):
             await self._attempt.decide(
                 end.last_words if end.refusal is None else openai.render_error_event(end.refusal)
             )
-        if self._onward is not None and self._onward.gone and settlement.ending == "complete":
-            settlement.ending, settlement.code = "client_gone", CLIENT_GONE
+        self._conclude(end)
         settlement.response_bytes += len(end.last_words)
         if (stored := self._settle()) is not None:
             # With the settlement the hold is on disk as well; if the disk fails now, the answer is not given away.
@@ -260,13 +263,23 @@ class Exchange:
             if not self._events and (refusal := await self._secure()) is not None:
                 await self._client.refuse(refusal)
                 return None
-        if whole is not None:
-            await self._client.answer(*whole)
-        elif end.refusal is not None:
+        if end.refusal is not None:
             await self._break_off(end.refusal)
         else:
             await self._client.finish(end.last_words)
         return None
+
+    def _conclude(self, end: End) -> None:
+        """Say how an answer that had begun has ended."""
+        settlement = self.settlement
+        if end.refusal is not None:
+            settlement.ending, settlement.code = _ending(end), end.refusal.code
+        elif settlement.status >= 400:
+            settlement.ending, settlement.code = "refused", "backend_error"
+        elif self._onward is not None and self._onward.gone:
+            settlement.ending, settlement.code = "client_gone", CLIENT_GONE
+        else:
+            settlement.ending, settlement.code = "complete", ""
 
     async def _break_off(self, refusal: Refusal) -> None:
         """The rest is missing: an event stream can say so; any other answer must not look whole."""

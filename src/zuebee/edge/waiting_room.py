@@ -2,6 +2,7 @@
 
 import itertools
 
+from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Headers
 from zuebee.edge.asgi import AsgiClient, Receive, Scope, Send
@@ -19,8 +20,9 @@ class WaitingRoom:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        client = AsgiClient(scope, {}, receive, send, f"req_waiting_{next(self._ids):08x}", 0)
         path = scope["path"]
+        caller = Caller(scope["method"], path, {}, "")
+        client = AsgiClient(scope, caller, receive, send, f"req_waiting_{next(self._ids):08x}", 0)
         if path in LIVE or path in READY:
             await tell_health(client, None if path in LIVE else Readiness(False, self.reason, 0, self._backends))
         else:

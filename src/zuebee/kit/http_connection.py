@@ -120,6 +120,12 @@ class Connection(asyncio.Protocol):
             self._take = None
             self._poured = False
 
+    def take_whole(self) -> bytes | None:
+        """The body, if all of it is here and none of it was read; None: `read` it."""
+        if not self.complete or self._failure is not None:
+            return None
+        return self._take_chunks() if self._chunks else b""
+
     def _take_chunks(self) -> bytes:
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -6,14 +6,10 @@ they are checked once, as a whole.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
-_log = logging.getLogger("zuebee.http")
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -22,26 +18,17 @@ class Cycle:
     """Offers ASGI's `receive` and `send` to the application, and `write` for those in a hurry."""
 
     __slots__ = (
-        "_body_waiter", "_chunked", "_default_headers", "_expects_continue", "_head", "_loop", "_on_response", "body",
-        "disconnected", "flow", "goes_on", "keep_alive", "more_body", "response_complete", "response_started", "scope",
-        "transport", "written_bytes",
+        "_body_waiter", "_chunked", "_connection", "_expects_continue", "_head", "body", "disconnected", "flow",
+        "goes_on", "keep_alive", "more_body", "response_complete", "response_started", "scope", "transport",
+        "written_bytes",
     )  # fmt: skip
 
     def __init__(
-        self,
-        scope: MutableMapping[str, Any],
-        transport: asyncio.Transport,
-        flow: FlowControl,
-        loop: asyncio.AbstractEventLoop,
-        default_headers: Fields,
-        on_response: Callable[[], None],
-        *,
-        expects_continue: bool,
-        keep_alive: bool,
+        self, connection: HttpToolsProtocol, scope: MutableMapping[str, Any], expects_continue: bool, keep_alive: bool
     ) -> None:
         self.scope = scope
-        self.transport = transport
-        self.flow = flow
+        self.transport = connection.transport
+        self.flow = connection.flow
         self.keep_alive = keep_alive
         self.body: bytes | bytearray = bytearray()
         self.more_body = True
@@ -50,9 +37,7 @@ class Cycle:
         self.response_complete = False
         self.written_bytes = 0
         self.goes_on: Callable[[], bool] | None = None  # asked when the client leaves: shall the task run on?
-        self._loop = loop
-        self._default_headers = default_headers
-        self._on_response = on_response
+        self._connection = connection
         self._expects_continue = expects_continue
         self._body_waiter: asyncio.Future[None] | None = None
         self._head = b""
@@ -64,17 +49,6 @@ class Cycle:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def run_asgi(self, app: Any) -> None:
-        """Run the application; whatever it leaves undone ends the connection."""
-        try:
-            await app(self.scope, self.receive, self.send)
-        except Exception:
-            _log.exception("the application failed")
-        finally:
-            if not self.response_complete and not self.transport.is_closing():
-                # An answer without its end must not look whole.
-                self.transport.close()
-
     async def receive(self) -> dict[str, Any]:
         """ASGI: what came of the body since the last call; waits when nothing did."""
         if self._expects_continue and not self.response_started:
@@ -82,7 +56,7 @@ class Cycle:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while self.more_body and not self.body and not self.disconnected:
             self.flow.resume_reading()
-            self._body_waiter = waiter = self._loop.create_future()
+            self._body_waiter = waiter = self._connection.loop.create_future()
             await waiter
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
@@ -145,7 +119,7 @@ class Cycle:
         self.response_complete = True
         if not self.keep_alive:
             self.transport.close()
-        self._on_response()
+        self._connection.on_response_complete()
 
     async def drain(self) -> None:
         """Wait until the client takes more, or is gone."""
@@ -154,7 +128,7 @@ class Cycle:
 
     def _start(self, status: int, headers: Fields) -> None:
         self.response_started = True
-        lines = [*map(b": ".join, headers), *map(b": ".join, self._default_headers), b""]
+        lines = [*map(b": ".join, headers), *map(b": ".join, self._connection.server_state.default_headers), b""]
         flat = b"".join(lines)
         # Not `in`: for bytes that first tries to take the needle for a number, and makes an exception of it.
         if flat.find(b"\n") >= 0 or flat.find(b"\r") >= 0:

@@ -6,6 +6,7 @@ the application's own words. References: RFC 9110 and 9112.
 """
 
 import asyncio
+import logging
 import re
 from collections import deque
 from typing import Any, TypeAlias
@@ -37,6 +38,8 @@ from zuebee.kit.http_target import MAX_KEPT_BYTES, is_for, read_target, take_apa
 
 # A registered name, IPv4 or bracketed IPv6 address, and a port (RFC 3986, section 3.2.2, without userinfo).
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
+
+_log = logging.getLogger("zuebee.http")
 
 Scope: TypeAlias = dict[str, Any]
 
@@ -224,16 +227,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _begin_cycle(self, scope: Scope, *, keep_alive: bool) -> Cycle:
         """Hand the request to the application, behind those that came before it on this connection."""
-        cycle = self._cycle = Cycle(
-            scope,
-            self.transport,
-            self.flow,
-            self.loop,
-            self.server_state.default_headers,
-            self.on_response_complete,
-            expects_continue=self.expect_100_continue,
-            keep_alive=keep_alive and not self._phase.draining,
-        )
+        cycle = self._cycle = Cycle(self, scope, self.expect_100_continue, keep_alive and not self._phase.draining)
         scope["zuebee.cycle"] = cycle
         self._waiting.append(cycle)
         if self._worker is None:
@@ -310,13 +304,22 @@ class GuardedProtocol(HttpToolsProtocol):
             self._running = cycle = self._waiting.popleft()
             phase.running += 1
             try:
-                await cycle.run_asgi(self.app)
+                await self.app(cycle.scope, cycle.receive, cycle.send)
+            except Exception:
+                _log.exception("the application failed")
             finally:
                 phase.running -= 1
+                if not cycle.response_complete:
+                    self._break_off()
                 # The scope and its cycle know each other; parted, they need no garbage collector.
                 cycle.scope.pop("zuebee.cycle", None)
                 self._running = None
         self._worker = None
+
+    def _break_off(self) -> None:
+        if not self.transport.is_closing():
+            # An answer without its end must not look whole.
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         """The answer is out: go on reading, and wait for the next request."""

@@ -83,10 +83,6 @@ class BackendInference:
         self._may_stop_asking = settings.include_usage == "auto"
         self._ratios = ratios
 
-    async def run(self, job: Job) -> Reply:
-        """See `Inference.run`."""
-        return await (begin(self._run_stream(job)) if job.stream else self._run_plain(job))
-
     async def get(self, path: str, method: str, timeout_s: float, max_bytes: int = MAX_HELD_BYTES) -> tuple[int, bytes]:
         """Status and body of a small request of the gateway's own (probes, model lists). Raises HttpFailure."""
         timeouts = Timeouts(timeout_s, timeout_s, timeout_s)
@@ -102,15 +98,20 @@ class BackendInference:
 
     # --- answers in one piece ---
 
-    async def _run_plain(self, job: Job) -> Reply:
+    async def run(self, job: Job) -> Reply:
+        """See `Inference.run`."""
+        if job.stream:
+            return await begin(self._run_stream(job))
         connection = None
         try:
             connection = await self._pool.send(self._head.post(job, len(job.body)), job.body, self._timeouts)
-            body = await _read(connection, MAX_HELD_BYTES)
-            if connection.complete and not connection.buffered_bytes:
-                return self._whole_answer(job, connection, body), None
-            long, connection = connection, None
-            return await begin(self._long_answer(job, long, body))
+            body = connection.take_whole()
+            if body is None:
+                body = await _read(connection, MAX_HELD_BYTES)
+                if not connection.complete or connection.buffered_bytes:
+                    long, connection = connection, None
+                    return await begin(self._long_answer(job, long, body))
+            return self._whole_answer(job, connection, body), None
         except HttpFailure as failure:
             return self._failed(failure), None
         finally:

@@ -163,12 +163,12 @@ def access_line(settlement: Settlement) -> bytes:
         settlement.attempts,
         None if usage is None else usage.prompt_tokens,
         None if usage is None else usage.completion_tokens,
-        None if usage is None else usage.total_tokens,
+        None if usage is None else usage.prompt_tokens + usage.completion_tokens,
         settlement.cost_nano,
         None if usage is None else usage.source,
         settlement.request_bytes,
         settlement.response_bytes,
-        round(settlement.duration_s * 1000, 3),
-        None if first_token_s < 0 else round(first_token_s * 1000, 3),
+        int(settlement.duration_s * 1e6 + 0.5) / 1000,  # `round(x, 3)` takes as long as half the line
+        None if first_token_s < 0 else int(first_token_s * 1e6 + 0.5) / 1000,
     )
     return _encode(entry) + b"\n"

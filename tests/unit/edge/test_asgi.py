@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.support.asgi import AsgiRequest
+from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import NO_KEY, Refusal
 from zuebee.contracts.inference import Headers, Job
 from zuebee.edge.asgi import AsgiClient
@@ -12,9 +13,8 @@ BODY = b' {"model":"m", "stream":true}\n'
 
 def client(request: AsgiRequest, max_body_bytes: int = 100) -> AsgiClient:
     fields = dict(request.scope["headers"])
-    made = AsgiClient(request.scope, fields, request.receive, request.send, "req_1", max_body_bytes)
-    made.path, made.operation = "/v1/completions", "completions"
-    return made
+    caller = Caller(request.scope["method"], "/v1/completions", fields, "", query=request.scope["query_string"])
+    return AsgiClient(request.scope, caller, request.receive, request.send, "req_1", max_body_bytes, "completions")
 
 
 @pytest.mark.requirement("A146")

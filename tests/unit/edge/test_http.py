@@ -80,7 +80,7 @@ async def test_a_caller_is_taken_for_the_same_only_with_the_same_fields() -> Non
         request.scope |= {"zuebee.fields": fields, "zuebee.memory": memory}
         await edge.app(request.scope, request.receive, request.send)
         assert request.status == 200
-        callers.append(memory[edge.app])
+        callers.append(memory[edge.app][0])
     assert callers[0] is callers[1]
     assert callers[2] is not callers[1]
     assert callers[3].fields[b"x-forwarded-for"] == b"9.9.9.9"
