@@ -2,7 +2,8 @@
 
 import itertools
 import os
-from typing import NamedTuple
+from collections.abc import Coroutine
+from typing import Any, NamedTuple
 
 from zuebee.contracts.admission import Caller, Settlement
 from zuebee.contracts.errors import Refusal
@@ -52,7 +53,7 @@ class HttpEdge:
         self._id_prefix = "req_" + os.urandom(8).hex()
         self._ids = itertools.count(1)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Answer one request."""
         request_id = self._next_id()
         fields: dict[bytes, bytes] = scope.get(FIELDS) or dict(scope["headers"])
@@ -64,8 +65,7 @@ class HttpEdge:
             caller = self._caller(scope, fields, memory)
             route = _INFERENCE.get(caller.path)
             if route is None or route.operation is None or caller.method != "POST":
-                await self._answer_others(AsgiClient(scope, caller, receive, send, request_id, 0), caller, request_id)
-                return
+                return self._answer_others(AsgiClient(scope, caller, receive, send, request_id, 0), caller, request_id)
             operation = route.operation
             client_request_id = fields.get(b"x-request-id", b"").decode("latin-1")
             if memory is not None:
@@ -73,7 +73,7 @@ class HttpEdge:
         settlement = Settlement(request_id, caller.method, caller.route, caller.address, clock.wall_s())
         settlement.client_request_id = client_request_id
         client = AsgiClient(scope, caller, receive, send, request_id, self._max_body_bytes, operation)
-        await self._pipeline.serve(caller, client, settlement)
+        return self._pipeline.serve(caller, client, settlement)
 
     async def _answer_others(self, client: AsgiClient, caller: Caller, request_id: str) -> None:
         """Answer what asks for nothing to be run."""

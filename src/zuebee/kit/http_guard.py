@@ -309,17 +309,12 @@ class GuardedProtocol(HttpToolsProtocol):
                 _log.exception("the application failed")
             finally:
                 phase.running -= 1
-                if not cycle.response_complete:
-                    self._break_off()
+                if not cycle.response_complete and not self.transport.is_closing():
+                    self.transport.close()  # an answer without its end must not look whole
                 # The scope and its cycle know each other; parted, they need no garbage collector.
                 cycle.scope.pop("zuebee.cycle", None)
                 self._running = None
         self._worker = None
-
-    def _break_off(self) -> None:
-        if not self.transport.is_closing():
-            # An answer without its end must not look whole.
-            self.transport.close()
 
     def on_response_complete(self) -> None:
         """The answer is out: go on reading, and wait for the next request."""
@@ -388,6 +383,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._idle_since_s and now_s - self._idle_since_s > self.timeout_keep_alive:
             self._idle_since_s = 0.0
             self.transport.close()
+        self._known.tidy()
         unsent_bytes = self.transport.get_write_buffer_size()
         # The rest of a finished answer lies below the mark at which writing pauses, and keeps a closing transport open.
         if not unsent_bytes or not (self.flow.write_paused or self.transport.is_closing()):

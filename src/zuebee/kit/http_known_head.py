@@ -84,23 +84,28 @@ class KnownHead:
         if not after or not (data.startswith(self._before) or self._has_another_date(data)):
             return None
         start = self._start
-        end = data.find(b"\r", start, start + MAX_DIGITS + 1)
+        end = data.find(after, start, start + MAX_DIGITS + len(after))
+        if end < 0:
+            return None
         digits = data[start:end]
         if digits != self._digits:
-            if end < 0 or not digits.isdigit():
+            if not digits.isdigit():
                 return None
             # Whoever holds the fields of the message before keeps them as they were.
             self.fields = self.fields.copy()
             self.fields[self._length_at] = b"content-length", digits
             self._digits = digits
             self._body_bytes = int(digits)
-        body_at = end + len(after)
-        if not data.startswith(after, end) or len(data) != body_at + self._body_bytes:
+        body = data[end + len(after) :]
+        if len(body) != self._body_bytes:
             return None
         self._misses = 0
+        return body
+
+    def tidy(self) -> None:
+        """Forget what was made of the head, when too many have remembered something (once a second is enough)."""
         if len(self.memory) > MAX_REMEMBERED:
             self.memory.clear()
-        return data[body_at:]
 
     def _has_another_date(self, data: bytes) -> bool:
         """Whether what stands before the length is the same but for the date."""

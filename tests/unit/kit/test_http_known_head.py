@@ -119,6 +119,14 @@ def test_whatever_is_not_just_this_head_is_left_to_the_parser(data: bytes) -> No
     assert known.body_of(request(b"hello")) == b"hello", "and it is still known"
 
 
+def test_a_head_that_is_not_whole_is_no_message_whatever_its_size() -> None:
+    for size in range(400):
+        body = b"x" * size
+        known = learned(request(body), body)
+        whole = request(body)
+        assert all(known.body_of(whole[:cut]) is None for cut in range(len(REQUEST) + 1))
+
+
 @pytest.mark.parametrize("date", [b"Mon, 02 Nov 2026 08:49:37 UTC", b"x\r\nContent-Length: 1000\r\nY: ", MONDAY[:-1]])
 def test_only_a_date_may_stand_where_the_date_was(date: bytes) -> None:
     assert learned(answer(b"{}"), b"{}", dated=True).body_of(answer(b"{}", date)) is None
@@ -162,8 +170,11 @@ def test_what_is_remembered_is_bounded_and_belongs_to_one_head() -> None:
     assert known.body_of(request(b"hello!")) == b"hello!"
     assert known.memory is memory
     assert memory == {"room": 1}
-    memory.update({n: n for n in range(MAX_REMEMBERED)})
-    known.body_of(request(b"hello"))
+    memory.update({n: n for n in range(MAX_REMEMBERED - 1)})
+    known.tidy()
+    assert len(memory) == MAX_REMEMBERED
+    memory["one too many"] = 1
+    known.tidy()
     assert not memory
     other = request(b"hello").replace(b"Bearer k", b"Bearer l")
     assert known.learn(other, 5, [(b"content-length", b"5")])
