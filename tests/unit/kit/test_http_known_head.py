@@ -120,11 +120,11 @@ def test_whatever_is_not_just_this_head_is_left_to_the_parser(data: bytes) -> No
 
 
 def test_a_head_that_is_not_whole_is_no_message_whatever_its_size() -> None:
-    for size in range(400):
+    for size in range(200):
         body = b"x" * size
         known = learned(request(body), body)
         whole = request(body)
-        assert all(known.body_of(whole[:cut]) is None for cut in range(len(REQUEST) + 1))
+        assert all(known.body_of(whole[:cut]) is None for cut in range(len(whole)))
 
 
 @pytest.mark.parametrize("date", [b"Mon, 02 Nov 2026 08:49:37 UTC", b"x\r\nContent-Length: 1000\r\nY: ", MONDAY[:-1]])
