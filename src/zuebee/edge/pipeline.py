@@ -75,7 +75,8 @@ class Exchange:
                     await self._client.refuse(INTERNAL)
             raise
         finally:
-            self._settle()
+            if not self._settled:
+                self._settle()
             if self._onward is not None:
                 self._onward.over()
             running.discard(self)

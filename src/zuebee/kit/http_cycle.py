@@ -70,8 +70,9 @@ class Cycle:
         """The body, if all of it is here, nobody has taken any of it and it is no larger; None: ask `receive`."""
         if self.more_body or self.disconnected or self._expects_continue or len(self.body) > max_bytes:
             return None
-        body, self.body = bytes(self.body), bytearray()
-        self.flow.resume_reading()
+        body, self.body = bytes(self.body), b""
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         return body
 
     async def send(self, message: MutableMapping[str, Any]) -> None:

@@ -319,7 +319,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The answer is out: go on reading, and wait for the next request."""
         if not self.transport.is_closing():
-            self.flow.resume_reading()
+            if self.flow.read_paused:
+                self.flow.resume_reading()
             if not self._waiting:
                 self._idle_since_s = self.loop.time()
 

@@ -133,9 +133,11 @@ class SlotWindow:
 
     def standing(self, now_s: float) -> tuple[int, float]:
         """How much is counted, and seconds until nothing is."""
-        self._age(now_s)
+        slots = self._slots
+        if slots and slots[0].index < int(now_s / self._slot_s) - SLOTS:
+            self._age(now_s)
         total = self._total
-        return total, self._end_of(self.last) - now_s if total else 0.0
+        return total, (self.last.index + 1 + SLOTS) * self._slot_s - now_s if total else 0.0
 
     def _age(self, now_s: float) -> None:
         oldest = int(now_s / self._slot_s) - SLOTS

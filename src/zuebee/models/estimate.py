@@ -20,7 +20,9 @@ class TokenRatios:
         """A backend counted `prompt_tokens` in a body of `body_bytes`."""
         if body_bytes <= 0 or prompt_tokens <= 0:
             return
-        seen = min(prompt_tokens / body_bytes, MAX_TOKENS_PER_BYTE)
+        seen = prompt_tokens / body_bytes
+        if seen > MAX_TOKENS_PER_BYTE:
+            seen = MAX_TOKENS_PER_BYTE
         known = self._ratios.get(model)
         if known is not None:
             self._ratios[model] = known + WEIGHT * (seen - known)
