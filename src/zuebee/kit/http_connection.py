@@ -90,10 +90,8 @@ class Connection(asyncio.Protocol):
                 return b""
             if self._failure is not None:
                 raise self._failure
-            if quiet_s and not await self._wait_quiet(quiet_s):
+            if not await self._wait(quiet_s):
                 return None
-            if not quiet_s:
-                await self._wait()
         return self._take_chunks()
 
     async def pour(self, take: Callable[[bytes], bool], quiet_s: float = 0.0) -> bool | None:
@@ -111,10 +109,8 @@ class Connection(asyncio.Protocol):
                     return False
                 if self._failure is not None:
                     raise self._failure
-                if quiet_s and not await self._wait_quiet(quiet_s):
+                if not await self._wait(quiet_s):
                     return None
-                if not quiet_s:
-                    await self._wait()
             return True
         finally:
             self._take = None
@@ -146,15 +142,8 @@ class Connection(asyncio.Protocol):
         if not self._busy:
             return
         self._busy = False
-        reusable = (
-            self.complete
-            and self._keep_alive
-            and self._failure is None
-            and not self._chunks
-            and not self._lost
-            and not self._transport.is_closing()
-            and self._transport.get_write_buffer_size() == 0
-        )
+        clean = self.complete and self._keep_alive and self._failure is None and not self._chunks and not self._lost
+        reusable = clean and not self._transport.is_closing() and self._transport.get_write_buffer_size() == 0
         if not reusable:
             self.abort()
         self._owner.ended(self, reusable=reusable)
@@ -207,17 +196,18 @@ class Connection(asyncio.Protocol):
 
     # --- waiting ---
 
-    async def _wait(self) -> None:
+    async def _wait(self, quiet_s: float) -> bool:
+        """Wait until something happens; False when nothing did for `quiet_s` (0: wait on)."""
         self._waiter = waiter = self._loop.create_future()
-        await waiter
-
-    async def _wait_quiet(self, quiet_s: float) -> bool:
+        if not quiet_s:
+            await waiter
+            return True
         self._quiet_s = quiet_s
         self._quiet_at_s = self._loop.time() + quiet_s
         if self._quiet_at_s < self._timer_at_s:
             self._arm(self._quiet_at_s)
         try:
-            await self._wait()
+            await waiter
             return bool(self._quiet_at_s)  # only the timer takes it away: whatever else woke us was no silence
         finally:
             self._quiet_at_s = 0.0
