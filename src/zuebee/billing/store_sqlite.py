@@ -1,6 +1,8 @@
-"""The ledger on SQLite: one writer, one transaction for each batch, flushed to the disk before anybody is told.
+"""The ledger on SQLite: one writer, one transaction for each batch, and then a flush to the disk.
 
-`synchronous=FULL`: in WAL mode a lesser setting loses acknowledged transactions when the power fails.
+`synchronous=NORMAL`: a commit is in the write-ahead log, which survives the process. Only the flush makes it survive a
+power cut; SQLite itself flushes the log before it moves pages from it into the file, and the file before it starts the
+log again.
 """
 
 import fcntl
@@ -18,6 +20,7 @@ from zuebee.billing.effects import effect
 from zuebee.billing.ledger import TOKENS, Balance, Entry, HoldState, Path
 from zuebee.billing.sqlite_rows import chunks, insert, marks
 from zuebee.billing.sqlite_usage import UsageRows
+from zuebee.billing.wal_file import Log, WalFile
 from zuebee.contracts.admission import Amount, Budget
 from zuebee.contracts.chain import next_hash
 
@@ -48,7 +51,7 @@ def connect(path: str) -> sqlite3.Connection:
 
 
 class SqliteStore:
-    """Keeps batches. All methods block; `write` and `close` belong to one thread, the rest to another.
+    """Keeps batches. All methods block; `write`, `flush` and `close` belong to one thread, the rest to another.
 
     Raises StoreFailed when the file is in use by another process that serves.
     """
@@ -62,17 +65,19 @@ class SqliteStore:
         retention_days: int,
         room: Room | None = None,
         connect: Connect = connect,
+        open_log: Callable[[str], Log] = WalFile,
     ) -> None:
         self._usage = UsageRows(reporters, currency, retention_days * 86400.0, room or NoBound())
         self._lock = _only_one(path)
         try:
             self._writer = connect(path)
             self._writer.execute("PRAGMA journal_mode=WAL")
-            self._writer.execute("PRAGMA synchronous=FULL")
+            self._writer.execute("PRAGMA synchronous=NORMAL")
             self._writer.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             self._side = connect(path)
             self._side.execute("PRAGMA synchronous=FULL")
-        except sqlite3.Error as error:
+            self._log = open_log(path)
+        except (sqlite3.Error, OSError) as error:
             raise StoreFailed(f"{path}: {error}") from None
         self._sequence = 0
         self._hash = ""
@@ -158,7 +163,9 @@ class SqliteStore:
     # --- writing ---
 
     def write(self, batch: Batch) -> None:
-        """Keep a batch: all of it or nothing. Raises StoreBusy (try again) or StoreFailed (do not)."""
+        """Keep a batch: all of it or nothing. From then on it survives the process, and after the next `flush` a power
+        cut as well. Raises StoreBusy (try again) or StoreFailed (do not).
+        """
         db = self._writer
         sequence, digest = self._sequence, self._hash
         try:
@@ -169,6 +176,13 @@ class SqliteStore:
         except Exception as error:
             self._sequence, self._hash = sequence, digest
             raise _failure(db, error) from error
+
+    def flush(self) -> None:
+        """Put all that was written on the disk. Raises StoreFailed."""
+        try:
+            self._log.flush()
+        except OSError as error:
+            raise StoreFailed(f"the write-ahead log could not be flushed: {error.strerror or error}") from error
 
     def _write_ledger(self, batch: Batch) -> None:
         db = self._writer
@@ -238,6 +252,7 @@ class SqliteStore:
             self._writer.execute(
                 "UPDATE ledger_owners SET ended_at_s = max(seen_at_s, started_at_s) WHERE id = ?", (self._owner,)
             )
+        self._log.close()
         self._writer.close()
         self._side.close()
         self._lock.close()

@@ -252,11 +252,11 @@ class Exchange:
             settlement.ending, settlement.code = "client_gone", CLIENT_GONE
         settlement.response_bytes += len(end.last_words)
         if (stored := self._settle()) is not None:
-            # With the settlement the hold is on disk as well; if the disk fails now, the answer is not given away.
-            await stored
+            # If the disk fails now, the answer is not given away. Most are settled in the batch of their hold.
             if not self._events and (refusal := await self._secure()) is not None:
                 await self._client.refuse(refusal)
                 return None
+            await stored
         if whole is not None:
             await self._client.answer(*whole)
         elif end.refusal is not None:

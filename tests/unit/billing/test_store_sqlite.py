@@ -183,3 +183,33 @@ def test_a_batch_that_fails_leaves_nothing_behind(path: Path, code: str, kind: t
     assert rows(path, "SELECT count(*) FROM ledger_entries") == [(3,)]
     assert rows(path, "SELECT sequence FROM ledger_batches") == [(1,)]
     desk.store.close()
+
+
+class Log:
+    """A log whose disk may be broken."""
+
+    def __init__(self, path: str) -> None:
+        self.broken = False
+        self.flushed = 0
+
+    def flush(self) -> None:
+        if self.broken:
+            raise OSError(5, "Input/output error")
+        self.flushed += 1
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_flush_that_fails_is_a_store_that_failed(path: Path) -> None:
+    log = Log(str(path))
+    desk = Desk(path, open_log=lambda name: log)
+    desk.reserve("a")
+    desk.write()
+    assert log.flushed == 0, "a commit survives the process without"
+    desk.store.flush()
+    log.broken = True
+    with pytest.raises(StoreFailed, match="could not be flushed: Input/output error"):
+        desk.store.flush()
+    assert log.flushed == 1
+    desk.store.close()
