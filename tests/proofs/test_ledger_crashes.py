@@ -50,12 +50,20 @@ def test_no_kill_loses_what_was_acknowledged(tmp_path: Path) -> None:
     assert len(said.acknowledged) > 500
 
 
+def test_no_kill_loses_a_settlement_that_was_told_when_it_was_written(tmp_path: Path) -> None:
+    kills = Kills(tmp_path / "z.db", mode="service")
+    for _ in range(60):
+        kills.kill()
+        kills.check()
+    assert sum(name.startswith("s") for name in kills.acknowledged) > 100
+
+
 @pytest.mark.proof
 def test_a_thousand_kills(tmp_path: Path) -> None:
     assert _kill_often(tmp_path, 1_000).kills == 1_000
 
 
-@pytest.mark.parametrize("mode", ["early", "lazy"])
+@pytest.mark.parametrize("mode", ["early", "lazy", "hasty"])
 def test_a_store_that_acknowledges_too_early_is_seen(tmp_path: Path, mode: str) -> None:
     kills = Kills(tmp_path / "z.db", mode=mode)
     while not kills.lost and kills.kills < 300:
@@ -64,32 +72,33 @@ def test_a_store_that_acknowledges_too_early_is_seen(tmp_path: Path, mode: str) 
     assert kills.lost
 
 
-def _cut_power(folder: Path, synchronous: str, images: int) -> list[int]:
+def _cut_power(folder: Path, images: int, *, flushes: bool) -> list[int]:
     """How many acknowledged operations each image has lost."""
     losses: list[int] = []
     for seed in range(images // IMAGES_EACH):
-        path = folder / f"{synchronous}-{seed}.db"
-        events = record(path, synchronous=synchronous, batches=BATCHES, seed=seed)
+        path = folder / f"{flushes}-{seed}.db"
+        events = record(path, flushes=flushes, batches=BATCHES, seed=seed)
         losses += lost_in_images(events, path, folder, images=IMAGES_EACH, seed=seed)
     images_with_loss = sum(lost > 0 for lost in losses)
-    print(f"synchronous={synchronous}: {len(losses)} images, {images_with_loss} lost acknowledged operations")
+    how = "flushed" if flushes else "not flushed"
+    print(f"{how}: {len(losses)} images, {images_with_loss} lost acknowledged operations")
     return losses
 
 
 @pytest.mark.requirement("A098")
 def test_no_power_cut_loses_what_was_acknowledged(tmp_path: Path) -> None:
-    losses = _cut_power(tmp_path, "FULL", 400)
+    losses = _cut_power(tmp_path, 400, flushes=True)
     assert len(losses) == 400
     assert not any(losses)
 
 
-def test_a_store_that_syncs_less_loses_in_a_power_cut(tmp_path: Path) -> None:
-    assert any(_cut_power(tmp_path, "NORMAL", 100))
+def test_a_store_that_does_not_flush_loses_in_a_power_cut(tmp_path: Path) -> None:
+    assert any(_cut_power(tmp_path, 100, flushes=False))
 
 
 @pytest.mark.proof
 def test_two_thousand_power_cuts(tmp_path: Path) -> None:
-    losses = _cut_power(tmp_path, "FULL", 2_000)
+    losses = _cut_power(tmp_path, 2_000, flushes=True)
     assert len(losses) == 2_000
     assert not any(losses)
-    assert any(_cut_power(tmp_path, "NORMAL", 2_000))
+    assert any(_cut_power(tmp_path, 2_000, flushes=False))

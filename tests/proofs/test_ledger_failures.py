@@ -125,7 +125,7 @@ class Witness:
         batch = billing.settle(settlement)
         assert isinstance(batch, Batch)
         await batch
-        if batch.secured:
+        if batch.written:
             self.acknowledged |= {f"{'post' if usage else 'void'} {name}", f"record {name}"}
         self.tried.add(f"void {name}")
 

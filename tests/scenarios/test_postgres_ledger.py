@@ -57,7 +57,7 @@ class Reference:
             for hold_id, tokens, cost_nano in operation.holds:
                 if (hold := self.ledger.open.get(hold_id)) is not None:
                     hold.progress = Amount(max(tokens, hold.progress.tokens), max(cost_nano, hold.progress.cost_nano))
-        return told(decide(self.ledger, operation, AT_S, "USD")[0])
+        return told(decide(self.ledger, operation, AT_S)[0])
 
     def balances(self) -> dict[str, tuple[int, ...]]:
         return {b.account: (b.granted, b.held, b.used, b.overdraft, b.limited) for b in self.ledger.balances()}

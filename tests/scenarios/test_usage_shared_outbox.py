@@ -8,10 +8,12 @@ from sqlalchemy import text
 
 from tests.support.databases import postgres_database
 from tests.support.fakes import VirtualTime
-from tests.support.usage import make_event, make_store, outbox_rows, put
+from tests.support.usage import make_event, make_store, outbox_rows, payload, put, put_whole
 from zuebee.config import StoreSettings
 from zuebee.kit.database import Database
 from zuebee.kit.dsn import database_url
+from zuebee.schema import migrate
+from zuebee.schema.prepare import prepare
 from zuebee.usage import report
 from zuebee.usage.delivery import Delivered, Outcome
 from zuebee.usage.outbox import Entry, Outbox, Standing
@@ -70,6 +72,18 @@ async def test_what_a_dead_process_took_comes_again(store: Database, virtual_tim
     assert await box.take("hook", virtual_time.now_s + 59, 10, 60.0) == []
     assert len(await box.take("hook", virtual_time.now_s + 60, 10, 60.0)) == 1
     assert await box.standings() == [Standing("hook", 1, 0, 1.0)]
+
+
+async def test_events_of_the_version_before_are_delivered_after_the_migration() -> None:
+    with postgres_database() as url:
+        migrate.upgrade(url, "0001")
+        database = Database(database_url("postgres", url), timeout_s=20.0)
+        put_whole(database, "hook", [make_event("old")])
+        prepare(url)
+        put(database, "hook", [make_event("new")])
+        entries = await Outbox(database).take("hook", 1.0, 10, 60.0)
+        assert [entry.payload for entry in entries] == [payload(make_event("old")), payload(make_event("new"))]
+        database.close()
 
 
 async def test_totals_by_day_and_hour_on_postgresql(store: Database) -> None:

@@ -1,7 +1,7 @@
 """One request through a pipeline of fakes: an admission, a client and an inference that write down what they see."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any
 
 from tests.support.fakes import FakeInference, Step, head, make_job, until
@@ -51,7 +51,7 @@ class Desk:
         self.settled.append(settlement)
         self.as_settled.append((settlement.ending, settlement.status, settlement.code, settlement.usage))
         self.held -= settlement.grant is not None
-        return self.hold.store() if self.hold is not None else None
+        return Stored(self._log) if self.hold is not None else None
 
 
 class Pledge:
@@ -68,10 +68,16 @@ class Pledge:
         self.secured = not self._fails
         return STORE_UNAVAILABLE if self._fails else None
 
-    async def store(self) -> None:
-        await asyncio.sleep(0)
-        self._log.append("settlement on disk")
-        self.secured = not self._fails
+
+class Stored:
+    """A settlement that is committed as soon as somebody waits for it."""
+
+    def __init__(self, log: list[str]) -> None:
+        self._log = log
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from asyncio.sleep(0).__await__()
+        self._log.append("settlement committed")
 
 
 class Pushed:

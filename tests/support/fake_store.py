@@ -13,7 +13,6 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.owner = 1
-        self.currency = "USD"
         self.connected = True
         self.decided: list[Answer] = []
         self.ledger = Ledger(1)
@@ -43,7 +42,7 @@ class FakeStore:
             return None
         if any(getattr(each, "hold", "") == self.refused for each in operations if self.refused):
             raise ValueError("impossible")
-        decided = [decide(self.ledger, each, AT_S, "USD") for each in operations]
+        decided = [decide(self.ledger, each, AT_S) for each in operations]
         self.decided = [answer for answer, _ in decided]
         self.batches.append(operations)
         self.records += [kept.event_id for _, kept in decided if kept is not None]

@@ -1,18 +1,25 @@
 """What a process does that writes to a ledger until it is killed.
 
-It says `try ID` before each operation and `ack ID` when it is on disk, into a pipe. Modes break it on purpose: `early`
-acknowledges before the commit, `lazy` never commits.
+It says `try ID` before each operation and `ack ID` when it is committed, into a pipe. Modes break that on purpose:
+`early` acknowledges before the commit, `lazy` never commits. With the mode `service` all of `billing` says when: a hold
+when it is flushed, a settlement when it is written; `hasty` has a store that says so and commits when it flushes.
 """
 
+import asyncio
 import itertools
 import os
 import random
 from collections.abc import Iterator
 
+from tests.support.fakes import make_job
 from zuebee.billing.batch import Batch
 from zuebee.billing.ledger import HoldState, Ledger
+from zuebee.billing.pricing import PriceBook
+from zuebee.billing.service import LocalBilling
 from zuebee.billing.store_sqlite import SqliteStore
-from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
+from zuebee.config import BillingSettings
+from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Principal, Settlement
+from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Usage
 from zuebee.contracts.periods import period_start_s
 
@@ -90,6 +97,8 @@ def operations(desk: Desk, first: int, seed: int) -> Iterator[tuple[list[str], B
 
 def work(path: str, first: int, mode: str, pipe: int) -> None:
     """Never returns. `first` tells the names of this process from those of others."""
+    if mode in ("service", "hasty"):
+        asyncio.run(serve(path, first, mode, pipe))
     store = SqliteStore(path, reporters=("hook",), currency="USD", retention_days=0)
     desk = Desk(store)
     for names, batch in operations(desk, first, first):
@@ -102,6 +111,55 @@ def work(path: str, first: int, mode: str, pipe: int) -> None:
             desk.write(batch)
         if mode != "early":
             _say(pipe, "ack", names)
+
+
+class HastyStore(SqliteStore):
+    """Commits when it is to flush."""
+
+    def write(self, batch: Batch) -> None:
+        self._promised = batch
+
+    def flush(self) -> None:
+        super().write(self._promised)
+        super().flush()
+
+
+async def serve(path: str, first: int, mode: str, pipe: int) -> None:
+    """Requests, four at a time, every second one in one piece: its hold may go to disk with its settlement."""
+    kind = HastyStore if mode == "hasty" else SqliteStore
+    store = kind(path, reporters=("hook",), currency="USD", retention_days=0)
+    settings = BillingSettings(built_in_prices=False)
+    billing = LocalBilling(
+        store, settings, PriceBook(settings), commit_interval_s=0.01, timeout_s=5.0, gate=lambda: None
+    )
+
+    async def client(number: int) -> None:
+        for turn in itertools.count():
+            await _request(billing, f"{first}.{number}.{turn}", pipe, stream=turn % 2 == 0)
+
+    await asyncio.gather(*(client(number) for number in range(4)))
+
+
+async def _request(billing: LocalBilling, name: str, pipe: int, *, stream: bool) -> None:
+    _say(pipe, "try", [f"r{name}", f"s{name}"])
+    held = await billing.reserve(PRINCIPAL, make_job(request_id=name, model="m", stream=stream), Amount(100, 40))
+    assert not isinstance(held, Refusal)
+    if stream:
+        await _wait(held, name, pipe)
+    whole = settlement(name, Amount(70))
+    assert whole.grant is not None
+    whole.grant.hold = held
+    stored = billing.settle(whole)
+    if not stream:
+        await _wait(held, name, pipe)
+    assert stored is not None
+    await stored
+    _say(pipe, "ack", [f"s{name}"])
+
+
+async def _wait(held: Hold, name: str, pipe: int) -> None:
+    assert await held.wait() is None
+    _say(pipe, "ack", [f"r{name}"])
 
 
 def _say(pipe: int, word: str, names: list[str]) -> None:

@@ -128,6 +128,7 @@ BROKEN = {
         ],
     ),
     "an event of nothing": ("I8", ["UPDATE usage_outbox SET event_id = 'ghost' WHERE event_id = 'none-1'"]),
+    "an event of another request": ("I8", ["UPDATE usage_outbox SET record = record + 1 WHERE event_id = 'none-1'"]),
     "a hold that left a level out": ("I9", ["UPDATE ledger_entries SET path = 2 WHERE hold = 'within-1' AND step = 1"]),
     "a path to nowhere": ("I9", ["UPDATE ledger_paths SET balances = balances || ',99' WHERE id = 1"]),
     "a path that is none": ("I9", ["UPDATE ledger_paths SET balances = 'x,y' WHERE id = 1"]),

@@ -19,6 +19,7 @@ from tests.support.ledger_targets import empty_store
 from zuebee.billing.look import reading
 from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.billing.verify import verify
+from zuebee.billing.wal_file import WalFile
 
 SECTOR = 512
 DROPPED, TORN = 0.4, 0.2
@@ -99,25 +100,41 @@ class _Connection:
         self._db.close()
 
 
-def record(path: Path, *, synchronous: str, batches: int, seed: int) -> list[Event]:
-    """What a store that writes so many batches does to its files; between them `("ack", names)` once each is kept."""
+class _Log(WalFile):
+    """The store's own flush, written down like those of SQLite; or none, for the control."""
+
+    def __init__(self, path: str, events: list[Event], *, flushes: bool) -> None:
+        super().__init__(path)
+        self._events = events
+        self._name = f"{path}-wal"
+        self._flushes = flushes
+
+    def flush(self) -> None:
+        if self._flushes:
+            super().flush()
+            self._events.append(("sync", self._name))
+
+
+def record(path: Path, *, flushes: bool, batches: int, seed: int) -> list[Event]:
+    """What a store that writes so many batches does to files; between them `("ack", names)` when each is flushed."""
     events: list[Event] = []
     empty_store(path)
     events.append(("write", str(path), 0, path.read_bytes()))
     events.append(("sync", str(path)))
-    vfs = _Recorder(f"recorder-{seed}-{synchronous}", events)
+    vfs = _Recorder(f"recorder-{seed}-{flushes}", events)
     store = SqliteStore(
         str(path),
         reporters=("hook",),
         currency="USD",
         retention_days=0,
         connect=lambda name: _Connection(name, vfs.name),
+        open_log=lambda name: _Log(name, events, flushes=flushes),
     )
-    store._writer.execute(f"PRAGMA synchronous={synchronous}")
     store._writer.execute("PRAGMA wal_autocheckpoint=60")  # so that some fall into a checkpoint
     desk = Desk(store)
     for names, batch in islice(operations(desk, 1, seed), batches):
         desk.write(batch)
+        store.flush()
         events.append(("ack", names))
     store.close()
     vfs.unregister()

@@ -47,7 +47,7 @@ def record(request_id: str, tokens: int = 0, cost_nano: int = 0, **changes: Any)
         "usage": Usage(tokens, 0, "provider") if tokens else None,
         "cost_nano": cost_nano,
     }
-    return record_of(Settlement(**{**fields, **changes}), "USD")
+    return record_of(Settlement(**{**fields, **changes}))
 
 
 def post(hold: str, tokens: int, cost_nano: int = 0) -> Settle:

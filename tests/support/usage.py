@@ -3,14 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import insert
+from sqlalchemy import Connection, insert
 
 from zuebee.contracts.usage import UsageEvent
 from zuebee.kit.database import Database
-from zuebee.schema.tables import metadata, usage_outbox
+from zuebee.schema.tables import metadata, usage_outbox, usage_records
 
 
 def make_event(request_id: str = "req_1", **changes: Any) -> UsageEvent:
@@ -52,7 +53,7 @@ def make_event(request_id: str = "req_1", **changes: Any) -> UsageEvent:
 
 
 def payload(event: UsageEvent) -> str:
-    """As it stands in the outbox."""
+    """As it goes to receivers."""
     return msgspec.json.encode(event).decode()
 
 
@@ -63,18 +64,46 @@ def make_store(url: str) -> Database:
     return database
 
 
+def record_of(event: UsageEvent) -> dict[str, Any]:
+    """The usage record that says the same."""
+    same = ("request_id", "key_id", "key_name", "user_id", "team_id", "organisation_id", "plan", "priority", "model",
+            "method", "endpoint", "is_stream", "ending", "code", "backend", "backend_url", "attempts",
+            "prompt_tokens", "completion_tokens", "cached_tokens", "usage_source", "cost_nano")  # fmt: skip
+    return {
+        **{name: getattr(event, name) for name in same},
+        "at_s": datetime.fromisoformat(event.timestamp.replace("Z", "+00:00")).timestamp(),
+        "status": event.status_code,
+        "duration_ms": event.latency_ms + 0.25,
+        "first_token_ms": None if event.first_token_ms is None else event.first_token_ms + 0.25,
+        "tags": msgspec.json.encode(event.tags).decode(),
+    }
+
+
 def put(database: Database, reporter: str, events: Iterable[UsageEvent], at_s: float = 0.0) -> None:
-    """Write events into the outbox, as a settling transaction does."""
+    """Write events and their records, as a settling transaction does."""
+    database.call(lambda connection: _put(connection, reporter, list(events), at_s))
+
+
+def _put(connection: Connection, reporter: str, events: list[UsageEvent], at_s: float) -> None:
+    add = insert(usage_records).returning(usage_records.c.id, sort_by_parameter_order=True)
+    ids = connection.execute(add, [record_of(event) for event in events]).scalars().all()
     rows = [
         {
             "event_id": event.request_id,
             "reporter": reporter,
-            "payload": payload(event),
+            "record": record,
+            "currency": event.currency,
             "created_at_s": at_s,
             "due_at_s": at_s,
         }
-        for event in events
+        for event, record in zip(events, ids, strict=True)
     ]
+    connection.execute(insert(usage_outbox), rows)
+
+
+def put_whole(database: Database, reporter: str, events: Iterable[UsageEvent]) -> None:
+    """Write events into the outbox as versions before schema 2 did: whole."""
+    rows = [{"event_id": event.request_id, "reporter": reporter, "payload": payload(event)} for event in events]
     database.call(lambda connection: connection.execute(insert(usage_outbox), rows))
 
 

@@ -1,7 +1,8 @@
 """Group commit: what happens on the event loop within the same moment is one transaction of a writer thread.
 
-The loop fills a batch while the thread writes the one before it. Batches are written in their order, so whoever finds
-a later one on disk finds all earlier ones there.
+The loop fills a batch while the thread writes the one before it and flushes it to the disk. Who waits for a settlement
+goes on when it is written, who waits for a hold when it is flushed. Batches are written in their order, so whoever
+finds a later one on disk finds all earlier ones there.
 """
 
 import asyncio
@@ -35,12 +36,14 @@ BUSY_WAIT_S = 0.05
 class Committer:
     """Owns the writer thread. All methods but the thread's own belong to the event loop.
 
-    `fill` is called when a batch goes out, to put in what has changed; `write` and `close` are called in the thread.
+    `fill` is called when a batch goes out, to put in what has changed; `write`, `flush` and `close` are called in the
+    thread, which raise StoreFailed, and `write` StoreBusy as well.
     """
 
     def __init__(
         self,
         write: Callable[[Batch], None],
+        flush: Callable[[], None],
         fill: Callable[[Batch], None],
         close: Callable[[], None],
         *,
@@ -52,6 +55,7 @@ class Committer:
         self.commits = 0
         self.commit_s = 0.0
         self._write = write
+        self._flush = flush
         self._fill = fill
         self._close = close
         self._interval_s = interval_s
@@ -78,10 +82,10 @@ class Committer:
         return self.current
 
     async def hurry(self, batch: Batch) -> None:
-        """Wait for a batch that may not have been in a hurry so far."""
+        """Wait until a batch is on disk that may not have been in a hurry so far."""
         if batch is self.current:
             self.touch(NOW)
-        await batch
+        await batch.flushed()
 
     def _schedule(self) -> None:
         if self._timer is not None:
@@ -105,7 +109,7 @@ class Committer:
         self._writing = batch
         self._queue.put(batch)
 
-    def _written(self, batch: Batch, failure: str) -> None:
+    def _flushed(self, batch: Batch, failure: str) -> None:
         self._writing = None
         self.commits += 1
         self.commit_s += self._loop.time() - batch.begun_at_s
@@ -137,11 +141,11 @@ class Committer:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timeout_s):
                 if self._writing is not None:
-                    await self._writing
+                    await self._writing.flushed()
                 if self._writing is None:
                     self._send()
                 if self._writing is not None:
-                    await self._writing
+                    await self._writing.flushed()
         self._closing.set()
         self._queue.put(None)
         await self._loop.run_in_executor(None, self._thread.join, self._timeout_s)
@@ -152,10 +156,23 @@ class Committer:
         while (batch := self._queue.get()) is not None:
             failure = self._try(batch)
             try:
-                self._loop.call_soon_threadsafe(self._written, batch, failure)
+                if not failure and batch.is_awaited:  # a wake-up of the loop less where nobody is
+                    self._loop.call_soon_threadsafe(batch.note_written)
+                failure = failure or self._try_flush()
+                self._loop.call_soon_threadsafe(self._flushed, batch, failure)
             except RuntimeError:  # the loop is gone
                 break
         self._close()
+
+    def _try_flush(self) -> str:
+        try:
+            self._flush()
+        except StoreFailed as error:
+            return str(error)
+        except Exception as error:
+            _log.exception("a batch of the ledger could not be flushed")
+            return type(error).__name__
+        return ""
 
     def _try(self, batch: Batch) -> str:
         warned_at_s = 0.0

@@ -35,10 +35,10 @@ class Extend(msgspec.Struct):
 
 
 class Record(msgspec.Struct, array_like=True):
-    """A usage record: its row (`records.COLUMNS`) and, as JSON, what reporters are told."""
+    """A usage record: its row (`records.COLUMNS`), and the id of the event that is made of it."""
 
     row: list[Any]
-    event: str
+    event: str  # always empty; spool files of an earlier version have the event here
     event_id: str
 
 
@@ -73,26 +73,26 @@ def holds_of(operations: list[Operation]) -> list[str]:
     return [each for each in dict.fromkeys(ids) if each]
 
 
-def record_of(settlement: Settlement, currency: str) -> Record:
+def record_of(settlement: Settlement) -> Record:
     """The record of a settlement, ready for a database."""
     row = [
         float(value) if name in FLOATS and isinstance(value, int) else _storable(value)
         for name, value in zip(records.COLUMNS, records.row(settlement), strict=True)
     ]
     row[_IS_STREAM] = settlement.stream  # SQLite's 1 and 0 are no truth here
-    return Record(row, records.event(settlement, currency).decode(), _storable(settlement.request_id))
+    return Record(row, "", _storable(settlement.request_id))
 
 
-def release(operation: Reserve, currency: str) -> Settle:
+def release(operation: Reserve) -> Settle:
     """Let go of what was reserved after its caller had been refused, and say so in the usage records."""
     if not operation.record:
         return Settle(operation.hold, None, None)
     settlement = records.orphan(operation.hold, operation.record, 0, 0)
     settlement.status, settlement.code = STORE_UNAVAILABLE.status, STORE_UNAVAILABLE.code
-    return Settle(operation.hold, None, record_of(settlement, currency))
+    return Settle(operation.hold, None, record_of(settlement))
 
 
-def decide(ledger: Ledger, operation: Operation, now_s: float, currency: str) -> tuple[Answer, Record | None]:
+def decide(ledger: Ledger, operation: Operation, now_s: float) -> tuple[Answer, Record | None]:
     """Let the ledger decide; answers with what it said and the record to keep in the same transaction."""
     match operation:
         case Reserve():
@@ -106,7 +106,7 @@ def decide(ledger: Ledger, operation: Operation, now_s: float, currency: str) ->
         case Settle():
             return None, _settle(ledger, operation, now_s)
         case Expire():
-            return None, _expire(ledger, operation, now_s, currency)
+            return None, _expire(ledger, operation, now_s)
     return None, None
 
 
@@ -144,7 +144,7 @@ def _settle(ledger: Ledger, operation: Settle, now_s: float) -> Record | None:
     return None  # it was settled before
 
 
-def _expire(ledger: Ledger, operation: Expire, now_s: float, currency: str) -> Record | None:
+def _expire(ledger: Ledger, operation: Expire, now_s: float) -> Record | None:
     try:
         hold = ledger.hold(operation.hold)
     except UnknownHold:
@@ -155,7 +155,7 @@ def _expire(ledger: Ledger, operation: Expire, now_s: float, currency: str) -> R
     ledger.expire(hold.id, now_s)
     if not hold.record:
         return None
-    return record_of(records.orphan(hold.id, hold.record, hold.charged.tokens, hold.charged.cost_nano), currency)
+    return record_of(records.orphan(hold.id, hold.record, hold.charged.tokens, hold.charged.cost_nano))
 
 
 _IS_STREAM = records.COLUMNS.index("is_stream")
@@ -176,10 +176,7 @@ def _rest(record: Record, charged: Amount) -> Record | None:
     row[_PROMPT] = total - row[_COMPLETION]
     row[_CACHED] = min(row[_CACHED] or 0, row[_PROMPT])
     row[_COST] = cost
-    event = msgspec.json.decode(record.event)
-    names = {"prompt_tokens": _PROMPT, "completion_tokens": _COMPLETION, "cached_tokens": _CACHED, "cost_nano": _COST}
-    event.update({name: row[place] for name, place in names.items()}, total_tokens=total)
-    return Record(row, msgspec.json.encode(event).decode(), f"{record.event_id}/late")
+    return Record(row, "", f"{record.event_id}/late")
 
 
 def _storable(value: Any) -> Any:

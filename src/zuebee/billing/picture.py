@@ -54,10 +54,10 @@ class Picture:
         """The ids of the balances."""
         return sorted(self._before)
 
-    def decide(self, operations: Sequence[Operation], currency: str) -> None:
+    def decide(self, operations: Sequence[Operation]) -> None:
         """Let the ledger decide; `ledger.changes`, `answers` and `records` have what comes of it."""
         for operation in operations:
-            answer, record = decide(self.ledger, operation, self.now_s, currency)
+            answer, record = decide(self.ledger, operation, self.now_s)
             self.answers.append(answer)
             self.records.append(record)
         assert not self.ledger.changes.balances, "balances are made beforehand"

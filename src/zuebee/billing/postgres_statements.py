@@ -98,10 +98,12 @@ SELECT id, account, unit, period, starts_at_s, granted, held, used, overdraft, l
 FROM ledger_balances WHERE id = ANY(%s::int8[])
 """
 END_SILENT_OWNERS = f"UPDATE ledger_owners SET ended_at_s = seen_at_s WHERE ended_at_s = 0 AND seen_at_s < {NOW} - %s"
-FORGET_RECORDS = (
-    f"DELETE FROM usage_records WHERE id IN"
-    f" (SELECT id FROM usage_records WHERE at_s < {NOW} - %s::float8 ORDER BY id LIMIT %s)"
-)
+FORGET_RECORDS = f"""
+DELETE FROM usage_records WHERE id IN (
+    SELECT r.id FROM usage_records r
+    WHERE r.at_s < {NOW} - %s::float8 AND NOT EXISTS (SELECT FROM usage_outbox o WHERE o.record = r.id)
+    ORDER BY r.id LIMIT %s)
+"""
 
 _INTEGERS = ("status", "attempts", "prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano")
 _TYPES = {"is_stream": "bool", **dict.fromkeys(FLOATS, "float8"), **dict.fromkeys(_INTEGERS, "int8")}
@@ -129,8 +131,20 @@ ADD_HOLDS = insert(
         "expires_at_s": "float8", "record": "text",
     },
 )  # fmt: skip
-ADD_RECORDS = insert("usage_records", {name: _TYPES.get(name, "text") for name in records.COLUMNS})
-ADD_EVENTS = insert(
-    "usage_outbox",
-    {"event_id": "text", "reporter": "text", "payload": "text", "created_at_s": "float8", "due_at_s": "float8"},
+_RECORD = {name: _TYPES.get(name, "text") for name in records.COLUMNS}
+ADD_RECORDS = insert("usage_records", _RECORD)
+# With events: place of the record (from 1), id of the event, reporter. Records get their ids here rather than by
+# default, for nobody promises in which order RETURNING would tell of them.
+ADD_RECORDS_WITH_EVENTS = f"""
+WITH r AS (
+    SELECT nextval((SELECT pg_get_serial_sequence('usage_records', 'id'))::regclass) AS id, given.*
+    FROM unnest({", ".join(f"%s::{kind}[]" for kind in _RECORD.values())}) WITH ORDINALITY
+    AS given({", ".join(_RECORD)}, place)
+), kept AS (
+    INSERT INTO usage_records (id, {", ".join(_RECORD)}) SELECT id, {", ".join(_RECORD)} FROM r ORDER BY place
 )
+INSERT INTO usage_outbox (event_id, reporter, record, currency, created_at_s, due_at_s)
+SELECT e.event_id, e.reporter, r.id, %s::text, r.at_s, r.at_s
+FROM unnest(%s::int8[], %s::text[], %s::text[]) WITH ORDINALITY AS e(place, event_id, reporter, nth)
+JOIN r ON r.place = e.place ORDER BY e.nth
+"""

@@ -1,4 +1,4 @@
-"""PURE. A settlement as a row of the usage records, and as the event that others are told."""
+"""PURE. A settlement as a row of the usage records."""
 
 from functools import cache
 
@@ -6,8 +6,6 @@ import msgspec
 
 from zuebee.contracts.admission import Grant, Principal, Settlement
 from zuebee.contracts.inference import Job, Usage
-from zuebee.contracts.usage import UsageEvent
-from zuebee.kit.timestamps import rfc3339
 
 COLUMNS = (
     "request_id", "at_s", "key_id", "key_name", "user_id", "team_id", "organisation_id", "plan", "priority", "model",
@@ -75,25 +73,6 @@ def days(settlements: list[Settlement]) -> list[tuple[str, int, int, int, int, i
             total[2] += settlement.usage.completion_tokens
         total[3] += settlement.cost_nano
     return [(key_id, day, *total) for (key_id, day), total in totals.items()]  # type: ignore[misc]
-
-
-def event(settlement: Settlement, currency: str) -> bytes:
-    """What reporters are told, as JSON."""
-    usage = settlement.usage or Usage(0, 0, "estimate")
-    principal = settlement.principal
-    first_token_s = settlement.first_token_s
-    # By position, which takes a third of the time of so many names.
-    said = UsageEvent(
-        settlement.request_id, principal.user_id, principal.key_id, settlement.model, usage.prompt_tokens,
-        usage.completion_tokens, usage.total_tokens, settlement.stream, settlement.route,
-        rfc3339(settlement.at_s), settlement.backend_url, settlement.method, settlement.route,
-        settlement.status, round(settlement.duration_s * 1000), principal.key_id, principal.name,
-        principal.team_id, principal.organisation_id, principal.plan, principal.priority, principal.tags,
-        usage.cached_tokens, "" if settlement.usage is None else usage.source, settlement.ending, settlement.code,
-        settlement.backend, settlement.attempts, None if first_token_s < 0 else round(first_token_s * 1000),
-        settlement.cost_nano, currency,
-    )  # fmt: skip
-    return _encode(said)
 
 
 class Stub(msgspec.Struct, array_like=True, gc=False):

@@ -84,7 +84,7 @@ class LocalBilling:
         self._forgot_at_s = now_s
         self._money_of: dict[int, tuple[tuple[Budget, ...], bool]] = {}
         self._committer = Committer(
-            store.write, self._fill, store.close, interval_s=commit_interval_s, timeout_s=timeout_s
+            store.write, store.flush, self._fill, store.close, interval_s=commit_interval_s, timeout_s=timeout_s
         )
         self._expire_orphans(start.orphans, now_s)
 

@@ -115,14 +115,14 @@ class SharedBilling:
         if not isinstance(hold, SharedHold):
             if usage is not None:
                 settlement.cost_nano = _cost(self._prices.rate(settlement.model, settlement.at_s), usage)
-            self._committer.settle(Settle("", None, record_of(settlement, self._settings.currency)))
+            self._committer.settle(Settle("", None, record_of(settlement)))
             return None
         amount = None
         if usage is not None:
             settlement.cost_nano = _cost(hold.rate, usage)
             amount = Amount(min(usage.total_tokens, MAX_AMOUNT), min(settlement.cost_nano, MAX_AMOUNT))
         hold.open = False
-        return self._committer.settle(Settle(hold.id, amount, record_of(settlement, self._settings.currency)))
+        return self._committer.settle(Settle(hold.id, amount, record_of(settlement)))
 
     async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
         """See `Billing.attend`."""

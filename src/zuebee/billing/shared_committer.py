@@ -158,7 +158,7 @@ class SharedCommitter:
             pending.answer(answer)
             is_held = isinstance(answer, HoldState) and answer.state == "open"
             if pending.abandoned and is_held and isinstance(pending.operation, Reserve):
-                self.settle(release(pending.operation, self._store.currency))
+                self.settle(release(pending.operation))
         self._running = None
         while self._loose and self._loose[0][0] <= batch.number:
             self._loose.popleft()

@@ -27,6 +27,9 @@ MAX_KNOWN = 200_000
 MAX_SHOWN = 1000
 EXPIRED_AT_ONCE = 200
 FORGOTTEN_AT_ONCE = 10_000
+FORGET_EVERY_S = 3600.0
+"""Between two looks for records that are too old: it reads all that there are."""
+
 SILENT_HOLDS = 10
 """An owner that gave no sign of life for so many times the life of a hold has ended."""
 
@@ -60,7 +63,7 @@ class PostgresStore(PostgresConnection):
         self.decided: list[Answer] = []
         super().__init__(url, timeout_s)
         self._reporters = tuple(reporters)
-        self.currency = currency
+        self._currency = currency
         self._retention_s = retention_days * 86400.0
         self._hold_s = hold_s
         self._balance_ids: dict[tuple[str, float], int] = {}
@@ -68,6 +71,7 @@ class PostgresStore(PostgresConnection):
         self._memory = Memory()
         self._added = 0
         self._has_room: dict[str, bool] = {}
+        self._forget_at_s = 0.0
 
     # --- epochs ---
 
@@ -103,8 +107,10 @@ class PostgresStore(PostgresConnection):
         try:
             db = self.connection
             db.execute(sql.END_SILENT_OWNERS, (self._hold_s * SILENT_HOLDS,))
-            if self._retention_s:
-                db.execute(sql.FORGET_RECORDS, (self._retention_s, FORGOTTEN_AT_ONCE))
+            if self._retention_s and clock.monotonic_s() >= self._forget_at_s:
+                gone = db.execute(sql.FORGET_RECORDS, (self._retention_s, FORGOTTEN_AT_ONCE))
+                if gone.rowcount < FORGOTTEN_AT_ONCE:
+                    self._forget_at_s = clock.monotonic_s() + FORGET_EVERY_S
             return [Expire(*row) for row in db.execute(sql.EXPIRED, (self.owner, EXPIRED_AT_ONCE))]
         except psycopg.Error as error:
             raise self.failure(error) from None
@@ -149,7 +155,7 @@ class PostgresStore(PostgresConnection):
         picture = self._memory.recall(self.owner, operations, paths, sent_s)
         if picture is None:
             return False
-        picture.decide(operations, self.currency)
+        picture.decide(operations)
         terms = picture.terms(operations, paths)
         if terms is None:
             return False
@@ -195,7 +201,7 @@ class PostgresStore(PostgresConnection):
         except KeyError:
             raise StoreBusy("another process has just reserved under the same id") from None
         picture = Picture(ledger, now_s, *(at_batch.fetchone() or (0, "")))
-        picture.decide(operations, self.currency)
+        picture.decide(operations)
         self.decided = picture.answers
         with self.together():
             self._write(db, batch, operations, picture, owner)
@@ -282,9 +288,19 @@ class PostgresStore(PostgresConnection):
         self._added = 0
         if not kept_for:
             return
-        kept = [record for record, _ in kept_for]
-        rows = [dict(zip(records.COLUMNS, record.row, strict=True)) for record in kept]
-        db.execute(sql.ADD_RECORDS, _columns([tuple(record.row) for record in kept]))
+        rows = [dict(zip(records.COLUMNS, record.row, strict=True)) for record, _ in kept_for]
+        events = [
+            (place, record.event_id, reporter)
+            for place, (record, billed) in enumerate(kept_for, 1)
+            if self._fits(record, billed=billed)
+            for reporter in self._reporters
+        ]
+        self._added = len(events)
+        columns = _columns([tuple(record.row) for record, _ in kept_for])
+        if events:
+            db.execute(sql.ADD_RECORDS_WITH_EVENTS, (*columns, self._currency, *_columns(events)))
+        else:
+            db.execute(sql.ADD_RECORDS, columns)
         days: dict[tuple[str, int], list[int]] = {}
         for row in rows:
             total = days.setdefault((row["key_id"], int(row["at_s"]) // records.DAY_S), [0, 0, 0, 0])
@@ -293,15 +309,6 @@ class PostgresStore(PostgresConnection):
             total[2] += row["completion_tokens"] or 0
             total[3] += row["cost_nano"]
         db.execute(sql.ADD_TO_DAYS, _columns([(*key, *total) for key, total in sorted(days.items())]))
-        events = [
-            (record.event_id, reporter, record.event, row["at_s"], row["at_s"])
-            for (record, billed), row in zip(kept_for, rows, strict=True)
-            if self._fits(record, billed=billed)
-            for reporter in self._reporters
-        ]
-        self._added = len(events)
-        if events:
-            db.execute(sql.ADD_EVENTS, _columns(events))
 
     def _fits(self, record: Record, *, billed: bool) -> bool:
         """Whether there is room for its events; asked once, however often the batch is tried."""

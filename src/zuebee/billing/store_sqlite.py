@@ -1,13 +1,14 @@
-"""The ledger on SQLite: one writer, one transaction for each batch, flushed to the disk before anybody is told.
+"""The ledger on SQLite: one writer, one transaction for each batch, and then a flush to the disk.
 
-`synchronous=FULL`: in WAL mode a lesser setting loses acknowledged transactions when the power fails.
+`synchronous=NORMAL`: a commit is in the write-ahead log, which survives the process. Only the flush makes it survive a
+power cut; SQLite itself flushes the log before it moves pages from it into the file, and the file before it starts the
+log again.
 """
 
 import fcntl
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path as FilePath
 from typing import Any, TextIO
 
@@ -17,13 +18,13 @@ from zuebee.billing import records
 from zuebee.billing.batch import Batch, NoBound, Room, StoreBusy, StoreFailed
 from zuebee.billing.effects import effect
 from zuebee.billing.ledger import TOKENS, Balance, Entry, HoldState, Path
-from zuebee.contracts.admission import Amount, Budget, Settlement
+from zuebee.billing.sqlite_rows import chunks, insert, marks
+from zuebee.billing.sqlite_usage import UsageRows
+from zuebee.billing.wal_file import Log, WalFile
+from zuebee.contracts.admission import Amount, Budget
 from zuebee.contracts.chain import next_hash
 
-ROWS_PER_STATEMENT = 100
 CHECKPOINT_PAGES = 8000  # 32 MB: pages that change again and again are moved once
-CLEANING_INTERVAL_S = 3600.0
-CLEANED_AT_ONCE = 10_000
 
 _ENTRY = (
     "batch", "kind", "hold", "step", "path", "tokens", "cost_nano", "released_tokens", "released_cost_nano", "owner",
@@ -34,13 +35,6 @@ _ADD_TO_BALANCE = (
     "UPDATE ledger_balances SET granted = granted + ?, held = held + ?, used = used + ?, overdraft = overdraft + ?,"
     " limited = limited + ?, changes = changes + ? WHERE id = ?"
 )
-_ADD_TO_DAY = """
-INSERT INTO usage_days (key_id, day, requests, prompt_tokens, completion_tokens, cost_nano) VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (key_id, day) DO UPDATE SET requests = requests + excluded.requests,
-    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = completion_tokens + excluded.completion_tokens, cost_nano = cost_nano + excluded.cost_nano
-"""
-
 Connect = Callable[[str], Any]
 
 
@@ -57,7 +51,7 @@ def connect(path: str) -> sqlite3.Connection:
 
 
 class SqliteStore:
-    """Keeps batches. All methods block; `write` and `close` belong to one thread, the rest to another.
+    """Keeps batches. All methods block; `write`, `flush` and `close` belong to one thread, the rest to another.
 
     Raises StoreFailed when the file is in use by another process that serves.
     """
@@ -71,21 +65,19 @@ class SqliteStore:
         retention_days: int,
         room: Room | None = None,
         connect: Connect = connect,
+        open_log: Callable[[str], Log] = WalFile,
     ) -> None:
-        self._room = room or NoBound()
-        self._reporters = tuple(reporters)
-        self._currency = currency
-        self._retention_s = retention_days * 86400.0
-        self._cleaned_at_s = 0.0
+        self._usage = UsageRows(reporters, currency, retention_days * 86400.0, room or NoBound())
         self._lock = _only_one(path)
         try:
             self._writer = connect(path)
             self._writer.execute("PRAGMA journal_mode=WAL")
-            self._writer.execute("PRAGMA synchronous=FULL")
+            self._writer.execute("PRAGMA synchronous=NORMAL")
             self._writer.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             self._side = connect(path)
             self._side.execute("PRAGMA synchronous=FULL")
-        except sqlite3.Error as error:
+            self._log = open_log(path)
+        except (sqlite3.Error, OSError) as error:
             raise StoreFailed(f"{path}: {error}") from None
         self._sequence = 0
         self._hash = ""
@@ -171,17 +163,26 @@ class SqliteStore:
     # --- writing ---
 
     def write(self, batch: Batch) -> None:
-        """Keep a batch: all of it or nothing. Raises StoreBusy (try again) or StoreFailed (do not)."""
+        """Keep a batch: all of it or nothing. From then on it survives the process, and after the next `flush` a power
+        cut as well. Raises StoreBusy (try again) or StoreFailed (do not).
+        """
         db = self._writer
         sequence, digest = self._sequence, self._hash
         try:
             db.execute("BEGIN IMMEDIATE")
             self._write_ledger(batch)
-            self._write_usage(batch.records)
+            self._usage.write(db, batch.records)
             db.execute("COMMIT")
         except Exception as error:
             self._sequence, self._hash = sequence, digest
             raise _failure(db, error) from error
+
+    def flush(self) -> None:
+        """Put all that was written on the disk. Raises StoreFailed."""
+        try:
+            self._log.flush()
+        except OSError as error:
+            raise StoreFailed(f"the write-ahead log could not be flushed: {error.strerror or error}") from error
 
     def _write_ledger(self, batch: Batch) -> None:
         db = self._writer
@@ -200,17 +201,16 @@ class SqliteStore:
     def _write_entries(self, entries: list[Entry]) -> None:
         self._sequence += 1
         sequence, owner = self._sequence, self._owner
-        rows: list[tuple[object, ...]] = []
-        totals: dict[int, list[int]] = {}
-        for e in entries:
-            rows.append(
-                (sequence, e.kind, e.hold, e.step, e.path.id, e.tokens, e.cost_nano, e.released_tokens,
-                 e.released_cost_nano, owner, e.at_s)
-            )  # fmt: skip
-            _add(totals, e)
+        rows: list[tuple[object, ...]] = [
+            (sequence, e.kind, e.hold, e.step, e.path.id, e.tokens, e.cost_nano, e.released_tokens,
+             e.released_cost_nano, owner, e.at_s)
+            for e in entries
+        ]  # fmt: skip
         self._hash = next_hash(self._hash, rows)
-        _insert(self._writer, "ledger_entries", _ENTRY, rows)
-        self._writer.executemany(_ADD_TO_BALANCE, [(*total, balance_id) for balance_id, total in totals.items()])
+        insert(self._writer, "ledger_entries", _ENTRY, rows)
+        self._writer.executemany(
+            _ADD_TO_BALANCE, [(*total, balance_id) for balance_id, total in _totals(entries).items()]
+        )
         self._writer.execute(
             "INSERT INTO ledger_batches (owner, sequence, entries, hash) VALUES (?, ?, ?, ?)",
             (owner, sequence, len(entries), self._hash),
@@ -237,51 +237,14 @@ class SqliteStore:
                     )
                 )
         columns = ("hold", "path", "tokens", "cost_nano", "owner", "expires_at_s", "record")
-        _insert(self._writer, "ledger_holds", columns, rows)
+        insert(self._writer, "ledger_holds", columns, rows)
         extended = [(entry.tokens, entry.cost_nano, entry.hold) for entry in entries if entry.kind == "extend"]
         if extended:
             self._writer.executemany(
                 "UPDATE ledger_holds SET tokens = tokens + ?, cost_nano = cost_nano + ? WHERE hold = ?", extended
             )
-        for some in _chunks(list(ended)):
-            self._writer.execute(f"DELETE FROM ledger_holds WHERE hold IN ({_marks(len(some))})", some)
-
-    def _write_usage(self, settlements: list[Settlement]) -> None:
-        if not settlements:
-            return
-        _insert(self._writer, "usage_records", records.COLUMNS, [records.row(each) for each in settlements])
-        self._writer.executemany(_ADD_TO_DAY, records.days(settlements))
-        if self._reporters:
-            self._write_outbox(settlements)
-        self._clean(settlements[-1].at_s)
-
-    def _write_outbox(self, settlements: list[Settlement]) -> None:
-        rows: list[tuple[object, ...]] = []
-        room, count = self._room, len(self._reporters)
-        for settlement in settlements:
-            billed = settlement.code == records.ORPHAN or (
-                settlement.grant is not None and settlement.grant.hold is not None
-            )
-            if not room.room_for(count, billed=billed):
-                continue
-            payload = records.event(settlement, self._currency).decode()
-            rows += [
-                (settlement.request_id, reporter, payload, settlement.at_s, settlement.at_s)
-                for reporter in self._reporters
-            ]
-        _insert(self._writer, "usage_outbox", ("event_id", "reporter", "payload", "created_at_s", "due_at_s"), rows)
-        room.added(len(rows))
-
-    def _clean(self, now_s: float) -> None:
-        """Remove a part of what is too old to be kept, so that no transaction takes long."""
-        if self._retention_s and now_s - self._cleaned_at_s > CLEANING_INTERVAL_S:
-            gone = self._writer.execute(
-                "DELETE FROM usage_records WHERE id IN"
-                " (SELECT id FROM usage_records WHERE at_s < ? ORDER BY id LIMIT ?)",
-                (now_s - self._retention_s, CLEANED_AT_ONCE),
-            )
-            if gone.rowcount < CLEANED_AT_ONCE:
-                self._cleaned_at_s = now_s
+        for some in chunks(list(ended)):
+            self._writer.execute(f"DELETE FROM ledger_holds WHERE hold IN ({marks(len(some))})", some)
 
     def close(self) -> None:
         """End the epoch."""
@@ -289,6 +252,7 @@ class SqliteStore:
             self._writer.execute(
                 "UPDATE ledger_owners SET ended_at_s = max(seen_at_s, started_at_s) WHERE id = ?", (self._owner,)
             )
+        self._log.close()
         self._writer.close()
         self._side.close()
         self._lock.close()
@@ -324,56 +288,51 @@ def _path_id(db: Any, balances: Sequence[Balance]) -> int:
     return _one(db, "SELECT id FROM ledger_paths WHERE balances = ?", (key,))
 
 
+def _totals(entries: list[Entry]) -> dict[int, list[int]]:
+    """What entries add to each balance, in the order of _ADD_TO_BALANCE."""
+    totals: dict[int, list[int]] = {}
+    moved: dict[int, tuple[Path, list[int]]] = {}  # by path: tokens and money held, tokens and money used
+    for entry in entries:
+        kind, path = entry.kind, entry.path
+        if kind != "reserve" and kind != "post":
+            _add(totals, entry)
+            continue
+        known = moved.get(path.id)  # these two are nearly all there is, and most of them of few paths
+        if known is None:
+            known = moved[path.id] = path, [0, 0, 0, 0]
+        sums = known[1]
+        if kind == "reserve":
+            sums[0] += entry.tokens
+            sums[1] += entry.cost_nano
+        else:
+            sums[0] -= entry.released_tokens
+            sums[1] -= entry.released_cost_nano
+            sums[2] += entry.tokens
+            sums[3] += entry.cost_nano
+    for path, (held_tokens, held_nano, used_tokens, used_nano) in moved.values():
+        for balance in path.balances:
+            total = totals.setdefault(balance.id, [0, 0, 0, 0, 0, 0])
+            total[1] += held_tokens if balance.unit == TOKENS else held_nano
+            total[2] += used_tokens if balance.unit == TOKENS else used_nano
+    return totals
+
+
 def _add(totals: dict[int, list[int]], entry: Entry) -> None:
     """What an entry adds to its balances."""
-    is_grant, is_withdrawal = entry.kind == "grant", entry.kind == "withdraw"
+    is_granted = entry.kind == "grant" or entry.kind == "withdraw"
     for balance in entry.path.balances:
-        total = totals.get(balance.id)
-        if total is None:
-            total = totals[balance.id] = [0, 0, 0, 0, 0, 0]
-        if balance.unit == TOKENS:
-            amount, released = entry.tokens, entry.released_tokens
-        else:
-            amount, released = entry.cost_nano, entry.released_cost_nano
-        if entry.kind == "reserve":  # these two are nearly all there is
-            total[1] += amount
-            continue
-        if entry.kind == "post":
-            total[1] -= released
-            total[2] += amount
-            continue
+        total = totals.setdefault(balance.id, [0, 0, 0, 0, 0, 0])
+        in_tokens = balance.unit == TOKENS
+        amount = entry.tokens if in_tokens else entry.cost_nano
+        released = entry.released_tokens if in_tokens else entry.released_cost_nano
         granted, held, used, overdraft = effect(entry.kind, amount, released)
         total[0] += granted
         total[1] += held
         total[2] += used
         total[3] += overdraft
-        if (is_grant or is_withdrawal) and entry.hold.startswith(f"{balance.account}@"):
+        if is_granted and entry.hold.startswith(f"{balance.account}@"):
             total[4] += granted
             total[5] += 1
-
-
-def _insert(db: Any, table: str, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
-    """Many rows with few statements: each one lets go of the interpreter and must win it back."""
-    for some in _chunks(rows):
-        values: list[object] = []
-        for row in some:
-            values += row
-        db.execute(_insert_sql(table, columns, len(some)), values)
-
-
-@cache
-def _insert_sql(table: str, columns: tuple[str, ...], rows: int) -> str:
-    row = f"({_marks(len(columns))})"
-    return f"INSERT INTO {table} ({','.join(columns)}) VALUES {','.join([row] * rows)}"
-
-
-@cache
-def _marks(count: int) -> str:
-    return ",".join("?" * count)
-
-
-def _chunks(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
-    return (rows[start : start + ROWS_PER_STATEMENT] for start in range(0, len(rows), ROWS_PER_STATEMENT))
 
 
 def _ids(path: str) -> list[int]:

@@ -75,6 +75,7 @@ SELECT event_id, reporter, count(*) FROM usage_outbox GROUP BY event_id, reporte
 _EVENTS_OF_NOTHING = """
 SELECT o.event_id, o.reporter FROM usage_outbox o LEFT JOIN usage_records u ON u.request_id =
     CASE WHEN o.event_id LIKE '%/late' THEN substr(o.event_id, 1, length(o.event_id) - 5) ELSE o.event_id END
+    AND (o.record = 0 OR o.record = u.id)
 WHERE u.id IS NULL AND o.created_at_s >= :records_since_s
 """
 

@@ -201,7 +201,8 @@ class Admission(Protocol):
         """The request is over: give back what its grant held and account for it. Exactly once for each request.
 
         Never waits and never fails, so that no leaving client can prevent it. What it returns, if anything, can be
-        awaited: it is done when the settlement is on disk, or when that takes too long to keep a client waiting.
+        awaited: it is done when the settlement survives the death of this process (a power cut may still take it, for
+        about a millisecond; never a hold that is `secured`), or when that takes too long to keep a client waiting.
         """
         ...
 

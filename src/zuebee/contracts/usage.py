@@ -4,7 +4,7 @@ import msgspec
 
 
 class UsageEvent(msgspec.Struct, frozen=True):
-    """One usage record, as it stands in the outbox (as JSON) and goes to reporters.
+    """One usage record, as it goes to reporters (as JSON).
 
     The first eleven names are LLMProxy's. `timestamp` is RFC 3339 in UTC with `Z`, `latency_ms` whole milliseconds,
     `cost_nano` nano-units of `currency`. Token figures are 0 where nothing is known; `usage_source` is then empty.

@@ -11,19 +11,19 @@ from functools import partial
 from typing import Any
 
 from zuebee.config import ClientGoneSettings
-from zuebee.contracts.admission import Admission, Caller, Ending, Grant, Principal, Settlement
+from zuebee.contracts.admission import Admission, Caller, Grant, Principal, Settlement
 from zuebee.contracts.errors import BODY_NOT_SIGNED, DRAINED, INTERNAL, Refusal
 from zuebee.contracts.inference import End, Events, Head, Headers, Inference, Job, Usage
 from zuebee.dialects import openai, sse
 from zuebee.edge.client import Client
 from zuebee.edge.detached import DETACH, Departures, Onward
+from zuebee.edge.endings import CLIENT_GONE, conclusion, ending_of
 from zuebee.edge.recording import Recording, RecordingClient
 from zuebee.edge.replay import HEADER, Attempt, Replays, is_signed_for
 from zuebee.edge.replies import JSON, relayed_headers
 from zuebee.kit import clock
 
 CLIENT_CLOSED_REQUEST = 499
-CLIENT_GONE = "client_closed_request"
 
 
 class Exchange:
@@ -171,10 +171,11 @@ class Exchange:
         settlement.usage = end.usage
         self._conclude(end)
         if (stored := self._settle()) is not None:
-            await stored
+            # If the disk fails now, the answer is not given away. Most are settled in the batch of their hold.
             if (refusal := await self._secure()) is not None:
                 await self._client.refuse(refusal)
                 return None
+            await stored
         await self._client.answer(head.status, headers, body)
         return None
 
@@ -250,7 +251,7 @@ class Exchange:
             settlement.backend = end.backend
             settlement.backend_url = end.backend_url
             settlement.attempts = end.attempts
-            settlement.ending = _ending(end)
+            settlement.ending = ending_of(end)
             return end.refusal or INTERNAL
         if self._attempt is not None and (end.refusal is None or self._events):
             await self._attempt.decide(
@@ -259,11 +260,10 @@ class Exchange:
         self._conclude(end)
         settlement.response_bytes += len(end.last_words)
         if (stored := self._settle()) is not None:
-            # With the settlement the hold is on disk as well; if the disk fails now, the answer is not given away.
-            await stored
             if not self._events and (refusal := await self._secure()) is not None:
                 await self._client.refuse(refusal)
                 return None
+            await stored
         if end.refusal is not None:
             await self._break_off(end.refusal)
         else:
@@ -271,16 +271,9 @@ class Exchange:
         return None
 
     def _conclude(self, end: End) -> None:
-        """Say how an answer that had begun has ended."""
         settlement = self.settlement
-        if end.refusal is not None:
-            settlement.ending, settlement.code = _ending(end), end.refusal.code
-        elif settlement.status >= 400:
-            settlement.ending, settlement.code = "refused", "backend_error"
-        elif self._onward is not None and self._onward.gone:
-            settlement.ending, settlement.code = "client_gone", CLIENT_GONE
-        else:
-            settlement.ending, settlement.code = "complete", ""
+        gone = self._onward is not None and self._onward.gone
+        settlement.ending, settlement.code = conclusion(end, settlement.status, client_gone=gone)
 
     async def _break_off(self, refusal: Refusal) -> None:
         """The rest is missing: an event stream can say so; any other answer must not look whole."""
@@ -327,16 +320,6 @@ class Exchange:
         self._settled = True
         self.settlement.duration_s = clock.monotonic_s() - self._started_s
         return self._pipeline.admission.settle(self.settlement)
-
-
-def _ending(end: End) -> Ending:
-    match end.cause:
-        case "timeout":
-            return "timeout"
-        case "none":
-            return "refused"
-        case _:
-            return "upstream_broken"
 
 
 class Pipeline:

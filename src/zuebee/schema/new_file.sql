@@ -211,7 +211,7 @@ CREATE TABLE usage_outbox (
 	payload TEXT DEFAULT '' NOT NULL, 
 	attempts INTEGER DEFAULT '0' NOT NULL, 
 	created_at_s DOUBLE DEFAULT '0' NOT NULL, 
-	due_at_s DOUBLE DEFAULT '0' NOT NULL, 
+	due_at_s DOUBLE DEFAULT '0' NOT NULL, record BIGINT DEFAULT '0' NOT NULL, currency TEXT DEFAULT '' NOT NULL, 
 	PRIMARY KEY (id)
 );
 CREATE TABLE kept_answers (
@@ -261,5 +261,5 @@ CREATE UNIQUE INDEX ledger_entries_once ON ledger_entries (hold, step);
 CREATE INDEX teams_organisation ON teams (organisation_id);
 CREATE INDEX usage_outbox_due ON usage_outbox (reporter, due_at_s, id);
 CREATE INDEX users_organisation ON users (organisation_id);
-INSERT INTO alembic_version VALUES ('0001');
+INSERT INTO alembic_version VALUES ('0002');
 PRAGMA user_version=2

@@ -218,8 +218,12 @@ usage_outbox = Table(
     "usage_outbox", metadata,  # one row for each record and reporter, gone when delivered
     Column("id", Serial, primary_key=True),
     _text("event_id"),  # stable: the request's id
-    _text("reporter"), _text("payload"), Column("attempts", Integer, nullable=False, server_default="0"),
+    _text("reporter"),
+    _text("payload"),  # the event itself, where `record` is 0: so it was written before schema 2
+    Column("attempts", Integer, nullable=False, server_default="0"),
     _time("created_at_s"), _time("due_at_s"),
+    _number("record"),  # the usage record that the event is made of when it is delivered
+    _text("currency"),  # of its cost
     Index("usage_outbox_due", "reporter", "due_at_s", "id"),
 )  # fmt: skip
 

@@ -13,6 +13,13 @@ COUNT_EVERY_S = 1.0
 COUNT_SHARE = 50.0
 """A count that takes a second is made every 50 s: counting costs 2 % at most."""
 
+COUNT_ROWS_PER_S = 10_000
+"""Where no other process adds to the outbox, counts are there for operators and for what they remove by hand: a long
+one is counted so seldom that it takes 0.2 %, but every COUNT_AT_LEAST_EVERY_S.
+"""
+
+COUNT_AT_LEAST_EVERY_S = 120.0
+
 ALARM_SHARE = 0.8
 
 Series: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
@@ -21,7 +28,7 @@ _log = logging.getLogger("zuebee.usage")
 
 
 class OutboxGate:
-    """Says whether the outbox has room. The figures are those of the last count and what was `added` since.
+    """Says whether the outbox has room. The figures are those of the last count, and what was added and removed since.
 
     With `refuse`, a full outbox refuses requests that would make more events; without, their events are not kept.
     """
@@ -32,8 +39,13 @@ class OutboxGate:
         self._limit = limit
         self._refuse = refuse
         self._standings: list[Standing] = []
-        self._size = 0
+        self._added = 0
+        self._base = 0  # what there would be if this process had neither added nor removed anything
         self._alarm = False
+
+    @property
+    def _size(self) -> int:
+        return self._base + self._added - self._outbox.removed
 
     @property
     def full(self) -> bool:
@@ -46,7 +58,7 @@ class OutboxGate:
 
     def added(self, rows: int) -> None:
         """So many rows were written just now."""
-        self._size += rows
+        self._added += rows
 
     def room_for(self, rows: int, *, billed: bool) -> bool:
         """Whether rows are to be written; if not, they are counted as dropped.
@@ -62,15 +74,20 @@ class OutboxGate:
 
     async def count(self) -> float:
         """Count what is there; in how many seconds to do so again. What cannot be counted stays as it was."""
-        begun_s = clock.monotonic_s()
+        begun_s, added, counted = clock.monotonic_s(), self._added, 0
         try:
             self._standings = await self._outbox.standings()
         except DatabaseError as error:
             _log.debug("the outbox cannot be counted: %s", error)
         else:
-            self._size = sum(each.waiting + each.parked for each in self._standings)
+            # What came or went while it was counted may count as still there: the bound holds, until the next count.
+            counted = sum(each.waiting + each.parked for each in self._standings)
+            self._base = counted - added + self._outbox.removed
             self._warn()
-        return max(COUNT_EVERY_S, COUNT_SHARE * (clock.monotonic_s() - begun_s))
+        wait_s = max(COUNT_EVERY_S, COUNT_SHARE * (clock.monotonic_s() - begun_s))
+        if self._outbox.shared:
+            return wait_s
+        return max(wait_s, min(counted / COUNT_ROWS_PER_S, COUNT_AT_LEAST_EVERY_S))
 
     def _warn(self) -> None:
         alarm = self._size >= ALARM_SHARE * self._limit

@@ -17,7 +17,11 @@ class Disk:
         self.batches: list[Batch] = []
         self.open = threading.Event()
         self.open.set()
+        self.spins = threading.Event()
+        self.spins.set()
         self.errors: list[Exception] = []
+        self.flush_errors: list[Exception] = []
+        self.flushed = 0
         self.closed = False
 
     def write(self, batch: Batch) -> None:
@@ -26,19 +30,25 @@ class Disk:
             raise self.errors.pop(0)
         self.batches.append(batch)
 
+    def flush(self) -> None:
+        assert self.spins.wait(5)
+        if self.flush_errors:
+            raise self.flush_errors.pop(0)
+        self.flushed = len(self.batches)
+
     def close(self) -> None:
         self.closed = True
 
 
 def committer(disk: Disk, timeout_s: float = 5.0) -> Committer:
-    return Committer(disk.write, lambda batch: None, disk.close, interval_s=60.0, timeout_s=timeout_s)
+    return Committer(disk.write, disk.flush, lambda batch: None, disk.close, interval_s=60.0, timeout_s=timeout_s)
 
 
 async def test_what_somebody_waits_for_goes_out_at_once() -> None:
     disk = Disk()
     commits = committer(disk)
     batch = commits.touch(NOW)
-    await batch
+    await batch.flushed()
     assert batch.secured
     assert disk.batches == [batch]
     await commits.aclose()
@@ -78,7 +88,7 @@ async def test_what_is_wanted_soon_goes_out_soon_and_at_once_when_somebody_waits
     commits.touch(LATER)
     await asyncio.sleep(0.005)
     assert disk.batches == []
-    await batch
+    await batch.flushed()
     assert batch.secured
 
     loop = asyncio.get_running_loop()
@@ -89,12 +99,64 @@ async def test_what_is_wanted_soon_goes_out_soon_and_at_once_when_somebody_waits
     assert disk.batches[:2] == [batch, hurried]
 
 
+async def test_a_settlement_is_told_when_it_is_written_and_a_hold_when_it_is_flushed() -> None:
+    disk = Disk()
+    commits = committer(disk)
+    disk.spins.clear()
+    batch = commits.touch(NOW)
+    hold = asyncio.ensure_future(commits.hurry(batch))
+    await batch
+    assert disk.batches == [batch]
+    assert (disk.flushed, batch.written, batch.secured, hold.done()) == (0, True, False, False)
+    next_one = commits.touch(NOW)
+    settled = asyncio.ensure_future(done(next_one))
+    await asyncio.sleep(0.01)
+    assert not settled.done(), "it is written after the flush of the one before"
+    disk.spins.set()
+    await hold
+    assert batch.secured
+    await settled
+    await commits.aclose()
+    assert disk.flushed == len(disk.batches)
+
+
+async def test_a_settlement_is_not_told_before_it_is_written() -> None:
+    disk = Disk()
+    commits = committer(disk)
+    disk.open.clear()
+    batch = commits.touch(NOW)
+    settled = asyncio.ensure_future(done(batch))
+    await asyncio.sleep(0.01)
+    assert not settled.done()
+    disk.open.set()
+    await settled
+    await commits.aclose()
+
+
+@pytest.mark.parametrize("error", [StoreFailed("SQLITE_IOERR_FSYNC"), RuntimeError("a defect")])
+async def test_after_a_flush_that_failed_nothing_is_confirmed_any_more(error: Exception) -> None:
+    disk = Disk()
+    disk.flush_errors = [error]
+    commits = committer(disk)
+    batch = commits.touch(NOW)
+    await batch
+    assert batch.written
+    await commits.hurry(batch)
+    assert not batch.secured
+    assert commits.failure
+    later = commits.touch(NOW)
+    await later
+    assert (later.written, later.secured) == (False, False)
+    assert disk.batches == [batch]
+    await commits.aclose()
+
+
 async def test_a_busy_store_is_tried_again() -> None:
     disk = Disk()
     disk.errors = [StoreBusy("SQLITE_BUSY"), StoreBusy("SQLITE_FULL")]
     commits = committer(disk)
     batch = commits.touch(NOW)
-    await batch
+    await batch.flushed()
     assert batch.secured
     assert commits.failure == ""
     await commits.aclose()

@@ -29,7 +29,7 @@ def memory() -> Memory:
 def decided(memory: Memory, *operations: Operation, paths: Paths = ONE) -> Picture:
     picture = memory.recall(7, operations, paths, 100.0)
     assert picture is not None
-    picture.decide(operations, "USD")
+    picture.decide(operations)
     return picture
 
 

@@ -23,6 +23,14 @@ def test_rows_go_into_columns_that_are_there_with_their_types(name: str) -> None
         assert [kind.replace("int4", "int8") for kind in given] == [kind.replace("int4", "int8") for kind in wanted]
 
 
+def test_records_are_the_same_with_events_and_without() -> None:
+    arrays = re.compile(r"unnest\((%s.*?)\)", re.DOTALL)
+    assert arrays.findall(sql.ADD_RECORDS_WITH_EVENTS)[0] == arrays.findall(sql.ADD_RECORDS)[0]
+    events = re.search(r"INSERT INTO usage_outbox \(([^)]*)\)", sql.ADD_RECORDS_WITH_EVENTS)
+    assert events is not None
+    assert {name.strip() for name in events[1].split(",")} <= set(metadata.tables["usage_outbox"].columns.keys())
+
+
 def test_only_tables_that_are_there_are_named() -> None:
     named = {
         table

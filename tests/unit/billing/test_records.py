@@ -1,10 +1,7 @@
-import msgspec
-
 from tests.support.fakes import make_job
 from zuebee.billing import records
 from zuebee.contracts.admission import Principal, Settlement
 from zuebee.contracts.inference import Usage
-from zuebee.contracts.usage import UsageEvent
 from zuebee.schema.tables import usage_records
 
 PRINCIPAL = Principal("key_1", "dev", "ann", "ml", "acme", "gold", "high", ("a", "b"))
@@ -29,15 +26,6 @@ def test_a_row_fits_the_table() -> None:
 def test_nothing_known_is_not_zero() -> None:
     written = dict(zip(records.COLUMNS, records.row(settlement(None)), strict=True))
     assert written["prompt_tokens"] is written["completion_tokens"] is written["usage_source"] is None
-
-
-def test_an_event_says_all_that_a_receiver_is_promised() -> None:
-    event = msgspec.json.decode(records.event(settlement(Usage(7, 5, "provider")), "USD"), type=UsageEvent)
-    assert (event.prompt_tokens, event.completion_tokens, event.total_tokens) == (7, 5, 12)
-    assert (event.user_id, event.api_key, event.model, event.is_stream) == ("ann", "key_1", "m", True)
-    assert event.timestamp == "2026-09-21T14:13:20.250Z"
-    assert (event.backend_url, event.status_code, event.latency_ms) == ("http://b", 200, 500)
-    assert (event.cost_nano, event.currency, event.first_token_ms) == (7, "USD", 100)
 
 
 def test_days_are_totals_by_key() -> None:

@@ -1,6 +1,8 @@
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from zuebee.billing.batch import Batch
 from zuebee.billing.pricing import PriceBook, Quote
 from zuebee.billing.service import LocalBilling
 from zuebee.billing.store_sqlite import SqliteStore
+from zuebee.billing.wal_file import Log, WalFile
 from zuebee.config import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
@@ -23,10 +26,10 @@ FREE = Principal("f", "free", "user")
 PRICES = [PriceSettings(model="m", input_per_million="1", output_per_million="2")]  # 1,000 and 2,000 nano a token
 
 
-def open_billing(path: Path, **changes: Any) -> LocalBilling:
+def open_billing(path: Path, open_log: Callable[[str], Log] = WalFile, **changes: Any) -> LocalBilling:
     prepare(str(path))
     settings = BillingSettings(prices=PRICES, built_in_prices=False, **changes)
-    store = SqliteStore(str(path), reporters=(), currency="USD", retention_days=0)
+    store = SqliteStore(str(path), reporters=(), currency="USD", retention_days=0, open_log=open_log)
     return LocalBilling(store, settings, PriceBook(settings), commit_interval_s=0.01, timeout_s=5.0, gate=lambda: None)
 
 
@@ -62,6 +65,73 @@ async def test_a_hold_is_on_disk_before_it_counts_and_so_is_its_settlement(billi
     assert stored is not None
     await stored
     assert left(billing) == [(1000, 0, 42)]
+
+
+class Gate(WalFile):
+    """A disk that takes its time over a flush."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.open = threading.Event()
+        self.open.set()
+
+    def flush(self) -> None:
+        assert self.open.wait(5)
+        super().flush()
+
+
+@pytest.fixture
+async def gate(tmp_path: Path) -> AsyncIterator[tuple[LocalBilling, Gate]]:
+    gates: list[Gate] = []
+
+    def open_log(path: str) -> Gate:
+        gates.append(Gate(path))
+        return gates[0]
+
+    billing = open_billing(tmp_path / "z.db", open_log)
+    yield billing, gates[0]
+    gates[0].open.set()
+    await billing.aclose()
+
+
+def recorded(folder: Path) -> list[str]:
+    connection = sqlite3.connect(folder / "z.db")
+    try:
+        return [name for (name,) in connection.execute("SELECT request_id FROM usage_records")]
+    finally:
+        connection.close()
+
+
+async def test_the_end_of_an_answer_waits_for_no_flush_if_its_hold_was_flushed_before(
+    gate: tuple[LocalBilling, Gate], tmp_path: Path
+) -> None:
+    billing, disk = gate
+    hold = await reserve(billing, TOKENS, Amount(100), stream=True)
+    assert await hold.wait() is None
+    disk.open.clear()
+    stored = billing.settle(over(hold, TOKENS, Usage(30, 12, "provider")))
+    assert stored is not None
+    await stored
+    assert recorded(tmp_path) == ["req_1"], "others can read it, so it is committed"
+
+
+async def test_no_answer_leaves_before_its_hold_is_flushed_also_if_they_go_to_disk_together(
+    gate: tuple[LocalBilling, Gate], tmp_path: Path
+) -> None:
+    billing, disk = gate
+    disk.open.clear()
+    hold = await reserve(billing, TOKENS, Amount(100))
+    stored = billing.settle(over(hold, TOKENS, Usage(30, 12, "provider")))
+    assert stored is not None
+    await stored
+    assert recorded(tmp_path) == ["req_1"]
+    assert not hold.secured
+    waiting = asyncio.ensure_future(hold.wait())
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    disk.open.set()
+    assert await waiting is None
+    assert hold.secured
 
 
 def batches_alive() -> int:

@@ -124,15 +124,6 @@ def test_a_file_serves_one_process(desk: Desk, path: Path) -> None:
         Desk(path)
 
 
-def test_an_event_for_each_reporter_is_part_of_the_settlement(path: Path) -> None:
-    desk = Desk(path, reporters=("one", "two"))
-    desk.reserve("a")
-    desk.ledger.post("a", Amount(12, 1), NOW_S)
-    desk.write(settlement("a"))
-    desk.store.close()
-    assert rows(path, "SELECT event_id, reporter FROM usage_outbox") == [("a", "one"), ("a", "two")]
-
-
 def test_grants_of_others_are_seen_once(desk: Desk, path: Path) -> None:
     desk.write()
     assert desk.store.foreign_entries() == []
@@ -194,11 +185,31 @@ def test_a_batch_that_fails_leaves_nothing_behind(path: Path, code: str, kind: t
     desk.store.close()
 
 
-def test_old_records_go_little_by_little(path: Path) -> None:
-    desk = Desk(path, retention_days=1)
-    old, new = settlement("old"), settlement("new")
-    new.at_s = NOW_S + 3 * 86_400
-    desk.write(old)
-    desk.write(new)
+class Log:
+    """A log whose disk may be broken."""
+
+    def __init__(self, path: str) -> None:
+        self.broken = False
+        self.flushed = 0
+
+    def flush(self) -> None:
+        if self.broken:
+            raise OSError(5, "Input/output error")
+        self.flushed += 1
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_flush_that_fails_is_a_store_that_failed(path: Path) -> None:
+    log = Log(str(path))
+    desk = Desk(path, open_log=lambda name: log)
+    desk.reserve("a")
+    desk.write()
+    assert log.flushed == 0, "a commit survives the process without"
+    desk.store.flush()
+    log.broken = True
+    with pytest.raises(StoreFailed, match="could not be flushed: Input/output error"):
+        desk.store.flush()
+    assert log.flushed == 1
     desk.store.close()
-    assert rows(path, "SELECT request_id FROM usage_records") == [("new",)]

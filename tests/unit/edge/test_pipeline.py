@@ -276,7 +276,9 @@ async def test_no_byte_leaves_before_the_hold_is_on_disk_and_no_end_before_the_s
     assert await scene.run() == ("complete", 200, "", USAGE)
     if stream:
         assert scene.log.index("hold on disk") < scene.log.index("start")
-    assert scene.log[-3:] == ["settled", "settlement on disk", "finish"]
+        assert scene.log[-3:] == ["settled", "settlement committed", "finish"]
+    else:
+        assert scene.log[-4:] == ["settled", "hold on disk", "settlement committed", "finish"]
 
 
 async def test_a_long_answer_waits_for_the_hold_with_its_second_piece() -> None:
@@ -315,10 +317,10 @@ async def test_a_running_stream_that_may_not_go_on_is_cut_and_told_why() -> None
 
 
 async def test_done_is_said_when_all_is_accounted_for() -> None:
-    """Whoever reads `[DONE]` stops reading: by then the settlement is on disk."""
+    """Whoever reads `[DONE]` stops reading: by then the settlement survives this process."""
     scene = Scene(streaming(End(USAGE, last_words=b"data: [DONE]\n\n")))
     scene.desk.hold = Pledge(scene.log)
     await scene.run()
-    assert scene.log[-3:] == ["settled", "settlement on disk", "finish"]
+    assert scene.log[-3:] == ["settled", "settlement committed", "finish"]
     assert scene.client.body == b"data: 1\n\ndata: [DONE]\n\n"
     assert scene.settlement.response_bytes == len(scene.client.body)

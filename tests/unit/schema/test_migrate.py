@@ -59,6 +59,17 @@ def test_what_a_migration_did_before_it_failed_is_undone(tmp_path: Path, monkeyp
     assert current_version(str(path)) == 0
 
 
+def test_events_that_wait_are_still_there_and_are_whole(tmp_path: Path) -> None:
+    path = tmp_path / "zuebee.db"
+    migrate.upgrade(str(path), "0001")
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("INSERT INTO usage_outbox (event_id, reporter, payload) VALUES ('r', 'hook', '{}')")
+    prepare(str(path))
+    found = connection.execute("SELECT event_id, payload, record FROM usage_outbox").fetchall()
+    connection.close()
+    assert found == [("r", "{}", 0)]
+
+
 def names(path: Path) -> set[str]:
     connection = sqlite3.connect(path)
     found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}

@@ -1,11 +1,14 @@
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.fakes import VirtualTime
 from tests.support.usage import make_event, make_store, put
 from zuebee.kit.database import Database, DatabaseError
-from zuebee.usage.gate import COUNT_EVERY_S, OutboxGate
-from zuebee.usage.outbox import Outbox
+from zuebee.usage.gate import COUNT_AT_LEAST_EVERY_S, COUNT_EVERY_S, OutboxGate
+from zuebee.usage.outbox import Outbox, Result, Standing
 
 
 def make_gate(tmp_path: Path, limit: int, *, refuse: bool = True) -> tuple[Database, OutboxGate]:
@@ -31,6 +34,63 @@ async def test_a_full_outbox_refuses(tmp_path: Path) -> None:
     assert list(gate.sizes()) == [(("a",), 7), (("b",), 1)]
     await gate.count()
     assert gate.refusal() is None
+    store.close()
+
+
+async def test_between_two_counts_it_knows_what_came_and_went(tmp_path: Path) -> None:
+    store, gate = make_gate(tmp_path, 10)
+    put(store, "a", [make_event(f"r{n}") for n in range(9)], at_s=5.0)
+    await gate.count()
+    box = gate._outbox
+    put(store, "a", [make_event("r9")], at_s=5.0)
+    gate.added(1)
+    assert gate.refusal() is not None
+    taken = await box.take("a", 5.0, 4, 60.0)
+    assert gate.refusal() is not None, "taken is not delivered"
+    await box.finish("a", Result(done=[entry.id for entry in taken]), 5.0)
+    assert gate.refusal() is None
+    assert list(gate.fill()) == [((), 0.6)]
+    await gate.count()
+    assert list(gate.fill()) == [((), 0.6)]
+    store.close()
+
+
+async def test_what_comes_while_it_is_counted_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, gate = make_gate(tmp_path, 10)
+    put(store, "a", [make_event(f"r{n}") for n in range(9)], at_s=5.0)
+    count = Outbox.standings
+
+    async def slowly(self: Outbox) -> list[Standing]:
+        found = await count(self)
+        gate.added(1)  # after it was counted, before that is known
+        return found
+
+    monkeypatch.setattr(Outbox, "standings", slowly)
+    await gate.count()
+    assert gate.refusal() is not None
+    store.close()
+
+
+async def test_a_long_outbox_is_counted_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, virtual_time: VirtualTime
+) -> None:
+    store, gate = make_gate(tmp_path, 10)
+
+    def finds(rows: int, seconds: float) -> Callable[[Outbox], Coroutine[Any, Any, list[Standing]]]:
+        async def count(self: Outbox) -> list[Standing]:
+            virtual_time.advance(seconds)
+            return [Standing("a", rows, 0, 1.0)]
+
+        return count
+
+    for rows, seconds, wait_s in (
+        (0, 0.001, COUNT_EVERY_S), (200_000, 0.04, 20.0), (9_000_000, 1.8, COUNT_AT_LEAST_EVERY_S), (5, 0.5, 25.0),
+    ):  # fmt: skip
+        monkeypatch.setattr(Outbox, "standings", finds(rows, seconds))
+        assert await gate.count() == pytest.approx(wait_s)
+    gate._outbox.shared = True  # what other processes add is known from counts alone
+    monkeypatch.setattr(Outbox, "standings", finds(9_000_000, 1.8))
+    assert await gate.count() == pytest.approx(90.0)
     store.close()
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.usage import make_event, make_store, outbox_rows, put
+from tests.support.usage import make_event, make_store, outbox_rows, payload, put, put_whole
 from zuebee.kit.database import Database
 from zuebee.usage import outbox
 from zuebee.usage.delivery import PARKED_AT_S
@@ -30,6 +30,42 @@ async def test_each_reporter_has_its_own_place(store: Database) -> None:
     await box.finish("a", Result(done=[entry.id for entry in taken]), 10.0)
     assert ids(await box.take("a", 10.0, 10, 60.0)) == ["req_2"]
     assert len(await box.take("b", 10.0, 10, 60.0)) == 3
+
+
+async def test_an_event_is_made_of_its_record_when_it_is_taken(store: Database) -> None:
+    strange = make_event("two", model="a\0b\u2028\U0001f41d", tags=("x", "y"), is_stream=True, first_token_ms=12)
+    put(store, "a", [make_event("one"), strange])
+    taken = await Outbox(store).take("a", 1.0, 10, 60.0)
+    assert [entry.payload for entry in taken] == [payload(make_event("one")), payload(strange)]
+
+
+async def test_an_event_that_an_earlier_version_wrote_whole_is_taken_as_it_is(store: Database) -> None:
+    put_whole(store, "a", [make_event("one", model="older")])
+    put(store, "a", [make_event("two")])
+    taken = await Outbox(store).take("a", 1.0, 10, 60.0)
+    assert [entry.payload for entry in taken] == [payload(make_event("one", model="older")), payload(make_event("two"))]
+
+
+@pytest.mark.parametrize(
+    "change", ["DELETE FROM usage_records WHERE id = 1", "UPDATE usage_records SET request_id = 'other' WHERE id = 1"]
+)
+async def test_an_event_without_its_record_is_parked_and_the_others_go_on(
+    store: Database, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(store, "a", [make_event("one"), make_event("two")])
+    store.call(lambda connection: connection.exec_driver_sql(change))
+    box = Outbox(store)
+    assert ids(await box.take("a", 1.0, 10, 60.0)) == ["two"]
+    assert [(each.waiting, each.parked) for each in await box.standings()] == [(1, 1)]
+    assert "a: 1 events are parked, for their usage records were removed" in caplog.text
+
+
+async def test_what_came_late_is_told_under_an_id_of_its_own(store: Database) -> None:
+    put(store, "a", [make_event("one")])
+    late = "UPDATE usage_outbox SET event_id = 'one/late'"
+    store.call(lambda connection: connection.exec_driver_sql(late))
+    (taken,) = await Outbox(store).take("a", 1.0, 10, 60.0)
+    assert (taken.event_id, taken.payload) == ("one/late", payload(make_event("one")))
 
 
 async def test_what_is_put_off_is_not_due(store: Database) -> None:
@@ -87,3 +123,5 @@ async def test_many_rows_are_removed_at_once(store: Database) -> None:
     taken = await box.take("a", 1.0, 1200, 60.0)
     await box.finish("a", Result(done=[entry.id for entry in taken[:-1]]), 1.0)
     assert [row["event_id"] for row in outbox_rows(store)] == ["req_1199"]
+    await box.finish("a", Result(done=[entry.id for entry in taken]), 1.0)
+    assert box.removed == 1200, "each counts once"

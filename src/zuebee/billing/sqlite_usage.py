@@ -1,0 +1,91 @@
+"""The part of a settling transaction on SQLite that is not the ledger: usage records, totals of days, the outbox."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from zuebee.billing import records
+from zuebee.billing.batch import Room
+from zuebee.billing.sqlite_rows import insert
+from zuebee.contracts.admission import Settlement
+
+CLEANING_INTERVAL_S = 3600.0
+CLEANED_AT_ONCE = 10_000
+
+_ADD_TO_DAY = """
+INSERT INTO usage_days (key_id, day, requests, prompt_tokens, completion_tokens, cost_nano) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (key_id, day) DO UPDATE SET requests = requests + excluded.requests,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens, cost_nano = cost_nano + excluded.cost_nano
+"""
+# In the order of records: the cleaning relies on it. CROSS JOIN keeps the reporters in the inner loop.
+_ADD_EVENTS = """
+INSERT INTO usage_outbox (event_id, reporter, record, currency, created_at_s, due_at_s)
+SELECT r.request_id, n.column1, r.id, ?, r.at_s, r.at_s FROM usage_records r CROSS JOIN (VALUES {}) n
+WHERE r.id BETWEEN ? AND ? ORDER BY r.id
+"""
+_OLD = """
+SELECT min(id), max(id) FROM (SELECT id FROM usage_records WHERE id > ? AND at_s < ? ORDER BY id LIMIT ?)
+"""
+# Ids grow in both tables together, for there is one writer: an event after the first of a later record tells of a later
+# one as well. So this reads no more of the outbox than what is as old as the records that go.
+_FORGET = """
+DELETE FROM usage_records WHERE id BETWEEN ?1 AND ?2 AND at_s < ?3 AND id NOT IN (
+    SELECT record FROM usage_outbox WHERE id < coalesce((
+        SELECT id FROM usage_outbox WHERE record > ?2 ORDER BY id LIMIT 1), 9223372036854775807))
+"""
+
+
+class UsageRows:
+    """Writes for one store. `room` says which events may be kept; records older than `retention_s` go, 0: none do."""
+
+    def __init__(self, reporters: Sequence[str], currency: str, retention_s: float, room: Room) -> None:
+        self._reporters = tuple(reporters)
+        self._currency = currency
+        self._retention_s = retention_s
+        self._room = room
+        self._add_events = _ADD_EVENTS.format(",".join(["(?)"] * len(self._reporters)))
+        self._cleaned_at_s = 0.0
+        self._cleaned_to = 0
+
+    def write(self, db: Any, settlements: list[Settlement]) -> None:
+        """Add what settlements say, within the transaction of `db`."""
+        if not settlements:
+            return
+        last = insert(db, "usage_records", records.COLUMNS, [records.row(each) for each in settlements])
+        db.executemany(_ADD_TO_DAY, records.days(settlements))
+        if self._reporters:
+            self._write_outbox(db, settlements, last - len(settlements) + 1)
+        self._clean(db, settlements[-1].at_s)
+
+    def _write_outbox(self, db: Any, settlements: list[Settlement], first: int) -> None:
+        """The settlements are the records from id `first` on."""
+        room, count, added = self._room, len(self._reporters), 0
+        kept = [
+            room.room_for(
+                count,
+                billed=each.code == records.ORPHAN or (each.grant is not None and each.grant.hold is not None),
+            )
+            for each in settlements
+        ]
+        for fits, run in groupby(kept):
+            length = sum(1 for _ in run)
+            if fits:
+                db.execute(self._add_events, (self._currency, *self._reporters, first, first + length - 1))
+                added += length * count
+            first += length
+        room.added(added)
+
+    def _clean(self, db: Any, now_s: float) -> None:
+        """Remove a part of what is too old to be kept, so that no transaction takes long; but not what an event in the
+        outbox is still to be made of.
+        """
+        if not self._retention_s or now_s - self._cleaned_at_s <= CLEANING_INTERVAL_S:
+            return
+        before_s = now_s - self._retention_s
+        first, last = db.execute(_OLD, (self._cleaned_to, before_s, CLEANED_AT_ONCE)).fetchone()
+        if first is None:
+            self._cleaned_at_s, self._cleaned_to = now_s, 0
+            return
+        db.execute(_FORGET, (first, last, before_s))
+        self._cleaned_to = last

@@ -1,0 +1,40 @@
+"""PURE. How a request ended, in the words of its record."""
+
+from typing import NamedTuple
+
+from zuebee.contracts.admission import Ending
+from zuebee.contracts.inference import End
+
+CLIENT_GONE = "client_closed_request"
+
+
+class Conclusion(NamedTuple):
+    """An ending, and the code of what went wrong."""
+
+    ending: Ending
+    code: str
+
+
+_COMPLETE = Conclusion("complete", "")
+_REFUSED = Conclusion("refused", "backend_error")
+_LEFT = Conclusion("client_gone", CLIENT_GONE)
+
+
+def ending_of(end: End) -> Ending:
+    """What came of a reply that is not whole."""
+    match end.cause:
+        case "timeout":
+            return "timeout"
+        case "none":
+            return "refused"
+        case _:
+            return "upstream_broken"
+
+
+def conclusion(end: End, status: int, *, client_gone: bool) -> Conclusion:
+    """The ending and the code of an answer that had begun with this status."""
+    if end.refusal is not None:
+        return Conclusion(ending_of(end), end.refusal.code)
+    if status >= 400:
+        return _REFUSED
+    return _LEFT if client_gone else _COMPLETE
