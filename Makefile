@@ -29,14 +29,15 @@ vllm: ## Install and serve a real vLLM on the CPU with a tiny model
 
 ##@ Work on it
 
-# What needs no machine for itself. Scenarios watch clocks and real processes: one after the other.
-SIDE_BY_SIDE = $(BIN)/python -m pytest -m "not proof" --numprocesses 2 --dist worksteal
+# Tests marked `alone` watch clocks or the load of the machine: they come last, one after the other.
+SIDE_BY_SIDE = $(BIN)/python -m pytest -m "not proof and not alone" --numprocesses 2 --dist worksteal
 
 .PHONY: test
 test: $(VENV)/.installed-dev static ## Run everything that continuous integration runs
 	@rm -f .cache/requirements.json
 	$(SIDE_BY_SIDE) tests/house tests/unit tests/simulation $(ARGS)
-	$(BIN)/python -m pytest -m "not proof" tests/scenarios tests/proofs $(ARGS)
+	$(SIDE_BY_SIDE) tests/scenarios tests/proofs $(ARGS)
+	$(BIN)/python -m pytest -m "alone and not proof" tests $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.installed-dev static ## Run the checks of a minute: ruff, mypy, import-linter, house rules, unit tests

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.acceptance import Claim, load_rows, status_by_row
-from tests.support.source import ROOT, python_files, references
+from tests.support.source import ROOT, Source, python_files, references
 
 
 def test_the_table_of_rows_is_whole() -> None:
@@ -29,6 +29,28 @@ def test_every_registered_marker_is_used() -> None:
         name.split(".")[2] for source in tests for _, name in references(source.tree) if name.startswith("pytest.mark.")
     }
     assert registered <= used, "Take the marker that no test carries out of pyproject.toml."
+
+
+CLOCKS = {"time.monotonic", "time.monotonic_ns", "time.perf_counter", "time.perf_counter_ns", "time.process_time"}
+BY_THEMSELVES = {"pytest.mark.alone", "pytest.mark.proof"}
+
+
+def clock_without_marker(source: Source) -> bool:
+    """Whether it reads a clock and none of its tests says that it needs the machine for itself."""
+    names = {name for _, name in references(source.tree)}
+    return bool(names & CLOCKS) and not names & BY_THEMSELVES
+
+
+def test_who_watches_a_clock_runs_alone() -> None:
+    places = ("tests/scenarios/", "tests/proofs/")
+    found = [each.path for each in python_files() if each.path.startswith(places) and clock_without_marker(each)]
+    assert not found, "Mark the tests that watch a clock: @pytest.mark.alone (CONTRIBUTING.md says which those are)."
+
+
+@pytest.mark.parametrize(("marker", "breach"), [("", True), ("pytest.mark.alone", False), ("pytest.mark.proof", False)])
+def test_a_clock_that_is_watched_in_a_crowd_is_seen(marker: str, breach: bool) -> None:
+    text = f"import time, pytest\npytestmark = [{marker}]\ndef test(): assert time.monotonic() < 2\n"
+    assert clock_without_marker(Source("tests/scenarios/test_it.py", text)) is breach
 
 
 def test_a_row_is_proven_by_a_pass_and_unproven_by_a_failure() -> None:

@@ -81,6 +81,7 @@ def test_a_webhook_and_a_script_decide_and_a_runaway_one_stops_nobody_else(tmp_p
             assert "sk-hook" not in gateway.output + gateway.access_path.read_text()
 
 
+@pytest.mark.alone
 def test_a_revoked_key_is_cut_within_five_seconds_also_in_a_running_stream(tmp_path: Path) -> None:
     with desk() as (state, url), simulated(tmp_path, "--tokens-per-s", "5", "--tokens", "200") as sim:
         source = {"type": "webhook", "webhook": {"url": url}}

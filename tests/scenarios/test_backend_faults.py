@@ -9,6 +9,8 @@ import pytest
 from tests.support.client import CHAT, HELLO, Answer, ask
 from tests.support.processes import Gateway, Sim, running, simulated, until
 
+pytestmark = pytest.mark.alone
+
 TOKENS = 6
 ALL_EVENTS = TOKENS + 3  # role, tokens, finish, [DONE]
 PROMPT_TOKENS = 10

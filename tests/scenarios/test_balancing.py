@@ -92,6 +92,7 @@ def test_a_stream_counts_as_load_until_its_end(tmp_path: Path, sims: tuple[Sim, 
     assert shares(sims)[busy] == 11
 
 
+@pytest.mark.alone
 @pytest.mark.requirement("A142")
 def test_the_faster_server_is_preferred_and_the_slower_not_forgotten(tmp_path: Path, sims: tuple[Sim, Sim]) -> None:
     slow = {**QUICK, "sim": {"first_token_delay_s": 0.05}}

@@ -17,6 +17,8 @@ from bench import machine, preflight
 from bench.services import Running, Unusable
 from tests.support.servers import need_nginx_lua, need_program
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parents[2]
 BURN_S = 0.3
 BURN = f"import time\nwhile time.process_time() < {BURN_S}: pass"

@@ -102,6 +102,7 @@ async def test_the_answer_is_read_on_and_costs_what_the_backend_counts(place: Pl
     assert (row["ending"], row["usage_source"], row["status"]) == ("client_gone", "provider", 200)
 
 
+@pytest.mark.alone
 @pytest.mark.requirement("A097")
 @pytest.mark.parametrize("model", ["stopped", "drained-by-time", "drained-by-size"])
 async def test_what_is_out_of_bounds_is_stopped(place: Place, model: str) -> None:
@@ -122,6 +123,7 @@ async def test_an_answer_that_fails_without_its_client_is_settled_as_such(place:
     assert (row["ending"], row["usage_source"], row["status"]) == ("upstream_broken", "partial", 200)
 
 
+@pytest.mark.alone
 async def test_a_slot_stays_taken_until_the_end(tmp_path: Path, place: Place) -> None:
     _, sim = place
     limited = config(sim, rate_limit={"per_key": {"max_concurrent": 1}})

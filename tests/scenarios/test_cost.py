@@ -14,6 +14,8 @@ import pytest
 
 from tests.support.servers import need_nginx_lua, need_program
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parents[2]
 SLACK = 2.0
 """How much worse than the bar a short run on a busy machine may look."""

@@ -7,8 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.processes import Gateway, running, simulated
 from tests.support.raw_http import chat, eventually, request, wire
+
+pytestmark = pytest.mark.alone
 
 CLIENTS = 8
 KILLS = 3

@@ -105,6 +105,7 @@ async def test_without_the_header_each_runs(place: Place, runs: Runs) -> None:
     await runs.charged(2)
 
 
+@pytest.mark.alone
 async def test_who_joins_late_gets_all_of_it_and_who_leaves_stops_nothing(place: Place, runs: Runs) -> None:
     gateway, _ = place
     sent = keyed(chat(60, tokens_per_s=100))
@@ -129,6 +130,7 @@ async def test_who_joins_late_gets_all_of_it_and_who_leaves_stops_nothing(place:
     assert (row["ending"], row["usage_source"], row["completion_tokens"]) == ("client_gone", "provider", 60)
 
 
+@pytest.mark.alone
 async def test_who_lost_the_connection_finds_the_answer(place: Place, runs: Runs) -> None:
     gateway, sim = place
     sent = keyed(chat(30, stream=False, tokens_per_s=100))

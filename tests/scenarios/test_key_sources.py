@@ -120,6 +120,7 @@ async def test_keys_in_redis_by_their_digest(stored: tuple[str, str, Any]) -> No
     await pipeline.aclose()
 
 
+@pytest.mark.alone
 @pytest.mark.requirement("A080", "A149")
 async def test_answers_are_shared_between_processes_and_cannot_be_forged(stored: tuple[str, str, Any]) -> None:
     url, prefix, client = stored

@@ -54,6 +54,7 @@ def refused(answer: Answer, code: str, *, should_retry: bool = True) -> bool:
     return True
 
 
+@pytest.mark.alone
 @pytest.mark.requirement("A090")
 def test_the_sixty_first_of_a_minute_waits_and_is_told_how_long(sim: Sim, gateway: Gateway) -> None:
     started = time.monotonic()

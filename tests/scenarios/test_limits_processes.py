@@ -102,6 +102,7 @@ def test_two_hundred_at_once_in_memory(tmp_path: Path, sim: Sim) -> None:
             until(lambda: gateway.metrics()["zuebee_requests_running"] == 0, "all requests have ended")
 
 
+@pytest.mark.alone
 @pytest.mark.requirement("A090", "A084")
 def test_a_minute_is_one_for_all_processes(tmp_path: Path, sim: Sim, server: RedisServer) -> None:
     whole = config(sim, server, {"requests_per_minute": 30})
@@ -185,6 +186,7 @@ def test_other_limits_after_a_reload_keep_the_counts(tmp_path: Path, sim: Sim) -
         assert ask(gateway.url, QUICK).status == 429
 
 
+@pytest.mark.alone
 @pytest.mark.requirement("A093")
 def test_redis_killed_under_load(tmp_path: Path, sim: Sim, server: RedisServer) -> None:
     """Nobody waits, nobody gets a 500, and when Redis is back the processes count together again."""

@@ -19,6 +19,8 @@ from zuebee.contracts.errors import Refusal
 from zuebee.kit.redis import RedisClient
 from zuebee.limits.redis_limiter import RedisLimiter, RemotePlace
 
+pytestmark = pytest.mark.alone
+
 CALLER = Caller("POST", "/v1/chat/completions", {}, "10.0.0.1")
 KEY = Principal("k")
 BREAKER_S = 0.2

@@ -9,6 +9,8 @@ from tests.support.client import HELLO, Client, ask
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
 from tests.support.scripted import ScriptedServer, scripted
 
+pytestmark = pytest.mark.alone
+
 TOKENS = 4
 CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}]}\n\n'
 DONE = b"data: [DONE]\n\n"

@@ -13,6 +13,8 @@ from llmock.verdict import Verdict, judge
 
 from tests.support.processes import KEY, Gateway, running
 
+pytestmark = pytest.mark.alone
+
 TRIES = 3
 TEXT = "One two three four five six seven eight nine ten."
 

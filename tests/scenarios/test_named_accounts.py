@@ -63,6 +63,7 @@ def place(request: pytest.FixtureRequest, source: dict[str, Any], tmp_path: Path
             yield Place(gateway, tmp_path)
 
 
+@pytest.mark.alone
 @pytest.mark.requirement("A051")
 def test_a_token_is_worth_what_the_store_says_of_those_it_names(place: Place) -> None:
     ann = {"sub": "ann", "team": None, "organisation": None, "plan": "gold"}
@@ -82,6 +83,7 @@ def test_a_token_is_worth_what_the_store_says_of_those_it_names(place: Place) ->
     assert place.ask(sub="stranger", organisation="acme", plan=None, team=None).code == "quota_exceeded"
 
 
+@pytest.mark.alone
 def test_a_stream_of_a_token_ends_when_its_organisation_is_disabled(place: Place) -> None:
     place.do("accounts", "add", "organisation", "acme")
     with Client(place.gateway.url, tokens.token(organisation="acme").decode()) as client:

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
 
+pytestmark = pytest.mark.alone
+
 HELLO: dict[str, Any] = {"model": "sim-small", "messages": [{"role": "user", "content": "Hello there"}]}
 WEATHER = {
     "type": "function",

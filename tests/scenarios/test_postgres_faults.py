@@ -131,6 +131,7 @@ class Trips:
         return self._proxy.trips - before
 
 
+@pytest.mark.alone
 @pytest.mark.requirement("A106")
 def test_a_batch_costs_one_round_trip_however_large(url: str, way: tuple[TcpProxy, str]) -> None:
     trips = Trips(*way)
@@ -145,6 +146,7 @@ def test_a_batch_costs_one_round_trip_however_large(url: str, way: tuple[TcpProx
     check_usage(url)
 
 
+@pytest.mark.alone
 def test_two_more_where_memory_is_not_enough(url: str, way: tuple[TcpProxy, str]) -> None:
     small = (Budget("key:3/tokens/never", "tokens", "never", 100),)
     trips = Trips(*way)
@@ -163,6 +165,7 @@ def test_two_more_where_memory_is_not_enough(url: str, way: tuple[TcpProxy, str]
     check_books(url)
 
 
+@pytest.mark.alone
 def test_a_lost_connection_and_a_clock_that_jumps_are_no_ground_for_memory(
     url: str, way: tuple[TcpProxy, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +266,7 @@ async def test_connections_that_are_ended_under_load_lose_nothing(url: str, tmp_
     assert (tmp_path / "spool.jsonl").read_bytes() == b""
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["refused", "silent"])
 async def test_an_outage_refuses_in_time_and_loses_nothing(
     url: str, way: tuple[TcpProxy, str], tmp_path: Path, how: str

@@ -93,6 +93,7 @@ def test_two_gateways_that_start_together_share_one_budget(tmp_path: Path, sim: 
     check_all(url)
 
 
+@pytest.mark.alone
 @pytest.mark.requirement("A098")
 def test_what_a_killed_gateway_held_is_free_again_and_long_streams_are_paid(tmp_path: Path, sim: Sim, url: str) -> None:
     with running(tmp_path / "a", settings(tmp_path / "a", sim, url, 100_000)) as survivor:
@@ -117,6 +118,7 @@ def test_what_a_killed_gateway_held_is_free_again_and_long_streams_are_paid(tmp_
     check_all(url)
 
 
+@pytest.mark.alone
 def test_an_outage_refuses_new_requests_and_lets_running_ones_end(tmp_path: Path, sim: Sim, url: str) -> None:
     with (
         proxy_before(url) as (proxy, address),

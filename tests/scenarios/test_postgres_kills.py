@@ -150,6 +150,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.alone
 @pytest.mark.requirement("A098")
 async def test_holds_of_a_killed_process_expire_and_those_of_a_living_one_do_not(url: str, tmp_path: Path) -> None:
     survivor = SharedCommitter(store_on(url, hold_s=2), Spool(str(tmp_path / "own.jsonl")), timeout_s=2)

@@ -18,6 +18,8 @@ from tests.support.databases import redis_url
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
 from tests.support.raw_http import ask, chat, eventually, request, wire
 
+pytestmark = pytest.mark.alone
+
 LEAVING = "sk-leaving-7c1f0a92be44d3"
 STREAMS = 5
 WITHIN_S = 5.0

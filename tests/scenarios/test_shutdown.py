@@ -14,6 +14,8 @@ import pytest
 from tests.support.processes import Gateway, Sim, running, simulated, until
 from tests.support.raw_http import DONE, Wire, chat, eventually, head, request, wire
 
+pytestmark = pytest.mark.alone
+
 SHORT, LONG = 150, 50
 LATE_S = 4.0
 """What a loaded machine may need on top of the times that are set."""

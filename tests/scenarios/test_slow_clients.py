@@ -8,8 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.processes import Gateway, Sim, running, simulated, until
 from tests.support.raw_http import Wire, ask, chat, eventually, head, request, wire
+
+pytestmark = pytest.mark.alone
 
 DEADLINE_S = 1.0
 LATE_S = 3.0

@@ -143,6 +143,7 @@ def test_a_rotation_is_no_second_quota(place: Place) -> None:
     assert 0 < budget["running"]["used"] <= 100
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("end", ["revoke", "disable"])
 def test_an_open_stream_ends_with_its_key(tmp_path: Path, end: str) -> None:
     config = {"api_keys": None, "usage": None, "auth": {"enabled": True}, "store": {"path": str(tmp_path / "store.db")}}

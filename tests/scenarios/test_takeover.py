@@ -11,6 +11,8 @@ import pytest
 from tests.support.client import HELLO, Client, ask
 from tests.support.processes import Gateway, Sim, running, simulated, until
 
+pytestmark = pytest.mark.alone
+
 QUICK = {**HELLO, "max_tokens": 2}
 PACE = ("--tokens-per-s", "0")
 

@@ -19,6 +19,8 @@ from zuebee.contracts.errors import Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
 from zuebee.kit import clock
 
+pytestmark = pytest.mark.alone
+
 SAMPLES = 100_000
 KEY = b"sk-" + secrets.token_hex(24).encode()
 SECRET = secrets.token_hex(32)

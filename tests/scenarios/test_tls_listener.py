@@ -14,6 +14,8 @@ import trustme
 from tests.support.processes import Gateway, running, simulated
 from tests.support.raw_http import DONE, chat, eventually, request, wire
 
+pytestmark = pytest.mark.alone
+
 
 class Place(NamedTuple):
     """A gateway behind TLS, the folder of its certificate, and who signed that."""

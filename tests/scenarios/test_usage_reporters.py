@@ -145,6 +145,7 @@ def told(url: str) -> set[str]:
     return set(ids)
 
 
+@pytest.mark.alone
 @pytest.mark.requirement("A274", "A281", "A282")
 def test_no_client_waits_for_a_webhook_that_sleeps(tmp_path: Path, sim: Sim) -> None:
     def median_s(folder: Path, *reporters: dict[str, Any]) -> float:

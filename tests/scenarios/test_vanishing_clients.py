@@ -11,6 +11,8 @@ import pytest
 from tests.support.processes import Gateway, Sim, running, simulated
 from tests.support.raw_http import Wire, chat, eventually, head, request, wire
 
+pytestmark = pytest.mark.alone
+
 SOON_S = 2.0
 """When the backend must have noticed. It does within milliseconds; the rest is for a loaded machine."""
 

@@ -129,6 +129,7 @@ def test_a_server_that_is_full_is_waited_for(tmp_path: Path, url: str, ends: Exi
     assert gateway.stop() == 0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("silent", [False, True])
 def test_who_waits_can_be_stopped(tmp_path: Path, ends: ExitStack, number: signal.Signals, silent: bool) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.sim import SILENCE_S, Wire, call, events, faulty, until
 
+pytestmark = pytest.mark.alone
+
 
 def test_hang_before_the_head_and_within_the_message(url: str) -> None:
     for stream in (False, True):

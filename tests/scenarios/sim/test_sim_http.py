@@ -8,6 +8,8 @@ import threading
 import time
 from typing import Any
 
+import pytest
+
 from tests.support.sim import CHAT, HELLO, SILENCE_S, Wire, call, events, faulty, running, until
 from zuebee.sim.server import SimSettings
 
@@ -67,6 +69,7 @@ def test_a_body_over_the_limit_is_answered_413() -> None:
             assert wire.message()[0] == 413
 
 
+@pytest.mark.alone
 def test_tokens_come_at_the_set_pace(wire: Wire) -> None:
     begun = time.monotonic()
     wire.send({**HELLO, "stream": True, "sim": {"tokens": 20, "tokens_per_s": 100, "first_token_delay_s": 0.2}})
@@ -78,6 +81,7 @@ def test_tokens_come_at_the_set_pace(wire: Wire) -> None:
     assert 0.19 <= time.monotonic() - begun < 0.6
 
 
+@pytest.mark.alone
 def test_a_client_that_does_not_read_stops_the_stream(url: str, wire: Wire) -> None:
     wire.send({**HELLO, "stream": True, "sim": {"tokens": 100_000}})  # 23 MB, more than the kernel buffers
 
