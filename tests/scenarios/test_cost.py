@@ -34,10 +34,11 @@ def run_bench(module: str, *arguments: str, results: Path) -> Any:
 @pytest.mark.requirement("A363", "A373", "A374")
 def test_requests_and_chunks_cost_little_beside_nginx(tmp_path: Path) -> None:
     record = run_bench("cost", "nginx", "zuebee", "--rounds", "3", "--seconds", "1", results=tmp_path / "cost.json")
-    zuebee = record["proxies"]["zuebee"]
+    zuebee, nginx = record["proxies"]["zuebee"], record["proxies"]["nginx"]
     assert all(zuebee[kind]["failed"] == 0 for kind in ("request", "burst_chunk", "paced_chunk"))
     assert zuebee["request"]["ratio"] < 6.5 * SLACK
-    assert zuebee["burst_chunk"]["cpu_us"] < 8 * SLACK
+    # Not by nginx's chunks: how many it joins differs from run to run. 8 us are 0.44 of its requests.
+    assert zuebee["burst_chunk"]["cpu_us"] < 0.44 * nginx["request"]["cpu_us"] * SLACK
     assert zuebee["paced_chunk"]["ratio"] < 1.71 * SLACK
 
 
