@@ -5,8 +5,10 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,18 @@ def run_bench(module: str, *arguments: str, results: Path) -> Any:
     return json.loads(results.read_text())
 
 
+def flush_ms(folder: Path) -> float:
+    """How long this disk takes to keep a few pages, median."""
+    times = []
+    with (folder / "flushed").open("wb", buffering=0) as file:
+        for _ in range(40):
+            file.write(b"x" * 8192)
+            begun_s = time.perf_counter()
+            os.fdatasync(file.fileno())
+            times.append((time.perf_counter() - begun_s) * 1000)
+    return statistics.median(times)
+
+
 @pytest.mark.requirement("A363", "A373", "A374")
 def test_requests_and_chunks_cost_little_beside_nginx(tmp_path: Path) -> None:
     record = run_bench("cost", "nginx", "zuebee", "--rounds", "3", "--seconds", "1", results=tmp_path / "cost.json")
@@ -51,5 +65,8 @@ def test_streams_stay_even_and_small(tmp_path: Path) -> None:
     assert added_ms < 20 * SLACK
     first = record["memory"][0]
     assert (first["during_bytes"] - first["before_bytes"]) / first["streams"] < 40_000 * SLACK
-    assert record["first_event"]["proxied_ms"] - record["first_event"]["direct_ms"] < 1 * SLACK + 1
+    added_ms = record["first_event"]["proxied_ms"] - record["first_event"]["direct_ms"]
+    assert added_ms < 1 * SLACK + 1 + flush_ms(tmp_path), (
+        "beside the flush of its hold, which this disk takes its time for"
+    )
     assert min(record["start_up_s"]) < 1.5 * SLACK
