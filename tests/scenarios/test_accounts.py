@@ -1,24 +1,35 @@
 """Accounts as an operator manages them: real commands on SQLite and PostgreSQL, beside a running server."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from tests.support.client import HELLO, ask
-from tests.support.commands import Failed, ask_zuebee, zuebee
+from tests.support.commands import Failed, ask_zuebee, here, zuebee
 from tests.support.databases import postgres_database
 from tests.support.processes import running, simulated
 from zuebee.cli import app
 
 
+class Desk(NamedTuple):
+    """A folder with a configuration whose store is empty, and commands in it: as processes, or quicker within ours."""
+
+    folder: Path
+    say: Callable[..., str]
+
+    def ask(self, *command: str) -> Any:
+        return json.loads(self.say(*command, "--json"))
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A folder with a configuration whose store is empty."""
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
 
     def write(store: dict[str, str]) -> None:
         config = {"backends": [{"url": "http://127.0.0.1:9"}], "store": store, "billing": {"currency": "EUR"}}
@@ -26,60 +37,60 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
     if request.param == "sqlite":
         write({"path": str(tmp_path / "data" / "store.db")})
-        yield tmp_path
+        yield Desk(tmp_path, partial(zuebee, tmp_path))
         return
     with postgres_database() as url:
         write({"url": url})
-        yield tmp_path
+        yield Desk(tmp_path, partial(here, tmp_path))
 
 
 @pytest.mark.requirement("A381")
-def test_an_operator_sets_up_an_organisation(folder: Path) -> None:
-    zuebee(folder, "plans", "create", "pro", "--priority", "high", "--model", "gpt-*", "--budget", "1000:tokens/daily")
-    zuebee(folder, "accounts", "add", "organisation", "acme", "--name", "Acme Ltd", "--plan", "pro")
-    zuebee(folder, "accounts", "add", "team", "research", "--organisation", "acme")
-    zuebee(folder, "accounts", "add", "user", "ann", "--organisation", "acme", "--team", "research", "--role", "admin")
-    made = ask_zuebee(folder, "keys", "create", "--user", "ann", "--name", "laptop", "--budget", "25.50/monthly")
+def test_an_operator_sets_up_an_organisation(desk: Desk) -> None:
+    desk.say("plans", "create", "pro", "--priority", "high", "--model", "gpt-*", "--budget", "1000:tokens/daily")
+    desk.say("accounts", "add", "organisation", "acme", "--name", "Acme Ltd", "--plan", "pro")
+    desk.say("accounts", "add", "team", "research", "--organisation", "acme")
+    desk.say("accounts", "add", "user", "ann", "--organisation", "acme", "--team", "research", "--role", "admin")
+    made = desk.ask("keys", "create", "--user", "ann", "--name", "laptop", "--budget", "25.50/monthly")
     key_id, secret = made["id"], made["key"]
     assert secret.startswith("sk-zuebee-")
     assert (made["organisation_id"], made["team_id"], made["billing"]) == ("acme", "research", "quota")
 
-    shown = ask_zuebee(folder, "keys", "show", key_id)
+    shown = desk.ask("keys", "show", key_id)
     assert shown["effective"]["models"] == ["gpt-*"]
     assert shown["effective"]["priority"] == "high"
     assert shown["effective"]["budgets"] == [f"key:{key_id}/EUR/monthly", "organisation:acme/tokens/daily"]
     assert shown["budgets"][0]["amount"] == 25_500_000_000
 
-    new = ask_zuebee(folder, "keys", "rotate", key_id, "--overlap", "1h")
+    new = desk.ask("keys", "rotate", key_id, "--overlap", "1h")
     assert new["key"] != secret
     assert new["lineage"] == key_id
-    assert ask_zuebee(folder, "keys", "revoke", key_id)["state"] == "revoked"
-    listed = ask_zuebee(folder, "keys", "list", "--organisation", "acme")
+    assert desk.ask("keys", "revoke", key_id)["state"] == "revoked"
+    listed = desk.ask("keys", "list", "--organisation", "acme")
     assert [(each["id"], each["state"]) for each in listed["items"]] == [(key_id, "revoked"), (new["id"], "active")]
-    for text in (zuebee(folder, "keys", "list"), zuebee(folder, "keys", "show", key_id), json.dumps(listed)):
+    for text in (desk.say("keys", "list"), desk.say("keys", "show", key_id), json.dumps(listed)):
         assert secret.removeprefix("sk-zuebee-") not in text, "a key is shown once"
         assert key_id in text
 
-    newest = ask_zuebee(folder, "keys", "rotate", new["id"], "--overlap", "0")
-    assert ask_zuebee(folder, "keys", "show", new["id"])["state"] == "revoked"
+    newest = desk.ask("keys", "rotate", new["id"], "--overlap", "0")
+    assert desk.ask("keys", "show", new["id"])["state"] == "revoked"
 
-    ask_zuebee(folder, "accounts", "disable", "organisation", "acme")
-    assert ask_zuebee(folder, "keys", "show", newest["id"])["effective"]["active"] is False
+    desk.ask("accounts", "disable", "organisation", "acme")
+    assert desk.ask("keys", "show", newest["id"])["effective"]["active"] is False
 
 
 @pytest.mark.requirement("A109")
-def test_money_comes_in_once_and_an_invoice_goes_out(folder: Path) -> None:
-    zuebee(folder, "accounts", "add", "organisation", "acme")
-    zuebee(folder, "accounts", "set-budget", "organisation", "acme", "--prepaid")
+def test_money_comes_in_once_and_an_invoice_goes_out(desk: Desk) -> None:
+    desk.say("accounts", "add", "organisation", "acme")
+    desk.say("accounts", "set-budget", "organisation", "acme", "--prepaid")
     for fresh in (True, False):
-        paid = ask_zuebee(folder, "accounts", "top-up", "organisation", "acme", "25.50", "--payment", "pay_1")
+        paid = desk.ask("accounts", "top-up", "organisation", "acme", "25.50", "--payment", "pay_1")
         assert paid["fresh"] is fresh
         assert paid["budgets"][0]["running"]["available"] == 25_500_000_000
-    assert "25.50 EUR" in zuebee(folder, "accounts", "payments", "acme")
-    made = ask_zuebee(folder, "accounts", "invoice", "acme", "--month", "2025-10", "--html", "invoice.html")
+    assert "25.50 EUR" in desk.say("accounts", "payments", "acme")
+    made = desk.ask("accounts", "invoice", "acme", "--month", "2025-10", "--html", "invoice.html")
     assert (made["number"], made["total_nano"], made["currency"]) == ("00000001", 0, "EUR")
-    assert "Invoice 00000001" in (folder / "invoice.html").read_text()
-    assert "00000001" in zuebee(folder, "accounts", "invoices")
+    assert "Invoice 00000001" in (desk.folder / "invoice.html").read_text()
+    assert "00000001" in desk.say("accounts", "invoices")
 
 
 MISTAKES = [

@@ -15,7 +15,7 @@ import pytest
 
 from bench import machine, preflight
 from bench.services import Running, Unusable
-from tests.support.servers import need_nginx_lua, need_program
+from tests.support.servers import need_nginx_lua
 
 pytestmark = pytest.mark.alone
 
@@ -31,18 +31,6 @@ def run_bench(module: str, *arguments: str, results: Path) -> Any:
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
     return json.loads(results.read_text())
-
-
-def test_the_cost_of_nginx_is_measured(tmp_path: Path) -> None:
-    need_nginx_lua()
-    need_program("wrk", "wrk")
-    record = run_bench("cost", "nginx", "--rounds", "1", "--seconds", "1", results=tmp_path / "cost.json")
-    nginx = record["proxies"]["nginx"]
-    for kind in ("request", "paced_chunk", "burst_chunk"):
-        assert nginx[kind]["failed"] == 0
-        assert nginx[kind]["ratio"] == 1.0
-        assert 0.5 < nginx[kind]["cpu_us"] < 1000
-    assert nginx["paced_chunk"]["writes"] > nginx["burst_chunk"]["writes"]
 
 
 def test_even_streams_stay_even_through_nginx(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.commands import Failed, here
 from tests.support.processes import KEY, READY, Gateway, Process, running, until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -49,7 +50,7 @@ def test_a_bad_file_is_refused_by_run_and_by_check_config(tmp_path: Path) -> Non
         assert done.returncode == 2
         assert done.stderr == f"{path}:3: backends[0].wieght: unknown key `wieght`; did you mean `weight`?\n"
     path.write_text("backends:\n  - url: http://127.0.0.1:1\n    weight: 3\n")
-    assert zuebee("check-config", "--config", str(path)).returncode == 0, "a positive control"
+    assert here(tmp_path, "check-config", "--config", str(path)), "a positive control"
 
 
 @pytest.mark.parametrize(
@@ -69,12 +70,13 @@ def test_what_is_only_seen_when_it_is_made_is_no_surprise_at_the_start(tmp_path:
     path.write_text(
         f"backends: [{{url: 'http://127.0.0.1:1'}}]\nauth: {auth}\n".replace("decide", f"{tmp_path}/decide")
     )
-    done = zuebee("check-config", "--config", str(path))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"{path}: auth: ")
-    assert words in done.stderr
+    with pytest.raises(Failed) as caught:
+        here(tmp_path, "check-config", "--config", str(path))
+    assert (caught.value.status, caught.value.stdout) == (2, "")
+    assert caught.value.stderr.startswith(f"{path}: auth: ")
+    assert words in caught.value.stderr
     path.write_text(path.read_text().partition("auth:")[0])
-    assert zuebee("check-config", "--config", str(path)).returncode == 0, "a positive control"
+    assert here(tmp_path, "check-config", "--config", str(path)), "a positive control"
 
 
 def reload(gateway: Gateway, config: dict[str, object], outcome: str) -> None:

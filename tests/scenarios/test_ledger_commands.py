@@ -1,14 +1,14 @@
 """`zuebee ledger`: what an operator sees of a ledger, as the command line shows it."""
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support import commands
+from tests.support.commands import Failed, here
 from tests.support.ledger_history import change, write_history
-from tests.support.processes import SOURCES
 
 
 @pytest.fixture
@@ -17,14 +17,16 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "z.db"
 
 
-def zuebee(*arguments: str) -> tuple[int, str, str]:
-    command = [sys.executable, "-m", "zuebee", "ledger", *arguments]
-    said = subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": SOURCES}, timeout=60)
-    return said.returncode, said.stdout, said.stderr
+def zuebee(*arguments: str, run: Callable[..., str] = here) -> tuple[int, str, str]:
+    """Status and both outputs; within our process unless `run` is told to start one."""
+    try:
+        return 0, run(Path.cwd(), "ledger", *arguments), ""
+    except Failed as failed:
+        return failed.status, failed.stdout, failed.stderr
 
 
 def test_a_right_ledger_is_said_to_be_right(path: Path) -> None:
-    status, out, _ = zuebee("verify", "--store", str(path))
+    status, out, _ = zuebee("verify", "--store", str(path), run=commands.zuebee)
     assert (status, out) == (0, "the ledger is right: 32 entries, no violation\n")
     assert json.loads(zuebee("verify", "--store", str(path), "--json")[1]) == {"entries": 32, "violations": 0}
 
@@ -32,7 +34,7 @@ def test_a_right_ledger_is_said_to_be_right(path: Path) -> None:
 @pytest.mark.requirement("A098")
 def test_the_first_violation_is_shown_and_all_on_demand(path: Path) -> None:
     change(path, "UPDATE ledger_balances SET used = used + 1", "DELETE FROM usage_records")
-    status, out, _ = zuebee("verify", "--store", str(path))
+    status, out, _ = zuebee("verify", "--store", str(path), run=commands.zuebee)
     assert status == 1
     assert len(out.splitlines()) == 1
     assert out.startswith("I1 key:k/tokens/daily: granted, held, used, overdraft are ")
@@ -67,6 +69,6 @@ def test_what_cannot_be_read_is_one_line_that_says_why(path: Path, tmp_path: Pat
         ("show", "nobody", "--store", str(path)),
         ("holds", "--store", "postgresql://nobody@127.0.0.1:9/none"),
     ):
-        status, _, err = zuebee(*arguments)
+        status, _, err = zuebee(*arguments, run=commands.zuebee)
         assert status == 2
         assert len(err.splitlines()) == 1, err

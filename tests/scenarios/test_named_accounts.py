@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import tokens
 from tests.support.client import HELLO, Answer, Client, ask
-from tests.support.commands import ask_zuebee
+from tests.support.commands import ask_here
 from tests.support.databases import postgres_database
 from tests.support.key_stores import caller
 from tests.support.processes import Gateway, running, simulated, until
@@ -37,7 +37,7 @@ class Place:
         self._folder = folder
 
     def do(self, *command: str) -> Any:
-        return ask_zuebee(self._folder, *command, "--config", str(self.gateway.config_path))
+        return ask_here(self._folder, *command, "--config", str(self.gateway.config_path))
 
     def ask(self, **claims: Any) -> Answer:
         return ask(self.gateway.url, {**HELLO, "max_tokens": 4}, key=tokens.token(**claims).decode())
@@ -121,9 +121,9 @@ def test_keys_that_nobody_asks_for_are_told_at_the_start(tmp_path: Path) -> None
             return WARNING in gateway.output
 
     assert not says("empty")
-    made = ask_zuebee(tmp_path, "keys", "create", "--config", str(tmp_path / "empty" / "config.yaml"))
+    made = ask_here(tmp_path, "keys", "create", "--config", str(tmp_path / "empty" / "config.yaml"))
     assert says("open")
     assert not says("asked", auth={"enabled": True})
     assert not says("meant", auth={"enabled": False})
-    ask_zuebee(tmp_path, "keys", "revoke", made["id"], "--config", str(tmp_path / "empty" / "config.yaml"))
+    ask_here(tmp_path, "keys", "revoke", made["id"], "--config", str(tmp_path / "empty" / "config.yaml"))
     assert not says("revoked")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.client import HELLO, Answer, ask
-from tests.support.commands import ask_zuebee
+from tests.support.commands import ask_here
 from tests.support.databases import redis_url
 from tests.support.processes import Gateway, running, simulated, until
 
@@ -34,7 +34,7 @@ def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]
 
 
 def zuebee(gateway: Gateway, *command: str) -> Any:
-    return ask_zuebee(gateway.folder, *command, "--config", str(gateway.config_path))
+    return ask_here(gateway.folder, *command, "--config", str(gateway.config_path))
 
 
 def of_class(answer: Answer) -> bool:

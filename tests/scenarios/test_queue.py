@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.commands import ask_zuebee
+from tests.support.commands import ask_here
 from tests.support.processes import Gateway, Sim, running, simulated
 from tests.support.raw_http import Answer, Wire, ask, chat, eventually, request, wire
 
@@ -123,10 +123,10 @@ async def test_one_important_request_overtakes_thirty(sim: Sim, tmp_path: Path) 
 async def test_a_key_of_the_store_is_told_in_full(sim: Sim, tmp_path: Path) -> None:
     with running(tmp_path / "gateway", config(sim)) as gateway:
         where = ("--config", str(gateway.config_path))
-        ask_zuebee(tmp_path, "plans", "create", "gold", "--priority", "high", *where)
-        ask_zuebee(tmp_path, "accounts", "add", "organisation", "acme", "--plan", "gold", *where)
-        ask_zuebee(tmp_path, "accounts", "add", "user", "ann", "--organisation", "acme", *where)
-        made = ask_zuebee(tmp_path, "keys", "create", "--name", "app", "--user", "ann", *where)
+        ask_here(tmp_path, "plans", "create", "gold", "--priority", "high", *where)
+        ask_here(tmp_path, "accounts", "add", "organisation", "acme", "--plan", "gold", *where)
+        ask_here(tmp_path, "accounts", "add", "user", "ann", "--organisation", "acme", *where)
+        made = ask_here(tmp_path, "keys", "create", "--name", "app", "--user", "ann", *where)
         answer = await ask(gateway.port, body_for(made["key"], x_zuebee_user="root"))
         assert answer.status == 200
         (fields,) = seen(sim)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import redis
 
-from tests.support.commands import ask_zuebee
+from tests.support.commands import ask_here
 from tests.support.databases import redis_url
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
 from tests.support.raw_http import ask, chat, eventually, request, wire
@@ -85,8 +85,8 @@ def with_redis(folder: Path, config: dict[str, Any]) -> Iterator[Place]:
 def with_store(folder: Path, config: dict[str, Any]) -> Iterator[Place]:
     with running(folder, {**config, "api_keys": None, "auth": {"enabled": True}}) as gateway:
         named = ("--config", str(gateway.config_path))
-        leaving, staying = (ask_zuebee(folder, "keys", "create", *named) for _ in range(2))
-        revoke = partial(ask_zuebee, folder, "keys", "revoke", leaving["id"], *named)
+        leaving, staying = (ask_here(folder, "keys", "create", *named) for _ in range(2))
+        revoke = partial(ask_here, folder, "keys", "revoke", leaving["id"], *named)
         yield Place(gateway, leaving["key"], staying["key"], revoke)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.client import HELLO, Answer, Client, ask
-from tests.support.commands import ask_zuebee, zuebee
+from tests.support.commands import ask_here, here
 from tests.support.databases import postgres_database
 from tests.support.processes import Gateway, Sim, running, simulated, until
 
@@ -31,10 +31,10 @@ class Place:
         self._config = ("--config", str(gateway.config_path))
 
     def do(self, *command: str) -> Any:
-        return ask_zuebee(self._folder, *command, *self._config)
+        return ask_here(self._folder, *command, *self._config)
 
     def say(self, *command: str) -> str:
-        return zuebee(self._folder, *command, *self._config)
+        return here(self._folder, *command, *self._config)
 
     def ask(self, key: str, **fields: Any) -> Answer:
         return ask(self.gateway.url, {**QUICK, **fields}, key=key)
@@ -67,6 +67,7 @@ def place(request: pytest.FixtureRequest, sim: Sim, tmp_path: Path) -> Iterator[
         yield Place(gateway, tmp_path)
 
 
+@pytest.mark.alone
 @pytest.mark.requirement("A051", "A053", "A381")
 def test_a_key_of_the_store_works_as_its_owners_and_plans_allow(place: Place) -> None:
     place.do("plans", "create", "pro", "--model", "sim-*", "--endpoint", "/v1/chat/*")
@@ -106,6 +107,7 @@ def _listed(place: Place, count: int) -> list[dict[str, Any]]:
     return found if len(found) == count and all(each["last_30_days"]["requests"] for each in found) else []
 
 
+@pytest.mark.alone
 def test_a_prepaid_organisation_spends_what_it_paid_and_no_more(place: Place) -> None:
     place.do("accounts", "add", "organisation", "acme")
     place.do("accounts", "set-budget", "organisation", "acme", "--prepaid")

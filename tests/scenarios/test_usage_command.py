@@ -3,10 +3,8 @@
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ import pytest
 from sqlalchemy import insert
 
 from tests.support.client import HELLO, ask
-from tests.support.processes import SOURCES, Gateway, Sim, running, simulated, until
+from tests.support.commands import Failed, here, zuebee
+from tests.support.processes import Gateway, Sim, running, simulated, until
 from tests.support.receivers import inbox
 from tests.support.usage import make_event, make_store, payload
 from tests.unit.usage.test_report import NOW_S, record
@@ -30,18 +29,15 @@ def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sim]:
         yield process
 
 
-def command(config: Path, *arguments: str, status: int = 0) -> str:
-    """What `zuebee usage ...` prints."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "zuebee", "usage", *arguments, "--config", str(config)],
-        cwd=config.parent,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": SOURCES},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert ended.returncode == status, ended.stdout + ended.stderr
-    return ended.stdout if status == 0 else ended.stderr
+def command(config: Path, *arguments: str, status: int = 0, process: bool = False) -> str:
+    """What `zuebee usage ...` prints; `process`: in one of its own."""
+    run = partial(zuebee if process else here, config.parent, "usage", *arguments, "--config", str(config))
+    if not status:
+        return run()
+    with pytest.raises(Failed) as caught:
+        run()
+    assert caught.value.status == status
+    return caught.value.stderr
 
 
 @pytest.fixture
@@ -71,7 +67,7 @@ ALL = ("--since", "2020-01-01")
 
 @pytest.mark.requirement("A107")
 def test_totals_for_people(config: Path) -> None:
-    shown = command(config, *ALL)
+    shown = command(config, *ALL, process=True)
     assert "mine" in shown
     assert "other" in shown
     assert "2.503 USD" in shown
@@ -101,7 +97,7 @@ def test_a_callers_choice_of_words_moves_nothing_on_the_operators_screen(config:
     evil = record("4", model="m\x1b[2J\x1b]0;x\x07\x9b\u202e")
     store.call(lambda connection: connection.execute(insert(usage_records), [evil]))
     store.close()
-    shown = command(config, *ALL, "--by", "model")
+    shown = command(config, *ALL, "--by", "model", process=True)
     assert "m\\x1b[2J\\x1b]0;x\\x07\\x9b\\u202e" in shown
     assert all(letter.isprintable() or letter == "\n" for letter in shown)
 
@@ -145,7 +141,7 @@ def test_the_outbox_and_what_can_be_done_about_it(config: Path) -> None:
     ],
 )
 def test_mistakes_name_the_option(config: Path, arguments: tuple[str, ...], problem: str) -> None:
-    assert problem in command(config, *arguments, status=2)
+    assert problem in command(config, *arguments, status=2, process=arguments[0] == "--by")
 
 
 def test_without_records_it_says_so_and_makes_nothing(tmp_path: Path) -> None:
