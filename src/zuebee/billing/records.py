@@ -6,13 +6,9 @@ import msgspec
 
 from zuebee.contracts.admission import Grant, Principal, Settlement
 from zuebee.contracts.inference import Job, Usage
+from zuebee.contracts.usage import RECORD_COLUMNS
 
-COLUMNS = (
-    "request_id", "at_s", "key_id", "key_name", "user_id", "team_id", "organisation_id", "plan", "priority", "model",
-    "method", "endpoint", "is_stream", "status", "ending", "code", "backend", "backend_url", "attempts",
-    "prompt_tokens", "completion_tokens", "cached_tokens", "usage_source", "cost_nano", "duration_ms",
-    "first_token_ms", "tags",
-)  # fmt: skip
+COLUMNS = RECORD_COLUMNS
 DAY_S = 86400
 ORPHAN = "owner_lost"
 

@@ -2,6 +2,14 @@
 
 import msgspec
 
+RECORD_COLUMNS = (
+    "request_id", "at_s", "key_id", "key_name", "user_id", "team_id", "organisation_id", "plan", "priority", "model",
+    "method", "endpoint", "is_stream", "status", "ending", "code", "backend", "backend_url", "attempts",
+    "prompt_tokens", "completion_tokens", "cached_tokens", "usage_source", "cost_nano", "duration_ms",
+    "first_token_ms", "tags",
+)  # fmt: skip
+"""What is kept of a request, in the order of a row of `usage_records`. Its event is made of it."""
+
 
 class UsageEvent(msgspec.Struct, frozen=True):
     """One usage record, as it goes to reporters (as JSON).

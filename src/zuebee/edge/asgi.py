@@ -172,10 +172,7 @@ class AsgiClient:
         if not self._whole_body_read and self._scope["method"] not in ("GET", "HEAD"):
             # What the client still sends of its body must not be taken for its next request.
             headers = [*headers, (b"connection", b"close")]
-        if self._cycle is not None:
-            self._cycle.respond(status, headers, body)
-        else:
-            await self._respond(status, headers, body)
+        await self._respond(status, headers, body)
 
 
 def _too_large(limit: int) -> Refusal:

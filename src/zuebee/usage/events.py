@@ -7,20 +7,12 @@ import msgspec
 from zuebee.contracts.usage import UsageEvent
 from zuebee.kit.timestamps import rfc3339
 
-COLUMNS = (
-    "request_id", "at_s", "key_id", "key_name", "user_id", "team_id", "organisation_id", "plan", "priority", "model",
-    "method", "endpoint", "is_stream", "status", "ending", "code", "backend", "backend_url", "attempts",
-    "prompt_tokens", "completion_tokens", "cached_tokens", "usage_source", "cost_nano", "duration_ms",
-    "first_token_ms", "tags",
-)  # fmt: skip
-"""Those of `usage_records` that an event is made of."""
-
 _encode = msgspec.json.Encoder().encode
 _tags = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 def event(values: Any, currency: str) -> str:
-    """The event of a record, as JSON. `values` are those of COLUMNS, `currency` is that of its cost."""
+    """The event of a record, as JSON. `values` are those of RECORD_COLUMNS, `currency` is that of its cost."""
     (
         request_id, at_s, key_id, key_name, user_id, team_id, organisation_id, plan, priority, model,
         method, endpoint, is_stream, status, ending, code, backend, backend_url, attempts,

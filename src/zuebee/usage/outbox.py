@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, bindparam, case, delete, func, select, update
 
+from zuebee.contracts.usage import RECORD_COLUMNS
 from zuebee.kit.database import Database
 from zuebee.schema.tables import usage_outbox, usage_records
 from zuebee.usage import events
@@ -23,7 +24,7 @@ _log = logging.getLogger("zuebee.usage")
 
 _rows = usage_outbox.c
 _parked = _rows.due_at_s >= PARKED_AT_S
-_told = [usage_records.c[name] for name in events.COLUMNS]
+_told = [usage_records.c[name] for name in RECORD_COLUMNS]
 # An id is given again if records were removed by hand: the request must be the right one, too.
 _its_record = (usage_records.c.id == _rows.record) & _rows.event_id.in_(
     [usage_records.c.request_id, usage_records.c.request_id + LATE]

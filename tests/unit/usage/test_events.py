@@ -1,3 +1,4 @@
+from zuebee.contracts.usage import RECORD_COLUMNS
 from zuebee.schema.tables import usage_records
 from zuebee.usage import events
 
@@ -22,11 +23,11 @@ NOTHING_KNOWN = ("prompt_tokens", "completion_tokens", "cached_tokens", "usage_s
 
 
 def test_an_event_says_all_that_a_receiver_is_promised() -> None:
-    assert events.event([RECORD[name] for name in events.COLUMNS], "USD") == TOLD
+    assert events.event([RECORD[name] for name in RECORD_COLUMNS], "USD") == TOLD
 
 
 def test_where_nothing_is_known_tokens_are_0_and_the_first_token_is_null() -> None:
-    values = [None if name in NOTHING_KNOWN else RECORD[name] for name in events.COLUMNS]
+    values = [None if name in NOTHING_KNOWN else RECORD[name] for name in RECORD_COLUMNS]
     told = events.event(values, "EUR")
     assert '"prompt_tokens":0,"completion_tokens":0,"total_tokens":0,' in told
     assert '"cached_tokens":0,"usage_source":"",' in told
@@ -35,4 +36,4 @@ def test_where_nothing_is_known_tokens_are_0_and_the_first_token_is_null() -> No
 
 def test_all_that_it_is_made_of_is_in_the_table() -> None:
     named = {column.name for column in usage_records.columns if column.computed is None} - {"id"}
-    assert set(events.COLUMNS) == named
+    assert set(RECORD_COLUMNS) == named
