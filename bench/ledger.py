@@ -13,7 +13,7 @@ from multiprocessing.synchronize import Barrier
 from tests.support.databases import postgres_database
 from tests.support.shared_ledger import post, reserve, store_on
 from tests.support.tcp_proxy import proxy_before
-from zuebee.billing.ledger import HoldState
+from zuebee.billing.entries import HoldState
 from zuebee.billing.picture import Memory
 from zuebee.contracts.admission import Budget
 from zuebee.schema.prepare import prepare

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 from zuebee.billing.batch import Batch
-from zuebee.billing.ledger import HoldState, Ledger
+from zuebee.billing.entries import HoldState
+from zuebee.billing.ledger import Ledger
 from zuebee.billing.records import Stub
 from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement

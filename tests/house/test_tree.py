@@ -27,6 +27,14 @@ TESTED_ELSEWHERE = {
     "edge/client.py": "a shape without behaviour; edge/asgi.py and edge/recording.py have it",
     "billing/postgres_connection.py": "tests/scenarios/test_postgres_faults.py, on a real database",
     "billing/store_postgres.py": "tests/scenarios/test_postgres_ledger.py, on a real database",
+    "billing/entries.py": "shapes; tests/unit/billing/test_ledger.py is made of them",
+    "billing/rates.py": "shapes; tests/unit/billing/test_pricing.py is made of them",
+    "dialects/openai_shapes.py": "shapes; tests/unit/dialects/test_openai.py reads into them",
+    "limits/state.py": "a shape; tests/unit/limits/test_answers.py is made of it",
+    "dispatch/following.py": "tests/unit/dispatch/test_service.py, in whose answers it stands",
+    "models/outcomes.py": "tests/unit/models/test_service.py, with a real connection",
+    "models/streams.py": "tests/unit/models/test_service.py, with a real connection",
+    "models/whole_answer.py": "tests/unit/models/test_service.py, with a real connection",
     "contracts/*.py": "shapes without behaviour; every test of a room is made of them",
 }
 

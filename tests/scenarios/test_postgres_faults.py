@@ -27,7 +27,7 @@ from tests.support.shared_ledger import (
 )
 from tests.support.tcp_proxy import DOWN, UP, TcpProxy, proxy_before
 from zuebee.billing.batch import StoreBusy
-from zuebee.billing.ledger import HoldState
+from zuebee.billing.entries import HoldState
 from zuebee.billing.operations import Expire, Extend, Operation, Renew, Settle
 from zuebee.billing.postgres_connection import StoreLost
 from zuebee.billing.records import COLUMNS

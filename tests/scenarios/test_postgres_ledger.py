@@ -28,7 +28,8 @@ from tests.support.shared_ledger import (
     void,
 )
 from zuebee.billing import postgres_statements as sql
-from zuebee.billing.ledger import HoldState, Ledger, Short
+from zuebee.billing.entries import HoldState, Short
+from zuebee.billing.ledger import Ledger
 from zuebee.billing.operations import Answer, Expire, Extend, Operation, Renew, Settle, decide
 from zuebee.contracts.admission import Amount, Budget
 from zuebee.schema.prepare import prepare
@@ -253,7 +254,7 @@ GREEDY = """
 import sys
 from tests.support.shared_ledger import reserve, store_on, told
 from zuebee.billing import postgres_statements as sql
-from zuebee.billing.ledger import HoldState
+from zuebee.billing.entries import HoldState
 from zuebee.billing.batch import StoreBusy
 from zuebee.contracts.admission import Budget
 url, name, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])

@@ -4,7 +4,8 @@ import threading
 from typing import Any
 
 from tests.support.shared_ledger import AT_S
-from zuebee.billing.ledger import Balance, Ledger
+from zuebee.billing.entries import Balance
+from zuebee.billing.ledger import Ledger
 from zuebee.billing.operations import Answer, Expire, Operation, Settle, decide
 
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 from tests.support.fakes import make_job
 from zuebee.billing.batch import Batch
-from zuebee.billing.ledger import HoldState, Ledger
+from zuebee.billing.entries import HoldState
+from zuebee.billing.ledger import Ledger
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
 from zuebee.billing.store_sqlite import SqliteStore

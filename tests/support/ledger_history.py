@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tests.support.ledger_targets import empty_store
 from zuebee.billing.batch import Batch
-from zuebee.billing.ledger import HoldState, Ledger
+from zuebee.billing.entries import HoldState
+from zuebee.billing.ledger import Ledger
 from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage

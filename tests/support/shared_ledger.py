@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from zuebee.billing.effects import effect
-from zuebee.billing.ledger import HoldState, Short
+from zuebee.billing.entries import HoldState, Short
 from zuebee.billing.operations import Answer, Record, Reserve, Settle, record_of
 from zuebee.billing.store_postgres import PostgresStore
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Generator
 from typing import Any, Protocol
 
-from zuebee.billing.ledger import Changes
+from zuebee.billing.entries import Changes
 from zuebee.contracts.admission import Settlement
 
 

@@ -70,8 +70,8 @@ class Committer:
         self._closing = threading.Event()
         self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
-        self._thread.start()
+        self._writer = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._writer.start()
 
     def touch(self, urgency: int) -> Batch:
         """The current batch has got something: LATER, SOON or NOW. Answers with the batch."""
@@ -148,7 +148,7 @@ class Committer:
                     await self._writing.flushed()
         self._closing.set()
         self._queue.put(None)
-        await self._loop.run_in_executor(None, self._thread.join, self._timeout_s)
+        await self._loop.run_in_executor(None, self._writer.join, self._timeout_s)
 
     # --- the thread ---
 

@@ -6,7 +6,7 @@ from datetime import date
 from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Any
 
-from zuebee.billing.pricing import Rate, Tier
+from zuebee.billing.rates import Rate, Tier
 from zuebee.config.check_billing import MAX_PRICE_NANO, NANO_PER_UNIT
 
 if TYPE_CHECKING:

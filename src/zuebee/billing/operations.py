@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from zuebee.billing import records
-from zuebee.billing.ledger import HoldState, Ledger, Short, UnknownHold
+from zuebee.billing.entries import HoldState, Short
+from zuebee.billing.ledger import Ledger, UnknownHold
 from zuebee.contracts.admission import Amount, Budget, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE
 

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from zuebee.billing.effects import Kind
-from zuebee.billing.ledger import TOKENS, Balance, HoldState, Ledger, Path, Short, State
+from zuebee.billing.entries import TOKENS, Balance, HoldState, Path, Short, State
+from zuebee.billing.ledger import Ledger
 from zuebee.billing.operations import Answer, Expire, Extend, Operation, Record, Reserve, decide, holds_of
 from zuebee.contracts.admission import Amount
 

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from datetime import date
 from typing import Literal
 
-import msgspec
-
+from zuebee.billing.rates import Rate, Tier
 from zuebee.config import BillingSettings, PriceSettings
 from zuebee.config.check_billing import price_nano, since_s
-from zuebee.contracts.admission import MAX_AMOUNT, Amount
+from zuebee.contracts.admission import MAX_AMOUNT
 from zuebee.contracts.errors import Refusal
 
 MAX_REMEMBERED = 10_000
@@ -33,34 +32,6 @@ NO_PRICE = Refusal(
     "This model has no price here, so a key with a money budget may not use it.",
     "model",
 )
-
-
-class Tier(msgspec.Struct, frozen=True, gc=False):
-    """Prices of the whole request once its prompt has more than `above` tokens."""
-
-    above: int
-    input_nano: int
-    cached_nano: int
-    output_nano: int
-
-
-class Rate(msgspec.Struct, frozen=True, gc=False):
-    """Nano-units for a million tokens. `tiers` by rising `above`.
-
-    `source`: an own row, a list price, the cap of `unknown_price: cap`, or free under `unknown_price: allow`.
-    """
-
-    input_nano: int
-    cached_nano: int
-    output_nano: int
-    tiers: tuple[Tier, ...] = ()
-    source: Literal["own", "list", "cap", "free"] = "own"
-
-
-class Quote(Amount, frozen=True, gc=False):
-    """What a request costs at most, and the rate by which that was found."""
-
-    rate: Rate | None = None
 
 
 FREE = Rate(0, 0, 0, source="free")

@@ -1,6 +1,6 @@
 """PURE. Why something cannot be spent, in words for its caller."""
 
-from zuebee.billing.ledger import TOKENS, Short
+from zuebee.billing.entries import TOKENS, Short
 from zuebee.contracts.errors import Refusal
 
 PAYMENT_REQUIRED = 402

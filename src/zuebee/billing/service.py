@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from zuebee.billing import records
 from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
 from zuebee.billing.committer import LATER, NOW, SOON, Committer
-from zuebee.billing.ledger import TOKENS, Balance, HoldState, Ledger, Path, Short
-from zuebee.billing.pricing import NO_PRICE, PriceBook, Quote, Rate, cost_nano
+from zuebee.billing.entries import TOKENS, Balance, HoldState, Path, Short
+from zuebee.billing.ledger import Ledger
+from zuebee.billing.pricing import NO_PRICE, PriceBook, cost_nano
+from zuebee.billing.rates import Quote, Rate
 from zuebee.billing.refusals import too_short
 from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.config import BillingSettings

@@ -4,9 +4,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from zuebee.billing import records
 from zuebee.billing.batch import StoreBusy, StoreFailed
-from zuebee.billing.ledger import TOKENS, Balance, HoldState, Short
+from zuebee.billing.entries import TOKENS, Balance, HoldState, Short
 from zuebee.billing.operations import Extend, Reserve, Settle, record_of
-from zuebee.billing.pricing import NO_PRICE, PriceBook, Rate, cost_nano
+from zuebee.billing.pricing import NO_PRICE, PriceBook, cost_nano
+from zuebee.billing.rates import Rate
 from zuebee.billing.refusals import too_short
 from zuebee.billing.shared_batch import Pending
 from zuebee.billing.shared_committer import SharedCommitter

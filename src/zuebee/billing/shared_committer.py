@@ -15,7 +15,7 @@ from contextlib import suppress
 from itertools import chain
 
 from zuebee.billing.batch import StoreBusy
-from zuebee.billing.ledger import Balance, HoldState
+from zuebee.billing.entries import Balance, HoldState
 from zuebee.billing.operations import Answer, Expire, Operation, Renew, Reserve, Settle, release
 from zuebee.billing.postgres_connection import StoreLost
 from zuebee.billing.shared_batch import Pending, SharedBatch
@@ -69,8 +69,8 @@ class SharedCommitter:
         self._queue: queue.SimpleQueue[SharedBatch | str] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")
-        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
-        self._thread.start()
+        self._writer = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._writer.start()
 
     # --- what comes in ---
 
@@ -273,7 +273,7 @@ class SharedCommitter:
         self._queue.put("end" if is_done else "leave")
         if not is_done:
             self._store.cut()
-        await self._loop.run_in_executor(None, self._thread.join, CLOSE_S)
+        await self._loop.run_in_executor(None, self._writer.join, CLOSE_S)
         if self._timer is not None:
             self._timer.cancel()
         for batch in self._batches():

@@ -15,7 +15,8 @@ from psycopg.pq import TransactionStatus
 from zuebee.billing import postgres_statements as sql
 from zuebee.billing import records
 from zuebee.billing.batch import NoBound, Room, StoreBusy, StoreFailed
-from zuebee.billing.ledger import Balance, Entry, HoldState, Ledger
+from zuebee.billing.entries import Balance, Entry, HoldState
+from zuebee.billing.ledger import Ledger
 from zuebee.billing.operations import Answer, Expire, Operation, Record, Renew, Reserve, holds_of
 from zuebee.billing.picture import Memory, Paths, Picture, add_holds, add_paths
 from zuebee.billing.postgres_connection import PostgresConnection, StoreLost

@@ -17,7 +17,7 @@ import msgspec
 from zuebee.billing import records
 from zuebee.billing.batch import Batch, NoBound, Room, StoreBusy, StoreFailed
 from zuebee.billing.effects import effect
-from zuebee.billing.ledger import TOKENS, Balance, Entry, HoldState, Path
+from zuebee.billing.entries import TOKENS, Balance, Entry, HoldState, Path
 from zuebee.billing.sqlite_rows import chunks, insert, marks
 from zuebee.billing.sqlite_usage import UsageRows
 from zuebee.billing.wal_file import Log, WalFile

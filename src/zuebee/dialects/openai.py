@@ -4,56 +4,31 @@ Reference: OpenAI API, "Chat", "Completions", "Embeddings". Bodies pass as they 
 """
 
 import re
-from typing import Annotated, Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
 from zuebee.contracts.errors import Refusal, bad_request
+from zuebee.dialects.openai_shapes import (
+    MAX_TOKENS,
+    Answer,
+    Choices,
+    Peek,
+    Request,
+    StreamOptions,
+    UsageFigures,
+    UsualAnswer,
+)
 
-MAX_TOKENS = 10**9
 MAX_CODE = 64
 MAX_MESSAGE = 2000
-MAX_CHOICES = 10_000
 _PEEKED = ("model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "best_of", "prompt")
 _QUOTED = tuple(f'"{name}"'.encode() for name in _PEEKED[:-1])  # `prompt` is looked for where there is one
 
 
-_Bound = Annotated[int, Meta(ge=-1, le=MAX_TOKENS)] | None  # -1: some servers' word for no bound
-_Count = Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None
-
-
-class _Peek(msgspec.Struct):
-    model: str = ""
-    stream: bool | None = None
-    stream_options: Raw | UnsetType = UNSET
-    max_tokens: _Bound = None
-    max_completion_tokens: _Bound = None
-    n: _Count = None
-    best_of: _Count = None
-    prompt: Raw | UnsetType = UNSET
-
-
-class _StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
-
-
-class Request(msgspec.Struct):
-    """What a request asks for: its model, whether it wants a stream, and usage in it, how long and how many answers.
-
-    `prompts`: to how many prompts it wants them; a text completion may have many.
-    """
-
-    model: str
-    stream: bool
-    stream_usage: bool
-    max_output_tokens: int | None = None
-    choices: int = 1
-    prompts: int = 1
-
-
-_peek = msgspec.json.Decoder(_Peek)
-_stream_options = msgspec.json.Decoder(_StreamOptions | None)
+_peek = msgspec.json.Decoder(Peek)
+_stream_options = msgspec.json.Decoder(StreamOptions | None)
 _raw_list = msgspec.json.Decoder(list[Raw])
 _ESCAPED_LETTER = re.compile(rb"\\u00[5-7]")  # the letters, and the underscore
 
@@ -174,35 +149,10 @@ class Figures(NamedTuple):
     cached: int = 0
 
 
-class _Answer(msgspec.Struct):
-    usage: Raw | UnsetType = UNSET
-    error: Raw | UnsetType = UNSET
-
-
-class _UsageFigures(msgspec.Struct):
-    prompt_tokens: Any = None
-    completion_tokens: Any = None
-    total_tokens: Any = None
-    prompt_tokens_details: Any = None
-
-
-class _UsualAnswer(msgspec.Struct):
-    usage: _UsageFigures | None = None
-
-
-class _Choice(msgspec.Struct):
-    text: Any = None
-    message: Any = None
-
-
-class _Choices(msgspec.Struct):
-    choices: list[_Choice] = []
-
-
-_answer = msgspec.json.Decoder(_Answer)
-_usual_answer = msgspec.json.Decoder(_UsualAnswer)
-_choices = msgspec.json.Decoder(_Choices)
-_figures = msgspec.json.Decoder(_UsageFigures | None)
+_answer = msgspec.json.Decoder(Answer)
+_usual_answer = msgspec.json.Decoder(UsualAnswer)
+_choices = msgspec.json.Decoder(Choices)
+_figures = msgspec.json.Decoder(UsageFigures | None)
 _USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 
 
@@ -254,7 +204,7 @@ def usage_figures(usage: Raw | bytes | UnsetType) -> Figures | None:
     return _believed(figures)
 
 
-def _believed(figures: _UsageFigures | None) -> Figures | None:
+def _believed(figures: UsageFigures | None) -> Figures | None:
     if figures is None or figures.prompt_tokens is None:
         return None
     prompt, completion, details = figures.prompt_tokens, figures.completion_tokens, figures.prompt_tokens_details

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from zuebee.dialects.openai import Figures, usage_figures
+from zuebee.dialects.openai_shapes import Chunk, FinishedChoice
 from zuebee.dialects.openai_text import BYTES_PER_TOKEN, text_bytes
 from zuebee.dialects.sse import EventCutter, EventTooLarge, event_data, split_events
 
@@ -19,19 +20,9 @@ LITTLE_TEXT_BYTES = 24
 MAX_WRAPPING_BYTES = 1024
 
 
-class _Chunk(msgspec.Struct):
-    choices: Raw | UnsetType = UNSET
-    usage: Raw | UnsetType = UNSET
-    error: Raw | UnsetType = UNSET
-
-
-class _Choice(msgspec.Struct):
-    finish_reason: str | None = None
-
-
-_decode_chunk = msgspec.json.Decoder(_Chunk).decode
-_decode_lines = msgspec.json.Decoder(_Chunk).decode_lines
-_choices = msgspec.json.Decoder(list[_Choice])
+_decode_chunk = msgspec.json.Decoder(Chunk).decode
+_decode_lines = msgspec.json.Decoder(Chunk).decode_lines
+_choices = msgspec.json.Decoder(list[FinishedChoice])
 
 
 class StreamMeter:
@@ -130,7 +121,7 @@ class StreamMeter:
             self._measure([chunk], len(data))
         return self._counts(chunk)
 
-    def _measure(self, chunks: list[_Chunk], size_bytes: int) -> None:
+    def _measure(self, chunks: list[Chunk], size_bytes: int) -> None:
         """Take note of text that is more than a token for each chunk; the first ones show how large a wrapping is."""
         sizes = [text_bytes(chunk.choices) for chunk in chunks]
         self._more_tokens += sum(size // BYTES_PER_TOKEN - 1 for size in sizes if size > LITTLE_TEXT_BYTES)
@@ -147,7 +138,7 @@ class StreamMeter:
         self.fault = fault
         self.over = True
 
-    def _counts(self, chunk: _Chunk) -> bool:
+    def _counts(self, chunk: Chunk) -> bool:
         """Count a chunk; False if it is the extra one that only tells of usage, and that is to be hidden."""
         if chunk.usage is not UNSET:
             self.usage = usage_figures(chunk.usage) or self.usage

@@ -8,13 +8,14 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
-from contextlib import aclosing
+from functools import partial
 
 from zuebee.config import RoutingSettings
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import QUIET, End, Event, Events, Head, Job, Reply
+from zuebee.contracts.inference import End, Event, Events, Head, Job, Reply
 from zuebee.dispatch.backend import Backend
 from zuebee.dispatch.balancer import CHOOSERS, fit, matches
+from zuebee.dispatch.following import begun, follow
 from zuebee.dispatch.retry import OVERLOADED, RetryBudget, backoff_s, is_failure, retry_after_s, worth_a_retry
 from zuebee.dispatch.turns import Turns, Visit
 from zuebee.kit import clock
@@ -80,7 +81,7 @@ class Dispatcher:
                     if wait_s is None:
                         first.attempts = len(tried)
                         if rest is not None:
-                            followed = await _begun(self._follow(backend, rest, failed=failed))
+                            followed = await begun(follow(rest, partial(self._over, backend, failed=failed)))
                         elif not failed:
                             self._note_end(backend, first.rest[1] if isinstance(first, Head) and first.rest else first)
                         return first, followed
@@ -98,20 +99,12 @@ class Dispatcher:
             if followed is None:
                 budget.running -= 1
 
-    async def _follow(self, backend: Backend, rest: Events, *, failed: bool) -> Events:
-        """What comes after the first event. Begun with a `Quiet`: what was not begun has no end either."""
-        event: Event = QUIET
-        try:
-            async with aclosing(rest) as events:
-                yield event
-                async for event in events:
-                    yield event
-        finally:
-            # Here, because who has taken the last event does not come back for more.
-            if not failed:
-                self._note_end(backend, event)
-            self._leave(backend)
-            self._budget.running -= 1
+    def _over(self, backend: Backend, last: Event, *, failed: bool) -> None:
+        """An answer that was passed on ended with this."""
+        if not failed:
+            self._note_end(backend, last)
+        self._leave(backend)
+        self._budget.running -= 1
 
     def _leave(self, backend: Backend) -> None:
         if self._bounded:
@@ -221,11 +214,6 @@ class Dispatcher:
             backend.health.request_succeeded(now_s)
         elif backend.health.request_failed(now_s):
             _log.warning("backend %s is ejected: too many answers broke off", backend.name)
-
-
-async def _begun(events: Events) -> Events:
-    await anext(events)
-    return events
 
 
 def _welcome(candidates: list[Backend], tried: list[Backend], model: str, now_s: float) -> Sequence[Backend]:

@@ -36,8 +36,8 @@ class BatchWriter(Generic[T]):
         self._items: deque[T] = deque()
         self._wake = threading.Event()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._writer = threading.Thread(target=self._run, name=name, daemon=True)
+        self._writer.start()
 
     def put(self, item: T) -> bool:
         """Queue an item; False if it had to be dropped."""
@@ -53,7 +53,7 @@ class BatchWriter(Generic[T]):
         """Write what is queued and stop the thread, waiting at most `timeout_s`."""
         self._closing.set()
         self._wake.set()
-        self._thread.join(timeout_s)
+        self._writer.join(timeout_s)
 
     def _run(self) -> None:
         while True:
@@ -77,7 +77,7 @@ class BatchWriter(Generic[T]):
             try:
                 self._write(batch)
             except Exception:
-                _log.exception("%s: a batch of %d could not be written", self._thread.name, len(batch))
+                _log.exception("%s: a batch of %d could not be written", self._writer.name, len(batch))
                 if attempt < self._retries and not self._closing.is_set():
                     self._closing.wait(min(0.1 * 2**attempt, 5.0))
             else:

@@ -5,12 +5,20 @@ import base64
 import ipaddress
 import ssl
 from collections.abc import Callable
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
-P = TypeVar("P", bound=asyncio.Protocol)
+P = TypeVar("P", bound="Connectable")
 
 MAX_PROXY_ANSWER_BYTES = 16384
+
+
+class Connectable(Protocol):
+    """What asyncio takes for a protocol, whatever it inherits from."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        ...
 
 
 class Connector(Protocol):
@@ -50,13 +58,14 @@ class Origin:
         """Open a connection within the timeout; see `Connector.connect`."""
         async with asyncio.timeout(self._timeout_s):
             loop = asyncio.get_running_loop()
+            made: Any = factory  # asyncio's types ask for its own base class, asyncio does not
             if self._proxy is None:
-                _, protocol = await loop.create_connection(factory, self.host, self.port, ssl=self._tls)
-                return protocol
+                _, protocol = await loop.create_connection(made, self.host, self.port, ssl=self._tls)
+                return cast(P, protocol)
             proxy_host, proxy_port = self._proxy.hostname or "", self._proxy.port or 80
             if self._tls is None:
-                _, protocol = await loop.create_connection(factory, proxy_host, proxy_port)
-                return protocol
+                _, protocol = await loop.create_connection(made, proxy_host, proxy_port)
+                return cast(P, protocol)
             return await self._tunnel(loop, factory, proxy_host, proxy_port)
 
     async def _tunnel(
@@ -75,7 +84,8 @@ class Origin:
             )  # fmt: skip
             await opening.established
             protocol = factory()
-            secured = await loop.start_tls(transport, protocol, self._tls, server_hostname=self.host)
+            spoken: Any = protocol  # see `connect`
+            secured = await loop.start_tls(transport, spoken, self._tls, server_hostname=self.host)
             if secured is None:
                 raise ConnectionError("the connection closed during the TLS handshake")
         except BaseException:

@@ -33,8 +33,8 @@ class Owner(Protocol):
         ...
 
 
-class Connection(asyncio.Protocol):
-    """One connection to the origin, and the answer of the exchange it carries.
+class Connection:
+    """One connection to the origin, and the answer of the exchange it carries: an `asyncio.Protocol`.
 
     `status` and `headers` (names in lower case) are set once `HttpPool.send` returned; then `read` gives the body.
     `answered`: whether any byte of it came. `memory`: what its reader made of these headers when they came before
@@ -55,8 +55,7 @@ class Connection(asyncio.Protocol):
         self._failure: HttpFailure | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._chunks: list[bytes] = []
-        self._buffered_bytes = 0
-        self._header_bytes = 0
+        self._buffered_bytes = self._header_bytes = 0
         self._take: Callable[[bytes], bool] | None = None
         self._poured = False
         self._heard_s = 0.0
@@ -65,15 +64,13 @@ class Connection(asyncio.Protocol):
         self._lost = False
         self._keep_alive = False
         self._head_seen = False
-        self._until_close = False
-        self._skip_body = False
+        self._until_close = self._skip_body = False
         self._interim = 0
         self._timeouts = Timeouts(0, 0, 0)
         self._total_deadline_s = 0.0
         self._deadline_s = 0.0
         self._deadline_kind: Failure = "first_byte_timeout"
-        self._quiet_s = 0.0
-        self._quiet_at_s = 0.0
+        self._quiet_s = self._quiet_at_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s = 0.0
         self._known = KnownHead(dated=True)
@@ -268,6 +265,13 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._parser = httptools.HttpResponseParser(self)
+
+    # A request goes out in one piece: there is nobody to stop. A server that says no more is parted from.
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+    def eof_received(self) -> None: ...
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True

@@ -4,12 +4,11 @@ import math
 from collections.abc import Iterable
 from functools import lru_cache
 
-import msgspec
-
 from zuebee.contracts.admission import Limit
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers
 from zuebee.limits.rules import scope_of
+from zuebee.limits.state import State
 
 UNKNOWN_WAIT_S = 1.0
 """When a place among the running requests comes free, nobody knows."""
@@ -36,15 +35,6 @@ _WHO = {
     "other": "this caller",
 }
 _WINDOWS = {1: "a second", 60: "a minute", 3600: "an hour", 86400: "a day"}
-
-
-class State(msgspec.Struct, gc=False):
-    """How one limit stands: `remaining` of `amount`, and seconds until nothing is counted any more."""
-
-    kind: str
-    amount: int
-    remaining: int
-    reset_s: float
 
 
 def limit_headers(states: Iterable[State]) -> Headers:

@@ -7,9 +7,10 @@ from typing import TypeAlias
 from zuebee.contracts.admission import Limit
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers
-from zuebee.limits.answers import UNKNOWN_WAIT_S, State, limit_headers, refusal_of
+from zuebee.limits.answers import UNKNOWN_WAIT_S, limit_headers, refusal_of
 from zuebee.limits.buckets import MAX_TIMES, Slot, SlotWindow, TimesWindow, TokenBucket
 from zuebee.limits.rules import STRANGERS, scope_of
+from zuebee.limits.state import State
 
 MAX_COUNTERS = 100_000
 """Beyond it, members that callers can invent (addresses, models) share one counter of their scope."""

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from zuebee.contracts.admission import Limit
-from zuebee.limits.answers import State
 from zuebee.limits.buckets import LEASE_S, SLOTS
+from zuebee.limits.state import State
 
 MAX_SUBJECT = 100
 _TAKE, _GIVE_BACK, _RENEW = 1, 2, 3

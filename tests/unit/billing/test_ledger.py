@@ -1,6 +1,7 @@
 import pytest
 
-from zuebee.billing.ledger import Balance, HoldState, Ledger, Path, Short, UnknownHold
+from zuebee.billing.entries import Balance, HoldState, Path, Short
+from zuebee.billing.ledger import Ledger, UnknownHold
 from zuebee.contracts.admission import MAX_AMOUNT, Amount, Budget
 
 NOW_S = 1_790_000_000.0  # 2026-09-21, a Monday

@@ -5,7 +5,8 @@ import pytest
 
 from tests.support.shared_ledger import AT_S, post, record, reserve, void
 from zuebee.billing import records
-from zuebee.billing.ledger import HoldState, Ledger, Short
+from zuebee.billing.entries import HoldState, Short
+from zuebee.billing.ledger import Ledger
 from zuebee.billing.operations import (
     Expire,
     Extend,

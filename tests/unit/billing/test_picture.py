@@ -1,7 +1,8 @@
 import pytest
 
 from tests.support.shared_ledger import AT_S, post, record, reserve, void
-from zuebee.billing.ledger import Balance, HoldState, Ledger
+from zuebee.billing.entries import Balance, HoldState
+from zuebee.billing.ledger import Ledger
 from zuebee.billing.operations import Expire, Extend, Operation, Renew, Settle
 from zuebee.billing.picture import NOTHING_ASKED, Memory, Paths, Picture, Terms
 from zuebee.contracts.admission import Amount, Budget

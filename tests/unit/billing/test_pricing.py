@@ -7,15 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.billing.pricing import (
-    FREE,
-    MAX_REMEMBERED,
-    NO_PRICE,
-    PriceBook,
-    Rate,
-    Tier,
-    cost_nano,
-)
+from zuebee.billing.pricing import FREE, MAX_REMEMBERED, NO_PRICE, PriceBook, cost_nano
+from zuebee.billing.rates import Rate, Tier
 from zuebee.config import BillingSettings, PriceSettings
 from zuebee.contracts.admission import MAX_AMOUNT
 

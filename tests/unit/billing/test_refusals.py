@@ -1,4 +1,4 @@
-from zuebee.billing.ledger import Short
+from zuebee.billing.entries import Short
 from zuebee.billing.refusals import too_short
 
 FOREVER = float("inf")

@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.fakes import make_job
 from zuebee.billing.batch import Batch
-from zuebee.billing.pricing import PriceBook, Quote
+from zuebee.billing.pricing import PriceBook
+from zuebee.billing.rates import Quote
 from zuebee.billing.service import LocalBilling
 from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.billing.wal_file import Log, WalFile

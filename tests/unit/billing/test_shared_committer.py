@@ -9,7 +9,7 @@ from tests.support.fake_store import FakeStore
 from tests.support.shared_ledger import post, record, reserve
 from zuebee.billing import shared_committer
 from zuebee.billing.batch import StoreBusy
-from zuebee.billing.ledger import HoldState, Short
+from zuebee.billing.entries import HoldState, Short
 from zuebee.billing.operations import Expire, Renew, Settle
 from zuebee.billing.postgres_connection import StoreLost
 from zuebee.billing.shared_committer import RETRIES, SharedCommitter
@@ -43,7 +43,7 @@ async def committer(store: FakeStore, spool: Spool) -> AsyncIterator[SharedCommi
     made = SharedCommitter(store, spool, timeout_s=0.2)  # type: ignore[arg-type]
     yield made
     store.go.set()
-    if made._thread.is_alive():
+    if made._writer.is_alive():
         await made.aclose()
 
 

@@ -1,7 +1,8 @@
 import pytest
 
 from zuebee.contracts.admission import Limit
-from zuebee.limits.answers import State, duration, limit_headers, refusal_of
+from zuebee.limits.answers import duration, limit_headers, refusal_of
+from zuebee.limits.state import State
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,94 @@
+"""PURE. What the ledger is made of: balances, the paths through them, holds, and the entries that explain them."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from zuebee.billing.effects import Kind
+from zuebee.contracts.admission import Amount, Period
+
+State = Literal["open", "posted", "voided", "expired", "adjusted"]
+TOKENS = "tokens"
+NOTHING = Amount(0)
+
+
+class Balance(msgspec.Struct):
+    """One account in one period. What is left is `granted - used - held`; it is below 0 after an overdraft."""
+
+    id: int
+    account: str
+    unit: str
+    period: Period
+    starts_at_s: float
+    granted: int = 0
+    held: int = 0
+    used: int = 0
+    overdraft: int = 0
+    limited: int = 0
+    changes: int = 0
+    seen_entry: int = 0
+
+    @property
+    def available(self) -> int:
+        """What can still be reserved."""
+        return self.granted - self.used - self.held
+
+
+class Path(msgspec.Struct):
+    """The balances that a hold is reserved in. Good for reserving until `ends_at_s`, when one of them starts anew."""
+
+    id: int
+    balances: tuple[Balance, ...]
+    ends_at_s: float = float("inf")
+
+
+class Entry(msgspec.Struct, gc=False):
+    """One line of the ledger, never changed. See the table `ledger_entries`."""
+
+    kind: Kind
+    hold: str
+    step: int | None
+    path: Path
+    tokens: int
+    cost_nano: int
+    released_tokens: int
+    released_cost_nano: int
+    at_s: float
+
+
+class HoldState(msgspec.Struct, gc=False):
+    """A hold: how much it holds while it is open, how much was charged once it is resolved.
+
+    `record` is the store's: what it keeps beside a hold for the case that its owner dies.
+    """
+
+    id: str
+    path: Path
+    tokens: int
+    cost_nano: int
+    owner: int
+    expires_at_s: float
+    record: Any = ""
+    progress: Amount = NOTHING
+    state: State = "open"
+    charged: Amount = NOTHING
+
+
+class Short(msgspec.Struct, frozen=True):
+    """Not reserved: this account has only `available` left."""
+
+    account: str
+    unit: str
+    period: Period
+    ends_at_s: float
+    available: int
+    asked: int
+
+
+class Changes(msgspec.Struct):
+    """What a store must keep, in one transaction. `opened`: the holds of the `reserve` entries, in their order."""
+
+    balances: list[Balance] = []
+    paths: list[Path] = []
+    entries: list[Entry] = []
+    opened: list[HoldState] = []
