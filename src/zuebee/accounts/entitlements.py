@@ -4,6 +4,7 @@ A level can only take away. So the rights of a child are a part of its parent's,
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import msgspec
 
@@ -108,7 +109,7 @@ def limits_of(level: Level) -> tuple[Limit, ...]:
 
 def _smaller(one: Limit, other: Limit) -> Limit:
     strict = {"closed": 0, "share": 1, "open": 2}
-    return msgspec.structs.replace(
+    return replace(
         one,
         amount=min(one.amount, other.amount),
         burst=min(one.burst, other.burst),

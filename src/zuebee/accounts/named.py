@@ -1,9 +1,9 @@
 """What the store says of a caller whose key it does not have: of the plan and the owners that a token names."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from msgspec.structs import replace
 from sqlalchemy import Connection, Text, bindparam, cast, func, select
 
 from zuebee.accounts.entitlements import Level, merge

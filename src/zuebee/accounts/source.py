@@ -1,9 +1,10 @@
 """The store as a source of keys: a digest becomes a record with everything that its key entitles to."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from msgspec.structs import replace
+import msgspec
 from sqlalchemy import Connection, select
 
 from zuebee.accounts.entitlements import merge
@@ -50,7 +51,7 @@ class StoreSource:
         found = await self._database.run(lambda connection: find(connection, presented.digest, self._currency))
         if isinstance(found, KeyRecord) and found.principal.budgets:
             budgets = self._same(found.principal.budgets)
-            return replace(found, principal=replace(found.principal, budgets=budgets))
+            return msgspec.structs.replace(found, principal=replace(found.principal, budgets=budgets))
         return found
 
     async def entitle(self, principal: Principal) -> Principal | Refusal:

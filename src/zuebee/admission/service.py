@@ -3,8 +3,7 @@
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
-
-from msgspec.structs import replace
+from dataclasses import replace
 
 from zuebee.admission.permissions import may_knock, may_use
 from zuebee.admission.priority import HEADER as PRIORITY

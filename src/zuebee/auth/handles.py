@@ -1,6 +1,6 @@
 """The credentials of running requests, so that they can be asked about again. In memory only, and bounded."""
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from zuebee.contracts.admission import Caller
 
@@ -26,7 +26,7 @@ class Handles:
     def keep(self, digest: str, key: bytes, caller: Caller, *, whole: bool) -> None:
         """Remember a credential. `whole`: with the header fields, for scripts."""
         self.kept.pop(digest, None)
-        slim = caller if whole else structs.replace(caller, fields={}, query=b"")
+        slim = caller if whole else _without_fields(caller)
         self.kept[digest] = Handle(key, slim)
         if len(self.kept) > self._most:
             del self.kept[next(iter(self.kept))]
@@ -37,3 +37,8 @@ class Handles:
         if handle is not None:
             self.kept[digest] = handle
         return handle
+
+
+def _without_fields(caller: Caller) -> Caller:
+    c = caller
+    return Caller(c.method, c.route, {}, c.address, c.path, b"", c.body_sha256, c.raw_path, c.memory)

@@ -1,8 +1,7 @@
 """PURE. One principal out of what several sources agree on: none may widen what another one narrowed."""
 
 from collections.abc import Iterable, Sequence
-
-from msgspec.structs import replace
+from dataclasses import replace
 
 from zuebee.contracts.admission import Budget, Limit, Principal
 

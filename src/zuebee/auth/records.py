@@ -5,6 +5,7 @@ passed over.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any, TypeAlias, cast, get_args
 
@@ -52,9 +53,7 @@ def record_of(data: Data, digest: str) -> KeyRecord:
     """The record that a map means. Raises ValueError."""
     key_id = key_id_of(digest)
     principal = with_fields(Principal(key_id, key_id, limits=rates_of(key_id, data)), data)
-    principal = msgspec.structs.replace(
-        principal, user_id=principal.user_id or principal.name, budgets=_budgets(key_id, data)
-    )
+    principal = replace(principal, user_id=principal.user_id or principal.name, budgets=_budgets(key_id, data))
     return KeyRecord(
         digest=digest,
         principal=principal,
@@ -92,7 +91,7 @@ def with_fields(principal: Principal, data: Data) -> Principal:
             changes[field] = _texts(found, field)
     if (priority := data.get("priority")) in get_args(Priority):
         changes["priority"] = priority
-    return msgspec.structs.replace(principal, **changes) if changes else principal
+    return replace(principal, **changes) if changes else principal
 
 
 def rates_of(key_id: str, data: Data) -> tuple[Limit, ...]:

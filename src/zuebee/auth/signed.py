@@ -4,9 +4,10 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
-from msgspec.structs import replace
+import msgspec
 
 from zuebee.auth import signature
 from zuebee.auth.credentials import Finish, digest_of, judge, unchanged
@@ -177,7 +178,7 @@ class SignatureSource:
         credential = f"{CREDENTIAL}/{presented.digest}/{client_id}"
         if self._kept is not None:
             self._kept.keep(credential, presented.key, presented.caller, whole=False)
-        return replace(found, principal=replace(found.principal, credential=credential))
+        return msgspec.structs.replace(found, principal=replace(found.principal, credential=credential))
 
     async def _unsigned(self, presented: Presented) -> Refusal | None:
         if not self._bound_keys:

@@ -6,9 +6,8 @@ request is decided anew each time. Failures are never kept.
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
-
-from msgspec.structs import replace
 
 from zuebee.auth.counters import AuthCounters
 from zuebee.auth.script import DecisionScript, Verdict

@@ -1,18 +1,19 @@
 """PURE. What the ledger is made of: balances, the paths through them, holds, and the entries that explain them."""
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
 from zuebee.billing.effects import Kind
-from zuebee.contracts.admission import Amount, Period
+from zuebee.contracts.admission import NOTHING, Amount, Period
 
 State = Literal["open", "posted", "voided", "expired", "adjusted"]
 TOKENS = "tokens"
-NOTHING = Amount(0)
 
 
-class Balance(msgspec.Struct):
+@dataclass
+class Balance:
     """One account in one period. What is left is `granted - used - held`; it is below 0 after an overdraft."""
 
     id: int
@@ -34,7 +35,8 @@ class Balance(msgspec.Struct):
         return self.granted - self.used - self.held
 
 
-class Path(msgspec.Struct):
+@dataclass
+class Path:
     """The balances that a hold is reserved in. Good for reserving until `ends_at_s`, when one of them starts anew."""
 
     id: int
@@ -42,39 +44,80 @@ class Path(msgspec.Struct):
     ends_at_s: float = float("inf")
 
 
-class Entry(msgspec.Struct, gc=False):
+class Entry:
     """One line of the ledger, never changed. See the table `ledger_entries`."""
 
-    kind: Kind
-    hold: str
-    step: int | None
-    path: Path
-    tokens: int
-    cost_nano: int
-    released_tokens: int
-    released_cost_nano: int
-    at_s: float
+    def __init__(
+        self,
+        kind: Kind,
+        hold: str,
+        step: int | None,
+        path: Path,
+        tokens: int,
+        cost_nano: int,
+        released_tokens: int,
+        released_cost_nano: int,
+        at_s: float,
+    ) -> None:
+        self.kind = kind
+        self.hold = hold
+        self.step = step
+        self.path = path
+        self.tokens = tokens
+        self.cost_nano = cost_nano
+        self.released_tokens = released_tokens
+        self.released_cost_nano = released_cost_nano
+        self.at_s = at_s
 
 
-class HoldState(msgspec.Struct, gc=False):
+class HoldState:
     """A hold: how much it holds while it is open, how much was charged once it is resolved.
 
     `record` is the store's: what it keeps beside a hold for the case that its owner dies.
     """
 
-    id: str
-    path: Path
-    tokens: int
-    cost_nano: int
-    owner: int
-    expires_at_s: float
-    record: Any = ""
-    progress: Amount = NOTHING
-    state: State = "open"
-    charged: Amount = NOTHING
+    def __init__(
+        self,
+        id: str,
+        path: Path,
+        tokens: int,
+        cost_nano: int,
+        owner: int,
+        expires_at_s: float,
+        record: Any = "",
+        progress: Amount = NOTHING,
+        state: State = "open",
+        charged: Amount = NOTHING,
+    ) -> None:
+        self.id = id
+        self.path = path
+        self.tokens = tokens
+        self.cost_nano = cost_nano
+        self.owner = owner
+        self.expires_at_s = expires_at_s
+        self.record = record
+        self.progress = progress
+        self.state = state
+        self.charged = charged
+
+    def copy(self, path: Path | None = None) -> "HoldState":
+        """The hold as it is now, on the same or an equal path."""
+        return HoldState(
+            self.id,
+            path or self.path,
+            self.tokens,
+            self.cost_nano,
+            self.owner,
+            self.expires_at_s,
+            self.record,
+            self.progress,
+            self.state,
+            self.charged,
+        )
 
 
-class Short(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Short:
     """Not reserved: this account has only `available` left."""
 
     account: str

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from zuebee.billing.effects import Kind, effect
-from zuebee.billing.entries import NOTHING, TOKENS, Balance, Changes, Entry, HoldState, Path, Short, State
-from zuebee.contracts.admission import MAX_AMOUNT, Amount, Budget
+from zuebee.billing.entries import TOKENS, Balance, Changes, Entry, HoldState, Path, Short, State
+from zuebee.contracts.admission import MAX_AMOUNT, NOTHING, Amount, Budget
 from zuebee.contracts.periods import period_end_s, period_start_s
 
 MAX_RESOLVED = 1_000

@@ -1,6 +1,5 @@
 """PURE. What processes ask of a ledger that they share: operations that can be collected, kept and repeated."""
 
-from copy import copy
 from typing import Any
 
 import msgspec
@@ -113,7 +112,7 @@ def decide(ledger: Ledger, operation: Operation, now_s: float) -> tuple[Answer, 
 
 def _as_it_is_now(answer: Answer) -> Answer:
     """What comes later in the same batch is no part of the answer."""
-    return copy(answer)
+    return answer.copy() if isinstance(answer, HoldState) else answer
 
 
 def _extend(ledger: Ledger, operation: Extend, now_s: float) -> Answer:

@@ -5,6 +5,7 @@ that was read just now would have said the same. Whatever is not sure of that is
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -144,11 +145,11 @@ class Memory:
         if not wanted <= self._balances.keys():
             return None
         ledger = Ledger(owner)
-        balances = {each: ledger.add_balance(msgspec.structs.replace(self._balances[each])) for each in wanted}
+        balances = {each: ledger.add_balance(replace(self._balances[each])) for each in wanted}
         add_paths(ledger, balances, paths)
         for hold in holds:
             path = ledger.add_path(hold.path.id, [balances[b.id] for b in hold.path.balances])
-            ledger.add_hold(msgspec.structs.replace(hold, path=path))
+            ledger.add_hold(hold.copy(path))
         return Picture(ledger, now_s + self._ahead_s, self._sequence, self._digest)
 
 

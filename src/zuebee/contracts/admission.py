@@ -3,6 +3,7 @@ admission answer.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -15,7 +16,7 @@ Period = Literal["daily", "weekly", "monthly", "never"]
 """When a budget starts again: at midnight, on Monday, on the first (UTC), or not at all."""
 
 
-class Caller(msgspec.Struct, gc=False):
+class Caller:
     """Who knocks: what is known before a byte of the body is read.
 
     `route` is the path as the route table has it, `path` what the caller wrote with its percent-encoding undone,
@@ -25,18 +26,31 @@ class Caller(msgspec.Struct, gc=False):
     header fields.
     """
 
-    method: str
-    route: str
-    fields: dict[bytes, bytes]
-    address: str
-    path: str = ""
-    query: bytes = b""
-    body_sha256: str = ""
-    raw_path: bytes = b""
-    memory: Memory | None = None
+    def __init__(
+        self,
+        method: str,
+        route: str,
+        fields: dict[bytes, bytes],
+        address: str,
+        path: str = "",
+        query: bytes = b"",
+        body_sha256: str = "",
+        raw_path: bytes = b"",
+        memory: Memory | None = None,
+    ) -> None:
+        self.method = method
+        self.route = route
+        self.fields = fields
+        self.address = address
+        self.path = path
+        self.query = query
+        self.body_sha256 = body_sha256
+        self.raw_path = raw_path
+        self.memory = memory
 
 
-class Limit(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Limit:
     """One rule of how much and how fast. Equal `subject`, `kind` and `window_s` share a counter.
 
     `subject` says who is counted: `key:ID`, `user:ID`, `team:ID`, `organisation:ID`, `model:NAME`, `path:PATH`,
@@ -52,7 +66,8 @@ class Limit(msgspec.Struct, frozen=True):
     when_down: Literal["share", "open", "closed"] = "share"
 
 
-class Budget(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Budget:
     """What may be spent from one account of the ledger.
 
     `account` names it for ever (`key:ID/tokens/monthly`). `unit` is `tokens`, or a currency: then amounts are
@@ -67,7 +82,8 @@ class Budget(msgspec.Struct, frozen=True):
     used_before: int = 0
 
 
-class Principal(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Principal:
     """Who calls, and what that entitles to. `key_id` names the key without giving it away; empty: an open gateway.
 
     `models` and `endpoints`: what may be used, `*` at the end matches any rest; empty: all. `credential` is the
@@ -102,6 +118,7 @@ class Amount(msgspec.Struct, frozen=True, gc=False):
 
 
 MAX_AMOUNT = 1 << 53
+NOTHING = Amount(0)
 
 
 class Hold(Protocol):
@@ -125,7 +142,7 @@ class Place(Protocol):
         ...
 
 
-class Grant(msgspec.Struct):
+class Grant:
     """Permission for one request. It must be given back exactly once, to `Admission.settle`.
 
     `estimate` is what was charged before the call, to limits and (through `hold`) to budgets; `prompt_tokens` of it are
@@ -133,14 +150,25 @@ class Grant(msgspec.Struct):
     it has cost.
     """
 
-    principal: Principal
-    request_id: str = ""
-    model: str = ""
-    estimate: Amount = Amount(0)
-    hold: Hold | None = None
-    place: Place | None = None
-    usage_so_far: "Callable[[], Usage | None] | None" = None
-    prompt_tokens: int = 0
+    def __init__(
+        self,
+        principal: Principal,
+        request_id: str = "",
+        model: str = "",
+        estimate: Amount = NOTHING,
+        hold: Hold | None = None,
+        place: Place | None = None,
+        usage_so_far: "Callable[[], Usage | None] | None" = None,
+        prompt_tokens: int = 0,
+    ) -> None:
+        self.principal = principal
+        self.request_id = request_id
+        self.model = model
+        self.estimate = estimate
+        self.hold = hold
+        self.place = place
+        self.usage_so_far = usage_so_far
+        self.prompt_tokens = prompt_tokens
 
 
 Ending = Literal["complete", "client_gone", "upstream_broken", "timeout", "shutdown", "cut", "refused", "failed"]
@@ -149,34 +177,59 @@ gateway cut it, for its key was revoked or its budget ran out; an error was the 
 defect of ours."""
 
 
-class Settlement(msgspec.Struct, gc=False):
+class Settlement:
     """All there is to say about one request when it is over. Times in seconds; -1 where there was none.
 
     `cost_nano` is filled in by billing. `backend_url` is where the answer came from.
     """
 
-    request_id: str
-    method: str
-    route: str
-    address: str
-    at_s: float
-    status: int = 0
-    ending: Ending = "failed"
-    code: str = ""
-    principal: Principal = ANONYMOUS
-    grant: Grant | None = None
-    model: str = ""
-    stream: bool = False
-    backend: str = ""
-    backend_url: str = ""
-    attempts: int = 0
-    usage: Usage | None = None
-    cost_nano: int = 0
-    duration_s: float = 0.0
-    first_token_s: float = -1.0
-    request_bytes: int = 0
-    response_bytes: int = 0
-    client_request_id: str = ""
+    def __init__(
+        self,
+        request_id: str,
+        method: str,
+        route: str,
+        address: str,
+        at_s: float,
+        status: int = 0,
+        ending: Ending = "failed",
+        code: str = "",
+        principal: Principal = ANONYMOUS,
+        grant: Grant | None = None,
+        model: str = "",
+        stream: bool = False,
+        backend: str = "",
+        backend_url: str = "",
+        attempts: int = 0,
+        usage: Usage | None = None,
+        cost_nano: int = 0,
+        duration_s: float = 0.0,
+        first_token_s: float = -1.0,
+        request_bytes: int = 0,
+        response_bytes: int = 0,
+        client_request_id: str = "",
+    ) -> None:
+        self.request_id = request_id
+        self.method = method
+        self.route = route
+        self.address = address
+        self.at_s = at_s
+        self.status = status
+        self.ending = ending
+        self.code = code
+        self.principal = principal
+        self.grant = grant
+        self.model = model
+        self.stream = stream
+        self.backend = backend
+        self.backend_url = backend_url
+        self.attempts = attempts
+        self.usage = usage
+        self.cost_nano = cost_nano
+        self.duration_s = duration_s
+        self.first_token_s = first_token_s
+        self.request_bytes = request_bytes
+        self.response_bytes = response_bytes
+        self.client_request_id = client_request_id
 
 
 class Admission(Protocol):

@@ -20,7 +20,7 @@ ErrorType = Literal[
 
 
 # No msgspec structure: whether something is one takes three times as long to find out where it is not.
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Refusal:
     """An answer that is an error.
 

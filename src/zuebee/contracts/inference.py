@@ -56,7 +56,7 @@ class Sender(Protocol):
     def plan(self) -> str: ...
 
 
-class Job(msgspec.Struct, gc=False):
+class Job:
     """What is to be run: a request of an OpenAI-compatible client, its body as it came.
 
     `path` is the canonical one (`/v1/chat/completions`), `query` what followed `?`. `stream_usage` tells whether the
@@ -66,22 +66,41 @@ class Job(msgspec.Struct, gc=False):
     while the job stands in a queue and no backend has seen it. `memory`: of its header fields.
     """
 
-    request_id: str
-    operation: Operation
-    path: str
-    query: bytes
-    headers: Headers
-    body: bytes
-    model: str
-    stream: bool
-    stream_usage: bool
-    max_output_tokens: int | None = None
-    choices: int = 1
-    prompts: int = 1
-    priority: Priority = "normal"
-    sender: Sender | None = None
-    waiting: bool = False
-    memory: Memory | None = None
+    def __init__(
+        self,
+        request_id: str,
+        operation: Operation,
+        path: str,
+        query: bytes,
+        headers: Headers,
+        body: bytes,
+        model: str,
+        stream: bool,
+        stream_usage: bool,
+        max_output_tokens: int | None = None,
+        choices: int = 1,
+        prompts: int = 1,
+        priority: Priority = "normal",
+        sender: Sender | None = None,
+        waiting: bool = False,
+        memory: Memory | None = None,
+    ) -> None:
+        self.request_id = request_id
+        self.operation = operation
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.body = body
+        self.model = model
+        self.stream = stream
+        self.stream_usage = stream_usage
+        self.max_output_tokens = max_output_tokens
+        self.choices = choices
+        self.prompts = prompts
+        self.priority = priority
+        self.sender = sender
+        self.waiting = waiting
+        self.memory = memory
 
 
 class Sink(Protocol):
@@ -101,7 +120,7 @@ class Sink(Protocol):
         ...
 
 
-class Head(msgspec.Struct, gc=False):
+class Head:
     """The reply begins: its status and header fields, and who gives it.
 
     `usage_so_far` answers at any moment what the reply has cost so far, for readers who leave before the `End`.
@@ -111,22 +130,34 @@ class Head(msgspec.Struct, gc=False):
     answer that is all there: then no event follows.
     """
 
-    status: int
-    headers: Headers
-    backend: str
-    usage_so_far: Callable[[], "Usage | None"]
-    events: bool = False
-    pump: "Callable[[Sink, bytes], Awaitable[None]] | None" = None
-    attempts: int = 1
-    backend_url: str = ""
-    rest: "tuple[bytes, End] | None" = None
+    def __init__(
+        self,
+        status: int,
+        headers: Headers,
+        backend: str,
+        usage_so_far: Callable[[], "Usage | None"],
+        events: bool = False,
+        pump: "Callable[[Sink, bytes], Awaitable[None]] | None" = None,
+        attempts: int = 1,
+        backend_url: str = "",
+        rest: "tuple[bytes, End] | None" = None,
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.backend = backend
+        self.usage_so_far = usage_so_far
+        self.events = events
+        self.pump = pump
+        self.attempts = attempts
+        self.backend_url = backend_url
+        self.rest = rest
 
 
 FailureCause = Literal["none", "connect_failure", "timeout", "broken", "overload", "unwelcome"]
 """`unwelcome`: the backend will have none of us (our key, say). Another one may; this one will not change its mind."""
 
 
-class End(msgspec.Struct, gc=False):
+class End:
     """The reply is over.
 
     `usage` is what is known of it, if anything. `refusal` is set when the reply is not whole: before a `Head` it is
@@ -135,14 +166,25 @@ class End(msgspec.Struct, gc=False):
     all is accounted for.
     """
 
-    usage: Usage | None = None
-    refusal: Refusal | None = None
-    cause: FailureCause = "none"
-    sent: bool = True
-    backend: str = ""
-    attempts: int = 1
-    backend_url: str = ""
-    last_words: bytes = b""
+    def __init__(
+        self,
+        usage: Usage | None = None,
+        refusal: Refusal | None = None,
+        cause: FailureCause = "none",
+        sent: bool = True,
+        backend: str = "",
+        attempts: int = 1,
+        backend_url: str = "",
+        last_words: bytes = b"",
+    ) -> None:
+        self.usage = usage
+        self.refusal = refusal
+        self.cause = cause
+        self.sent = sent
+        self.backend = backend
+        self.attempts = attempts
+        self.backend_url = backend_url
+        self.last_words = last_words
 
 
 class Quiet(msgspec.Struct):

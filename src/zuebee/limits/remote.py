@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -115,7 +116,7 @@ def share_of(limit: Limit, processes: int) -> Limit | None:
         return None
     if processes == 1:
         return limit
-    return msgspec.structs.replace(
+    return replace(
         limit,
         amount=max(1, limit.amount // processes),
         burst=max(1, limit.burst // processes) if limit.burst else 0,

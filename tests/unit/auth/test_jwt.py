@@ -2,6 +2,7 @@ import hashlib
 import hmac
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import get_default_algorithms
-from msgspec.structs import replace
 
 from tests.support.token_attacks import ATTACKS, ED448, FOR_ENCRYPTION, RS512_ONLY, WEAK_RSA
 from tests.support.tokens import ALGORITHMS, AUDIENCE, ISSUER, NOW_S, PRIVATE, b64, claims, jwk, jwks, signed, token

@@ -1,11 +1,11 @@
 import hashlib
 import logging
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from zuebee.auth.credentials import digest_of
 from zuebee.auth.nonces import MemoryNonces

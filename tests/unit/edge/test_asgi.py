@@ -23,9 +23,10 @@ async def test_a_request_becomes_a_job_with_its_body_as_it_came(parts: tuple[byt
     request = AsgiRequest("POST", "/completions", *parts, headers=[(b"x", b"y")])
     request.scope["query_string"] = b"a=1"
     job = await client(request).read_job()
-    assert job == Job(
+    wanted = Job(
         "req_1", "completions", "/v1/completions", b"a=1", [(b"x", b"y")], BODY, "m", stream=True, stream_usage=False
     )
+    assert vars(job) == vars(wanted)
 
 
 async def test_what_is_no_request_is_refused() -> None:

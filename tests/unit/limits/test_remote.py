@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import msgspec
 import pytest
 
@@ -73,4 +75,4 @@ def test_the_share_of_one_process(limit: Limit, processes: int, share: tuple[int
 
 
 def test_an_open_scope_has_no_share() -> None:
-    assert share_of(msgspec.structs.replace(MINUTE, when_down="open"), 2) is None
+    assert share_of(replace(MINUTE, when_down="open"), 2) is None
