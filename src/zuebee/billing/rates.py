@@ -1,13 +1,13 @@
 """PURE. Prices of tokens, and what a request may cost by them."""
 
-from typing import Literal
-
-import msgspec
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from zuebee.contracts.admission import Amount
 
 
-class Tier(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True)
+class Tier:
     """Prices of the whole request once its prompt has more than `above` tokens."""
 
     above: int
@@ -16,7 +16,8 @@ class Tier(msgspec.Struct, frozen=True, gc=False):
     output_nano: int
 
 
-class Rate(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True)
+class Rate:
     """Nano-units for a million tokens. `tiers` by rising `above`.
 
     `source`: an own row, a list price, the cap of `unknown_price: cap`, or free under `unknown_price: allow`.
@@ -29,7 +30,9 @@ class Rate(msgspec.Struct, frozen=True, gc=False):
     source: Literal["own", "list", "cap", "free"] = "own"
 
 
-class Quote(Amount, frozen=True, gc=False):
+class Quote(Amount):
     """What a request costs at most, and the rate by which that was found."""
 
-    rate: Rate | None = None
+    def __init__(self, tokens: int, cost_nano: int = 0, rate: Rate | None = None) -> None:
+        super().__init__(tokens, cost_nano)
+        self.rate: Final = rate

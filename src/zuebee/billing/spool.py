@@ -13,6 +13,7 @@ import msgspec
 from zuebee.billing.batch import StoreFailed
 from zuebee.billing.operations import Operation, Settle
 from zuebee.billing.store_postgres import PostgresStore
+from zuebee.contracts.admission import Amount
 
 _log = logging.getLogger("zuebee.billing")
 
@@ -25,8 +26,18 @@ class Line(msgspec.Struct):
     settle: Settle
 
 
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Line).decode
+def _plain(amount: object) -> dict[str, int]:
+    if not isinstance(amount, Amount):
+        raise NotImplementedError
+    return {"tokens": amount.tokens, "cost_nano": amount.cost_nano}
+
+
+def _amount(_: type[object], plain: object) -> Amount:
+    return Amount(**msgspec.convert(plain, dict[str, int]))
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+_decode = msgspec.json.Decoder(Line, dec_hook=_amount).decode
 
 
 class Spool:

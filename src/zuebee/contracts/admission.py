@@ -4,9 +4,7 @@ admission answer.
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
-
-import msgspec
+from typing import Any, Final, Literal, Protocol
 
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job, Memory, Usage
@@ -110,11 +108,21 @@ class Principal:
 ANONYMOUS = Principal()
 
 
-class Amount(msgspec.Struct, frozen=True, gc=False):
+class Amount:
     """What a request costs: tokens, and money in nano-units. Both between 0 and MAX_AMOUNT."""
 
-    tokens: int
-    cost_nano: int = 0
+    def __init__(self, tokens: int, cost_nano: int = 0) -> None:
+        self.tokens: Final = tokens
+        self.cost_nano: Final = cost_nano
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Amount) and self.tokens == other.tokens and self.cost_nano == other.cost_nano
+
+    def __hash__(self) -> int:
+        return hash((self.tokens, self.cost_nano))
+
+    def __repr__(self) -> str:
+        return f"Amount({self.tokens}, {self.cost_nano})"
 
 
 MAX_AMOUNT = 1 << 53

@@ -4,9 +4,7 @@ The dispatcher, one backend, a client to another process and a test's fake are a
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
-from typing import Any, Literal, Protocol, TypeAlias
-
-import msgspec
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from zuebee.contracts.errors import Refusal
 
@@ -26,18 +24,31 @@ UsageSource = Literal["provider", "partial", "estimate"]
 or an estimate because the server said nothing. None is not 0."""
 
 
-class Usage(msgspec.Struct, frozen=True, gc=False):
+class Usage:
     """Tokens of one request, and who says so. `cached_tokens` of the prompt came from the server's cache."""
 
-    prompt_tokens: int
-    completion_tokens: int
-    source: UsageSource
-    cached_tokens: int = 0
+    def __init__(self, prompt_tokens: int, completion_tokens: int, source: UsageSource, cached_tokens: int = 0) -> None:
+        self.prompt_tokens: Final = prompt_tokens
+        self.completion_tokens: Final = completion_tokens
+        self.source: Final = source
+        self.cached_tokens: Final = cached_tokens
 
     @property
     def total_tokens(self) -> int:
         """Prompt and completion."""
         return self.prompt_tokens + self.completion_tokens
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Usage) and self._all() == other._all()
+
+    def __hash__(self) -> int:
+        return hash(self._all())
+
+    def __repr__(self) -> str:
+        return f"Usage{self._all()}"
+
+    def _all(self) -> tuple[int, int, str, int]:
+        return self.prompt_tokens, self.completion_tokens, self.source, self.cached_tokens
 
 
 class Sender(Protocol):
@@ -187,7 +198,7 @@ class End:
         self.last_words = last_words
 
 
-class Quiet(msgspec.Struct):
+class Quiet:
     """Nothing came for a while: a moment to show the client that the stream is alive."""
 
 

@@ -1,6 +1,5 @@
 from typing import Any
 
-import msgspec
 import pytest
 
 from tests.support.shared_ledger import AT_S, post, record, reserve, void
@@ -126,11 +125,6 @@ def test_what_was_reserved_for_nobody_is_let_go_and_recorded(ledger: Ledger) -> 
     _, kept = do(ledger, release(begin))
     assert ledger.hold("r").state == "voided"
     assert [cell(kept, name) for name in ("code", "status", "prompt_tokens")] == ["store_unavailable", 503, None]
-
-
-def test_a_settlement_survives_being_written_down() -> None:
-    operation = post("r", 5, 9)
-    assert msgspec.json.decode(msgspec.json.encode(operation), type=Settle) == operation
 
 
 def test_times_are_floats_and_texts_have_no_nul() -> None:
