@@ -4,7 +4,7 @@ Reference: OpenAI API, "Chat", "Completions", "Embeddings". Bodies pass as they 
 """
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -26,6 +26,11 @@ MAX_MESSAGE = 2000
 _PEEKED = ("model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "best_of", "prompt")
 _QUOTED = tuple(f'"{name}"'.encode() for name in _PEEKED[:-1])  # `prompt` is looked for where there is one
 
+
+Json: TypeAlias = Any
+"""Bytes or `msgspec.Raw`. Its stubs say that the latter is a kind of the former, which it is not: a compiler that
+believes them would refuse it.
+"""
 
 _peek = msgspec.json.Decoder(Peek)
 _stream_options = msgspec.json.Decoder(StreamOptions | None)
@@ -189,7 +194,7 @@ def tail_usage(tail: bytes) -> Figures | None:
     return usage_figures(found[-1]) if found else None
 
 
-def usage_figures(usage: Raw | bytes | UnsetType) -> Figures | None:
+def usage_figures(usage: Json | UnsetType) -> Figures | None:
     """The tokens of a usage object; None if there is none, it is not whole, or it cannot be true.
 
     Nothing at all for an answer is not true: servers that do not count say so with zeros.
@@ -250,7 +255,7 @@ def render_error_event(refusal: Refusal) -> bytes:
     return b"data: " + render_error(refusal) + b"\n\n"
 
 
-def read_error(raw: Raw | bytes) -> tuple[int, str, str]:
+def read_error(raw: Json) -> tuple[int, str, str]:
     """Status (0 if none), code and message (both cut to a sensible length) of what stands under `error`."""
     try:
         error = msgspec.json.decode(raw)
