@@ -32,6 +32,7 @@ TESTED_ELSEWHERE = {
     "dialects/openai_shapes.py": "shapes; tests/unit/dialects/test_openai.py reads into them",
     "limits/state.py": "a shape; tests/unit/limits/test_answers.py is made of it",
     "dispatch/following.py": "tests/unit/dispatch/test_service.py, in whose answers it stands",
+    "models/answer_fields.py": "tests/unit/models/test_headers.py, both directions together",
     "models/outcomes.py": "tests/unit/models/test_service.py, with a real connection",
     "models/streams.py": "tests/unit/models/test_service.py, with a real connection",
     "models/whole_answer.py": "tests/unit/models/test_service.py, with a real connection",

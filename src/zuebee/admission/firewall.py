@@ -7,7 +7,7 @@ that only counts is passed over. The operator's routes (health, metrics) are tou
 """
 
 from collections.abc import Callable, MutableMapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from zuebee.admission.default_rules import DEFAULT_RULES, FIELD_RULES, UNKNOWN_TARGETS_ONLY, harmless
 from zuebee.admission.images import more_images_than
@@ -17,16 +17,16 @@ from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import ErrorType, Refusal
 from zuebee.contracts.inference import Job
 
-CODE = "request_blocked"
-MAX_PLANS = 1024
-MAX_PLANNED_PATH = 256
+CODE: Final = "request_blocked"
+MAX_PLANS: Final = 1024
+MAX_PLANNED_PATH: Final = 256
 
 Counts = MutableMapping[tuple[str, str], int]
 """How often each rule (name, `blocked`, `counted` or `allowed`) has matched."""
 
-_JSON = b"application/json"
-_OTHER = "other"
-_TYPES: dict[int, ErrorType] = {
+_JSON: Final = b"application/json"
+_OTHER: Final = "other"
+_TYPES: Final[dict[int, ErrorType]] = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"
 }  # fmt: skip
 

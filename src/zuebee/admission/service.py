@@ -4,6 +4,7 @@ import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import Final
 
 from zuebee.admission.permissions import may_knock, may_use
 from zuebee.admission.priority import HEADER as PRIORITY
@@ -26,9 +27,9 @@ from zuebee.contracts.admission import (
 from zuebee.contracts.errors import BODY_NOT_SIGNED, KEY_REVOKED, NO_KEY, Refusal
 from zuebee.contracts.inference import Job
 
-UNAUTHENTICATED = 401
-MAX_LOWERED = 1000
-NO_GUESS = (NO_KEY, KEY_REVOKED)
+UNAUTHENTICATED: Final = 401
+MAX_LOWERED: Final = 1000
+NO_GUESS: Final = (NO_KEY, KEY_REVOKED)
 """A probe without a key, and a service whose key was revoked, must not shut out all who share their address."""
 
 Estimate = Callable[[str, int], int]

@@ -5,20 +5,20 @@ import hmac
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from zuebee.contracts.admission import Principal
 from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, KEY_NOT_STARTED, KEY_REVOKED, Refusal
 from zuebee.contracts.keys import KeyRecord
 from zuebee.kit.networks import within
 
-MAX_KEY_BYTES = 16_384
+MAX_KEY_BYTES: Final = 16_384
 """Keys are short, but tokens of some issuers name all the groups of a user."""
-MAX_KNOWN_KEY_BYTES = 128
+MAX_KNOWN_KEY_BYTES: Final = 128
 """The digests of shorter keys are remembered for a while."""
 Finish: TypeAlias = Callable[[Principal], Awaitable[Principal | Refusal]]
 """Gives a principal that names a plan, a user, a team or an organisation what these are entitled to, or refuses it."""
-_SENDABLE = re.compile(rb"[\x21-\x7e]+")
+_SENDABLE: Final = re.compile(rb"[\x21-\x7e]+")
 
 
 async def unchanged(principal: Principal) -> Principal | Refusal:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from zuebee.auth.counters import PIPELINE, AuthCounters
 from zuebee.auth.credentials import digest_of, find_key, judge, sendable
@@ -23,15 +23,15 @@ from zuebee.kit.http_failure import HttpFailure
 from zuebee.kit.redis import RedisError
 from zuebee.kit.tasks import Tasks
 
-_log = logging.getLogger("zuebee.auth")
+_log: Final = logging.getLogger("zuebee.auth")
 
-UNAVAILABLE = Refusal(
+UNAVAILABLE: Final = Refusal(
     503, "api_error", "auth_unavailable", "The API key could not be checked.", retry_after_s=1.0, should_retry=True
 )
-RECHECK_AGE_S = 2.0
+RECHECK_AGE_S: Final = 2.0
 """What a running request rests on is asked anew when it is older."""
-RECHECK_WAIT_S = 0.5
-MAX_RECHECKS = 32
+RECHECK_WAIT_S: Final = 0.5
+MAX_RECHECKS: Final = 32
 
 
 class AuthPipeline:

@@ -7,7 +7,7 @@ request is decided anew each time. Failures are never kept.
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from zuebee.auth.counters import AuthCounters
 from zuebee.auth.script import DecisionScript, Verdict
@@ -18,11 +18,11 @@ from zuebee.contracts.keys import KeyRecord, KeySource, Presented
 from zuebee.kit import clock
 from zuebee.kit.tasks import Tasks
 
-MAX_ANSWERS = 20_000
-MAX_UNKNOWN = 2_000
-MAX_UNKNOWN_S = 1.0
-MAX_FLIGHTS = 1_000
-FOREVER = float("inf")
+MAX_ANSWERS: Final = 20_000
+MAX_UNKNOWN: Final = 2_000
+MAX_UNKNOWN_S: Final = 1.0
+MAX_FLIGHTS: Final = 1_000
+FOREVER: Final = float("inf")
 
 
 class AuthOverloaded(Exception):
@@ -44,7 +44,7 @@ class Answer:
             self.plain = _with_handle(found.principal, digest)
 
 
-NOT_KNOWN = Answer(None, "", FOREVER, FOREVER)
+NOT_KNOWN: Final = Answer(None, "", FOREVER, FOREVER)
 
 
 class Step:

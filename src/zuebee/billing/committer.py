@@ -11,26 +11,27 @@ import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
 from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
 from zuebee.kit import clock
 
-_log = logging.getLogger("zuebee.billing")
+_log: Final = logging.getLogger("zuebee.billing")
 
 LATER, SOON, NOW = 1, 2, 3
 """How urgent it is: within the interval of the settings, within SOON_S, or at once, for somebody waits."""
 
-SOON_S = 0.02
+SOON_S: Final = 0.02
 
-CROWD_INTERVAL_S = 0.008
+CROWD_INTERVAL_S: Final = 0.008
 """Between batches that somebody waits for, in a crowd: fewer and larger batches leave more time for requests. Where
 there is none, nobody waits for others.
 """
 
-CROWD = 2000
+CROWD: Final = 2000
 """So many entries a second; a request makes two."""
 
-BUSY_WAIT_S = 0.05
+BUSY_WAIT_S: Final = 0.05
 
 
 class Committer:

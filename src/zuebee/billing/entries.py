@@ -1,15 +1,13 @@
 """PURE. What the ledger is made of: balances, the paths through them, holds, and the entries that explain them."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import msgspec
+from typing import Any, Final, Literal
 
 from zuebee.billing.effects import Kind
 from zuebee.contracts.admission import NOTHING, Amount, Period
 
 State = Literal["open", "posted", "voided", "expired", "adjusted"]
-TOKENS = "tokens"
+TOKENS: Final = "tokens"
 
 
 @dataclass
@@ -128,10 +126,11 @@ class Short:
     asked: int
 
 
-class Changes(msgspec.Struct):
+class Changes:
     """What a store must keep, in one transaction. `opened`: the holds of the `reserve` entries, in their order."""
 
-    balances: list[Balance] = []
-    paths: list[Path] = []
-    entries: list[Entry] = []
-    opened: list[HoldState] = []
+    def __init__(self) -> None:
+        self.balances: list[Balance] = []
+        self.paths: list[Path] = []
+        self.entries: list[Entry] = []
+        self.opened: list[HoldState] = []

@@ -9,15 +9,15 @@ Model: two-phase transfers as in TigerBeetle's documentation; amounts are whole 
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from zuebee.billing.effects import Kind, effect
 from zuebee.billing.entries import TOKENS, Balance, Changes, Entry, HoldState, Path, Short, State
 from zuebee.contracts.admission import MAX_AMOUNT, NOTHING, Amount, Budget
 from zuebee.contracts.periods import period_end_s, period_start_s
 
-MAX_RESOLVED = 1_000
-MAX_PATHS = 100_000
+MAX_RESOLVED: Final = 1_000
+MAX_PATHS: Final = 100_000
 
 
 class UnknownHold(Exception):

@@ -7,7 +7,7 @@ so that an absurd count can never become a small or negative charge.
 
 from collections.abc import Callable
 from datetime import date
-from typing import Literal
+from typing import Final, Literal
 
 from zuebee.billing.rates import Rate, Tier
 from zuebee.config import BillingSettings, PriceSettings
@@ -15,17 +15,17 @@ from zuebee.config.check_billing import price_nano, since_s
 from zuebee.contracts.admission import MAX_AMOUNT
 from zuebee.contracts.errors import Refusal
 
-MAX_REMEMBERED = 10_000
+MAX_REMEMBERED: Final = 10_000
 """Models and days whose rate is kept; the oldest goes first."""
 
-MAX_MODEL_NAME = 256
+MAX_MODEL_NAME: Final = 256
 """Longer names have no built-in price and are not remembered: nobody's model is called so."""
 
-_MILLION = 1_000_000
-_DAY_S = 86_400
-_FIRST_DAY = date(1970, 1, 1).toordinal()
+_MILLION: Final = 1_000_000
+_DAY_S: Final = 86_400
+_FIRST_DAY: Final = date(1970, 1, 1).toordinal()
 
-NO_PRICE = Refusal(
+NO_PRICE: Final = Refusal(
     403,
     "permission_error",
     "model_has_no_price",
@@ -34,7 +34,7 @@ NO_PRICE = Refusal(
 )
 
 
-FREE = Rate(0, 0, 0, source="free")
+FREE: Final = Rate(0, 0, 0, source="free")
 
 ListPrice = Callable[[str, date], Rate | None]
 

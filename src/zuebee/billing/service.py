@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 from zuebee.billing import records
 from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
@@ -21,16 +22,16 @@ from zuebee.contracts.inference import Job, Usage
 from zuebee.contracts.periods import period_start_s
 from zuebee.kit import clock
 
-_log = logging.getLogger("zuebee.billing")
+_log: Final = logging.getLogger("zuebee.billing")
 
-STUCK_S = 1.0
+STUCK_S: Final = 1.0
 """A transaction that takes longer stops metered requests until it is through."""
 
-FORGET_EVERY_S = 3600.0
+FORGET_EVERY_S: Final = 3600.0
 """Between two looks for balances of periods that are over. They are kept for as long: something may be on its way."""
 
-MAX_WAITING_RECORDS = 200_000
-EXTENSION_TOKENS = 256
+MAX_WAITING_RECORDS: Final = 200_000
+EXTENSION_TOKENS: Final = 256
 
 
 class LocalHold:

@@ -105,7 +105,7 @@ class Principal:
     lineage: str = ""
 
 
-ANONYMOUS = Principal()
+ANONYMOUS: Final = Principal()
 
 
 class Amount:
@@ -125,8 +125,8 @@ class Amount:
         return f"Amount({self.tokens}, {self.cost_nano})"
 
 
-MAX_AMOUNT = 1 << 53
-NOTHING = Amount(0)
+MAX_AMOUNT: Final = 1 << 53
+NOTHING: Final = Amount(0)
 
 
 class Hold(Protocol):

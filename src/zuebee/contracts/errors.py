@@ -4,7 +4,7 @@ Messages never hold a secret, a prompt or an address inside the house.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 ErrorType = Literal[
     "invalid_request_error",
@@ -43,22 +43,24 @@ def bad_request(message: str, *, param: str | None = None, code: str = "invalid_
     return Refusal(400, "invalid_request_error", code, message, param)
 
 
-NO_KEY = Refusal(
+NO_KEY: Final = Refusal(
     401,
     "authentication_error",
     "missing_api_key",
     "No API key was given. Send it as `Authorization: Bearer KEY`.",
 )
-UNKNOWN_KEY = Refusal(401, "authentication_error", "invalid_api_key", "The API key is not valid.")
-KEY_DISABLED = Refusal(403, "permission_error", "key_disabled", "This API key is disabled.")
-KEY_EXPIRED = Refusal(403, "permission_error", "key_expired", "This API key has expired.")
-KEY_NOT_STARTED = Refusal(403, "permission_error", "key_not_started", "This API key cannot be used yet.")
-ADDRESS_REFUSED = Refusal(403, "permission_error", "ip_not_allowed", "This API key may not be used from this address.")
-KEY_REVOKED = Refusal(401, "authentication_error", "key_revoked", "This API key was revoked.")
-BODY_NOT_SIGNED = Refusal(
+UNKNOWN_KEY: Final = Refusal(401, "authentication_error", "invalid_api_key", "The API key is not valid.")
+KEY_DISABLED: Final = Refusal(403, "permission_error", "key_disabled", "This API key is disabled.")
+KEY_EXPIRED: Final = Refusal(403, "permission_error", "key_expired", "This API key has expired.")
+KEY_NOT_STARTED: Final = Refusal(403, "permission_error", "key_not_started", "This API key cannot be used yet.")
+ADDRESS_REFUSED: Final = Refusal(
+    403, "permission_error", "ip_not_allowed", "This API key may not be used from this address."
+)
+KEY_REVOKED: Final = Refusal(401, "authentication_error", "key_revoked", "This API key was revoked.")
+BODY_NOT_SIGNED: Final = Refusal(
     401, "authentication_error", "invalid_signature", "The signature of this request does not fit its body."
 )
-STORE_UNAVAILABLE = Refusal(
+STORE_UNAVAILABLE: Final = Refusal(
     503,
     "api_error",
     "store_unavailable",
@@ -66,7 +68,7 @@ STORE_UNAVAILABLE = Refusal(
     retry_after_s=1.0,
     should_retry=True,
 )
-OUTBOX_FULL = Refusal(
+OUTBOX_FULL: Final = Refusal(
     503,
     "overloaded_error",
     "usage_outbox_full",
@@ -74,8 +76,8 @@ OUTBOX_FULL = Refusal(
     retry_after_s=10.0,
     should_retry=True,
 )
-NOT_FOUND = Refusal(404, "not_found_error", "unknown_path", "There is no such endpoint.")
-DRAINED = Refusal(
+NOT_FOUND: Final = Refusal(404, "not_found_error", "unknown_path", "There is no such endpoint.")
+DRAINED: Final = Refusal(
     503, "overloaded_error", "shutting_down", "The server is shutting down; the answer was cut.", should_retry=True
 )
-INTERNAL = Refusal(500, "api_error", "internal_error", "Something went wrong inside the gateway.")
+INTERNAL: Final = Refusal(500, "api_error", "internal_error", "Something went wrong inside the gateway.")

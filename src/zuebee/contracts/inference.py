@@ -202,7 +202,7 @@ class Quiet:
     """Nothing came for a while: a moment to show the client that the stream is alive."""
 
 
-QUIET = Quiet()
+QUIET: Final = Quiet()
 
 Event: TypeAlias = Head | bytes | Quiet | End
 Events: TypeAlias = AsyncGenerator[Event, None]

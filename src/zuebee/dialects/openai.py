@@ -4,7 +4,7 @@ Reference: OpenAI API, "Chat", "Completions", "Embeddings". Bodies pass as they 
 """
 
 import re
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -21,10 +21,10 @@ from zuebee.dialects.openai_shapes import (
     UsualAnswer,
 )
 
-MAX_CODE = 64
-MAX_MESSAGE = 2000
-_PEEKED = ("model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "best_of", "prompt")
-_QUOTED = tuple(f'"{name}"'.encode() for name in _PEEKED[:-1])  # `prompt` is looked for where there is one
+MAX_CODE: Final = 64
+MAX_MESSAGE: Final = 2000
+_PEEKED: Final = ("model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "best_of", "prompt")
+_QUOTED: Final = tuple(f'"{name}"'.encode() for name in _PEEKED[:-1])  # `prompt` is looked for where there is one
 
 
 Json: TypeAlias = Any
@@ -32,10 +32,10 @@ Json: TypeAlias = Any
 believes them would refuse it.
 """
 
-_peek = msgspec.json.Decoder(Peek)
-_stream_options = msgspec.json.Decoder(StreamOptions | None)
-_raw_list = msgspec.json.Decoder(list[Raw])
-_ESCAPED_LETTER = re.compile(rb"\\u00[5-7]")  # the letters, and the underscore
+_peek: Final = msgspec.json.Decoder(Peek)
+_stream_options: Final = msgspec.json.Decoder(StreamOptions | None)
+_raw_list: Final = msgspec.json.Decoder(list[Raw])
+_ESCAPED_LETTER: Final = re.compile(rb"\\u00[5-7]")  # the letters, and the underscore
 
 
 def read_request(body: bytes) -> Request | Refusal:
@@ -92,10 +92,10 @@ def _repeated_key(body: bytes) -> str | None:
     return None
 
 
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],]', re.DOTALL)
-_COLON = re.compile(rb"[ \t\n\r]*:[ \t\n\r]*")
-_BLANK = b" \t\n\r"
-_read_key = msgspec.json.Decoder(str).decode
+_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],]', re.DOTALL)
+_COLON: Final = re.compile(rb"[ \t\n\r]*:[ \t\n\r]*")
+_BLANK: Final = b" \t\n\r"
+_read_key: Final = msgspec.json.Decoder(str).decode
 
 
 def top_level_items(data: bytes) -> list[tuple[str, int, int]]:
@@ -154,11 +154,11 @@ class Figures(NamedTuple):
     cached: int = 0
 
 
-_answer = msgspec.json.Decoder(Answer)
-_usual_answer = msgspec.json.Decoder(UsualAnswer)
-_choices = msgspec.json.Decoder(Choices)
-_figures = msgspec.json.Decoder(UsageFigures | None)
-_USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+_answer: Final = msgspec.json.Decoder(Answer)
+_usual_answer: Final = msgspec.json.Decoder(UsualAnswer)
+_choices: Final = msgspec.json.Decoder(Choices)
+_figures: Final = msgspec.json.Decoder(UsageFigures | None)
+_USAGE_OBJECT: Final = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 
 
 class NotJson(Exception):

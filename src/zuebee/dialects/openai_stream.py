@@ -4,6 +4,8 @@ Bytes in, bytes out, no I/O. Each event is decoded just far enough to see that i
 usage, an error or the end (about 0.3 µs).
 """
 
+from typing import Final
+
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
@@ -12,17 +14,17 @@ from zuebee.dialects.openai_shapes import Chunk, FinishedChoice
 from zuebee.dialects.openai_text import BYTES_PER_TOKEN, text_bytes
 from zuebee.dialects.sse import EventCutter, EventTooLarge, event_data, split_events
 
-DONE = b"[DONE]"
-DONE_EVENT = b"data: [DONE]\n\n"
-LITTLE_TEXT_BYTES = 24
+DONE: Final = b"[DONE]"
+DONE_EVENT: Final = b"data: [DONE]\n\n"
+LITTLE_TEXT_BYTES: Final = 24
 """Text of an event that may be a single token. With more of it, there are as many tokens as its size says."""
 
-MAX_WRAPPING_BYTES = 1024
+MAX_WRAPPING_BYTES: Final = 1024
 
 
-_decode_chunk = msgspec.json.Decoder(Chunk).decode
-_decode_lines = msgspec.json.Decoder(Chunk).decode_lines
-_choices = msgspec.json.Decoder(list[FinishedChoice])
+_decode_chunk: Final = msgspec.json.Decoder(Chunk).decode
+_decode_lines: Final = msgspec.json.Decoder(Chunk).decode_lines
+_choices: Final = msgspec.json.Decoder(list[FinishedChoice])
 
 
 class StreamMeter:

@@ -5,12 +5,13 @@ Format: WHATWG HTML, section 9.2 (server-sent events).
 
 import re
 from collections.abc import Iterator
+from typing import Final
 
-MAX_EVENT_BYTES = 1 << 20
-COMMENT = b": keep-alive\n\n"
+MAX_EVENT_BYTES: Final = 1 << 20
+COMMENT: Final = b": keep-alive\n\n"
 
-_ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
-_END = re.compile(rb"\n\r?\n|\r\r")
+_ENDS: Final = (b"\n\n", b"\n\r\n", b"\r\r")
+_END: Final = re.compile(rb"\n\r?\n|\r\r")
 
 
 class EventTooLarge(Exception):

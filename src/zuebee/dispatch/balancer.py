@@ -6,14 +6,14 @@ what is not used is forgotten over time, so that a slow backend is tried again.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from zuebee.dispatch.health import Health
 from zuebee.dispatch.queue import Load
 
-EWMA_DECAY_S = 10.0
-UNKNOWN_COST_S = 0.001
-MAX_COOLDOWNS = 100
+EWMA_DECAY_S: Final = 10.0
+UNKNOWN_COST_S: Final = 0.001
+MAX_COOLDOWNS: Final = 100
 
 
 class Node:
@@ -140,7 +140,7 @@ class LatencyBased:
 
 Chooser = RoundRobin | Weighted | LeastConnections | LatencyBased
 
-CHOOSERS: dict[str, Callable[[], Chooser]] = {
+CHOOSERS: Final[dict[str, Callable[[], Chooser]]] = {
     "weighted": Weighted,
     "round_robin": RoundRobin,
     "least_connections": LeastConnections,

@@ -4,9 +4,11 @@ Passive ejection follows Envoy's outlier detection: 5 failures in a row take a b
 Who ejects must see to it that somebody is left (`balancer.fit`).
 """
 
-CONSECUTIVE_FAILURES = 5
-EJECTION_S = 30.0
-MAX_EJECTION_S = 300.0
+from typing import Final
+
+CONSECUTIVE_FAILURES: Final = 5
+EJECTION_S: Final = 30.0
+MAX_EJECTION_S: Final = 300.0
 
 
 class Health:

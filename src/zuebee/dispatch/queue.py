@@ -7,18 +7,18 @@ newest of the lowest class, which may be the newcomer.
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from zuebee.contracts.inference import Priority
 
-CLASSES: tuple[Priority, ...] = ("high", "normal", "low")
+CLASSES: Final[tuple[Priority, ...]] = ("high", "normal", "low")
 """Highest first."""
 
-PATIENCE: dict[Priority, int] = {"normal": 8, "low": 9}
+PATIENCE: Final[dict[Priority, int]] = {"normal": 8, "low": 9}
 """So often in a row a class is passed over, then it is due. Two classes can be due at the same time, and the second
 one then waits for one place more: hence 8 and 9 for one place in ten."""
 
-_RANK = {priority: rank for rank, priority in enumerate(CLASSES)}
+_RANK: Final = {priority: rank for rank, priority in enumerate(CLASSES)}
 
 
 class Load:

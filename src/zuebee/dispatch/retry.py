@@ -4,13 +4,14 @@ Full jitter after AWS' Builders' Library; the budget after Envoy: retries at onc
 """
 
 from email.utils import parsedate_to_datetime
+from typing import Final
 
 from zuebee.config import RetrySettings
 from zuebee.contracts.inference import End, Head, Headers
 
-MIN_CONCURRENT_RETRIES = 3
-MAX_RETRY_AFTER_S = 120.0
-OVERLOADED = frozenset({429, 503, 529})
+MIN_CONCURRENT_RETRIES: Final = 3
+MAX_RETRY_AFTER_S: Final = 120.0
+OVERLOADED: Final = frozenset({429, 503, 529})
 
 
 class RetryBudget:

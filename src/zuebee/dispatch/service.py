@@ -9,6 +9,7 @@ import logging
 import random
 from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
 from zuebee.config import RoutingSettings
 from zuebee.contracts.errors import Refusal
@@ -20,9 +21,9 @@ from zuebee.dispatch.retry import OVERLOADED, RetryBudget, backoff_s, is_failure
 from zuebee.dispatch.turns import Turns, Visit
 from zuebee.kit import clock
 
-_log = logging.getLogger("zuebee.dispatch")
+_log: Final = logging.getLogger("zuebee.dispatch")
 
-DEFAULT_COOLDOWN_S = 1.0
+DEFAULT_COOLDOWN_S: Final = 1.0
 
 
 class Dispatcher:

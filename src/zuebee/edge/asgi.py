@@ -1,7 +1,7 @@
 """One HTTP request on ASGI, as the pipeline's `Client`."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import Refusal
@@ -14,12 +14,12 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # What our own server adds to the scope (kit/http_guard.py): short ways that ASGI has no words for.
-CYCLE = "zuebee.cycle"
-CANCEL = "zuebee.cancel"
-FIELDS = "zuebee.fields"
-MEMORY = "zuebee.memory"
+CYCLE: Final = "zuebee.cycle"
+CANCEL: Final = "zuebee.cancel"
+FIELDS: Final = "zuebee.fields"
+MEMORY: Final = "zuebee.memory"
 
-TOO_LARGE = "request_too_large"
+TOO_LARGE: Final = "request_too_large"
 
 
 class AsgiClient:

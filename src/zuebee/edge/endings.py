@@ -1,11 +1,11 @@
 """PURE. How a request ended, in the words of its record."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from zuebee.contracts.admission import Ending
 from zuebee.contracts.inference import End
 
-CLIENT_GONE = "client_closed_request"
+CLIENT_GONE: Final = "client_closed_request"
 
 
 class Conclusion(NamedTuple):
@@ -15,9 +15,9 @@ class Conclusion(NamedTuple):
     code: str
 
 
-_COMPLETE = Conclusion("complete", "")
-_REFUSED = Conclusion("refused", "backend_error")
-_LEFT = Conclusion("client_gone", CLIENT_GONE)
+_COMPLETE: Final = Conclusion("complete", "")
+_REFUSED: Final = Conclusion("refused", "backend_error")
+_LEFT: Final = Conclusion("client_gone", CLIENT_GONE)
 
 
 def ending_of(end: End) -> Ending:

@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import Coroutine
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from zuebee.contracts.admission import Caller, Settlement
 from zuebee.contracts.errors import Refusal
@@ -26,7 +26,7 @@ class Route(NamedTuple):
     meaning: str
 
 
-ROUTES = (
+ROUTES: Final = (
     Route("POST", "/v1/chat/completions", "chat", ("/chat/completions",), "Chat, also streamed."),
     Route("POST", "/v1/completions", "completions", ("/completions",), "Text completion, also streamed."),
     Route("POST", "/v1/embeddings", "embeddings", ("/embeddings",), "Embeddings."),
@@ -37,8 +37,8 @@ ROUTES = (
     Route("GET", "/metrics", None, (), "Prometheus metrics; path and token are settings."),
 )
 
-_INFERENCE = {path: route for route in ROUTES if route.operation for path in (route.path, *route.aliases)}
-_OTHER = "other"
+_INFERENCE: Final = {path: route for route in ROUTES if route.operation for path in (route.path, *route.aliases)}
+_OTHER: Final = "other"
 
 
 class HttpEdge:

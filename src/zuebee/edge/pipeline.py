@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from zuebee.config import ClientGoneSettings
 from zuebee.contracts.admission import Admission, Caller, Grant, Principal, Settlement
@@ -23,7 +23,7 @@ from zuebee.edge.replay import HEADER, Attempt, Replays, is_signed_for
 from zuebee.edge.replies import JSON, relayed_headers
 from zuebee.kit import clock
 
-CLIENT_CLOSED_REQUEST = 499
+CLIENT_CLOSED_REQUEST: Final = 499
 
 
 class Exchange:

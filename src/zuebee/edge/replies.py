@@ -1,13 +1,14 @@
 """PURE. A refusal as an HTTP answer in the caller's dialect."""
 
 import math
+from typing import Final
 
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Head, Headers
 from zuebee.dialects import openai
 
-JSON = (b"content-type", b"application/json")
-STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+JSON: Final = (b"content-type", b"application/json")
+STREAM_HEADERS: Final[Headers] = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
 def error_reply(refusal: Refusal, request_id: str) -> tuple[int, Headers, bytes]:

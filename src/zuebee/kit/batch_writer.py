@@ -4,10 +4,10 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
-_log = logging.getLogger("zuebee.batch_writer")
+_log: Final = logging.getLogger("zuebee.batch_writer")
 
 
 class BatchWriter(Generic[T]):

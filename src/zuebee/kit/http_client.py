@@ -4,6 +4,7 @@ A connection whose exchange did not end cleanly is closed and never given out ag
 """
 
 import asyncio
+from typing import Final
 
 from zuebee.kit.http_connect import Connector
 from zuebee.kit.http_connection import Connection
@@ -11,7 +12,7 @@ from zuebee.kit.http_failure import HttpFailure, Timeouts
 
 __all__ = ["Connection", "HttpFailure", "HttpPool", "Timeouts"]
 
-IDLE_LIMIT_S = 60.0
+IDLE_LIMIT_S: Final = 60.0
 
 
 class HttpPool:

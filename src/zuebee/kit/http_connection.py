@@ -6,7 +6,7 @@ decoded or followed: compressed bodies and redirects come as they are.
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import httptools
 
@@ -14,11 +14,11 @@ from zuebee.kit.http_failure import Failure, HttpFailure, Timeouts
 from zuebee.kit.http_framing import ends_with_connection
 from zuebee.kit.http_known_head import KnownHead, Memory
 
-HIGH_WATER_BYTES = 256 * 1024
-JOIN_BYTES = 64 * 1024
-MAX_HEADERS = 200
-MAX_HEADER_BYTES = 128 * 1024
-MAX_INTERIM = 16
+HIGH_WATER_BYTES: Final = 256 * 1024
+JOIN_BYTES: Final = 64 * 1024
+MAX_HEADERS: Final = 200
+MAX_HEADER_BYTES: Final = 128 * 1024
+MAX_INTERIM: Final = 16
 
 
 class Owner(Protocol):

@@ -8,24 +8,26 @@ last byte and not one more, is left to the parser.
 
 import re
 from collections.abc import MutableMapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
-MAX_HEAD_BYTES = 8192
-MAX_DIGITS = 9
-DATE_BYTES = 29
-MAX_MISSES = 8
+MAX_HEAD_BYTES: Final = 8192
+MAX_DIGITS: Final = 9
+DATE_BYTES: Final = 29
+MAX_MISSES: Final = 8
 """After so many heads in a row that did not come again, none is remembered any more."""
-MAX_REMEMBERED = 64
+MAX_REMEMBERED: Final = 64
 """Who remembers something and who no longer does (after a reload): beyond so many, all is forgotten."""
 
 Fields: TypeAlias = list[tuple[bytes, bytes]]
 Memory: TypeAlias = MutableMapping[object, Any]
 
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})(?=\r\n)", re.IGNORECASE)
-_DATE = re.compile(rb"\r\ndate:[ \t]*([^\r\n]{29})(?=\r\n)", re.IGNORECASE)
-_IMF_FIXDATE = re.compile(rb"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")  # RFC 9110, section 5.6.7
-_END = b"\r\n\r\n"
-_SPECIAL = frozenset({b"expect", b"upgrade", b"transfer-encoding"})
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})(?=\r\n)", re.IGNORECASE)
+_DATE: Final = re.compile(rb"\r\ndate:[ \t]*([^\r\n]{29})(?=\r\n)", re.IGNORECASE)
+_IMF_FIXDATE: Final = re.compile(
+    rb"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT"
+)  # RFC 9110, section 5.6.7
+_END: Final = b"\r\n\r\n"
+_SPECIAL: Final = frozenset({b"expect", b"upgrade", b"transfer-encoding"})
 
 
 class KnownHead:

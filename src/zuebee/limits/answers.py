@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Final
 
 from zuebee.contracts.admission import Limit
 from zuebee.contracts.errors import Refusal
@@ -10,10 +11,10 @@ from zuebee.contracts.inference import Headers
 from zuebee.limits.rules import scope_of
 from zuebee.limits.state import State
 
-UNKNOWN_WAIT_S = 1.0
+UNKNOWN_WAIT_S: Final = 1.0
 """When a place among the running requests comes free, nobody knows."""
 
-UNAVAILABLE = Refusal(
+UNAVAILABLE: Final = Refusal(
     503,
     "api_error",
     "limits_unavailable",
@@ -21,7 +22,7 @@ UNAVAILABLE = Refusal(
     retry_after_s=1.0,
     should_retry=True,
 )
-_WHO = {
+_WHO: Final = {
     "global": "all callers together",
     "priority": "requests of this priority class",
     "organisation": "this organisation",
@@ -34,7 +35,7 @@ _WHO = {
     "anonymous": "callers without a key at this address",
     "other": "this caller",
 }
-_WINDOWS = {1: "a second", 60: "a minute", 3600: "an hour", 86400: "a day"}
+_WINDOWS: Final = {1: "a second", 60: "a minute", 3600: "an hour", 86400: "a day"}
 
 
 def limit_headers(states: Iterable[State]) -> Headers:

@@ -1,7 +1,7 @@
 """PURE. The plans of requests, remembered; and what was decided, counted."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from zuebee.config import RateLimitSettings
 from zuebee.contracts.admission import Caller, Limit, Principal
@@ -10,7 +10,7 @@ from zuebee.limits.buckets import LEASE_S, Slot
 from zuebee.limits.plans import Counters, Plan
 from zuebee.limits.rules import Scopes, scope_of
 
-MAX_PLANS = 10_000
+MAX_PLANS: Final = 10_000
 
 Series: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 

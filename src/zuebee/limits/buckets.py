@@ -5,11 +5,12 @@ A counter knows no limit of its own: who takes says how much there may be, so th
 """
 
 from collections import deque
+from typing import Final
 
-MAX_TIMES = 10_000
-SLOTS = 60
+MAX_TIMES: Final = 10_000
+SLOTS: Final = 60
 """A window of slots lets go of what it counted at most a 60th of its length late, and never early."""
-LEASE_S = 30.0
+LEASE_S: Final = 30.0
 """A place that nobody renewed for so long is free again."""
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from zuebee.contracts.admission import Limit
 from zuebee.contracts.errors import Refusal
@@ -12,10 +12,10 @@ from zuebee.limits.buckets import MAX_TIMES, Slot, SlotWindow, TimesWindow, Toke
 from zuebee.limits.rules import STRANGERS, scope_of
 from zuebee.limits.state import State
 
-MAX_COUNTERS = 100_000
+MAX_COUNTERS: Final = 100_000
 """Beyond it, members that callers can invent (addresses, models) share one counter of their scope."""
-EXACT_WINDOW_S = 60
-_SWEPT_AT_ONCE = 2000
+EXACT_WINDOW_S: Final = 60
+_SWEPT_AT_ONCE: Final = 2000
 
 
 class Running:
@@ -191,7 +191,7 @@ class Plan:
         return limit_headers([rule.state(now_s) for rule in self.timed])
 
 
-_NOWHERE = Slot(-1)
+_NOWHERE: Final = Slot(-1)
 
 
 class Counters:

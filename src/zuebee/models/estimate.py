@@ -1,13 +1,15 @@
 """PURE. Tokens of a request when nobody counted them: bytes times a ratio learned from real usage, model by model."""
 
-DEFAULT_TOKENS_PER_BYTE = 0.25
-MAX_TOKENS_PER_BYTE = 1.0
+from typing import Final
+
+DEFAULT_TOKENS_PER_BYTE: Final = 0.25
+MAX_TOKENS_PER_BYTE: Final = 1.0
 """A token of text has a byte at least. More come from elsewhere (a picture behind a URL) or are made up by a backend:
 neither may let the estimates of all others grow beyond what anybody can pay.
 """
 
-WEIGHT = 0.05
-MAX_MODELS = 1000
+WEIGHT: Final = 0.05
+MAX_MODELS: Final = 1000
 
 
 class TokenRatios:

@@ -1,13 +1,10 @@
-"""PURE. Which header fields pass, in each direction.
+"""PURE. Which header fields of a request pass.
 
-Upstream only an allow-list passes: what is not on it (cookies, credentials, `X-Forwarded-*`, hop-by-hop fields)
-never leaves the house. Downstream everything passes but hop-by-hop fields (RFC 9110, section 7.6.1) and what the
-gateway says itself.
+Only an allow-list does: what is not on it (cookies, credentials, `X-Forwarded-*`, hop-by-hop fields) never leaves the
+house.
 """
 
 from collections.abc import Callable, Sequence
-
-import msgspec
 
 from zuebee.contracts.inference import Headers
 
@@ -26,27 +23,6 @@ _UPSTREAM = frozenset(
 )
 _UPSTREAM_PREFIX = b"x-stainless-"
 _MAX_REMEMBERED = 1000
-
-_NOT_DOWNSTREAM = frozenset(
-    {
-        b"alt-svc",
-        b"connection",
-        b"content-length",
-        b"date",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"proxy-connection",
-        b"server",
-        b"set-cookie",
-        b"strict-transport-security",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"x-request-id",
-    }
-)
 
 
 class AllowList(dict[bytes, bool]):
@@ -70,23 +46,3 @@ def upstream_lines(headers: Headers, allowed: AllowList) -> bytes:
     lines = [b": ".join(field) for field in headers if allowed[field[0]]]
     lines.append(b"")
     return b"\r\n".join(lines)
-
-
-class AnswerFields(msgspec.Struct, gc=False):
-    """The header fields of a backend's answer: those that go on to the client, and what the gateway reads in them."""
-
-    passed: Headers
-    content_type: bytes
-    content_length: bytes
-    encoded: bool
-
-
-def downstream(headers: Headers) -> AnswerFields:
-    """Sort the header fields of a backend's answer."""
-    fields = dict(headers)
-    return AnswerFields(
-        [field for field in headers if field[0] not in _NOT_DOWNSTREAM],
-        fields.get(b"content-type", b""),
-        fields.get(b"content-length", b""),
-        b"content-encoding" in fields,
-    )

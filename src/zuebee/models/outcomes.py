@@ -1,6 +1,7 @@
 """How a job on a backend ended, in the pipeline's words."""
 
 import logging
+from typing import Final
 
 from msgspec import Raw
 
@@ -8,11 +9,11 @@ from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import End, FailureCause, Usage
 from zuebee.dialects import openai
 from zuebee.kit.http_client import HttpFailure
-from zuebee.models.headers import AnswerFields
+from zuebee.models.answer_fields import AnswerFields
 
-_log = logging.getLogger("zuebee.models")
+_log: Final = logging.getLogger("zuebee.models")
 
-_FAILURES: dict[str, tuple[int, str, FailureCause, str]] = {
+_FAILURES: Final[dict[str, tuple[int, str, FailureCause, str]]] = {
     "connect": (503, "backend_unreachable", "connect_failure", "The model server cannot be reached."),
     "overflow": (503, "backend_busy", "overload", "The model server has too many requests."),
     "connect_timeout": (503, "backend_unreachable", "connect_failure", "The model server cannot be reached in time."),

@@ -1,10 +1,12 @@
 """An event stream between the socket and its reader: metered, and pulled or pushed."""
 
+from typing import Final
+
 from zuebee.contracts.inference import QUIET, Quiet, Sink
 from zuebee.dialects.openai_stream import StreamMeter
 from zuebee.kit.http_client import Connection, HttpFailure
 
-MAX_BEGUN_BYTES = 1 << 20
+MAX_BEGUN_BYTES: Final = 1 << 20
 """Comments before the first event are held back with the head; nobody needs more of them."""
 
 

@@ -1,17 +1,18 @@
 """An answer in one piece: what of it goes to the client, and what it has cost."""
 
 import zlib
+from typing import Final
 
 from zuebee.contracts.inference import End, Head, Job, Usage, UsageSource
 from zuebee.dialects import openai
 from zuebee.dialects.openai import Figures
 from zuebee.kit.http_client import Connection, HttpFailure
+from zuebee.models.answer_fields import AnswerFields, downstream
 from zuebee.models.estimate import TokenRatios
-from zuebee.models.headers import AnswerFields, downstream
 from zuebee.models.outcomes import Outcomes
 
-MAX_HELD_BYTES = 1 << 20
-_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
+MAX_HELD_BYTES: Final = 1 << 20
+_GZIP_OR_ZLIB: Final = zlib.MAX_WBITS | 32
 
 
 class WholeAnswers:

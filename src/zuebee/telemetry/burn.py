@@ -1,9 +1,10 @@
 """How fast something is used up: exponentially smoothed rates. PURE."""
 
 from math import exp
+from typing import Final
 
-OTHER = "other"
-STEP_S = 0.5
+OTHER: Final = "other"
+STEP_S: Final = 0.5
 
 
 class Burn:

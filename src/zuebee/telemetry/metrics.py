@@ -8,7 +8,7 @@ budgets there are at most `max_accounts`.
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -20,8 +20,8 @@ from zuebee.telemetry.burn import Burns
 from zuebee.telemetry.histogram import FIRST_TOKEN_BUCKETS_S, LATENCY_BUCKETS_MS, Histogram
 from zuebee.telemetry.tally import Labels, Tallies, Tally, key_of
 
-PRIORITIES = ("low", "normal", "high")
-NO_BACKEND = "none"
+PRIORITIES: Final = ("low", "normal", "high")
+NO_BACKEND: Final = "none"
 
 Series: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 
@@ -34,7 +34,7 @@ class Description(NamedTuple):
     meaning: str
 
 
-METRICS = {
+METRICS: Final = {
     "llmproxy_requests_total": Description(
         "counter", ("path", "stream", "backend", "status"), "Requests, refused ones too."
     ),

@@ -5,15 +5,15 @@ when asked. Label values are bounded: see `metrics.py`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from zuebee.contracts.admission import Settlement
 from zuebee.telemetry.histogram import FIRST_TOKEN_BUCKETS_S, LATENCY_BUCKETS_MS, Histogram
 
-OTHER = "other"
-MAX_TALLIES = 5000
-MAX_KNOWN = 10_000
-MAX_LABEL = 200
+OTHER: Final = "other"
+MAX_TALLIES: Final = 5000
+MAX_KNOWN: Final = 10_000
+MAX_LABEL: Final = 200
 
 Key = tuple[str, bool, str, int, str, str, str | None, str, str]
 

@@ -2,29 +2,29 @@
 
 import logging
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from zuebee.contracts.errors import OUTBOX_FULL, Refusal
 from zuebee.kit import clock
 from zuebee.kit.database import DatabaseError
 from zuebee.usage.outbox import Outbox, Standing
 
-COUNT_EVERY_S = 1.0
-COUNT_SHARE = 50.0
+COUNT_EVERY_S: Final = 1.0
+COUNT_SHARE: Final = 50.0
 """A count that takes a second is made every 50 s: counting costs 2 % at most."""
 
-COUNT_ROWS_PER_S = 10_000
+COUNT_ROWS_PER_S: Final = 10_000
 """Where no other process adds to the outbox, counts are there for operators and for what they remove by hand: a long
 one is counted so seldom that it takes 0.2 %, but every COUNT_AT_LEAST_EVERY_S.
 """
 
-COUNT_AT_LEAST_EVERY_S = 120.0
+COUNT_AT_LEAST_EVERY_S: Final = 120.0
 
-ALARM_SHARE = 0.8
+ALARM_SHARE: Final = 0.8
 
 Series: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 
-_log = logging.getLogger("zuebee.usage")
+_log: Final = logging.getLogger("zuebee.usage")
 
 
 class OutboxGate:

@@ -1,6 +1,7 @@
 import pytest
 
-from zuebee.models.headers import AllowList, downstream, upstream_lines
+from zuebee.models.answer_fields import downstream
+from zuebee.models.headers import AllowList, upstream_lines
 
 
 @pytest.mark.requirement("A077", "A146")
