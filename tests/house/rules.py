@@ -58,7 +58,6 @@ HOMES = {
     ),
     "sqlite3": ("billing/store_sqlite.py", "schema/*.py"),
     "typer": ("cli/*.py",),
-    "uvicorn": ("kit/http_server.py", "kit/http_guard.py", "kit/http_cycle.py"),
     "uvloop": ("app/lifecycle.py",),
     "yaml": ("kit/yaml_tree.py",),
 }
@@ -103,7 +102,6 @@ IMPURE = (
     "threading",
     "time",
     "urllib.request",
-    "uvicorn",
     "uvloop",
     "zuebee.kit.clock",
     "zuebee.kit.tasks",
@@ -123,7 +121,7 @@ _WALL_CLOCK = frozenset(
         "datetime.date.today",
     ]
 )
-_TASK_OWNERS = ("kit/tasks.py", "kit/http_guard.py")  # the second keeps uvicorn's own set of running requests
+_TASK_OWNERS = ("kit/tasks.py", "kit/http_guard.py")  # the second has one for each connection
 _TASK_STARTERS = frozenset(["create_task", "ensure_future"])
 # What is heavy and not needed by every start may be imported where it turns out to be needed.
 _LATE = (

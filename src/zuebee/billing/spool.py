@@ -28,7 +28,7 @@ class Line(msgspec.Struct):
 
 def _plain(amount: object) -> dict[str, int]:
     if not isinstance(amount, Amount):
-        raise NotImplementedError
+        raise TypeError(f"{type(amount).__name__} in a settlement")
     return {"tokens": amount.tokens, "cost_nano": amount.cost_nano}
 
 

@@ -1,17 +1,37 @@
 """One request and its answer on a guarded connection.
 
-It has uvicorn's interface for a cycle, and a cheaper way out: the head of an answer is written together with the first
-part of its body, in one system call. Headers come from parsers that refuse line breaks or from the application itself;
+Beside ASGI's way out it has a cheaper one: the head of an answer is written together with the first part of its body,
+in one system call. Headers come from parsers that refuse line breaks or from the application itself;
 they are checked once, as a whole.
 """
 
 import asyncio
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from zuebee.kit.http_flow import Flow
+from zuebee.kit.http_framing import STATUS_LINE, Fields
+from zuebee.kit.http_limits import Phase
 
-Fields = list[tuple[bytes, bytes]]
+
+class Line(Protocol):
+    """The connection, as a cycle knows it."""
+
+    @property
+    def transport(self) -> asyncio.Transport: ...
+
+    @property
+    def flow(self) -> Flow: ...
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    @property
+    def phase(self) -> Phase: ...
+
+    def on_response_complete(self) -> None:
+        """The answer is out."""
+        ...
 
 
 class Cycle:
@@ -24,7 +44,7 @@ class Cycle:
     )  # fmt: skip
 
     def __init__(
-        self, connection: HttpToolsProtocol, scope: MutableMapping[str, Any], expects_continue: bool, keep_alive: bool
+        self, connection: Line, scope: MutableMapping[str, Any], expects_continue: bool, keep_alive: bool
     ) -> None:
         self.scope = scope
         self.transport = connection.transport
@@ -129,7 +149,7 @@ class Cycle:
 
     def _start(self, status: int, headers: Fields) -> None:
         self.response_started = True
-        lines = [*map(b": ".join, headers), *map(b": ".join, self._connection.server_state.default_headers), b""]
+        lines = [*map(b": ".join, headers), self._connection.phase.date, b""]
         flat = b"".join(lines)
         # Not `in`: for bytes that first tries to take the needle for a number, and makes an exception of it.
         if flat.find(b"\n") >= 0 or flat.find(b"\r") >= 0:

@@ -1,6 +1,14 @@
-"""PURE. How the end of a message's body is found (RFC 9112, section 6)."""
+"""PURE. How a message begins, and how the end of its body is found (RFC 9112, sections 4 and 6)."""
+
+from http import HTTPStatus
+from typing import Final
 
 Fields = list[tuple[bytes, bytes]]
+
+_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
+STATUS_LINE: Final = {
+    status: f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\n".encode() for status in range(100, 600)
+}
 
 
 def codings(headers: Fields) -> list[bytes]:

@@ -1,71 +1,72 @@
-"""uvicorn's httptools protocol with the guards that a server facing strangers needs.
+"""One client connection: HTTP/1.1 on httptools' parser, for an ASGI application, with the guards that a server facing
+strangers needs.
 
-Added to uvicorn: deadlines for receiving headers and bodies, limits on header count and size, exactly one well-formed
-Host, cutting off clients that stop reading, the end of a request's task when its client leaves, and error answers in
-the application's own words. References: RFC 9110 and 9112.
+Deadlines for receiving headers and bodies, limits on header count and size, exactly one well-formed Host, cutting off
+clients that stop reading, the end of a request's task when its client leaves, and error answers in the application's
+own words. References: RFC 9110 and 9112.
 """
 
 import asyncio
 import logging
-import re
 from collections import deque
-from typing import Any, TypeAlias
+from typing import Any, Final, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-from uvicorn.server import ServerState
 
 from zuebee.kit.http_cycle import Cycle
-from zuebee.kit.http_framing import codings
+from zuebee.kit.http_flow import HIGH_WATER_BYTES, Flow
+from zuebee.kit.http_framing import STATUS_LINE, Fields
+from zuebee.kit.http_head_rules import fault_of
 from zuebee.kit.http_known_head import KnownHead
 from zuebee.kit.http_limits import (
     HEADERS_TOO_LARGE,
-    INVALID_HOST,
     INVALID_HTTP,
-    INVALID_TARGET,
-    UNKNOWN_CODING,
     UNKNOWN_METHOD,
-    UNKNOWN_VERSION,
     URI_TOO_LONG,
+    Fault,
     Phase,
     ReceiveLimits,
     Refused,
     RenderError,
 )
-from zuebee.kit.http_target import MAX_KEPT_BYTES, is_for, read_target, take_apart
+from zuebee.kit.http_scope import Scope, address_of, scope_of
 
-# A registered name, IPv4 or bracketed IPv6 address, and a port (RFC 3986, section 3.2.2, without userinfo).
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
+_log: Final = logging.getLogger("zuebee.http")
 
-_log = logging.getLogger("zuebee.http")
-
-Scope: TypeAlias = dict[str, Any]
-
-_ASGI: Any = {"version": "3.0", "spec_version": "2.3"}
-
-MAX_PIPELINED = 8
+MAX_PIPELINED: Final = 8
 
 
-class GuardedProtocol(HttpToolsProtocol):
+class GuardedProtocol:
     """One client connection. `sweep` is called a few times a second by the server and acts on overdue deadlines."""
+
+    transport: asyncio.Transport  # both from `connection_made` on
+    flow: Flow
 
     def __init__(
         self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
+        app: Any,
+        connections: "set[GuardedProtocol]",
         loop: asyncio.AbstractEventLoop,
         limits: ReceiveLimits,
+        keep_alive_s: float,
         render_error: RenderError,
         phase: Phase,
     ) -> None:
-        super().__init__(config, server_state, app_state, loop)
+        self.loop = loop
+        self.phase = phase
+        self._app = app
+        self._connections = connections
         self._limits = limits
+        self._keep_alive_s = keep_alive_s
         self._render_error = render_error
-        self._phase = phase
-        self._cycle: Cycle = None  # type: ignore[assignment]
+        self._parser = _new_parser(self)
+        self._url = b""
+        self._headers: Fields = []
+        self._expects_continue = False
+        self._secure = False
+        self._server: tuple[str, int] | None = None
+        self._client: tuple[str, int] | None = None
+        self._cycle: Cycle | None = None
         self._running: Cycle | None = None
         self._waiting: deque[Cycle] = deque()
         self._receiving = False
@@ -77,7 +78,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._offers_upgrade = False
         self._header_bytes = 0
         self._idle_since_s = 0.0
-        self._refusal: tuple[int, str, str] | None = None
+        self._refusal: Fault | None = None
         self._unsent_bytes = 0
         self._stalled_since_s = 0.0
         self._known = KnownHead(dated=False)
@@ -86,13 +87,26 @@ class GuardedProtocol(HttpToolsProtocol):
     # --- transport callbacks ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[arg-type]
+        self.transport = cast(asyncio.Transport, transport)
+        self.flow = Flow(self.transport, self.loop)
+        self._server = address_of(transport.get_extra_info("sockname"))
+        self._client = address_of(transport.get_extra_info("peername"))
+        self._secure = transport.get_extra_info("sslcontext") is not None
+        self._connections.add(self)
         self._deadline_s = self.loop.time() + self._limits.header_timeout_s
-        if len(self.connections) > self._limits.max_connections:
+        if len(self._connections) > self._limits.max_connections:
             self.transport.close()
 
+    def eof_received(self) -> None: ...
+
+    def pause_writing(self) -> None:
+        self.flow.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.flow.resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        self.connections.discard(self)
+        self._connections.discard(self)
         self._deadline_s = self._idle_since_s = 0.0
         cycle = self._cycle
         if cycle is not None and not cycle.response_complete:
@@ -103,8 +117,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._waiting.clear()
         self.transport.close()
         # What knows this connection and is known by it: parted, it is freed at once, not by a rare collection.
-        self.parser = None  # type: ignore[assignment]
-        self._cycle = None  # type: ignore[assignment]
+        self._parser = None  # type: ignore[assignment]
+        self._cycle = None
         if not goes_on:
             self.cancel()
             self._worker = None
@@ -126,12 +140,12 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._header_bytes += len(data)
         try:
-            self.parser.feed_data(data)
+            self._parser.feed_data(data)
             if between and not self._receiving:
                 self._remember(data)
             if self._header_bytes > self._limits.max_header_bytes:
                 # A head, or a line between or behind the chunks of a body, that does not come to its end.
-                too_long = self._in_headers and not self.headers and self.url
+                too_long = self._in_headers and not self._headers and self._url
                 self._refuse(URI_TOO_LONG if too_long else HEADERS_TOO_LARGE)
         except HttpParserUpgrade as stop:
             if self._offers_upgrade:
@@ -145,11 +159,10 @@ class GuardedProtocol(HttpToolsProtocol):
         With the offer httptools takes what follows the head for another protocol. Java's HTTP client makes it in
         every first request, also in those with a body.
         """
-        parser = self.parser
-        lines = [b"%b %b HTTP/%b\r\n" % (parser.get_method(), self.url, parser.get_http_version().encode())]
-        lines += [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
-        self.parser = HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        parser = self._parser
+        lines = [b"%b %b HTTP/%b\r\n" % (parser.get_method(), self._url, parser.get_http_version().encode())]
+        lines += [b"%b: %b\r\n" % field for field in self._headers if field[0] != b"upgrade"]
+        self._parser = _new_parser(self)
         self._offers_upgrade = False
         self._header_bytes = 0
         self.data_received(b"".join((*lines, b"\r\n", rest)))
@@ -157,47 +170,34 @@ class GuardedProtocol(HttpToolsProtocol):
     # --- parser callbacks ---
 
     def on_message_begin(self) -> None:
-        self.url = b""
-        self.expect_100_continue = False
-        self.headers = []
+        self._url = b""
+        self._expects_continue = False
+        self._headers = []
         self._deadline_s = self.loop.time() + self._limits.header_timeout_s
         self._receiving = True
         # Not before: line ends between requests are no sign of life.
         self._idle_since_s = 0.0
 
     def on_url(self, url: bytes) -> None:
-        self.url += url
+        self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Trailers come after the application has decided by the headers; they are not read.
         if self._in_headers:
-            self.headers.append((name.lower(), value))
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+        if self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT":
             self._offers_upgrade = True
             return
-        parser = self.parser
+        parser = self._parser
         version = parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            self._refuse(UNKNOWN_VERSION)
-        fields = dict(self.headers)
-        if len(fields) != len(self.headers) and sum(name == b"host" for name, _ in self.headers) > 1:
-            self._refuse(INVALID_HOST)
-        host = fields.get(b"host")
-        if host is None:
-            if version != "1.0":
-                self._refuse(INVALID_HOST)
-        elif host != self._good_host:
-            if _HOST.fullmatch(host) is None:
-                self._refuse(INVALID_HOST)
-            self._good_host = host
-        if b"transfer-encoding" in fields and (version == "1.0" or codings(self.headers) != [b"chunked"]):
-            self._refuse(UNKNOWN_CODING)  # RFC 9112, section 6.1: with HTTP/1.0, the framing is faulty
-        self.expect_100_continue = fields.get(b"expect", b"").lower() == b"100-continue"
-        if self.url[:1] != b"/" and not is_for(self.url, host, self.parser.get_method()):
-            self._refuse(INVALID_TARGET)
-        if len(self.headers) > self._limits.max_headers or self._header_bytes > self._limits.max_header_bytes:
+        fields = dict(self._headers)
+        if fault := fault_of(version, parser.get_method(), self._url, self._headers, fields, self._good_host):
+            self._refuse(fault)
+        self._good_host = fields.get(b"host", b"")
+        self._expects_continue = fields.get(b"expect", b"").lower() == b"100-continue"
+        if len(self._headers) > self._limits.max_headers or self._header_bytes > self._limits.max_header_bytes:
             self._check_head_size()
         self._header_bytes = 0
         if parser.should_upgrade():
@@ -207,27 +207,22 @@ class GuardedProtocol(HttpToolsProtocol):
         self._begin_cycle(self._scope(version, fields), keep_alive=version != "1.0" and parser.should_keep_alive())
 
     def _scope(self, version: str, fields: dict[bytes, bytes]) -> Scope:
-        target = read_target(self.url) if len(self.url) <= MAX_KEPT_BYTES else take_apart(self.url)
-        return {
-            "type": "http",
-            "asgi": _ASGI,
-            "http_version": version,
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme or "http",
-            "method": self.parser.get_method().decode("ascii"),
-            "root_path": "",
-            "path": target.path,
-            "raw_path": target.raw_path,
-            "query_string": target.query,
-            "headers": self.headers,
-            "zuebee.fields": fields,
-            "zuebee.cancel": self.cancel,
-        }
+        scope = scope_of(
+            version,
+            self._parser.get_method().decode("ascii"),
+            self._url,
+            self._headers,
+            server=self._server,
+            client=self._client,
+            secure=self._secure,
+        )
+        scope["zuebee.fields"] = fields
+        scope["zuebee.cancel"] = self.cancel
+        return scope
 
     def _begin_cycle(self, scope: Scope, *, keep_alive: bool) -> Cycle:
         """Hand the request to the application, behind those that came before it on this connection."""
-        cycle = self._cycle = Cycle(self, scope, self.expect_100_continue, keep_alive and not self._phase.draining)
+        cycle = self._cycle = Cycle(self, scope, self._expects_continue, keep_alive and not self.phase.draining)
         scope["zuebee.cycle"] = cycle
         self._waiting.append(cycle)
         if self._worker is None:
@@ -247,14 +242,14 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle, known = self._cycle, self._known
         if cycle is None or cycle.more_body or not cycle.keep_alive or cycle.scope["method"] != "POST":
             return
-        if known.learn(data, len(cycle.body), self.headers):
+        if known.learn(data, len(cycle.body), self._headers):
             self._known_scope = {**cycle.scope, "zuebee.memory": known.memory}
             del self._known_scope["zuebee.cycle"]
 
     def _repeat(self, body: bytes) -> None:
         """A request with the known head, all of it here: what the parser's callbacks would do, at once."""
         self._idle_since_s = 0.0
-        self.expect_100_continue = False
+        self._expects_continue = False
         scope, fields = self._known_scope, self._known.fields
         if scope["headers"] is not fields:
             scope["headers"] = fields
@@ -265,18 +260,18 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _check_head_size(self) -> None:
         """What came in may be more than the head; now the head itself is measured."""
-        head_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if len(self.headers) > self._limits.max_headers or head_bytes > self._limits.max_header_bytes:
-            self._refuse(URI_TOO_LONG if len(self.url) > self._limits.max_header_bytes else HEADERS_TOO_LARGE)
+        head_bytes = len(self._url) + sum(len(name) + len(value) for name, value in self._headers)
+        if len(self._headers) > self._limits.max_headers or head_bytes > self._limits.max_header_bytes:
+            self._refuse(URI_TOO_LONG if len(self._url) > self._limits.max_header_bytes else HEADERS_TOO_LARGE)
 
     def on_body(self, body: bytes) -> None:
         self._header_bytes = 0
         self._deadline_s += len(body) / self._limits.body_min_bytes_per_s
         cycle = self._cycle
-        if cycle.response_complete:
+        if cycle is None or cycle.response_complete:
             return
         cycle.body += body
-        if len(cycle.body) > HIGH_WATER_LIMIT:
+        if len(cycle.body) > HIGH_WATER_BYTES:
             self.flow.pause_reading()
         cycle.wake()
 
@@ -287,14 +282,15 @@ class GuardedProtocol(HttpToolsProtocol):
         self._receiving = False
         self._in_headers = True
         self._header_bytes = 0
-        self._cycle.more_body = False
-        self._cycle.wake()
+        if (cycle := self._cycle) is not None:
+            cycle.more_body = False
+            cycle.wake()
 
     # --- the requests of a connection, one after the other ---
 
     async def _work(self) -> None:
         """Run the requests of this connection. One task for all of them: a new one each time costs more."""
-        phase = self._phase
+        phase = self.phase
         while not self.transport.is_closing():
             if not self._waiting:
                 self._idle = self.loop.create_future()
@@ -304,7 +300,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._running = cycle = self._waiting.popleft()
             phase.running += 1
             try:
-                await self.app(cycle.scope, cycle.receive, cycle.send)
+                await self._app(cycle.scope, cycle.receive, cycle.send)
             except Exception:
                 _log.exception("the application failed")
             finally:
@@ -360,13 +356,13 @@ class GuardedProtocol(HttpToolsProtocol):
             # An error in the middle of an answer would look like a part of it, and nobody asked for one in silence.
             self.transport.abort()
             return
-        peer = self.client[0] if self.client and self._in_headers else ""
+        peer = self._client[0] if self._client and self._in_headers else ""
         headers, body = self._render_error(status, code, message, peer)
         head = [STATUS_LINE[status]]
         head += [name + b": " + value + b"\r\n" for name, value in headers]
         head.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body))
         self.transport.write(b"".join(head) + body)
-        if unfinished:
+        if cycle is not None and unfinished:
             cycle.disconnected = True
         self.cancel()
         self.transport.close()
@@ -381,7 +377,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._deadline_s = now_s + self._limits.body_timeout_s
             else:
                 self._close_with(408, "request_timeout", "The request took too long to arrive.")
-        if self._idle_since_s and now_s - self._idle_since_s > self.timeout_keep_alive:
+        if self._idle_since_s and now_s - self._idle_since_s > self._keep_alive_s:
             self._idle_since_s = 0.0
             self.transport.close()
         self._known.tidy()
@@ -395,3 +391,10 @@ class GuardedProtocol(HttpToolsProtocol):
         elif now_s - self._stalled_since_s > self._limits.write_timeout_s:
             self.transport.abort()
         self._unsent_bytes = unsent_bytes
+
+
+def _new_parser(protocol: GuardedProtocol) -> HttpRequestParser:
+    parser = HttpRequestParser(protocol)
+    # A request may follow one that closes the connection: it is not looked at, and no reason to complain.
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+Fault = tuple[int, str, str]
+"""Status, code and message for a client that broke a rule."""
+
 INVALID_HTTP = (400, "invalid_http", "The request is not valid HTTP/1.1.")
 INVALID_HOST = (400, "invalid_host", "The Host header field is missing, repeated or not valid.")
 INVALID_TARGET = (400, "invalid_target", "The request target is not valid, or not of this Host.")
@@ -34,7 +37,9 @@ class Refused(Exception):
 
 
 class Phase:
-    """What all connections of a server know of its life."""
+    """What all connections of a server know of its life. `date`: the Date of the answers that begin now."""
 
-    draining = False
-    running = 0
+    def __init__(self) -> None:
+        self.draining = False
+        self.running = 0
+        self.date = b""

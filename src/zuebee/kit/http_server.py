@@ -5,10 +5,7 @@ import socket
 import ssl
 from email.utils import formatdate
 from functools import partial
-from typing import Any, cast
-
-from uvicorn.config import Config
-from uvicorn.server import ServerState
+from typing import Any
 
 from zuebee.kit import clock
 from zuebee.kit.http_guard import GuardedProtocol
@@ -33,20 +30,9 @@ class HttpServer:
         render_error: RenderError,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._config = Config(
-            app,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=keep_alive_s,  # type: ignore[arg-type]
-            interface="asgi3",
-        )
-        self._config.load()
-        self._state = ServerState()
+        self._app = app
+        self._keep_alive_s = keep_alive_s
+        self._connections: set[GuardedProtocol] = set()
         self._limits = limits
         self._render_error = render_error
         self._tls = tls
@@ -57,13 +43,13 @@ class HttpServer:
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port (useful with port 0). Raises OSError."""
         loop = asyncio.get_running_loop()
-        make = partial(
+        make: Any = partial(  # asyncio's types ask for its own base class, asyncio does not
             GuardedProtocol,
-            self._config,
-            self._state,
-            {},
+            self._app,
+            self._connections,
             loop,
             self._limits,
+            self._keep_alive_s,
             self._render_error,
             self._phase,
         )
@@ -79,7 +65,7 @@ class HttpServer:
     @property
     def connection_count(self) -> int:
         """Open client connections."""
-        return len(self._state.connections)
+        return len(self._connections)
 
     @property
     def running_count(self) -> int:
@@ -89,21 +75,21 @@ class HttpServer:
     def begin_drain(self) -> None:
         """From now on each connection ends with the answer it carries. New ones are still taken."""
         self._phase.draining = True
-        for connection in self._connections():
+        for connection in list(self._connections):
             connection.end_with_answer()
 
     def stop_accepting(self) -> None:
         """Close the listening socket and the idle connections."""
         if self._server is not None:
             self._server.close()
-        for connection in self._connections():
+        for connection in list(self._connections):
             connection.shutdown()
 
     async def wait_idle(self, timeout_s: float, hurry: asyncio.Event) -> bool:
         """Wait until no request runs and every answer is out; False if `timeout_s` passed or `hurry` was set first."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + timeout_s
-        while self._phase.running or any(one.transport.get_write_buffer_size() for one in self._connections()):
+        while self._phase.running or any(one.transport.get_write_buffer_size() for one in self._connections):
             if loop.time() >= until_s or hurry.is_set():
                 return False
             await asyncio.sleep(0.02)
@@ -114,21 +100,16 @@ class HttpServer:
         self.stop_accepting()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for connection in self._connections():
+        for connection in list(self._connections):
             connection.transport.abort()
             connection.cancel()
         await self.wait_idle(CLOSE_WAIT_S, asyncio.Event())
-
-    def _connections(self) -> list[GuardedProtocol]:
-        return cast(list[GuardedProtocol], list(self._state.connections))
 
     def _sweep(self) -> None:
         """Four times a second: overdue clients, and the Date header of the coming answers."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for connection in self._connections():
+        for connection in list(self._connections):
             connection.sweep(now)
-        date = formatdate(clock.wall_s(), usegmt=True).encode()
-        # Replaced in place: running cycles hold a reference to this list.
-        self._state.default_headers[:] = [(b"date", date)]
+        self._phase.date = b"date: " + formatdate(clock.wall_s(), usegmt=True).encode()
         self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)

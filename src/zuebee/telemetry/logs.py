@@ -61,8 +61,6 @@ def set_up(settings: LogSettings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(LEVELS[settings.level])
-    # What uvicorn reports there are the manners of clients: answered, counted and no news.
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # a first start is no news either
 
 

@@ -168,7 +168,7 @@ async def test_a_large_upload_waits_for_an_application_that_does_not_read() -> N
         wire = await site.connect()
         wire.say(b"POST /wait HTTP/1.1\r\nHost: a\r\nContent-Length: 67108864\r\n\r\n")
         await until(lambda: site.server.running_count == 1)
-        protocol: Any = next(iter(site.server._state.connections))
+        protocol: Any = next(iter(site.server._connections))
         for _ in range(64):
             wire.say(b"y" * (1 << 20))
             await asyncio.sleep(0)
