@@ -29,7 +29,7 @@ install: $(VENV)/.installed ## Put the locked packages and the `zuebee` command 
 
 .PHONY: wheel
 wheel: compiled ## Build a wheel for this machine into dist/, its hot path compiled where a C compiler is found
-	@mkdir -p dist
+	@mkdir -p dist && rm -f dist/zuebee-*.whl
 	@if [ -e $(COMPILED)/.done ]; then cp .cache/wheel/*.whl dist; else $(WHEEL) --wheel-dir dist .; fi
 	@ls -t dist/*.whl | head -1
 
