@@ -14,6 +14,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 WANT_PYTHON = ZueBee needs Python 3.11 or newer, with its venv module (Debian: python3-venv). \
 	'$(PYTHON)' is not one; name another: make PYTHON=python3.12 install
 
+# The hot path compiled to C (CONTRIBUTING.md): a wheel in .cache/wheel, and what is in it unpacked.
+COMPILED := .cache/compiled
+WHEEL = $(PIP) wheel --no-deps --no-index --no-build-isolation --no-cache-dir
+
 ##@ Use
 
 .PHONY: run
@@ -22,6 +26,12 @@ run: install ## Start the gate with a simulated model server behind it; prints a
 
 .PHONY: install
 install: $(VENV)/.installed ## Put the locked packages and the `zuebee` command into .venv
+
+.PHONY: wheel
+wheel: compiled ## Build a wheel for this machine into dist/, its hot path compiled where a C compiler is found
+	@mkdir -p dist && rm -f dist/zuebee-*.whl
+	@if [ -e $(COMPILED)/.done ]; then cp .cache/wheel/*.whl dist; else $(WHEEL) --wheel-dir dist .; fi
+	@ls -t dist/*.whl | head -1
 
 .PHONY: vllm
 vllm: ## Install and serve a real vLLM on the CPU with a tiny model
@@ -33,7 +43,7 @@ vllm: ## Install and serve a real vLLM on the CPU with a tiny model
 SIDE_BY_SIDE = $(BIN)/python -m pytest -m "not proof and not alone" --numprocesses 2 --dist worksteal
 
 .PHONY: test
-test: $(VENV)/.installed-dev static ## Run everything that continuous integration runs
+test: $(VENV)/.installed-dev static compiled ## Run everything that continuous integration runs
 	@rm -f .cache/requirements.json
 	$(SIDE_BY_SIDE) tests/house tests/unit tests/simulation $(ARGS)
 	$(SIDE_BY_SIDE) tests/scenarios tests/proofs $(ARGS)
@@ -58,8 +68,11 @@ requirements: $(VENV)/.installed-dev ## List the acceptance rows of this milesto
 	@$(BIN)/python -m tests.support.acceptance $(ARGS)
 
 .PHONY: bench
-bench: install ## Measure CPU per request and per streamed chunk beside nginx, Envoy and LiteLLM where installed
+bench: install compiled ## Measure CPU per request and per streamed chunk beside nginx, Envoy and LiteLLM where installed
 	@$(BIN)/python -m bench $(ARGS)
+
+.PHONY: compiled
+compiled: $(COMPILED)/.done ## Compile the hot path where a C compiler is found: PYTHONPATH=.cache/compiled runs it
 
 .PHONY: docs
 docs: $(VENV)/.installed-dev ## Rewrite the references of settings and metrics (docs/) from the code
@@ -85,7 +98,7 @@ lock: $(VENV)/.installed-dev ## Resolve pyproject.toml into requirements.txt and
 
 .PHONY: clean
 clean: ## Remove .venv and the caches
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist .cache .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 
 .PHONY: help
 help: ## Show this list
@@ -108,3 +121,32 @@ $(VENV)/.installed: requirements.txt pyproject.toml | $(BIN)/pip
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(PIP) install --require-hashes --requirement requirements-dev.txt
 	@touch $@
+
+# Prints what this Python lacks to compile: the C compiler that it was built with (or CC), or its Python.h.
+define MISSING
+import os, shlex, shutil, sysconfig
+compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+header = os.path.join(sysconfig.get_path("include"), "Python.h")
+missing = [name for name, there in ((compiler, shutil.which(compiler)), (header, os.path.exists(header))) if not there]
+print(" and ".join(missing))
+endef
+export MISSING
+
+# The stamp has the time of the beginning: a source that is saved meanwhile is younger. Without a compiler there is
+# no stamp, so that one that comes later is used. Continuous integration must test what is compiled.
+$(COMPILED)/.done: $(shell find src/zuebee -type f -not -path '*/__pycache__/*') setup.py pyproject.toml \
+		$(VENV)/.installed-dev
+	@mkdir -p .cache && touch .cache/begun
+	@rm -rf .cache/wheel .cache/build/lib*
+	@missing=$$($(BIN)/python -c "$$MISSING") || exit 1; \
+	if [ -n "$$missing" ]; then \
+		rm -rf $(COMPILED) && mkdir $(COMPILED); \
+		echo "Not compiled, for want of $$missing: all runs on plain Python." >&2; \
+		[ "$$TEST_REQUIRE_SERVERS" != 1 ] || { echo "TEST_REQUIRE_SERVERS=1 asks for it." >&2; exit 1; }; \
+	else \
+		echo "Compiling the hot path, which takes a minute or two." && \
+		ZUEBEE_COMPILE=1 $(WHEEL) --wheel-dir .cache/wheel . && \
+		rm -rf $(COMPILED) && \
+		$(PIP) install --no-deps --no-index --target $(COMPILED) .cache/wheel/*.whl && \
+		mv .cache/begun $@; \
+	fi

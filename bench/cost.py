@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench.cost", description=(__doc__ or "").splitlines()[0])
     names = ", ".join(peers.PEERS)
-    parser.add_argument("proxies", nargs="*", metavar="PROXY", help=f"from {names}; default: all found")
+    parser.add_argument("proxies", nargs="*", metavar="PROXY", help=f"from {names}; default: all but {peers.PLAIN}")
     parser.add_argument("--seconds", type=int, default=4, help="length of one measurement")
     parser.add_argument("--rounds", type=int, default=5, help="how often each proxy takes its turn")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace, cores: machine.Cores, directory: Path) -> 
         preflight.check("upstream", upstream)
         proxies: dict[str, Contender] = {}
         missing = []
-        for name in options.proxies or peers.PEERS:
+        for name in options.proxies or peers.DEFAULT:
             try:
                 service = peers.PEERS[name](directory, upstream.port)
                 process = stack.enter_context(running(service, cores.proxy, directory))

@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(_bars(results))
     if options.json:
         record = {name: [asdict(waits) for waits in each] for name, each in results.items()}
-        report.write_json(options.json, {"measured": "latency", "cores": str(cores), "servers": record})
+        versions = {name: peers.version(name) for name in options.proxies}
+        whole = {"measured": "latency", "cores": str(cores), "versions": versions, "servers": record}
+        report.write_json(options.json, whole)
     return int(any(waits.failed for each in results.values() for waits in each))
 
 
@@ -76,6 +78,7 @@ def _run(options: argparse.Namespace, cores: machine.Cores, directory: Path) -> 
             service = peers.PEERS[name](directory, upstream.port)
             servers[name] = stack.enter_context(running(service, cores.proxy, directory))
             preflight.check(name, servers[name])
+        print(", ".join(f"{name} {peers.version(name)}" for name in options.proxies) + "\n")
         return _measure(servers, options.rounds, options.repeats)
 
 

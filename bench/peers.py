@@ -7,12 +7,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from bench import trees
 from bench.services import BENCH, Service, Unusable, free_port, render
 from zuebee import __version__ as zuebee_version
 
+PLAIN = "zuebee-plain"
 KEY = "sk-bench-6f1d0c7a9be84352"
 _VENV_BIN = BENCH.parent / ".cache" / "bench" / "venv" / "bin"
 _MODULE_DIRECTORIES = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules")
@@ -33,14 +35,26 @@ def nginx(directory: Path, upstream_port: int) -> Service:
 
 
 def zuebee(directory: Path, upstream_port: int) -> Service:
+    return _zuebee("zuebee", trees.chosen(), directory, upstream_port)
+
+
+def zuebee_plain(directory: Path, upstream_port: int) -> Service:
+    return _zuebee(PLAIN, trees.PLAIN, directory, upstream_port)
+
+
+def _zuebee(name: str, tree: Path, directory: Path, upstream_port: int) -> Service:
+    """ZueBee from this tree, with files of its own: two may run side by side."""
+    own = directory / name
+    own.mkdir()
     port = free_port()
-    config = render("zuebee.yaml", directory, port=port, upstream_port=upstream_port)
-    _prepaid_key(directory, config)
+    config = render("zuebee.yaml", own, port=port, upstream_port=upstream_port)
+    environment = {"PYTHONPATH": str(tree)}
+    _prepaid_key(own, config, environment)
     command = [sys.executable, "-m", "zuebee", "run", "--config", str(config)]
-    return Service("zuebee", command, port, "/health/readiness")
+    return Service(name, command, port, "/health/readiness", environment)
 
 
-def _prepaid_key(directory: Path, config: Path) -> None:
+def _prepaid_key(directory: Path, config: Path, environment: Mapping[str, str]) -> None:
     """A key of the store, with limits, that spends from the prepaid account of its organisation."""
     orders = (
         ["accounts", "add", "organisation", "bench"],
@@ -52,6 +66,7 @@ def _prepaid_key(directory: Path, config: Path) -> None:
     for order in orders:
         done = subprocess.run(
             [sys.executable, "-m", "zuebee", *order, "--config", str(config)],
+            env={**os.environ, **environment},
             capture_output=True,
             text=True,
             check=False,
@@ -94,15 +109,18 @@ def litellm(directory: Path, upstream_port: int) -> Service:
 PEERS: dict[str, Callable[[Path, int], Service]] = {
     "nginx": nginx,
     "zuebee": zuebee,
+    PLAIN: zuebee_plain,
     "envoy": envoy,
     "litellm": litellm,
 }
+DEFAULT = tuple(name for name in PEERS if name != PLAIN)
+"""Who is measured where nobody is named."""
 
 
 def version(name: str) -> str:
-    """Return the version that a program states, or an empty text if it states none."""
-    if name == "zuebee":
-        return zuebee_version
+    """Return the version that a program states, or an empty text if it states none; of ZueBee also its kind."""
+    if name in ("zuebee", PLAIN):
+        return f"{zuebee_version} ({trees.kind(trees.PLAIN if name == PLAIN else trees.chosen())})"
     command = [find(name), "-v" if name == "nginx" else "--version"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     number = re.search(r"\d+\.\d+\.\d+", result.stdout + result.stderr)

@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(_tables(figures))
     print(_bars(figures))
     if options.json:
-        shape = {"proxy": options.proxy, "streams": options.streams, "seconds": options.seconds}
+        shape = {"proxy": options.proxy, "version": peers.version(options.proxy)}
+        shape |= {"streams": options.streams, "seconds": options.seconds}
         report.write_json(options.json, {"measured": "streams", "cores": str(cores), **shape, **asdict(figures)})
     return int(any(gaps.broken_streams for gaps in [*figures.direct, *figures.proxied]))
 
@@ -80,6 +81,7 @@ def _run(options: argparse.Namespace, cores: machine.Cores, directory: Path) -> 
                 start_up_s.append(proxy.start_up_s)
         with running(service, cores.proxy, directory) as proxy:
             preflight.check(options.proxy, proxy)
+            print(f"{options.proxy} {peers.version(options.proxy)}\n")
             first = first_event(upstream, proxy, options.repeats)
             direct, proxied, memory, others_share = [], [], [], []
             for _ in range(options.rounds):

@@ -15,6 +15,7 @@ import pytest
 from tests.support.databases import postgres_database
 from tests.support.processes import SOURCES
 from tests.support.shared_ledger import balances, check_books, check_usage, post, query, store_on
+from tests.support.source import ROOT
 from tests.support.tcp_proxy import DOWN, TcpProxy, proxy_before
 from zuebee.billing.shared_committer import SharedCommitter
 from zuebee.billing.spool import Spool, replay
@@ -22,7 +23,7 @@ from zuebee.contracts.admission import Budget
 from zuebee.schema.prepare import prepare
 
 BUDGET = Budget("key:1/tokens/never", "tokens", "never", 10**9)
-CHILD = {**os.environ, "PYTHONPATH": f"{SOURCES}{os.pathsep}{Path(SOURCES).parent}"}
+CHILD = {**os.environ, "PYTHONPATH": f"{SOURCES}{os.pathsep}{ROOT}"}
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from tests.support.shared_ledger import (
     told,
     void,
 )
+from tests.support.source import ROOT
 from zuebee.billing import postgres_statements as sql
 from zuebee.billing.entries import HoldState, Short
 from zuebee.billing.ledger import Ledger
@@ -280,8 +281,7 @@ print(admitted)
 
 def greedy(url: str, limit: int, code: str = GREEDY) -> int:
     """How many reservations of 7 three processes get from a budget."""
-    root = os.path.dirname(SOURCES)
-    environment = {**os.environ, "PYTHONPATH": f"{SOURCES}{os.pathsep}{root}"}
+    environment = {**os.environ, "PYTHONPATH": f"{SOURCES}{os.pathsep}{ROOT}"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code, url, f"p{number}", str(limit)],

@@ -19,11 +19,13 @@ from typing import Any, TypeVar
 
 import yaml
 
+from bench import trees
+
 T = TypeVar("T")
 
 START_TIMEOUT_S = 20.0
-SOURCES = str(Path(__file__).parents[2] / "src")
-"""What runs is the code beside these tests, whatever is installed."""
+SOURCES = str(trees.PLAIN if os.environ.get("TEST_PLAIN") == "1" else trees.chosen())
+"""What runs is the code beside these tests, whatever is installed: compiled where `make compiled` did that."""
 KEY = "sk-test-0123456789abcdef"
 READY = re.compile(r"ready at (https?://[^\s\"]+)")
 SIM_READY = re.compile(r"simulated model server at (http://\S+)")
