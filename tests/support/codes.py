@@ -25,6 +25,9 @@ def _positions(tree: ast.AST) -> Positions:
             names = [each.arg for each in node.args.args if each.arg != "self"]
         elif isinstance(node, ast.ClassDef):
             names = [dotted_name(each.target) for each in node.body if isinstance(each, ast.AnnAssign)]
+            for each in node.body:
+                if isinstance(each, ast.FunctionDef) and each.name == "__init__":
+                    names = [argument.arg for argument in each.args.args[1:]]
         else:
             continue
         if "code" in names:
@@ -34,6 +37,11 @@ def _positions(tree: ast.AST) -> Positions:
 
 def _codes(tree: ast.Module, positions: Positions) -> Iterator[str]:
     constants = {dotted_name(one.targets[0]): one.value for one in tree.body if isinstance(one, ast.Assign)}
+    constants |= {
+        dotted_name(one.target): one.value
+        for one in tree.body
+        if isinstance(one, ast.AnnAssign) and one.value is not None
+    }
     for node in ast.walk(tree):
         for value in _values(node, positions):
             for part in ast.walk(constants.get(dotted_name(value), value)):
