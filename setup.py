@@ -17,7 +17,7 @@ from setuptools.modified import newer_group
 
 BUILD = Path(".cache/build")  # nothing lands among the sources
 CORES = os.cpu_count() or 1
-SHAPES: dict[str, dict[str, bool]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "1": {"multi_file": True},  # one library from one C file a module, which all cores work on
     "whole": {},  # one library from one C file: gcc alone takes two minutes for it
     "separate": {"separate": True},  # one library a module
