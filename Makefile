@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 WANT_PYTHON = ZueBee needs Python 3.11 or newer, with its venv module (Debian: python3-venv). \
 	'$(PYTHON)' is not one; name another: make PYTHON=python3.12 install
 
-# The hot path compiled to C (CONTRIBUTING.md): a wheel in .cache/wheel, and what is in it unpacked.
+# The hot path compiled to C (CONTRIBUTING.md): a wheel unpacked, and itself in a folder .wheel.
 COMPILED := .cache/compiled
 WHEEL = $(PIP) wheel --no-deps --no-index --no-build-isolation --no-cache-dir
 
@@ -30,7 +30,7 @@ install: $(VENV)/.installed ## Put the locked packages and the `zuebee` command 
 .PHONY: wheel
 wheel: compiled ## Build a wheel for this machine into dist/, its hot path compiled where a C compiler is found
 	@mkdir -p dist && rm -f dist/zuebee-*.whl
-	@if [ -e $(COMPILED)/.done ]; then cp .cache/wheel/*.whl dist; else $(WHEEL) --wheel-dir dist .; fi
+	@if [ -e $(COMPILED)/.done ]; then cp $(COMPILED)/.wheel/*.whl dist; else $(WHEEL) --wheel-dir dist .; fi
 	@ls -t dist/*.whl | head -1
 
 .PHONY: vllm
@@ -137,7 +137,7 @@ export MISSING
 $(COMPILED)/.done: $(shell find src/zuebee -type f -not -path '*/__pycache__/*') setup.py pyproject.toml \
 		$(VENV)/.installed-dev
 	@mkdir -p .cache && touch .cache/begun
-	@rm -rf .cache/wheel .cache/build/lib*
+	@rm -rf .cache/wheel .cache/build/lib* $@
 	@missing=$$($(BIN)/python -c "$$MISSING") || exit 1; \
 	if [ -n "$$missing" ]; then \
 		rm -rf $(COMPILED) && mkdir $(COMPILED); \
@@ -148,5 +148,5 @@ $(COMPILED)/.done: $(shell find src/zuebee -type f -not -path '*/__pycache__/*')
 		ZUEBEE_COMPILE=1 $(WHEEL) --wheel-dir .cache/wheel . && \
 		rm -rf $(COMPILED) && \
 		$(PIP) install --no-deps --no-index --target $(COMPILED) .cache/wheel/*.whl && \
-		mv .cache/begun $@; \
+		mv .cache/wheel $(COMPILED)/.wheel && mv .cache/begun $@; \
 	fi

@@ -13,10 +13,11 @@ from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
 
 BUILD = Path(".cache/build")  # nothing lands among the sources
 CORES = os.cpu_count() or 1
-SHAPES: dict[str, dict[str, bool]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "1": {"multi_file": True},  # one library from one C file a module, which all cores work on
     "whole": {},  # one library from one C file: gcc alone takes two minutes for it
     "separate": {"separate": True},  # one library a module
@@ -36,18 +37,26 @@ def compiled(shape: str) -> list[Extension]:
     return extensions
 
 
-class BuildOnAllCores(build_ext):
-    """Compiles the C files of one library side by side; setuptools by itself only does so with libraries."""
+class BuildWhatChanged(build_ext):
+    """Compiles the C files of one library side by side, as setuptools does libraries, and only where it must."""
 
     def build_extensions(self) -> None:
-        one_by_one = self.compiler.compile
+        compile_always = self.compiler.compile
 
-        def side_by_side(sources: list[str], **options: Any) -> list[str]:
+        def compile_changed(sources: list[str], **options: Any) -> list[str]:
+            headers = [str(file) for folder in options["include_dirs"] for file in Path(folder).rglob("*.h")]
+
+            def compile_one(source: str) -> str:
+                (name,) = self.compiler.object_filenames([source], output_dir=options["output_dir"])
+                # mypyc leaves a file alone that it would write as it is.
+                if newer_group([source, "setup.py", *headers], name):
+                    compile_always([source], **options)
+                return str(name)
+
             with ThreadPoolExecutor(CORES) as pool:
-                objects = pool.map(lambda source: one_by_one([source], **options), sources)
-                return [name for names in objects for name in names]
+                return [*pool.map(compile_one, sources)]
 
-        self.compiler.compile = side_by_side
+        self.compiler.compile = compile_changed
         super().build_extensions()
 
 
@@ -56,7 +65,7 @@ BUILD.mkdir(parents=True, exist_ok=True)
 setup(
     # Not for metadata, which pip asks for first, and not for an editable install: that would put them into src/.
     ext_modules=compiled(shape) if shape != "0" and "bdist_wheel" in sys.argv else [],
-    cmdclass={"build_ext": BuildOnAllCores},
+    cmdclass={"build_ext": BuildWhatChanged},
     options={
         "egg_info": {"egg_base": str(BUILD)},
         "build": {"build_base": str(BUILD)},
