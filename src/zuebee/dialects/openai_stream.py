@@ -65,9 +65,13 @@ class StreamMeter:
         done = data.endswith(DONE_EVENT)
         block = data[: -len(DONE_EVENT)] if done else data
         if block:
+            if not block.endswith(b"\n\n"):
+                return self._feed_any(data)
             try:
                 chunks = _decode_lines(block[6:-2].replace(b"\n\ndata: ", b"\n"))
             except (ValueError, RecursionError):
+                return self._feed_any(data)
+            if not chunks:
                 return self._feed_any(data)
             last = chunks.pop()
             for chunk in chunks:

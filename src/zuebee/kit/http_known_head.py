@@ -112,9 +112,11 @@ class KnownHead:
     def _has_another_date(self, data: bytes) -> bool:
         """Whether what stands before the length is the same but for the date."""
         ends, before = self._date_ends, self._before
+        if not ends:
+            return False
         starts = ends - DATE_BYTES
         date = data[starts:ends]
-        if not ends or _IMF_FIXDATE.fullmatch(date) is None:
+        if _IMF_FIXDATE.fullmatch(date) is None:
             return False
         if not data.startswith(before[:starts]) or not data.startswith(before[ends:], ends):
             return False

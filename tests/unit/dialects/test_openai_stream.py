@@ -287,3 +287,20 @@ def test_events_of_a_token_each_are_a_token_each() -> None:
         for part in parts:
             meter.feed(part)
         assert meter.tokens == meter.chunks
+
+
+@pytest.mark.requirement("A295")
+@pytest.mark.parametrize("odd", [b"data: \n\n", b"data: \n\n" * 3, b"data: \n\n" + CHUNK])
+def test_an_event_without_data_passes_and_counts_for_nothing(odd: bytes) -> None:
+    seen = replay([CHUNK, odd, LAST + DONE], hide=False)
+    assert seen.output == CHUNK + odd + LAST + DONE
+    assert seen.chunks == 2 + odd.count(CHUNK)
+    assert seen.whole
+
+
+@pytest.mark.parametrize("odd", [b"data: xdata: [DONE]\n\n", b"data: {}data: [DONE]\n\n", b"data: data: [DONE]\n\n"])
+def test_an_end_within_an_event_is_no_end(odd: bytes) -> None:
+    seen = replay([CHUNK, odd], hide=False)
+    assert seen.output == CHUNK
+    assert seen.fault
+    assert not seen.whole
