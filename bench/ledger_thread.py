@@ -14,8 +14,8 @@ from pathlib import Path
 from zuebee.billing.batch import Batch
 from zuebee.billing.entries import HoldState
 from zuebee.billing.ledger import Ledger
-from zuebee.billing.records import Stub
 from zuebee.billing.store_sqlite import SqliteStore
+from zuebee.billing.stub import Stub
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage
 from zuebee.contracts.periods import period_start_s

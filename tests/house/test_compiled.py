@@ -136,6 +136,23 @@ def test_the_rule_sees_a_breach_and_accepts_its_mend(rule: Rule) -> None:
     assert not rule.breaches(Source(rule.at, rule.good))
 
 
+def heirs(source: Source, compiled: set[str]) -> Iterator[tuple[int, str]]:
+    """Classes outside the list below a class of a compiled module: Python refuses to make one."""
+    for line, name, bases in classes(source):
+        above = [base for base in bases if base.rpartition(".")[0] in compiled]
+        if above and "typing.Protocol" not in bases:
+            yield line, f"{name} is not compiled and inherits from {above[0]}, which is: compile it as well"
+
+
+def test_what_is_not_compiled_inherits_from_nothing_that_is() -> None:
+    compiled = {name.removesuffix(".py").replace("/", ".") for name in COMPILED}
+    others = [source for source in package_files() if module(source) not in compiled]
+    found = [f"{each.path}:{line}: {text}" for each in others for line, text in heirs(each, compiled)]
+    assert not found, "\n" + "\n".join(found)
+    child = Source("src/zuebee/room/file.py", "from zuebee.a.b import C\nclass D(C): ...\n")
+    assert list(heirs(child, {"zuebee.a.b"}))
+
+
 def test_a_struct_is_seen_through_modules() -> None:
     above = Source("src/zuebee/room/above.py", "import msgspec as m\nclass Base(m.Struct): ...\nclass Mid(Base): ...\n")
     below = Source("src/zuebee/room/below.py", "from zuebee.room.above import Mid as M\nclass Leaf(M): ...\n")

@@ -19,7 +19,7 @@ from zuebee.dispatch.balancer import CHOOSERS
 from zuebee.edge.http import ROUTES
 from zuebee.models import headers
 from zuebee.schema.prepare import prepare
-from zuebee.telemetry.logs import access_line
+from zuebee.telemetry.access_log import access_line
 
 METRICS = page("docs/metrics.md")
 API = page("docs/api.md")

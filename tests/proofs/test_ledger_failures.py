@@ -14,10 +14,11 @@ import pytest
 
 from tests.support.fakes import make_job
 from tests.support.ledger_targets import empty_store
-from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
+from zuebee.billing.batch import Batch
 from zuebee.billing.look import reading
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
+from zuebee.billing.store_errors import StoreBusy, StoreFailed
 from zuebee.billing.store_sqlite import SqliteStore, connect
 from zuebee.billing.verify import verify
 from zuebee.config import BillingSettings, PriceSettings

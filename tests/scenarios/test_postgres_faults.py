@@ -26,13 +26,13 @@ from tests.support.shared_ledger import (
     void,
 )
 from tests.support.tcp_proxy import DOWN, UP, TcpProxy, proxy_before
-from zuebee.billing.batch import StoreBusy
 from zuebee.billing.entries import HoldState
 from zuebee.billing.operations import Expire, Extend, Operation, Renew, Settle
 from zuebee.billing.postgres_connection import StoreLost
 from zuebee.billing.records import COLUMNS
 from zuebee.billing.shared_committer import SharedCommitter
 from zuebee.billing.spool import Spool
+from zuebee.billing.store_errors import StoreBusy
 from zuebee.contracts.admission import Amount, Budget
 from zuebee.kit import clock
 from zuebee.schema.prepare import prepare

@@ -256,7 +256,7 @@ import sys
 from tests.support.shared_ledger import reserve, store_on, told
 from zuebee.billing import postgres_statements as sql
 from zuebee.billing.entries import HoldState
-from zuebee.billing.batch import StoreBusy
+from zuebee.billing.store_errors import StoreBusy
 from zuebee.contracts.admission import Budget
 url, name, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
 budgets = (

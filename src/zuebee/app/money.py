@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, TypeAlias
 
 from zuebee.app.reporting import reporter_names
-from zuebee.billing.batch import StoreBusy, StoreFailed
 from zuebee.billing.list_prices import ListPrices
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
+from zuebee.billing.store_errors import StoreBusy, StoreFailed
 from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.config import Settings
 from zuebee.usage.gate import OutboxGate

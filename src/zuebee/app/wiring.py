@@ -38,7 +38,7 @@ from zuebee.kit.tasks import Tasks
 from zuebee.models.catalogue import KINDS
 from zuebee.models.estimate import TokenRatios
 from zuebee.models.service import BackendInference
-from zuebee.telemetry.logs import AccessLog
+from zuebee.telemetry.access_log import AccessLog
 from zuebee.telemetry.metrics import PRIORITIES, Metrics
 
 FIXED = (

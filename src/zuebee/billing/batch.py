@@ -8,14 +8,6 @@ from zuebee.billing.entries import Changes
 from zuebee.contracts.admission import Settlement
 
 
-class StoreBusy(Exception):
-    """Not now: the same batch may be tried again."""
-
-
-class StoreFailed(Exception):
-    """Nothing more can be written; what was not confirmed may or may not be there."""
-
-
 class Room(Protocol):
     """How much the outbox can still take (`usage/gate.py`)."""
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
+from zuebee.billing.batch import Batch
+from zuebee.billing.store_errors import StoreBusy, StoreFailed
 from zuebee.kit import clock
 
 _log: Final = logging.getLogger("zuebee.billing")

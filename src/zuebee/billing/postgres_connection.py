@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import errors
 
-from zuebee.billing.batch import StoreBusy, StoreFailed
+from zuebee.billing.store_errors import StoreBusy, StoreFailed
 
 _TRY_AGAIN = (
     errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable, errors.QueryCanceled,

@@ -4,6 +4,7 @@ from functools import cache
 
 import msgspec
 
+from zuebee.billing.stub import Stub, stub_of
 from zuebee.contracts.admission import Grant, Principal, Settlement
 from zuebee.contracts.inference import Job, Usage
 from zuebee.contracts.usage import RECORD_COLUMNS
@@ -13,8 +14,6 @@ DAY_S = 86400
 ORPHAN = "owner_lost"
 
 Row = tuple[object, ...]
-
-_encode = msgspec.json.Encoder().encode
 
 
 def row(settlement: Settlement) -> Row:
@@ -71,25 +70,6 @@ def days(settlements: list[Settlement]) -> list[tuple[str, int, int, int, int, i
     return [(key_id, day, *total) for (key_id, day), total in totals.items()]  # type: ignore[misc]
 
 
-class Stub(msgspec.Struct, array_like=True, gc=False):
-    """What is known of a request when it begins: kept with its hold, for the record if its process dies."""
-
-    key_id: str
-    key_name: str
-    user_id: str
-    team_id: str
-    organisation_id: str
-    plan: str
-    priority: str
-    model: str
-    route: str
-    stream: bool
-    at_s: float
-
-
-_decode_stub = msgspec.json.Decoder(Stub).decode
-
-
 def stub(principal: Principal, job: Job, at_s: float) -> Stub:
     """The stub of a request that begins."""
     p = principal
@@ -99,14 +79,9 @@ def stub(principal: Principal, job: Job, at_s: float) -> Stub:
     )  # fmt: skip
 
 
-def stub_text(stub: Stub | str) -> str:
-    """A stub as it is stored."""
-    return stub if isinstance(stub, str) else _encode(stub).decode()
-
-
 def orphan(hold_id: str, stub: Stub | str, tokens: int, cost_nano: int) -> Settlement:
     """The settlement of a request whose process died, after what was delivered by its last heartbeat."""
-    s = _decode_stub(stub) if isinstance(stub, str) else stub
+    s = stub_of(stub) if isinstance(stub, str) else stub
     principal = Principal(
         s.key_id,
         s.key_name,

@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from zuebee.billing import records
-from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
+from zuebee.billing.batch import Batch
 from zuebee.billing.committer import LATER, NOW, SOON, Committer
 from zuebee.billing.entries import TOKENS, Balance, HoldState, Path, Short
 from zuebee.billing.ledger import Ledger
 from zuebee.billing.pricing import NO_PRICE, PriceBook, cost_nano
 from zuebee.billing.rates import Quote, Rate
 from zuebee.billing.refusals import too_short
+from zuebee.billing.store_errors import StoreBusy, StoreFailed
 from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.config import BillingSettings
 from zuebee.contracts.admission import MAX_AMOUNT, Amount, Budget, Grant, Hold, Principal, Settlement

@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Sequence
 
 from zuebee.billing import records
-from zuebee.billing.batch import StoreBusy, StoreFailed
 from zuebee.billing.entries import TOKENS, Balance, HoldState, Short
 from zuebee.billing.operations import Extend, Reserve, Settle, record_of
 from zuebee.billing.pricing import NO_PRICE, PriceBook, cost_nano
@@ -12,7 +11,9 @@ from zuebee.billing.refusals import too_short
 from zuebee.billing.shared_batch import Pending
 from zuebee.billing.shared_committer import SharedCommitter
 from zuebee.billing.spool import Spool, replay
+from zuebee.billing.store_errors import StoreBusy, StoreFailed
 from zuebee.billing.store_postgres import PostgresStore
+from zuebee.billing.stub import stub_text
 from zuebee.config import BillingSettings
 from zuebee.contracts.admission import MAX_AMOUNT, Amount, Grant, Hold, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
@@ -87,7 +88,7 @@ class SharedBilling:
     async def reserve(self, principal: Principal, job: Job, amount: Amount) -> Hold | Refusal:
         """See `Billing.reserve`. The answer comes from the database."""
         now_s = clock.wall_s()
-        stub = records.stub_text(records.stub(principal, job, now_s))
+        stub = stub_text(records.stub(principal, job, now_s))
         operation = Reserve(job.request_id, principal.budgets, amount, now_s, self._settings.hold_s, stub)
         try:
             held = await self._committer.ask(operation)

@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
 
-from zuebee.billing.batch import StoreBusy
 from zuebee.billing.entries import Balance, HoldState
 from zuebee.billing.operations import Answer, Expire, Operation, Renew, Reserve, Settle, release
 from zuebee.billing.postgres_connection import StoreLost
 from zuebee.billing.shared_batch import Pending, SharedBatch
 from zuebee.billing.spool import Line, Spool
+from zuebee.billing.store_errors import StoreBusy
 from zuebee.billing.store_postgres import PostgresStore
 from zuebee.kit import clock
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from zuebee.billing.batch import StoreFailed
 from zuebee.billing.operations import Operation, Settle
+from zuebee.billing.store_errors import StoreFailed
 from zuebee.billing.store_postgres import PostgresStore
 from zuebee.contracts.admission import Amount
 

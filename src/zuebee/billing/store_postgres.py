@@ -14,12 +14,13 @@ from psycopg.pq import TransactionStatus
 
 from zuebee.billing import postgres_statements as sql
 from zuebee.billing import records
-from zuebee.billing.batch import NoBound, Room, StoreBusy, StoreFailed
+from zuebee.billing.batch import NoBound, Room
 from zuebee.billing.entries import Balance, Entry, HoldState
 from zuebee.billing.ledger import Ledger
 from zuebee.billing.operations import Answer, Expire, Operation, Record, Renew, Reserve, holds_of
 from zuebee.billing.picture import Memory, Paths, Picture, add_holds, add_paths
 from zuebee.billing.postgres_connection import PostgresConnection, StoreLost
+from zuebee.billing.store_errors import StoreBusy, StoreFailed
 from zuebee.contracts.chain import next_hash
 from zuebee.contracts.periods import period_start_s
 from zuebee.kit import clock

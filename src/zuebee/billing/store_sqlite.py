@@ -9,17 +9,17 @@ import fcntl
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, TextIO
 
-import msgspec
-
-from zuebee.billing import records
-from zuebee.billing.batch import Batch, NoBound, Room, StoreBusy, StoreFailed
+from zuebee.billing.batch import Batch, NoBound, Room
 from zuebee.billing.effects import effect
 from zuebee.billing.entries import TOKENS, Balance, Entry, HoldState, Path
 from zuebee.billing.sqlite_rows import chunks, insert, marks
 from zuebee.billing.sqlite_usage import UsageRows
+from zuebee.billing.store_errors import StoreBusy, StoreFailed
+from zuebee.billing.stub import stub_text
 from zuebee.billing.wal_file import Log, WalFile
 from zuebee.contracts.admission import Amount, Budget
 from zuebee.contracts.chain import next_hash
@@ -38,7 +38,8 @@ _ADD_TO_BALANCE = (
 Connect = Callable[[str], Any]
 
 
-class Start(msgspec.Struct):
+@dataclass(frozen=True)
+class Start:
     """What a process finds: its epoch, and what dead ones left open."""
 
     owner: int
@@ -233,7 +234,7 @@ class SqliteStore:
                         entry.cost_nano,
                         hold.owner,
                         hold.expires_at_s,
-                        records.stub_text(hold.record),
+                        stub_text(hold.record),
                     )
                 )
         columns = ("hold", "path", "tokens", "cost_nano", "owner", "expires_at_s", "record")

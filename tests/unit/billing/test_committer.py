@@ -3,8 +3,9 @@ import threading
 
 import pytest
 
-from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
+from zuebee.billing.batch import Batch
 from zuebee.billing.committer import LATER, NOW, SOON, SOON_S, Committer
+from zuebee.billing.store_errors import StoreBusy, StoreFailed
 from zuebee.contracts.admission import Settlement
 
 RECORD = Settlement("r", "POST", "/", "", 0.0)

@@ -7,11 +7,11 @@ import pytest
 from tests.support.fake_store import FakeStore
 from tests.support.fakes import make_job
 from zuebee.billing import shared, shared_committer
-from zuebee.billing.batch import StoreFailed
 from zuebee.billing.operations import Extend, Renew
 from zuebee.billing.postgres_connection import StoreLost
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.shared import SharedBilling, SharedHold
+from zuebee.billing.store_errors import StoreFailed
 from zuebee.config import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal

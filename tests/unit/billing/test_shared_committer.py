@@ -8,12 +8,12 @@ import pytest
 from tests.support.fake_store import FakeStore
 from tests.support.shared_ledger import post, record, reserve
 from zuebee.billing import shared_committer
-from zuebee.billing.batch import StoreBusy
 from zuebee.billing.entries import HoldState, Short
 from zuebee.billing.operations import Expire, Renew, Settle
 from zuebee.billing.postgres_connection import StoreLost
 from zuebee.billing.shared_committer import RETRIES, SharedCommitter
 from zuebee.billing.spool import Spool
+from zuebee.billing.store_errors import StoreBusy
 from zuebee.contracts.admission import Budget
 
 BUDGETS = (Budget("key:1/tokens/never", "tokens", "never", 100),)

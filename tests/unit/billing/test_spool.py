@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.support.shared_ledger import post
-from zuebee.billing.batch import StoreFailed
 from zuebee.billing.operations import Operation
 from zuebee.billing.spool import Line, Spool, replay
+from zuebee.billing.store_errors import StoreFailed
 
 
 @pytest.fixture

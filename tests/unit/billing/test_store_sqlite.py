@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from zuebee.billing.batch import Batch, StoreBusy, StoreFailed
+from zuebee.billing.batch import Batch
 from zuebee.billing.ledger import Ledger
+from zuebee.billing.store_errors import StoreBusy, StoreFailed
 from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage

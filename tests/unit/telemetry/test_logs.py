@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from zuebee.config import LogSettings
 from zuebee.contracts.admission import Principal, Settlement
 from zuebee.contracts.inference import Usage
-from zuebee.telemetry.logs import AccessLog, JsonFormatter, TextFormatter, access_line, redact, set_up
+from zuebee.telemetry.access_log import AccessLog, access_line
+from zuebee.telemetry.logs import JsonFormatter, TextFormatter, redact, set_up
 
 KEY = "sk-llmproxy-0123456789abcdefghij"
 
