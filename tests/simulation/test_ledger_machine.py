@@ -116,6 +116,7 @@ def test_two_million_steps(tmp_path: Path, postgres_url: str) -> None:
 
 
 @pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.plain
 def test_a_ledger_without_one_of_its_guards_is_seen(name: str) -> None:
     module = _mutant(*MUTANTS[name])
     with pytest.raises((AssertionError, ExceptionGroup)):  # or several of them

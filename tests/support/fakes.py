@@ -138,3 +138,8 @@ async def until(check: Callable[[], bool], timeout_s: float = 5.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not check():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
+
+
+def told(message: object) -> dict[str, object]:
+    """The fields of a message of the contracts, whether it is compiled or not, to compare two of them."""
+    return {name: getattr(message, name) for name in dir(message) if not name.startswith("_")}

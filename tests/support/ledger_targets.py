@@ -1,6 +1,5 @@
 """The ledgers that the state machine drives, all behind the same few calls."""
 
-import copy
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path as FilePath
@@ -92,7 +91,7 @@ class InMemory:
 
     def keep(self) -> None:
         self._kept += self.ledger.take().entries
-        self._holds = copy.deepcopy(self.ledger.open | self.ledger._resolved)
+        self._holds = {name: hold.copy() for name, hold in (self.ledger.open | self.ledger._resolved).items()}
 
     def crash(self, now_s: float) -> None:
         old, self.ledger = self.ledger, self._module.Ledger(2, next_balance=10_000, next_path=10_000)
@@ -113,7 +112,7 @@ class InMemory:
             self.ledger.add_balance(mine)
         for entry in self._kept:
             self.ledger.add_path(entry.path.id, [balances[each.id] for each in entry.path.balances])
-        for state in copy.deepcopy(self._holds).values():
+        for state in [hold.copy() for hold in self._holds.values()]:
             state.path = self.ledger.add_path(state.path.id, [balances[each.id] for each in state.path.balances])
             self.ledger.add_hold(state)
 

@@ -43,10 +43,11 @@ class AccessLog:
             os.close(self._fd)
 
     def _write(self, batch: list[Settlement]) -> None:
-        data = memoryview(b"".join(map(access_line, batch)))
+        data = b"".join([access_line(each) for each in batch])
         assert self._fd is not None
-        while data:
-            data = data[os.write(self._fd, data) :]
+        written_bytes = os.write(self._fd, data)
+        while written_bytes < len(data):
+            written_bytes += os.write(self._fd, data[written_bytes:])
 
 
 _encode: Final = msgspec.json.Encoder().encode

@@ -154,10 +154,10 @@ def test_what_clients_send_passes(innocent: Caller) -> None:
 
 
 def test_who_accepts_any_content_type_still_accepts_no_forms_of_web_pages() -> None:
-    wall, _ = firewall(content_types=[])
+    wall, _ = firewall(content_types=())
     assert wall.check_caller(caller(content_type="text/xml")) is None
     assert rule_of(wall.check_caller(caller(content_type="text/xml", origin="https://x.example"))) == "browser_form"
-    wall, _ = firewall(content_types=[], default_rules=False)
+    wall, _ = firewall(content_types=(), default_rules=False)
     assert wall.check_caller(caller(content_type="text/xml", origin="https://x.example")) is None
 
 

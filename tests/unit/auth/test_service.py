@@ -237,6 +237,7 @@ def msg_unknown() -> Principal:
     return Principal("key_x", credential="0" * 64)
 
 
+@pytest.mark.plain
 async def test_a_slow_source_does_not_hold_up_the_round(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zuebee.auth.service.RECHECK_WAIT_S", 0.01)
     source = Source("a")

@@ -95,6 +95,7 @@ async def test_no_more_than_allowed_at_once_and_the_important_first() -> None:
     assert (only.in_flight, target._budget.running, depth(target)) == (0, 0, 0)
 
 
+@pytest.mark.plain
 async def test_without_a_bound_nobody_asks_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Gated("a")
     target = dispatcher(bounded("a", server, None), max_length=0)

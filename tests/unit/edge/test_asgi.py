@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.support.asgi import AsgiRequest
+from tests.support.fakes import told
 from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import NO_KEY, Refusal
 from zuebee.contracts.inference import Headers, Job
@@ -26,7 +27,7 @@ async def test_a_request_becomes_a_job_with_its_body_as_it_came(parts: tuple[byt
     wanted = Job(
         "req_1", "completions", "/v1/completions", b"a=1", [(b"x", b"y")], BODY, "m", stream=True, stream_usage=False
     )
-    assert vars(job) == vars(wanted)
+    assert told(job) == told(wanted)
 
 
 async def test_what_is_no_request_is_refused() -> None:

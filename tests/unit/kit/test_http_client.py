@@ -63,6 +63,7 @@ async def test_idle_connections_beyond_the_limit_are_closed() -> None:
         await until(lambda: server.open == 0)
 
 
+@pytest.mark.plain
 async def test_a_connection_that_idled_too_long_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scripted(polite) as server:
         pool = make_pool(server)

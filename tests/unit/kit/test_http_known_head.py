@@ -221,6 +221,7 @@ def test_it_never_says_anything_that_the_parser_would_not(case: tuple[bytes, byt
     assert agrees(known, other)
 
 
+@pytest.mark.plain
 def test_the_comparison_sees_a_head_that_was_not_looked_at() -> None:
     class Careless(KnownHead):
         def _has_another_date(self, data: bytes) -> bool:

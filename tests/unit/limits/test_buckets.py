@@ -73,6 +73,7 @@ def slotted(limit: int, amounts: list[tuple[int, int]], window: SlotWindow) -> l
 
 
 @given(limit=st.integers(1, 50), amounts=st.lists(st.tuples(st.integers(0, 64 * 20), st.integers(0, 60)), max_size=80))
+@pytest.mark.plain
 def test_the_window_of_slots_against_a_model(limit: int, amounts: list[tuple[int, int]]) -> None:
     taken = slotted(limit, amounts, SlotWindow(WINDOW_S))
     assert most_in_any_window(taken, WINDOW_S) <= limit
@@ -87,6 +88,7 @@ class ForgetsTooEarly(SlotWindow):
         return super().take(amount, limit, now_s + WINDOW_S / SLOTS * (now_s > 30))
 
 
+@pytest.mark.plain
 def test_a_window_that_forgets_too_early_is_seen() -> None:
     taken = []
     window = ForgetsTooEarly(WINDOW_S)

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fakes import VirtualTime, make_job
+from tests.support.fakes import VirtualTime, make_job, told
 from zuebee.config import AbuseSettings, LimitSettings, PriorityLimitSettings, RateLimitSettings
 from zuebee.contracts.admission import ANONYMOUS, Caller, Limit, Place, Principal
 from zuebee.contracts.errors import Refusal
@@ -81,12 +81,12 @@ async def test_a_refused_request_takes_nothing(virtual_time: VirtualTime) -> Non
             ),
         )
         places = [await place(target, principal, 1) for _ in range(2)]
-        before = [rule.state(1e9) if rule.limit.burst else None for rule in places[0].plan.timed]  # type: ignore[attr-defined]
+        before = [told(rule.state(1e9)) if rule.limit.burst else None for rule in places[0].plan.timed]  # type: ignore[attr-defined]
         now = places[0].headers()
         for _ in range(500):
             await refusal(target, principal, 1)
         assert places[0].headers() == now
-        assert before == [rule.state(1e9) if rule.limit.burst else None for rule in places[0].plan.timed]  # type: ignore[attr-defined]
+        assert before == [told(rule.state(1e9)) if rule.limit.burst else None for rule in places[0].plan.timed]  # type: ignore[attr-defined]
         assert dict(target.slots()) == {("global",): 2, ("key",): 2}
 
 
@@ -266,6 +266,7 @@ async def test_idle_counters_are_let_go_of(virtual_time: VirtualTime) -> None:
     assert (await refusal(target, address="10.9.9.9")).code == "concurrent_limit_exceeded"
 
 
+@pytest.mark.plain
 async def test_invented_names_share_a_counter_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zuebee.limits.plans.MAX_COUNTERS", 100)
     target = MemoryLimiter(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fakes import events_of, make_job
+from tests.support.fakes import events_of, make_job, told
 from tests.support.loopback import HANG, RESET, Loopback, chunked, loopback, whole
 from tests.support.samples import VLLM
 from zuebee.config import BackendSettings
@@ -219,7 +219,7 @@ async def test_a_stream_passes_and_is_metered(asked: bool) -> None:
             assert isinstance(events[0], Head)
             assert data_of(events) == (STREAM if asked else b"".join([*CHUNKS, EVENTS[-1]]))
             wanted = End(Usage(7, 6, "provider"), backend="a", backend_url=server.url, last_words=EVENTS[-1])
-            assert vars(end_of(events)) == vars(wanted)
+            assert told(end_of(events)) == told(wanted)
         target.close()
     sent = json.loads(server.requests[0][1])
     assert sent.get("stream_options") == (None if asked else {"include_usage": True})

@@ -153,6 +153,7 @@ def test_a_model_that_no_backend_answered_for_gets_no_label() -> None:
     assert models == {OTHER}
 
 
+@pytest.mark.plain
 def test_codes_and_routes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zuebee.telemetry.tally.MAX_TALLIES", 100)
     metrics = Metrics(50)

@@ -52,6 +52,7 @@ def test_errors_of_a_model_count_for_it_once_a_backend_has_answered_for_it() -> 
     assert count(tallies, status=500).labels.model == "m"
 
 
+@pytest.mark.plain
 def test_there_are_never_more_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tally, "MAX_TALLIES", 50)
     monkeypatch.setattr(tally, "MAX_KNOWN", 60)
