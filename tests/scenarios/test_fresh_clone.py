@@ -65,6 +65,8 @@ def test_make_alone_lists_every_target(clone: Path) -> None:
         "test",
         "check",
         "bench",
+        "compiled",
+        "wheel",
         "proof",
         "vllm",
         "requirements",
