@@ -45,12 +45,15 @@ SIDE_BY_SIDE = $(BIN)/python -m pytest -m "not proof and not alone" --numprocess
 ROOMS = admission auth billing dialects dispatch edge kit limits models telemetry usage
 ON_COMPILED = $(BIN)/python -m pytest -m "not proof and not alone and not plain" --numprocesses 2 --dist worksteal \
 	-o pythonpath="$(COMPILED) ." $(ROOMS:%=tests/unit/%) tests/simulation
+# Scenarios run what was compiled; these run the sources as well, which is what a newcomer starts.
+STORIES = readme first_request spending client_gone openai_package
 
 .PHONY: test
 test: $(VENV)/.installed-dev static compiled ## Run everything that continuous integration runs
 	@rm -f .cache/requirements.json
 	$(SIDE_BY_SIDE) tests/house tests/unit tests/simulation $(ARGS)
 	@[ ! -e $(COMPILED)/.done ] || $(ON_COMPILED) $(ARGS)
+	@[ ! -e $(COMPILED)/.done ] || TEST_PLAIN=1 $(SIDE_BY_SIDE) $(STORIES:%=tests/scenarios/test_%.py) $(ARGS)
 	$(SIDE_BY_SIDE) tests/scenarios tests/proofs $(ARGS)
 	$(BIN)/python -m pytest -m "alone and not proof" tests $(ARGS)
 
