@@ -87,6 +87,10 @@ compiled: $(COMPILED)/.done ## Compile the hot path where a C compiler is found:
 docs: $(VENV)/.installed-dev ## Rewrite the references of settings and metrics (docs/) from the code
 	@$(BIN)/python scripts/make_docs.py
 
+.PHONY: protos
+protos: $(VENV)/.installed-dev ## Rewrite the messages of the gRPC APIs (src/zuebee/protos) from proto/
+	@$(BIN)/python scripts/make_protos.py
+
 .PHONY: bench-peers
 bench-peers: ## Install Envoy and LiteLLM for `make bench` into a folder of their own
 	@sh bench/install_peers.sh

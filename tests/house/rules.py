@@ -35,6 +35,17 @@ HOMES = {
     "alembic": ("schema/migrate.py", "schema/migrations/*.py"),
     "cryptography": ("answers/envelope.py", "auth/jwt.py"),
     "genai_prices": ("billing/list_prices.py",),
+    # google.protobuf and google.rpc: what gRPC's messages are made of.
+    "google": (
+        "auth/validate_key.py",
+        "dialects/llm_v1.py",
+        "dialects/structs.py",
+        "edge/grpc_status.py",
+        "protos/*.py",
+    ),
+    "grpc": ("kit/grpc_channel.py", "kit/grpc_server.py"),
+    "grpc_health": ("kit/grpc_server.py",),
+    "grpc_reflection": ("kit/grpc_server.py",),
     "httptools": ("kit/http_connection.py", "kit/http_guard.py", "kit/http_target.py", "sim/connection.py"),
     "jwt": ("auth/jwt.py",),
     "lupa": ("auth/script.py", "auth/sandbox.py"),
@@ -125,7 +136,7 @@ _TASK_OWNERS = ("kit/tasks.py", "kit/http_guard.py")  # the second has one for e
 _TASK_STARTERS = frozenset(["create_task", "ensure_future"])
 # What is heavy and not needed by every start may be imported where it turns out to be needed.
 _LATE = (
-    "app/money.py", "app/tokens.py", "app/waiting.py", "app/wiring.py", "cli/*.py", "schema/prepare.py",
+    "app/grpc.py", "app/money.py", "app/tokens.py", "app/waiting.py", "app/wiring.py", "cli/*.py", "schema/prepare.py",
     "schema/version.py",
 )  # fmt: skip
 _ENVIRONMENT = frozenset(["os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv"])

@@ -71,7 +71,16 @@ def test_the_contracts_see_a_breach(empty_house: Path, file: str, imports: str) 
     assert file.split("/")[0] in result.stdout
 
 
-MODULES = {"google-re2": "re2", "pyjwt": "jwt", "pyyaml": "yaml"}
+MODULES = {
+    "google-re2": "re2",
+    "googleapis-common-protos": "google",
+    "grpcio": "grpc",
+    "grpcio-health-checking": "grpc_health",
+    "grpcio-reflection": "grpc_reflection",
+    "protobuf": "google",
+    "pyjwt": "jwt",
+    "pyyaml": "yaml",
+}
 """What is imported under another name than it is installed under."""
 
 

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import msgspec
 from msgspec import UNSET
 
+from zuebee.app.grpc import billing_lookup
 from zuebee.app.tokens import TokenState, jwt_source, signature_source
 from zuebee.auth.counters import PIPELINE, AuthCounters
 from zuebee.auth.credentials import Finish, unchanged
@@ -210,6 +211,8 @@ class _Builder:
                 proxy_url=self._proxy_for(source.webhook.url),
                 script_decides=scripted,
             )
+        if source.billing is not None and source.type == "billing":
+            return billing_lookup(source.billing)
         raise ValueError(f"auth.pipeline: type `{source.type}` is not available here, or its section is missing")
 
     def _shared(self, source: SourceSettings) -> SharedAnswers | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import uvloop
 
+from zuebee.app.grpc import listen_grpc
 from zuebee.app.waiting import store_fails, wait_for_store
 from zuebee.app.wiring import CannotReload, Platform, listen
 from zuebee.config import Settings
@@ -49,6 +50,8 @@ class Process:
             try:
                 await platform.apply(platform.settings)
                 port = await listen(platform.server, platform.settings)
+                if platform.grpc_server is not None:
+                    _log.info("gRPC on port %d", await listen_grpc(platform.grpc_server, platform.settings))
             except (OSError, ValueError) as error:
                 raise CannotStart(str(error)) from None
             self._watch_signals()
@@ -62,7 +65,7 @@ class Process:
             await self._drain()
         finally:
             await self._tasks.aclose()
-            await platform.server.close()
+            await asyncio.gather(*(server.close() for server in platform.servers))
             await platform.aclose()
 
     async def _attend(self) -> None:
@@ -105,19 +108,26 @@ class Process:
         platform = self._platform
         shutdown = platform.settings.shutdown
         platform.draining = True
-        platform.server.begin_drain()
-        _log.info("stopping: %d requests running, %g s of grace", platform.server.running_count, shutdown.grace_s)
+        for server in platform.servers:
+            server.begin_drain()
+        _log.info("stopping: %d requests running, %g s of grace", platform.running_count, shutdown.grace_s)
         try:
             async with asyncio.timeout(shutdown.grace_s):
                 await self._hurry.wait()
         except TimeoutError:
             pass
-        platform.server.stop_accepting()
-        if not await platform.server.wait_idle(shutdown.drain_s, self._hurry):
-            _log.warning("stopping: %d requests are cut", platform.server.running_count)
+        for server in platform.servers:
+            server.stop_accepting()
+        if not await self._wait_idle(shutdown.drain_s, self._hurry):
+            _log.warning("stopping: %d requests are cut", platform.running_count)
             platform.pipeline.end_all()
-            await platform.server.wait_idle(CUT_WAIT_S, asyncio.Event())
+            await self._wait_idle(CUT_WAIT_S, asyncio.Event())
         _log.info("stopped")
+
+    async def _wait_idle(self, timeout_s: float, hurry: asyncio.Event) -> bool:
+        """Wait until no listener has a request; False if `timeout_s` passed or `hurry` was set first."""
+        servers = self._platform.servers
+        return all(await asyncio.gather(*(server.wait_idle(timeout_s, hurry) for server in servers)))
 
 
 def _spare_the_hot_path() -> None:

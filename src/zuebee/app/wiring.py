@@ -6,12 +6,14 @@ import ssl
 from collections import Counter
 from collections.abc import Iterable
 from functools import partial
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from zuebee.accounts.source import StoreSource
 from zuebee.admission.service import AdmissionService
 from zuebee.app.access import AuthState, build_pipeline, warn_of_unasked_keys
 from zuebee.app.books import BooksWatch
+from zuebee.app.grpc import build_grpc_server, grpc_tls
 from zuebee.app.guarding import build_firewall, open_answers
 from zuebee.app.limiting import build_limiter, lend_limits, same_limiter
 from zuebee.app.money import open_billing
@@ -41,8 +43,11 @@ from zuebee.models.service import BackendInference
 from zuebee.telemetry.access_log import AccessLog
 from zuebee.telemetry.metrics import PRIORITIES, Metrics
 
+if TYPE_CHECKING:
+    from zuebee.kit.grpc_server import GrpcServer
+
 FIXED = (
-    "listen", "server", "store", "redis", "usage", "billing", "idempotency", "log", "metrics", "stream", "proxy"
+    "listen", "grpc", "server", "store", "redis", "usage", "billing", "idempotency", "log", "metrics", "stream", "proxy"
 )  # fmt: skip
 """Settings that a running process cannot change."""
 
@@ -92,6 +97,7 @@ class Platform:
         self.pipeline = Pipeline(self._admission, self._dispatcher, replays, settings.stream.heartbeat_s)
         self._tls = tls_context(settings.server.tls)
         self.server = self._make_server()
+        self.grpc_server = build_grpc_server(settings, self.pipeline, self.readiness)
         self._lend_gauges()
 
     async def apply(self, settings: Settings) -> None:
@@ -121,6 +127,8 @@ class Platform:
             raise
         if self._tls is not None and tls is not None:
             self._tls.load_cert_chain(tls.cert_file, tls.key_file)
+        if self.grpc_server is not None:
+            self.grpc_server.tls = grpc_tls(tls)
         self._dispatcher = Dispatcher(backends, settings.routing, self._turns)
         self._turns.apply(settings.routing.queue)
         self.pipeline.inference = self._dispatcher
@@ -132,6 +140,16 @@ class Platform:
         self.limiter.apply(settings.rate_limit)
         self.settings = settings
         await warn_of_unasked_keys(settings, self._keys)
+
+    @property
+    def servers(self) -> "list[HttpServer | GrpcServer]":
+        """All listeners."""
+        return [self.server] if self.grpc_server is None else [self.server, self.grpc_server]
+
+    @property
+    def running_count(self) -> int:
+        """Requests being answered."""
+        return sum(server.running_count for server in self.servers)
 
     async def read_prices(self) -> None:
         """Read the list prices beforehand: the first request need not wait for them."""

@@ -19,6 +19,7 @@ from zuebee.contracts.errors import KEY_REVOKED, NO_KEY, UNKNOWN_KEY, Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
 from zuebee.kit import clock
 from zuebee.kit.database import DatabaseError
+from zuebee.kit.grpc_failure import GrpcFailure
 from zuebee.kit.http_failure import HttpFailure
 from zuebee.kit.redis import RedisError
 from zuebee.kit.tasks import Tasks
@@ -311,7 +312,7 @@ class _SourceFailed(Exception):
 
 def _reason(error: Exception) -> str:
     """What a failure says, if its words cannot hold what was asked; else its kind."""
-    if isinstance(error, HttpFailure):
+    if isinstance(error, HttpFailure | GrpcFailure):
         return error.kind
     return str(error) if isinstance(error, UnreadableAnswer | DatabaseError | RedisError) else type(error).__name__
 

@@ -57,6 +57,33 @@ class WebhookSourceSettings(Section, frozen=True, kw_only=True):
     headers: Annotated[dict[str, str], Meta(description="Headers added to each question.")] = {}
 
 
+class GrpcTlsSettings(Section, frozen=True, kw_only=True):
+    """TLS to a gRPC service."""
+
+    enabled: Annotated[bool, Meta(description="Off: in the clear.")] = True
+    ca_file: Annotated[str | None, Meta(description="PEM authorities to trust, instead of the system's.")] = None
+    cert_file: Annotated[str | None, Meta(description="PEM certificate to show (mTLS).")] = None
+    key_file: Annotated[str | None, Meta(description="PEM private key of it.")] = None
+    server_name: Annotated[
+        str | None, Meta(description="Name that the service's certificate must have; default: the host.")
+    ] = None
+
+
+class BillingSourceSettings(Section, frozen=True, kw_only=True):
+    """Keys known to a billing service of yours: it is asked over gRPC (proto/auth/auth.proto)."""
+
+    addr: Annotated[str, Meta(description="`host:port`.")]
+    method: Annotated[str, Meta(description="Full name of the method.")] = "/auth.AuthService/ValidateKey"
+    timeout_s: Annotated[Timeout, Meta(description="For one question.")] = field(name="timeout", default=seconds(2))
+    tls: Annotated[GrpcTlsSettings | None, Meta(description="TLS, with `cert_file` mutual; absent: in the clear.")] = (
+        None
+    )
+    headers: Annotated[dict[str, str], Meta(description="Metadata added to each question.")] = {}
+    check_balance: Annotated[
+        bool, Meta(description="A `balance` of 0, or none, refuses. Off: for services that keep none.")
+    ] = True
+
+
 class JwtSettings(Section, frozen=True, kw_only=True):
     """Bearer tokens signed by an issuer of yours (docs/signatures.md). Only asymmetric algorithms."""
 
@@ -105,18 +132,22 @@ class SourceSettings(Section, frozen=True, kw_only=True):
 
     name: Annotated[str, Meta(description="Name in logs and metrics; default: its type.")] = ""
     type: Annotated[
-        Literal["file", "store", "redis", "database", "webhook", "lua", "jwt", "signature"],
+        Literal["file", "store", "redis", "database", "webhook", "billing", "lua", "jwt", "signature"],
         Meta(description="file: `api_keys`; store: keys made with `zuebee keys`; lua: the script alone decides."),
     ]
     enabled: Annotated[bool, Meta(description="A disabled source is never asked.")] = True
     redis: Annotated[RedisSourceSettings | None, Meta(description="For type redis.")] = None
     database: Annotated[DatabaseSourceSettings | None, Meta(description="For type database.")] = None
     webhook: Annotated[WebhookSourceSettings | None, Meta(description="For type webhook.")] = None
+    billing: Annotated[BillingSourceSettings | None, Meta(description="For type billing.")] = None
     jwt: Annotated[JwtSettings | None, Meta(description="For type jwt.")] = None
     clients: Annotated[list[SignatureClientSettings], Meta(description="For type signature.")] = []
     script: Annotated[
         ScriptSettings | None,
-        Meta(description="Decides about what this source found (of redis, database, webhook: in place of its status)."),
+        Meta(
+            description="Decides about what this source found (of redis, database, webhook, billing: in place of "
+            "its status)."
+        ),
     ] = None
 
 
@@ -146,7 +177,8 @@ class AuthSettings(Section, frozen=True, kw_only=True):
         ),
     ] = field(name="cache", default=seconds(2))
     cache_redis: Annotated[
-        bool, Meta(description="Share answers of redis, database and webhook sources between processes in `redis`.")
+        bool,
+        Meta(description="Share answers of redis, database, webhook and billing sources between processes in `redis`."),
     ] = False
     cache_secret: Annotated[
         str, Meta(description="At least 32 characters, the same in all processes; needed for `cache_redis`.")

@@ -81,7 +81,18 @@ def listen_address(settings: Settings) -> Address:
     """The address to bind. Without keys and without a host it is the loopback, so that a first try is not
     open to the network; `server.allow_open` lifts that. Raises ValueError if `listen` is not an address.
     """
-    host, port = _split_listen(settings.listen)
+    return _bound(settings.listen, settings)
+
+
+def grpc_address(settings: Settings) -> Address | None:
+    """The same of the gRPC API; None where it is not served. Raises ValueError."""
+    if settings.grpc is None or not settings.grpc.enabled:
+        return None
+    return _bound(settings.grpc.listen, settings)
+
+
+def _bound(listen: str, settings: Settings) -> Address:
+    host, port = _split_listen(listen)
     if not host and not settings.auth_on and not settings.server.allow_open:
         host = "127.0.0.1"
     return Address(host, port)
@@ -117,21 +128,28 @@ def _is_loopback(host: str) -> bool:
 
 
 def _listen(settings: Settings) -> Iterator[Finding]:
-    try:
-        written = _split_listen(settings.listen)
-    except ValueError as error:
-        yield Finding(("listen",), str(error))
-        return
-    if settings.auth_on:
-        return
-    if settings.server.allow_open:
+    listeners: list[tuple[Path, str]] = [(("listen",), settings.listen)]
+    if settings.grpc is not None and settings.grpc.enabled:
+        listeners.append((("grpc", "listen"), settings.grpc.listen))
+    if settings.server.allow_open and not settings.auth_on:
         yield Finding(("server", "allow_open"), "serving without keys to everyone who can connect", fatal=False)
-    elif not written.host:
-        message = f"no keys, so only this machine can connect (127.0.0.1:{written.port}); to serve others add"
-        yield Finding(("listen",), f"{message} `api_keys`, or set `server.allow_open: true`", fatal=False)
-    elif not _is_loopback(written.host):
-        message = "serving without keys on an address that others can reach: add `api_keys`, listen on 127.0.0.1,"
-        yield Finding(("listen",), f"{message} or set `server.allow_open: true`")
+    taken: dict[Address, Path] = {}
+    for path, text in listeners:
+        try:
+            written = _split_listen(text)
+        except ValueError as error:
+            yield Finding(path, str(error))
+            continue
+        if written.port and taken.setdefault(written, path) != path:
+            yield Finding(path, "the same address as `listen`: gRPC needs a port of its own")
+        if settings.auth_on or settings.server.allow_open:
+            continue
+        if not written.host:
+            message = f"no keys, so only this machine can connect (127.0.0.1:{written.port}); to serve others add"
+            yield Finding(path, f"{message} `api_keys`, or set `server.allow_open: true`", fatal=False)
+        elif not _is_loopback(written.host):
+            message = "serving without keys on an address that others can reach: add `api_keys`, listen on 127.0.0.1,"
+            yield Finding(path, f"{message} or set `server.allow_open: true`")
 
 
 def _server(settings: Settings, is_file: Callable[[str], bool]) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from zuebee.config.access import (
+    BillingSourceSettings,
     DatabaseSourceSettings,
     RedisSourceSettings,
     ScriptSettings,
@@ -24,11 +25,14 @@ REVOKED_WITHIN_S = 5.0
 that one did not wait for it, at the one after."""
 MIN_SECRET = 32
 MIN_SCRIPT_MEMORY = 2 << 20
-_SECTIONS = ("redis", "database", "webhook", "jwt")
+_SECTIONS = ("redis", "database", "webhook", "billing", "jwt")
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
 _TABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_$]{0,62}\.)?[A-Za-z_][A-Za-z0-9_$]{0,62}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_METHOD = re.compile(r"/[A-Za-z_][A-Za-z0-9_.]*/[A-Za-z_][A-Za-z0-9_]*")
+_SERVICE = re.compile(r"(\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+)):(?P<port>\d{1,5})")
+_METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
 # What the question says itself.
 _FIXED_HEADERS = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
 
@@ -92,6 +96,8 @@ def _source(path: Path, source: SourceSettings, is_file: IsFile) -> Iterator[Sai
         yield from _database((*path, "database"), source.database)
     if source.webhook is not None:
         yield from _webhook((*path, "webhook"), source.webhook)
+    if source.billing is not None:
+        yield from _billing((*path, "billing"), source.billing, is_file)
     if source.script is not None:
         yield from _script((*path, "script"), source.script, is_file)
     if source.type == "lua" and (source.script is None or not source.script.enabled):
@@ -152,6 +158,28 @@ def _webhook(path: Path, webhook: WebhookSourceSettings) -> Iterator[Said]:
     elif url.scheme == "http" and url.hostname not in ("127.0.0.1", "localhost", "::1"):
         yield (*path, "url"), "keys are sent to it in the clear: use https outside of a trusted network", False
     yield from _headers((*path, "headers"), webhook.headers)
+
+
+def _billing(path: Path, billing: BillingSourceSettings, is_file: IsFile) -> Iterator[Said]:
+    found = _SERVICE.fullmatch(billing.addr)
+    if not found or not 0 < int(found["port"]) < 65536:
+        yield (*path, "addr"), "expected `host:port`", True
+    if not _METHOD.fullmatch(billing.method):
+        yield (*path, "method"), "expected `/package.Service/Method`", True
+    tls = billing.tls
+    if tls is not None and tls.enabled:
+        for name in ("ca_file", "cert_file", "key_file"):
+            if (file := getattr(tls, name)) is not None and not is_file(file):
+                yield (*path, "tls", name), "no such file, or it cannot be read", True
+        if (tls.cert_file is None) != (tls.key_file is None):
+            yield (*path, "tls"), "expected both of `cert_file` and `key_file`, or none", True
+    elif found and (found["host"] or found["v6"]) not in ("127.0.0.1", "localhost", "::1"):
+        yield path, "keys are sent to it in the clear: use `tls` outside of a trusted network", False
+    for name, value in billing.headers.items():
+        if not _METADATA_NAME.fullmatch(name) or name.startswith("grpc-") or name.endswith("-bin"):
+            yield (*path, "headers", name), "not a name for metadata: lower case, not `grpc-...`, not `...-bin`", True
+        if not re.fullmatch(r"[\x20-\x7e]*", value):
+            yield (*path, "headers", name), "metadata can only have printable ASCII characters", True
 
 
 def _headers(path: Path, headers: Mapping[str, str]) -> Iterator[Said]:

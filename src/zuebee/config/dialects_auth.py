@@ -9,7 +9,7 @@ from zuebee.config.dialects_tools import Notes, disabled, ensure, is_null, put, 
 from zuebee.kit.struct_tree import number
 from zuebee.kit.yaml_tree import Mapping, Node, Scalar, Sequence, unknown
 
-_OURS = ("file", "store", "redis", "database", "webhook", "lua", "jwt", "signature")
+_OURS = ("file", "store", "redis", "database", "webhook", "billing", "lua", "jwt", "signature")
 _PROVIDERS = (*_OURS, "static", "builtin")
 _FILE = ("file", "static")
 _DRIVERS = {"mysql": "mysql", "mariadb": "mysql", "postgres": "postgres", "postgresql": "postgres", "sqlite": "sqlite"}

@@ -62,6 +62,15 @@ class ServerSettings(Section, frozen=True, kw_only=True):
     ] = False
 
 
+class GrpcSettings(Section, frozen=True, kw_only=True):
+    """The gRPC API (docs/grpc.md). It keeps the limits and the certificate of `server`."""
+
+    enabled: Annotated[bool, Meta(description="Its own switch.")] = True
+    listen: Annotated[str, Meta(description="`host:port`, as the other `listen`.")] = ":50052"
+    default_model: Annotated[str, Meta(description="Model of requests that name none; empty: they are refused.")] = ""
+    reflection: Annotated[bool, Meta(description="Tell clients what services and messages there are.")] = True
+
+
 class BackendSettings(Section, frozen=True, kw_only=True):
     """One model server."""
 
@@ -243,6 +252,7 @@ class Settings(Section, frozen=True, kw_only=True):
         Meta(description="`host:port`. Without a host: all addresses when keys are set, else loopback only."),
     ] = ":8000"
     server: Annotated[ServerSettings, Meta(description="Listener.")] = ServerSettings()
+    grpc: Annotated[GrpcSettings | None, Meta(description="The gRPC API; absent: not served.")] = None
     backends: Annotated[list[BackendSettings], Meta(min_length=1, description="The model servers.")]
     routing: Annotated[RoutingSettings, Meta(description="Balancing, retries, fallbacks.")] = RoutingSettings()
     health_check: Annotated[HealthCheckSettings, Meta(description="Active probes.")] = HealthCheckSettings()

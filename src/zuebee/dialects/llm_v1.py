@@ -1,0 +1,247 @@
+"""The gRPC API (proto/llm/v1/llm.proto) in OpenAI's words, and OpenAI's answers in its own. PURE."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct
+
+from zuebee.contracts.errors import ErrorType, Refusal, bad_request
+from zuebee.dialects import openai
+from zuebee.dialects.sse import event_data, split_events
+from zuebee.dialects.structs import plain
+from zuebee.protos.llm_pb2 import ChatCompletionRequest, ChatMessage, ToolCall
+
+OPTIONAL = ("temperature", "top_p", "max_tokens", "seed", "presence_penalty", "frequency_penalty")
+_OWN = frozenset({"model", "messages", "stop", "user", "stream", "stream_options", *OPTIONAL})
+"""What `extra` must not set: it has a field, or is not the caller's to say."""
+
+
+def read_request(data: bytes) -> ChatCompletionRequest | Refusal:
+    """The message that the bytes are."""
+    try:
+        return ChatCompletionRequest.FromString(data)
+    except DecodeError:
+        return bad_request("The request is not a message of type llm.v1.ChatCompletionRequest.", code="invalid_message")
+
+
+def chat_body(request: ChatCompletionRequest, default_model: str, *, stream: bool) -> bytes | Refusal:
+    """The same as the body of a chat completion. Equal requests give equal bytes."""
+    model = request.model or default_model
+    if not model:
+        return bad_request("The field `model` is required: the gate has no default model.", param="model")
+    messages = _messages(request)
+    if isinstance(messages, Refusal):
+        return messages
+    body: dict[str, Any] = {"model": model, "messages": messages}
+    for name in OPTIONAL:
+        if request.HasField(name):
+            body[name] = value = getattr(request, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                return bad_request(f"The field `{name}` must be a finite number.", param=name)
+    if request.stop:
+        body["stop"] = list(request.stop)
+    if request.meta.user_id:
+        body["user"] = request.meta.user_id
+    if request.HasField("extra"):
+        extra = _extra(request.extra)
+        if isinstance(extra, Refusal):
+            return extra
+        body |= extra
+    if stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    return msgspec.json.encode(body)
+
+
+def _messages(request: ChatCompletionRequest) -> list[dict[str, Any]] | Refusal:
+    in_parts = request.system_prompt or request.user_prompt or request.context
+    if request.messages:
+        if in_parts:
+            return bad_request("Give either `messages` or a prompt in parts, not both.", param="messages")
+        for index, message in enumerate(request.messages):
+            if not message.role:
+                field = f"messages[{index}].role"
+                return bad_request(f"The field `{field}` is required.", param=field)
+        return [_message(message) for message in request.messages]
+    if not in_parts:
+        return bad_request("Give `messages`, or `user_prompt`.", param="messages")
+    prompt = request.user_prompt
+    if request.context:
+        prompt = f"{prompt}\n\nContext:\n{request.context}".lstrip()
+    messages = [{"role": "system", "content": request.system_prompt}] if request.system_prompt else []
+    return [*messages, {"role": "user", "content": prompt}] if prompt else messages
+
+
+def _message(message: ChatMessage) -> dict[str, Any]:
+    made: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.name:
+        made["name"] = message.name
+    if message.tool_call_id:
+        made["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        made["content"] = message.content or None
+        made["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    return made
+
+
+def _extra(extra: Struct) -> dict[str, Any] | Refusal:
+    try:
+        found = plain(extra)
+    except ValueError as error:
+        return bad_request(f"The field `extra` cannot be sent on: {error}.", param="extra")
+    for name in found:
+        if name in _OWN:
+            return bad_request(f"`{name}` cannot be set in `extra`.", param=f"extra.{name}")
+    if found.get("n") not in (None, 1):
+        return bad_request("An answer has one text: `n` can only be 1.", param="extra.n")
+    return found
+
+
+# --- answers ---
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Call(msgspec.Struct):
+    id: str | None = None
+    function: _Function | None = None
+    index: int | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message | None = None
+    delta: _Message | None = None
+    finish_reason: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    model: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+class Piece(msgspec.Struct):
+    """What one answer, or one event of a stream, says. `error`: what it says went wrong, as a refusal."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = []
+    finish_reason: str = ""
+    model: str = ""
+    usage: openai.Figures | None = None
+    error: Refusal | None = None
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it has something for the reader."""
+        return bool(self.text or self.reasoning or self.tool_calls)
+
+
+class NotAnAnswer(Exception):
+    """A model server's answer that is not a chat completion."""
+
+
+def read_answer(body: bytes) -> Piece:
+    """What a chat completion, or a chunk of one, says. Raises NotAnAnswer."""
+    try:
+        answer = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotAnAnswer(str(error)) from None
+    piece = Piece(model=answer.model or "", usage=openai.usage_figures(answer.usage))
+    if answer.error is not msgspec.UNSET and bytes(answer.error) != b"null":
+        piece.error = told_refusal(answer.error)
+    if answer.choices:
+        choice = answer.choices[0]
+        piece.finish_reason = choice.finish_reason or ""
+        message = choice.message or choice.delta
+        if message is not None:
+            piece.text = message.content or message.refusal or ""
+            piece.reasoning = message.reasoning_content or message.reasoning or ""
+            piece.tool_calls = [_tool_call(call, index) for index, call in enumerate(message.tool_calls or ())]
+    return piece
+
+
+def _tool_call(call: _Call, index: int) -> ToolCall:
+    function = call.function or _Function()
+    place = index if call.index is None else call.index
+    return ToolCall(
+        id=call.id or "", name=function.name or "", arguments=function.arguments or "", index=max(0, min(place, 1023))
+    )
+
+
+def read_events(block: bytes) -> Iterator[Piece]:
+    """What the events of a block say, one by one; comments and the end say nothing. Raises NotAnAnswer."""
+    for event in split_events(block):
+        data = event_data(event)
+        if data and data != b"[DONE]":
+            yield read_answer(data)
+
+
+# --- errors that came as bytes ---
+
+_STATUSES: Mapping[str, int] = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "insufficient_quota": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "rate_limit_error": 429,
+    "api_error": 502,
+    "overloaded_error": 503,
+    "timeout_error": 504,
+}
+_TYPES: Mapping[int, ErrorType] = {
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+class _Told(msgspec.Struct):
+    message: Any = None
+    type: Any = None
+    code: Any = None
+    param: Any = None
+
+
+_told = msgspec.json.Decoder(_Told).decode
+
+
+def told_refusal(raw: openai.Json, status: int = 0) -> Refusal:
+    """What stands under `error` in an answer, as a refusal; `status`: of the answer, 0 for an event of a stream."""
+    try:
+        told = _told(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        told = _Told(message=openai.read_error(raw)[2])
+    code = told.code if isinstance(told.code, str) and told.code else "backend_error"
+    if not status:
+        status = _STATUSES.get(str(told.type), 0) or openai.read_error(raw)[0] or 502
+        status = 500 if code == "internal_error" else status
+    kind = _TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
+    message = str(told.message or "The model server reported an error.")[: openai.MAX_MESSAGE]
+    param = told.param if isinstance(told.param, str) and told.param else None
+    return Refusal(status, kind, code[: openai.MAX_CODE], message, param)

@@ -1,0 +1,227 @@
+"""One gRPC call, as the pipeline's `Client`: what it asks for, and the answer in its messages."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from zuebee.contracts.admission import Settlement
+from zuebee.contracts.errors import Refusal
+from zuebee.contracts.inference import Headers, Job, Sink
+from zuebee.dialects import openai
+from zuebee.dialects.llm_v1 import NotAnAnswer, Piece, chat_body, read_answer, read_events, read_request, told_refusal
+from zuebee.edge.grpc_status import status_of
+from zuebee.kit import clock
+from zuebee.kit.grpc_server import Call
+from zuebee.protos.llm_pb2 import ChatCompletionChunkResponse, ChatCompletionResponse
+
+MAX_ID = 128
+MAX_WHOLE_BYTES = 64 << 20
+"""A longer answer in one piece is not given: it must be a single message."""
+_MAX_COUNT = (1 << 31) - 1
+_SHOWN = (b"x-ratelimit-", b"x-request-id", b"idempotent-replayed")
+BAD_ANSWER = Refusal(502, "api_error", "bad_answer", "The model server's answer is not valid.")
+CUT_SHORT = Refusal(502, "api_error", "incomplete_answer", "The model server's answer broke off.")
+
+
+class GrpcClient:
+    """Reads the request and writes the answer.
+
+    What the pipeline gives it is an answer to a chat completion as HTTP has it. Each event of a stream becomes a
+    message at once; what belongs into the last one waits until all is accounted for.
+    """
+
+    def __init__(self, call: Call, headers: Headers, settlement: Settlement, default_model: str) -> None:
+        self._call = call
+        self._headers = headers
+        self._settlement = settlement
+        self._default_model = default_model
+        self._started_s = clock.monotonic_s()
+        self._first_s = 0.0
+        self._status = 0
+        self._answer_headers: Headers = []
+        self._events = False
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._ended = False
+        self._sent = 0
+        self._last = Piece()
+        self.cancel = call.cancel
+
+    async def read_job(self) -> Job | Refusal:
+        """See `Client.read_job`."""
+        asked = read_request(self._call.request)
+        if isinstance(asked, Refusal):
+            return asked
+        settlement = self._settlement
+        if not settlement.client_request_id:
+            named = asked.meta.request_id[:MAX_ID]
+            settlement.client_request_id = named if named.isascii() and named.isprintable() else ""
+        body = chat_body(asked, self._default_model, stream=self._call.streams)
+        if isinstance(body, Refusal):
+            return body
+        request = openai.read_request(body)
+        if isinstance(request, Refusal):
+            return request
+        return Job(
+            settlement.request_id,
+            "chat",
+            settlement.route,
+            b"",
+            [(b"content-type", b"application/json"), *self._headers],
+            body,
+            request.model,
+            request.stream,
+            request.stream_usage,
+            request.max_output_tokens,
+            request.choices,
+            request.prompts,
+        )
+
+    async def start(self, status: int, headers: Headers, *, events: bool) -> None:
+        """See `Client.start`."""
+        self._status, self._answer_headers, self._events = status, headers, events
+        if status < 400:
+            shown = [(name.decode(), value.decode("latin-1")) for name, value in headers if name.startswith(_SHOWN)]
+            await self._call.start(shown)
+
+    async def write(self, data: bytes) -> None:
+        """See `Client.write`."""
+        if not self._events:
+            self._held_bytes += len(data)
+            if self._held_bytes <= MAX_WHOLE_BYTES:
+                self._held.append(data)
+            return
+        try:
+            for piece in read_events(data):
+                await self._pass_on(piece)
+        except NotAnAnswer:
+            self._last.error = BAD_ANSWER
+
+    async def _pass_on(self, piece: Piece) -> None:
+        last = self._last
+        last.finish_reason = piece.finish_reason or last.finish_reason
+        last.usage = piece.usage or last.usage
+        last.error = last.error or piece.error
+        if piece.speaks:
+            chunk = ChatCompletionChunkResponse(
+                delta_text=piece.text, reasoning_delta=piece.reasoning, tool_calls=piece.tool_calls, index=self._sent
+            )
+            await self._send_chunk(chunk)
+
+    async def _send_chunk(self, chunk: ChatCompletionChunkResponse) -> None:
+        if not self._sent:
+            self._first_s = clock.monotonic_s() - self._started_s
+        self._sent += 1
+        await self._call.send(chunk.SerializeToString())
+
+    def sink(self) -> Sink | None:
+        """See `Client.sink`. Messages are made of events one by one: there is no shorter way."""
+        return None
+
+    def outlive(self, goes_on: Callable[[], bool]) -> None:
+        """See `Client.outlive`."""
+        self._call.goes_on = goes_on
+
+    async def finish(self, last: bytes = b"") -> None:
+        """See `Client.finish`."""
+        await self.write(last)
+        if self._held_bytes > MAX_WHOLE_BYTES:
+            self._fail(BAD_ANSWER)
+        elif not self._events:
+            await self._end_whole(b"".join(self._held))
+        elif self._last.error is not None:
+            self._fail(self._last.error)
+        else:
+            await self._end_stream(self._last)
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """See `Client.answer`."""
+        await self.start(status, headers, events=False)
+        await self._end_whole(body)
+
+    async def refuse(self, refusal: Refusal, extra: Headers | None = None) -> None:
+        """See `Client.refuse`."""
+        self._fail(refusal)
+
+    def close(self) -> None:
+        """The pipeline is done: an answer that got no end is not whole."""
+        if not self._ended:
+            self._fail(CUT_SHORT)
+
+    def _fail(self, refusal: Refusal) -> None:
+        self._ended = True
+        self._call.fail(*status_of(refusal, self._settlement.request_id))
+
+    async def _end_whole(self, body: bytes) -> None:
+        """An answer in one piece, or an error that a model server gave."""
+        if self._status >= 400:
+            error = openai.answer_error(body)
+            fields = dict(self._answer_headers)
+            refusal = told_refusal(b"{}" if error is None else error, self._status)
+            retry = fields.get(b"x-should-retry") == b"true"
+            self._fail(replace(refusal, retry_after_s=_retry_after_s(fields), should_retry=retry))
+            return
+        try:
+            piece = read_answer(body)
+        except NotAnAnswer:
+            self._fail(BAD_ANSWER)
+            return
+        if piece.error is not None:
+            self._fail(piece.error)
+        elif self._call.streams:
+            await self._pass_on(piece)
+            await self._end_stream(piece)
+        else:
+            prompt, completion, cached, estimated = self._figures(piece)
+            whole = ChatCompletionResponse(
+                output_text=piece.text,
+                finish_reason=piece.finish_reason,
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+                total_tokens=min(prompt + completion, _MAX_COUNT),
+                latency_ms=self._latency_ms(),
+                tool_calls=piece.tool_calls,
+                reasoning_text=piece.reasoning,
+                model=piece.model,
+                request_id=self._settlement.request_id,
+                usage_estimated=estimated,
+                cached_tokens=cached,
+            )
+            await self._call.send(whole.SerializeToString())
+            self._ended = True
+
+    async def _end_stream(self, piece: Piece) -> None:
+        prompt, completion, cached, estimated = self._figures(piece)
+        chunk = ChatCompletionChunkResponse(
+            # A server that does not say why it ended has ended by itself.
+            finish_reason=piece.finish_reason or "stop",
+            index=self._sent,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=min(prompt + completion, _MAX_COUNT),
+            latency_ms=self._latency_ms(),
+            ttft_ms=round(self._first_s * 1000) if self._sent else self._latency_ms(),
+            usage_estimated=estimated,
+            cached_tokens=cached,
+        )
+        await self._send_chunk(chunk)
+        self._ended = True
+
+    def _figures(self, piece: Piece) -> tuple[int, int, int, bool]:
+        """Tokens of prompt and answer, of the former from a cache, and whether nobody counted them but us."""
+        if (figures := piece.usage) is not None:
+            return figures.prompt, figures.completion, figures.cached, False
+        usage = self._settlement.usage
+        if usage is None:
+            return 0, 0, 0, True
+        counts = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+        prompt, completion, cached = (min(count, _MAX_COUNT) for count in counts)
+        return prompt, completion, cached, usage.source != "provider"
+
+    def _latency_ms(self) -> int:
+        return round((clock.monotonic_s() - self._started_s) * 1000)
+
+
+def _retry_after_s(fields: Mapping[bytes, bytes]) -> float | None:
+    """What a model server says of when to come again, in seconds."""
+    value = fields.get(b"retry-after", b"")
+    return float(value) if value.isdigit() and len(value) < 7 else None

@@ -1,0 +1,1 @@
+"""Generated from `proto/` by `make protos`: the messages of the gRPC APIs."""
