@@ -101,20 +101,6 @@ def free(gateway: Gateway) -> None:
     until(lambda: gateway.metrics()["zuebee_requests_running"] == 0, "all requests have ended")
 
 
-@pytest.mark.parametrize("limit", ["requests_per_minute", "max_concurrent"])
-def test_a092_without_grpc_limits_are_settings_and_a_refusal_tells_when_to_come_again(
-    tmp_path: Path, sim: Sim, limit: str
-) -> None:
-    """A092 as far as HTTP goes: what RESOURCE_EXHAUSTED with RetryInfo says there, 429 with retry-after says here."""
-    config = {**settings(sim, {"key": KEY}), "rate_limit": {"per_key": {limit: 1}}}
-    with running(tmp_path, config) as gateway, Client(gateway.url) as first:
-        first.open(HELD).event()
-        second = ask(gateway.url, QUICK)
-        assert (second.status, second.json["error"]["type"]) == (429, "rate_limit_error")
-        assert 1 <= int(second.header("retry-after") or 0) <= 60
-        assert 1 <= int(second.header("retry-after-ms") or 0) <= 60_000
-
-
 @pytest.mark.requirement("A091")
 def test_of_twenty_at_once_exactly_three_are_let_in(gateway: Gateway) -> None:
     for _ in range(2):  # and again, when the first ones have left in the middle of their streams

@@ -14,6 +14,7 @@ PLACES = {
     "bench": "what one request and one streamed chunk cost, beside other proxies",
     "deploy": "Prometheus and Grafana set-ups",
     "docs": "how it works, how to configure and watch it; `decisions/` says why it is as it is",
+    "proto": "the gRPC APIs: what clients speak, and what a billing service is asked",
     "scripts": "helpers for trying it out, such as serving a real vLLM",
     "src": "the package `zuebee`, below",
     "tests": "`unit` mirrors the source, `scenarios` starts real processes, `simulation` plays any order of calls "

@@ -71,7 +71,10 @@ class Call:
     async def start(self, fields: Fields) -> None:
         """Send the first metadata of the answer. Once, before anything else; it may be left out."""
         if not self._gone:
-            await self._context.send_initial_metadata(tuple(fields))
+            try:
+                await self._context.send_initial_metadata(tuple(fields))
+            except grpc.aio.BaseError:
+                await self._left()
 
     async def send(self, message: bytes) -> None:
         """Send a message of the answer; waits while the client is slow. A client that takes nothing is cut off."""
@@ -85,8 +88,10 @@ class Call:
                 await self._context.write(message)
         except TimeoutError:
             self.fail(grpc.StatusCode.DEADLINE_EXCEEDED.value[0], "The client takes no more of the answer.", ())
-            self.leave()
-            await asyncio.sleep(0)  # here the task is cancelled, unless it goes on without a client
+            await self._left()
+        except grpc.aio.BaseError:
+            # It left, and gRPC has not told us yet.
+            await self._left()
 
     def fail(self, code: int, message: str, fields: Fields) -> None:
         """End the answer with a status other than OK (google.rpc.Code), and metadata behind it."""
@@ -96,6 +101,10 @@ class Call:
         """Cancel the task that answers."""
         if self.task is not None:
             self.task.cancel()
+
+    async def _left(self) -> None:
+        self.leave()
+        await asyncio.sleep(0)  # here the task is cancelled, unless it goes on without a client
 
     def leave(self) -> None:
         """The client has left."""
@@ -126,8 +135,8 @@ class Method(NamedTuple):
 class GrpcServer:
     """Listens, serves, drains. The caller calls `start`, then at the end `stop_accepting`, `wait_idle`, `close`.
 
-    `ready` is what the health service (grpc.health.v1) answers, for the whole server and for each of its services.
-    With `reflection` clients can ask what there is.
+    `port` is where, once it listens. `ready` is what the health service (grpc.health.v1) answers, for the whole server
+    and for each of its services. With `reflects` clients can ask what there is.
     """
 
     def __init__(
@@ -148,6 +157,7 @@ class GrpcServer:
         self._server: Any = None
         self._stopping = False
         self.running_count = 0
+        self.port = 0
 
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port (useful with port 0). Raises OSError."""
@@ -182,8 +192,8 @@ class GrpcServer:
         except RuntimeError:
             raise OSError("the port is taken, or the address is not this machine's") from None
         await server.start()
-        self._server = server
-        return int(bound)
+        self._server, self.port = server, int(bound)
+        return self.port
 
     def _credentials(self, tls: GrpcTls) -> Any:
         """Asks for the certificate at each handshake, so that a new one is taken up."""

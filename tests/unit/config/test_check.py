@@ -3,7 +3,7 @@
 import pytest
 
 from zuebee.config import BackendSettings, Settings
-from zuebee.config.check import listen_address
+from zuebee.config.check import grpc_address, listen_address
 from zuebee.config.file import ConfigError, Loaded, loads
 
 KEYS = "api_keys: [{key: sk-a-real-key-0001}]\n"
@@ -193,6 +193,22 @@ def test_without_keys_and_without_a_host_only_this_machine_is_served() -> None:
         " or set `server.allow_open: true`"
     ]
     assert listen_address(Settings(backends=[BackendSettings(url="http://a")])) == ("127.0.0.1", 8000)
+
+
+def test_the_grpc_api_listens_by_the_same_rules() -> None:
+    assert grpc_address(read(f"{KEYS}{BACKENDS}").settings) is None
+    assert grpc_address(read(f"{KEYS}{BACKENDS}grpc: {{enabled: false}}\n").settings) is None
+    assert grpc_address(read(f"{KEYS}{BACKENDS}grpc: {{}}\n").settings) == ("", 50052)
+    loaded = read(f"{BACKENDS}grpc: {{}}\n")
+    assert grpc_address(loaded.settings) == ("127.0.0.1", 50052)
+    assert any("only this machine can connect (127.0.0.1:50052)" in warning for warning in loaded.warnings)
+    (open_to_all,) = problems(f"{BACKENDS}grpc: {{listen: '0.0.0.0:1'}}\nlisten: '127.0.0.1:8000'\n")
+    assert "grpc.listen: serving without keys on an address that others can reach" in open_to_all
+    (nowhere,) = problems(f"{KEYS}{BACKENDS}grpc: {{listen: nowhere}}\n")
+    assert nowhere.endswith(f"grpc.listen: {NOT_AN_ADDRESS}")
+    (taken,) = problems(f"{KEYS}{BACKENDS}grpc: {{listen: ':8000'}}\nlisten: ':8000'\n")
+    assert "gRPC needs a port of its own" in taken
+    assert problems(f"{KEYS}{BACKENDS}grpc: {{lisen: ':1'}}\n")[0].endswith("did you mean `listen`?")
 
 
 def test_keys_switched_off_are_like_no_keys() -> None:

@@ -47,6 +47,17 @@ def source(text: str) -> str:
         (source("type: webhook, webhook: {url: 'https://u:p@x'}"), "use `headers`"),
         (source("type: webhook, webhook: {url: 'https://x', headers: {Host: y}}"), "must write itself"),
         (source("type: webhook, webhook: {url: 'https://x', headers: {'a b': y}}"), "not a header name"),
+        (source("type: billing"), "billing: required, but missing"),
+        (source("type: billing, billing: {addr: nowhere}"), "billing.addr: expected `host:port`"),
+        (source("type: billing, billing: {addr: 'a:0'}"), "billing.addr: expected `host:port`"),
+        (source("type: billing, billing: {addr: 'a:70000'}"), "billing.addr: expected `host:port`"),
+        (source("type: billing, billing: {addr: 'dns:///a:1'}"), "billing.addr: expected `host:port`"),
+        (source("type: billing, billing: {addr: 'a:1', method: ValidateKey}"), "expected `/package.Service/Method`"),
+        (source("type: billing, billing: {addr: 'a:1', headers: {X-Token: t}}"), "not a name for metadata"),
+        (source("type: billing, billing: {addr: 'a:1', headers: {grpc-timeout: t}}"), "not a name for metadata"),
+        (source("type: billing, billing: {addr: 'a:1', headers: {t: 'ä'}}"), "printable ASCII"),
+        (source("type: billing, billing: {addr: 'a:1', tls: {ca_file: gone.lua}}"), "tls.ca_file: no such file"),
+        (source("type: billing, billing: {addr: 'a:1', tls: {cert_file: c}}"), "both of `cert_file` and `key_file`"),
         (source("type: redis, script: {path: gone.lua}"), "no such file"),
         (source("type: redis, script: {script: 'return true', max_memory: 64KiB}"), "at least 2MB"),
         (source("type: redis, tyep: x"), "did you mean `type`?"),
@@ -92,6 +103,7 @@ def test_a_sound_pipeline_has_nothing_to_hear() -> None:
     - {type: redis, redis: {addr: "redis:6379", key_pattern: "k:{key_sha256}"}}
     - {type: database, database: {driver: postgres, dsn: "postgres://x/y", table: app.api_keys}}
     - {type: webhook, webhook: {url: "https://keys.example/check", headers: {X-Token: t}}, script: {path: there.lua}}
+    - {type: billing, billing: {addr: "billing:50051", tls: {ca_file: c, cert_file: c, key_file: k}, headers: {t: x}}}
     - {type: lua, script: {script: "return true"}}
   script: {script: "return true"}"""
     assert said(pipeline) == ([], [])
@@ -100,6 +112,10 @@ def test_a_sound_pipeline_has_nothing_to_hear() -> None:
 def test_keys_sent_in_the_clear_are_worth_a_warning() -> None:
     _, warnings = said(source("type: webhook, webhook: {url: 'http://keys.example/check'}"))
     assert any("in the clear" in each for each in warnings)
+    _, warnings = said(source("type: billing, billing: {addr: 'billing:50051'}"))
+    assert any("in the clear" in each for each in warnings)
+    for here in ("localhost:1", "127.0.0.1:1", "[::1]:1"):
+        assert said(source(f"type: billing, billing: {{addr: '{here}'}}")) == ([], [])
 
 
 def test_keys_of_the_file_that_nobody_asks_for() -> None:
