@@ -59,7 +59,7 @@ def problems(text: str) -> list[str]:
         ),
         (
             "auth: {pipeline: [{type: file, path: keys.txt}]}",
-            "auth.pipeline[0].path: unknown key `path`; known: `clients`, `database`, `enabled`, `jwt`, `name`, "
+            "auth.pipeline[0].path: unknown key `path`; known: `billing`, `clients`, `database`, `enabled`, `jwt`, `name`, "
             "`redis`, `script`, `type`, `webhook`",
         ),
         ("auth: {pipeline: {type: file}}", "auth.pipeline: expected a list"),
