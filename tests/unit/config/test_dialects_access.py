@@ -59,8 +59,8 @@ def problems(text: str) -> list[str]:
         ),
         (
             "auth: {pipeline: [{type: file, path: keys.txt}]}",
-            "auth.pipeline[0].path: unknown key `path`; known: `billing`, `clients`, `database`, `enabled`, `jwt`, `name`, "
-            "`redis`, `script`, `type`, `webhook`",
+            "auth.pipeline[0].path: unknown key `path`; known: `billing`, `clients`, `database`, `enabled`, `jwt`, "
+            "`name`, `redis`, `script`, `type`, `webhook`",
         ),
         ("auth: {pipeline: {type: file}}", "auth.pipeline: expected a list"),
         ("auth: {pipeline: [file, {type: file}]}", "auth.pipeline[0]: expected a mapping"),
