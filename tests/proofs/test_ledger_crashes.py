@@ -58,12 +58,37 @@ def test_no_kill_loses_a_settlement_that_was_told_when_it_was_written(tmp_path: 
     assert sum(name.startswith("s") for name in kills.acknowledged) > 100
 
 
+@pytest.mark.requirement("A098")
+def test_no_kill_loses_a_settlement_that_stands_in_the_journal(tmp_path: Path) -> None:
+    kills = Kills(tmp_path / "z.db", mode="journal")
+    for _ in range(60):
+        kills.kill()
+        kills.check()
+    assert sum(name.startswith("s") for name in kills.acknowledged) > 100
+    with reading(str(kills.path)) as connection:
+        expired = connection.exec_driver_sql("SELECT count(*) FROM ledger_entries WHERE kind = 'expire'").scalar_one()
+        resolved = connection.exec_driver_sql("SELECT count(*) FROM ledger_entries WHERE kind = 'post'").scalar_one()
+    print(f"{kills.kills} kills, {resolved} settled, {expired} expired, 0 lost")
+
+
+@pytest.mark.proof
+def test_a_thousand_kills_of_a_process_with_a_journal(tmp_path: Path) -> None:
+    said = 0
+    for number in range(10):
+        kills = Kills(tmp_path / f"{number}.db", mode="journal", seed=number)
+        for _ in range(100):
+            kills.kill()
+            kills.check()
+        said += len(kills.acknowledged)
+    print(f"1,000 kills, {said} operations acknowledged, 0 lost")
+
+
 @pytest.mark.proof
 def test_a_thousand_kills(tmp_path: Path) -> None:
     assert _kill_often(tmp_path, 1_000).kills == 1_000
 
 
-@pytest.mark.parametrize("mode", ["early", "lazy", "hasty"])
+@pytest.mark.parametrize("mode", ["early", "lazy", "hasty", "deaf"])
 def test_a_store_that_acknowledges_too_early_is_seen(tmp_path: Path, mode: str) -> None:
     kills = Kills(tmp_path / "z.db", mode=mode)
     while not kills.lost and kills.kills < 300:

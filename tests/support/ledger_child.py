@@ -2,7 +2,8 @@
 
 It says `try ID` before each operation and `ack ID` when it is committed, into a pipe. Modes break that on purpose:
 `early` acknowledges before the commit, `lazy` never commits. With the mode `service` all of `billing` says when: a hold
-when it is flushed, a settlement when it is written; `hasty` has a store that says so and commits when it flushes.
+when it is flushed, a settlement when it is written; `hasty` has a store that says so and commits when it flushes. With
+`journal` a settlement is safe at once; `deaf` has a journal that says so and keeps nothing.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from tests.support.fakes import make_job
 from zuebee.billing.batch import Batch
 from zuebee.billing.entries import HoldState
+from zuebee.billing.journal import Journal
 from zuebee.billing.ledger import Ledger
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
@@ -98,7 +100,7 @@ def operations(desk: Desk, first: int, seed: int) -> Iterator[tuple[list[str], B
 
 def work(path: str, first: int, mode: str, pipe: int) -> None:
     """Never returns. `first` tells the names of this process from those of others."""
-    if mode in ("service", "hasty"):
+    if mode in ("service", "hasty", "journal", "deaf"):
         asyncio.run(serve(path, first, mode, pipe))
     store = SqliteStore(path, reporters=("hook",), currency="USD", retention_days=0)
     desk = Desk(store)
@@ -125,14 +127,38 @@ class HastyStore(SqliteStore):
         super().flush()
 
 
-async def serve(path: str, first: int, mode: str, pipe: int) -> None:
-    """Requests, four at a time, every second one in one piece: its hold may go to disk with its settlement."""
+class DeafJournal(Journal):
+    """Keeps nothing."""
+
+    def add(self, line: bytes) -> bool:
+        return self._open
+
+
+def make_billing(path: str, mode: str) -> LocalBilling:
+    """All of `billing` on a file, as an application has it."""
     kind = HastyStore if mode == "hasty" else SqliteStore
     store = kind(path, reporters=("hook",), currency="USD", retention_days=0)
     settings = BillingSettings(built_in_prices=False)
-    billing = LocalBilling(
-        store, settings, PriceBook(settings), commit_interval_s=0.01, timeout_s=5.0, gate=lambda: None
+    journal = {"journal": Journal, "deaf": DeafJournal}.get(mode)
+    return LocalBilling(
+        store,
+        settings,
+        PriceBook(settings),
+        commit_interval_s=0.01,
+        timeout_s=5.0,
+        gate=lambda: None,
+        journal=None if journal is None else journal(f"{path}.settled"),
     )
+
+
+async def recover(path: str, mode: str) -> None:
+    """What the next start does."""
+    await make_billing(path, mode).aclose()
+
+
+async def serve(path: str, first: int, mode: str, pipe: int) -> None:
+    """Requests, four at a time, every second one in one piece: its hold may go to disk with its settlement."""
+    billing = make_billing(path, mode)
 
     async def client(number: int) -> None:
         for turn in itertools.count():
@@ -153,8 +179,8 @@ async def _request(billing: LocalBilling, name: str, pipe: int, *, stream: bool)
     stored = billing.settle(whole)
     if not stream:
         await _wait(held, name, pipe)
-    assert stored is not None
-    await stored
+    if stored is not None:
+        await stored
     _say(pipe, "ack", [f"s{name}"])
 
 

@@ -1,8 +1,10 @@
 """Settings -> the ledger and what belongs to it."""
 
+import logging
 from typing import TYPE_CHECKING, TypeAlias
 
 from zuebee.app.reporting import reporter_names
+from zuebee.billing.journal import Journal
 from zuebee.billing.list_prices import ListPrices
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
@@ -13,6 +15,11 @@ from zuebee.usage.gate import OutboxGate
 
 if TYPE_CHECKING:
     from zuebee.billing.shared import SharedBilling
+
+_log = logging.getLogger("zuebee.billing")
+
+JOURNAL = ".settled"
+"""What its name has behind the store's."""
 
 AnyBilling: TypeAlias = "LocalBilling | SharedBilling"
 
@@ -49,6 +56,16 @@ def open_billing(settings: Settings, gate: OutboxGate, list_prices: ListPrices) 
             commit_interval_s=store.commit_interval_s,
             timeout_s=store.timeout_s,
             gate=gate.refusal,
+            journal=_journal(store.path),
         )
     except (StoreBusy, StoreFailed) as error:
         raise OSError(str(error)) from None
+
+
+def _journal(store_path: str) -> Journal | None:
+    """What keeps settlements until they are in the store; None where such a file cannot be: then answers wait."""
+    try:
+        return Journal(f"{store_path}{JOURNAL}")
+    except OSError as error:
+        _log.warning("no journal of settlements, answers wait for the store: %s", error)
+        return None

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from zuebee.billing.batch import Batch
+from zuebee.billing.journal import Journal
 from zuebee.billing.store_errors import StoreBusy, StoreFailed
 from zuebee.kit import clock
 
@@ -39,7 +40,8 @@ class Committer:
     """Owns the writer thread. All methods but the thread's own belong to the event loop.
 
     `fill` is called when a batch goes out, to put in what has changed; `write`, `flush` and `close` are called in the
-    thread, which raise StoreFailed, and `write` StoreBusy as well.
+    thread, which raise StoreFailed, and `write` StoreBusy as well. `journal` keeps what the batches settle until they
+    are on disk.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Committer:
         *,
         interval_s: float,
         timeout_s: float,
+        journal: Journal | None = None,
     ) -> None:
         self.current = Batch()
         self.failure = ""
@@ -60,6 +63,7 @@ class Committer:
         self._flush = flush
         self._fill = fill
         self._close = close
+        self._journal = journal
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._writing: Batch | None = None
@@ -109,6 +113,8 @@ class Committer:
             batch.finish(secured=False)
             return
         self._writing = batch
+        if self._journal is not None:
+            self._journal.turn()
         self._queue.put(batch)
 
     def _flushed(self, batch: Batch, failure: str) -> None:
@@ -118,6 +124,8 @@ class Committer:
         if failure:
             _log.error("the ledger cannot be written, metered requests are refused from now on: %s", failure)
             self.failure = failure
+        elif self._journal is not None:
+            self._journal.forget()
         batch.finish(secured=not failure)
         if self._urgency:
             self._schedule()

@@ -6,11 +6,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+import msgspec
+
 from zuebee.billing import records
 from zuebee.billing.batch import Batch
 from zuebee.billing.committer import LATER, NOW, SOON, Committer
 from zuebee.billing.entries import TOKENS, Balance, HoldState, Path, Short
+from zuebee.billing.journal import Journal
 from zuebee.billing.ledger import Ledger
+from zuebee.billing.outcome import Outcome, outcome_of, outcome_text, settlement_of
 from zuebee.billing.pricing import NO_PRICE, PriceBook, cost_nano
 from zuebee.billing.rates import Quote, Rate
 from zuebee.billing.refusals import too_short
@@ -61,7 +65,10 @@ class LocalHold:
 
 
 class LocalBilling:
-    """`Billing` for one process. Decides in memory at once; a writer thread makes it durable meanwhile."""
+    """`Billing` for one process. Decides in memory at once; a writer thread makes it durable meanwhile.
+
+    With a `journal` a settlement survives this process as soon as it is decided; without one, when it is written.
+    """
 
     def __init__(
         self,
@@ -72,6 +79,7 @@ class LocalBilling:
         commit_interval_s: float,
         timeout_s: float,
         gate: Callable[[], Refusal | None],
+        journal: Journal | None = None,
     ) -> None:
         self.dropped = 0
         self.reserved = 0
@@ -80,6 +88,7 @@ class LocalBilling:
         self._settings = settings
         self._prices = prices
         self._gate = gate
+        self._journal = journal
         self._side = ThreadPoolExecutor(1, thread_name_prefix="ledger-side")
         self._opening = asyncio.Lock()
         now_s = clock.wall_s()
@@ -88,9 +97,15 @@ class LocalBilling:
         self._forgot_at_s = now_s
         self._money_of: dict[int, tuple[tuple[Budget, ...], bool]] = {}
         self._committer = Committer(
-            store.write, store.flush, self._fill, store.close, interval_s=commit_interval_s, timeout_s=timeout_s
+            store.write,
+            store.flush,
+            self._fill,
+            store.close,
+            interval_s=commit_interval_s,
+            timeout_s=timeout_s,
+            journal=journal,
         )
-        self._expire_orphans(start.orphans, now_s)
+        self._resolve_orphans(start.orphans, now_s)
 
     # --- before the call ---
 
@@ -152,8 +167,11 @@ class LocalBilling:
         grant = settlement.grant
         hold = grant.hold if grant is not None else None
         usage = settlement.usage
+        kept = False
         if isinstance(hold, LocalHold):
+            was_open = hold.state.state == "open"
             self._resolve(hold, settlement)
+            kept = was_open and self._journal is not None and self._journal.add(outcome_text(hold.state.id, settlement))
         elif usage is not None:
             settlement.cost_nano = _cost(self._prices.rate(settlement.model, settlement.at_s), usage)
         batch = self._committer.current
@@ -162,18 +180,24 @@ class LocalBilling:
             return None
         batch.records.append(settlement)
         self._committer.touch(LATER if hold is None else NOW)
-        return batch if hold is not None else None
+        return batch if hold is not None and not kept else None
 
     def _resolve(self, hold: LocalHold, settlement: Settlement) -> None:
         usage, state, now_s = settlement.usage, hold.state, clock.wall_s()
         if state.state != "open":
             self.ledger.add_hold(state)  # expired so long ago that it may have been forgotten
+        if usage is not None:
+            settlement.cost_nano = _cost(hold.rate, usage)
+        self._post(state.id, settlement, now_s)
+
+    def _post(self, hold_id: str, settlement: Settlement, now_s: float) -> None:
+        """Charge what was used; nothing, if that is not known."""
+        usage = settlement.usage
         if usage is None:
-            self.ledger.void(state.id, now_s)
+            self.ledger.void(hold_id, now_s)
             return
         tokens = usage.total_tokens
-        settlement.cost_nano = cost = _cost(hold.rate, usage)
-        self.ledger.post(state.id, Amount(tokens if tokens < MAX_AMOUNT else MAX_AMOUNT, cost), now_s)
+        self.ledger.post(hold_id, Amount(tokens if tokens < MAX_AMOUNT else MAX_AMOUNT, settlement.cost_nano), now_s)
 
     async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
         """See `Billing.attend`."""
@@ -247,17 +271,30 @@ class LocalBilling:
                 balance.granted += amount if kind == "grant" else -amount
                 balance.seen_entry = entry_id
 
-    def _expire_orphans(self, orphans: list[HoldState], now_s: float) -> None:
-        """The holds of processes that are no more: nobody else can hold this file."""
+    def _resolve_orphans(self, orphans: list[HoldState], now_s: float) -> None:
+        """The holds of processes that are no more: nobody else can hold this file. The journal knows how some ended."""
         ledger = self.ledger
+        outcomes = _outcomes(self._journal)
+        expired = 0
         for orphan in orphans:
             balances = [ledger.add_balance(balance) for balance in orphan.path.balances]
             orphan.path = ledger.add_path(orphan.path.id, balances)
             ledger.add_hold(orphan)
-            self._expire(orphan, now_s)
-        if orphans:
-            count = len(orphans)
-            _log.warning("%d requests of an earlier process had not been settled: charged as far as known", count)
+            outcome = outcomes.get(orphan.id)
+            if outcome is None:
+                self._expire(orphan, now_s)
+                expired += 1
+                continue
+            settlement = settlement_of(outcome, orphan.record)
+            self._post(orphan.id, settlement, now_s)
+            self._committer.current.records.append(settlement)
+            self._committer.touch(SOON)
+        if expired:
+            _log.warning("%d requests of an earlier process had not been settled: charged as far as known", expired)
+        if len(orphans) > expired:
+            _log.info("%d requests of an earlier process settled from its journal", len(orphans) - expired)
+        if self._journal is not None:
+            self._committer.touch(NOW)  # it takes lines once this is on disk
 
     def _fill(self, batch: Batch) -> None:
         batch.changes = self.ledger.take()
@@ -291,6 +328,21 @@ class LocalBilling:
         """Write what waits, and end the epoch."""
         await self._committer.aclose()
         self._side.shutdown(wait=False)
+        if self._journal is not None:
+            self._journal.close()
+
+
+def _outcomes(journal: Journal | None) -> dict[str, Outcome]:
+    """What an earlier process left in the journal, by hold."""
+    found: dict[str, Outcome] = {}
+    for line in journal.found if journal is not None else ():
+        try:
+            outcome = outcome_of(line)
+        except msgspec.DecodeError as error:
+            _log.error("a line of the journal cannot be read: %s", error)
+        else:
+            found[outcome.hold] = outcome
+    return found
 
 
 def _cost(rate: Rate | None, usage: Usage) -> int:

@@ -263,7 +263,8 @@ class Admission(Protocol):
 
         Never waits and never fails, so that no leaving client can prevent it. What it returns, if anything, can be
         awaited: it is done when the settlement survives the death of this process (a power cut may still take it, for
-        about a millisecond; never a hold that is `secured`), or when that takes too long to keep a client waiting.
+        some milliseconds; never a hold that is `secured`), or when that takes too long to keep a client waiting. None:
+        it does already, or nobody need wait.
         """
         ...
 

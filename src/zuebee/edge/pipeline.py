@@ -170,11 +170,12 @@ class Exchange:
         headers = self._begin(head)
         settlement.usage = end.usage
         self._conclude(end)
-        if (stored := self._settle()) is not None:
-            # If the disk fails now, the answer is not given away. Most are settled in the batch of their hold.
-            if (refusal := await self._secure()) is not None:
-                await self._client.refuse(refusal)
-                return None
+        stored = self._settle()
+        # If the disk fails now, the answer is not given away. Most are settled in the batch of their hold.
+        if (refusal := await self._secure()) is not None:
+            await self._client.refuse(refusal)
+            return None
+        if stored is not None:
             await stored
         await self._client.answer(head.status, headers, body)
         return None
@@ -259,10 +260,11 @@ class Exchange:
             )
         self._conclude(end)
         settlement.response_bytes += len(end.last_words)
-        if (stored := self._settle()) is not None:
-            if not self._events and (refusal := await self._secure()) is not None:
-                await self._client.refuse(refusal)
-                return None
+        stored = self._settle()
+        if not self._events and (refusal := await self._secure()) is not None:
+            await self._client.refuse(refusal)
+            return None
+        if stored is not None:
             await stored
         if end.refusal is not None:
             await self._break_off(end.refusal)

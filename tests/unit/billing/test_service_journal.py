@@ -1,0 +1,169 @@
+"""With a journal nobody waits for the transaction of a settlement, and a kill before it loses nothing."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.fakes import make_job
+from zuebee.billing.journal import HALF_BYTES, Journal
+from zuebee.billing.look import reading
+from zuebee.billing.pricing import PriceBook
+from zuebee.billing.service import LocalBilling
+from zuebee.billing.store_sqlite import SqliteStore
+from zuebee.billing.verify import verify
+from zuebee.config import BillingSettings
+from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Principal, Settlement
+from zuebee.contracts.errors import Refusal
+from zuebee.contracts.inference import Usage
+from zuebee.schema.prepare import prepare
+
+WHO = Principal("k", "key", "user", tags=("t",), budgets=(Budget("key:k/tokens/never", "tokens", "never", 1000),))
+USAGE = Usage(30, 12, "provider", 5)
+
+
+def open_billing(path: Path) -> LocalBilling:
+    prepare(str(path))
+    settings = BillingSettings(built_in_prices=False)
+    store = SqliteStore(str(path), reporters=("hook",), currency="USD", retention_days=0)
+    return LocalBilling(
+        store, settings, PriceBook(settings), commit_interval_s=5.0, timeout_s=5.0, gate=lambda: None,
+        journal=Journal(f"{path}.settled"),
+    )  # fmt: skip
+
+
+async def started(path: Path) -> LocalBilling:
+    """One that takes lines."""
+    billing = open_billing(path)
+    await billing._committer.hurry(billing._committer.current)
+    return billing
+
+
+@pytest.fixture
+async def billing(tmp_path: Path) -> AsyncIterator[LocalBilling]:
+    billing = await started(tmp_path / "z.db")
+    yield billing
+    await billing.aclose()
+
+
+async def reserve(billing: LocalBilling, name: str = "req_1") -> Hold:
+    hold = await billing.reserve(WHO, make_job(request_id=name, model="m", stream=True), Amount(100))
+    assert not isinstance(hold, Refusal)
+    assert await hold.wait() is None
+    return hold
+
+
+def over(hold: Hold, usage: Usage | None = USAGE, name: str = "req_1") -> Settlement:
+    grant = Grant(WHO, name, "m", hold=hold)
+    return Settlement(
+        name, "GRPC", "/v1/chat/completions", "", 1.0, 200, "complete", principal=WHO, grant=grant, model="m",
+        stream=True, backend="gpu", usage=usage, duration_s=1.5,
+    )  # fmt: skip
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    connection = sqlite3.connect(path)
+    connection.row_factory = sqlite3.Row
+    try:
+        return [dict(row) for row in connection.execute("SELECT * FROM usage_records ORDER BY id")]
+    finally:
+        connection.close()
+
+
+def used(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    try:
+        return int(connection.execute("SELECT sum(used) FROM ledger_balances").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def die(billing: LocalBilling) -> None:
+    """As the end of the process would: nothing more goes to the store, and its lock is free."""
+    billing._committer._queue.put(None)
+    billing._committer._writer.join()
+    billing._store._lock.close()
+
+
+async def test_nobody_waits_for_a_settlement_that_stands_in_the_journal(billing: LocalBilling, tmp_path: Path) -> None:
+    hold = await reserve(billing)
+    assert billing.settle(over(hold)) is None
+    assert len(Journal(f"{tmp_path}/z.db.settled").found) == 1
+    await asyncio.sleep(0.1)
+    assert [row["request_id"] for row in rows(tmp_path / "z.db")] == ["req_1"]
+    assert Journal(f"{tmp_path}/z.db.settled").found == []
+
+
+@pytest.mark.requirement("A098")
+@pytest.mark.parametrize("usage", [USAGE, Usage(1, 200, "partial"), None])
+async def test_what_died_before_its_transaction_is_settled_exactly(tmp_path: Path, usage: Usage | None) -> None:
+    path = tmp_path / "z.db"
+    dying = await started(path)
+    await reserve(dying, "lost")
+    kept = await reserve(dying, "kept")
+    die(dying)
+    assert dying.settle(over(kept, usage, "kept")) is None
+    assert rows(path) == []
+    for _ in range(2):  # and once more: what is settled is settled
+        heir = await started(path)
+        die(heir)
+        found = {row["request_id"]: row for row in rows(path)}
+        assert found["lost"]["code"] == "owner_lost"
+        row = found["kept"]
+        assert (row["status"], row["ending"], row["method"], row["backend"]) == (200, "complete", "GRPC", "gpu")
+        assert (row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) == (
+            (usage.prompt_tokens, usage.completion_tokens, usage.source) if usage else (None, None, None)
+        )
+        assert (row["duration_ms"], row["tags"]) == (1500.0, '["t"]')
+        assert used(path) == (usage.total_tokens if usage else 0)
+        with reading(str(path)) as connection:
+            assert list(verify(connection)) == []
+
+
+async def test_until_the_dead_are_settled_everybody_waits_for_the_store(tmp_path: Path) -> None:
+    path = tmp_path / "z.db"
+    dying = await started(path)
+    hold = await reserve(dying)
+    die(dying)
+    dying.settle(over(hold))
+    heir = open_billing(path)
+    held = await heir.reserve(WHO, make_job(request_id="new"), Amount(10))
+    assert not isinstance(held, Refusal)
+    stored = heir.settle(over(held, name="new"))
+    assert stored is not None, "the journal still has what only it knows"
+    await stored
+    assert {row["request_id"] for row in rows(path)} == {"req_1", "new"}
+    await heir.aclose()
+
+
+async def test_a_line_without_room_waits_for_the_store(billing: LocalBilling) -> None:
+    hold = await reserve(billing)
+    journal = billing._journal
+    assert journal is not None
+    journal.add(b"x" * (HALF_BYTES - 100))
+    stored = billing.settle(over(hold))
+    assert stored is not None
+    await stored
+
+
+async def test_a_settlement_that_comes_late_waits_for_the_store(billing: LocalBilling) -> None:
+    """Its hold is not open any more, so no start would look for it in the journal."""
+    hold = await reserve(billing)
+    billing.ledger.expire("req_1", 5.0)
+    stored = billing.settle(over(hold))
+    assert stored is not None
+    await stored
+
+
+async def test_a_journal_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
+    journal = Journal(f"{tmp_path}/z.db.settled")
+    journal.forget()
+    for line in (b"nonsense", b"[]", b'["unknown hold"]', b"\xff"):
+        journal.add(line)
+    billing = await started(tmp_path / "z.db")
+    assert billing.settle(over(await reserve(billing))) is None
+    await billing.aclose()
+    assert [row["request_id"] for row in rows(tmp_path / "z.db")] == ["req_1"]
