@@ -1,6 +1,8 @@
 """The gRPC listener: who may look around, how it stops, and its certificate."""
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,3 +128,12 @@ def test_over_tls_with_the_certificate_of_the_listener(sim: Sim, tmp_path: Path,
             answered(caller.ask())
         with calling(gateway, credentials=shown) as caller:
             assert failed(caller.ask(timeout_s=5)).status == "UNAVAILABLE"
+
+
+def test_who_does_not_serve_it_does_not_load_it() -> None:
+    """0.1 s and 20 MB."""
+    loaded = (
+        "import sys, zuebee.app.lifecycle; print([m for m in sys.modules if m.partition('.')[0] in ('grpc', 'google')])"
+    )
+    said = subprocess.run([sys.executable, "-c", loaded], capture_output=True, check=True, text=True).stdout
+    assert said.strip() == "[]"
