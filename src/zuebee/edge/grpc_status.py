@@ -19,6 +19,8 @@ from zuebee.contracts.errors import Refusal
 
 DOMAIN = "zuebee"
 MAX_REASON = 63
+MAX_MESSAGE_BYTES = 500
+"""What a model server says may be long, it is said three times, and clients take 8 KiB of metadata in all."""
 
 _BY_STATUS: dict[int, int] = {
     400: code_pb2.INVALID_ARGUMENT,
@@ -66,7 +68,7 @@ def status_of(refusal: Refusal, request_id: str) -> GrpcStatus:
     Details: ErrorInfo with the code as its reason, RequestInfo, RetryInfo where waiting helps, BadRequest where a field
     is to blame. `grpc-retry-pushback-ms` keeps clients that retry by themselves from what would fail or cost again.
     """
-    code = code_of(refusal)
+    code, message = code_of(refusal), _cut(refusal.message)
     retry = refusal.should_retry
     info = {"type": refusal.type, "http_status": str(refusal.status), "should_retry": "true" if retry else "false"}
     details: list[Message] = [ErrorInfo(reason=_reason(refusal.code), domain=DOMAIN, metadata=info)]
@@ -75,10 +77,10 @@ def status_of(refusal: Refusal, request_id: str) -> GrpcStatus:
         wait.FromMilliseconds(math.ceil(refusal.retry_after_s * 1000))
         details.append(RetryInfo(retry_delay=wait))
     if refusal.param is not None:
-        violation = BadRequest.FieldViolation(field=refusal.param, description=refusal.message)
+        violation = BadRequest.FieldViolation(field=_cut(refusal.param), description=message)
         details.append(BadRequest(field_violations=[violation]))
     details.append(RequestInfo(request_id=request_id))
-    status = Status(code=code, message=refusal.message, details=[_packed(detail) for detail in details])
+    status = Status(code=code, message=message, details=[_packed(detail) for detail in details])
     fields: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status.SerializeToString())]
     fields += [("x-request-id", request_id), ("x-should-retry", info["should_retry"])]
     fields += [(name.decode(), value.decode("latin-1")) for name, value in refusal.headers]
@@ -86,7 +88,12 @@ def status_of(refusal: Refusal, request_id: str) -> GrpcStatus:
         fields.append(("grpc-retry-pushback-ms", "-1"))
     elif refusal.retry_after_s is not None:
         fields.append(("grpc-retry-pushback-ms", str(math.ceil(refusal.retry_after_s * 1000))))
-    return GrpcStatus(code, refusal.message, tuple(fields))
+    return GrpcStatus(code, message, tuple(fields))
+
+
+def _cut(text: str) -> str:
+    data = text.encode("utf-8", "replace")
+    return text if len(data) <= MAX_MESSAGE_BYTES else data[:MAX_MESSAGE_BYTES].decode("utf-8", "ignore") + "..."
 
 
 def _packed(message: Message) -> Packed:

@@ -85,6 +85,16 @@ def test_the_field_to_blame_is_named() -> None:
     assert BadRequest not in details(status_of(NO_KEY, "req_1"))
 
 
+@pytest.mark.parametrize("letter", ["m", "ä", "漢", "\U0001f41d"])
+def test_a_long_message_is_cut_so_that_clients_can_take_it(letter: str) -> None:
+    status = status_of(bad_request(letter * 2000, param=letter * 500), "req_" + "0" * 30)
+    percent_encoded = 3 * len(status.message.encode())
+    base64 = sum(len(value) * 4 // 3 if isinstance(value, bytes) else len(value) for _, value in status.fields)
+    assert percent_encoded + base64 + sum(len(name) + 32 for name, _ in status.fields) < 8192
+    assert status.message.endswith(letter + "...")
+    details(status)
+
+
 def test_limits_go_along() -> None:
     status = status_of(refused(429, headers=((b"x-ratelimit-limit", b"3"),)), "req_1")
     assert dict(status.fields)["x-ratelimit-limit"] == "3"
