@@ -69,7 +69,7 @@ HOMES = {
     ),
     "sqlite3": ("billing/store_sqlite.py", "schema/*.py"),
     "typer": ("cli/*.py",),
-    "uvloop": ("app/lifecycle.py",),
+    "uvloop": ("app/loop.py",),
     "yaml": ("kit/yaml_tree.py",),
 }
 EVERYWHERE = frozenset({"msgspec"})  # the message type of every room
@@ -136,8 +136,8 @@ _TASK_OWNERS = ("kit/tasks.py", "kit/http_guard.py")  # the second has one for e
 _TASK_STARTERS = frozenset(["create_task", "ensure_future"])
 # What is heavy and not needed by every start may be imported where it turns out to be needed.
 _LATE = (
-    "app/grpc.py", "app/money.py", "app/tokens.py", "app/waiting.py", "app/wiring.py", "cli/*.py", "schema/prepare.py",
-    "schema/version.py",
+    "__main__.py", "app/grpc.py", "app/money.py", "app/redis.py", "app/tokens.py", "app/waiting.py", "app/wiring.py",
+    "cli/*.py", "schema/prepare.py", "schema/version.py",
 )  # fmt: skip
 _ENVIRONMENT = frozenset(["os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv"])
 _UNFINISHED = re.compile(

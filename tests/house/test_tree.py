@@ -24,6 +24,7 @@ TESTED_ELSEWHERE = {
     "config/finding.py": "a shape without behaviour; tests/unit/config/test_check*.py are made of it",
     "cli/*.py": "its commands are run as a user would: tests/scenarios/test_starting.py, test_config.py",
     "schema/migrations/*.py": "tests/unit/schema/test_migrate.py and tests/scenarios/test_store_schema.py run them all",
+    "kit/redis_errors.py": "two names; tests/unit/kit/test_redis.py catches them",
     "kit/http_flow.py": "tests/unit/kit/test_http_guard_answers.py, with clients that stop reading",
     "kit/http_head_rules.py": "tests/unit/kit/test_http_guard_corpus.py, head by head",
     "kit/http_scope.py": "tests/unit/kit/test_http_guard.py, as the application sees it",

@@ -19,7 +19,8 @@ from tests.support.databases import postgres_database, redis_url
 from zuebee.kit.database import Database, database_url
 from zuebee.kit.http_client import Connection, HttpFailure, HttpPool
 from zuebee.kit.http_connect import Origin
-from zuebee.kit.redis import RedisClient, RedisError
+from zuebee.kit.redis import RedisClient
+from zuebee.kit.redis_errors import RedisError
 
 CANCELS = int(os.environ.get("PROOF_CANCELS", "100000"))
 AT_ONCE = 50

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.processes import KEY, SOURCES, Process
+from tests.support.processes import KEY, READY, SIM_READY, SOURCES, Process
 from zuebee import __version__
 
 DEMO_READY = re.compile(r"address +(http://\S+)/v1")
@@ -205,3 +205,21 @@ def test_the_printed_curl_line_streams_an_answer(tmp_path: Path) -> None:
     assert "".join(words).strip()
     assert status == 0
     assert "Traceback" not in demo.output
+
+
+# Each took a tenth of a second or more of every start, of the simulated server's too.
+NOT_NEEDED = {
+    "run": {"alembic", "psycopg", "redis", "rich"},
+    "sim": {"alembic", "psycopg", "redis", "rich", "sqlalchemy", "cryptography"},
+}
+
+
+@pytest.mark.parametrize("command", NOT_NEEDED)
+def test_a_start_loads_nothing_that_it_does_not_need(tmp_path: Path, command: str) -> None:
+    write_config(tmp_path, lambda *_: None)
+    options, ready = {"run": ([], READY), "sim": (["--port", "0"], SIM_READY)}[command]
+    process = Process([command, *options], tmp_path / "log", ready, PYTHONPROFILEIMPORTTIME="1")
+    assert process.stop() == 0
+    loaded = set(re.findall(r"^import time: .*\| +(\w+)$", process.output, re.MULTILINE))
+    assert {"typer", "uvloop"} <= loaded
+    assert not loaded & NOT_NEEDED[command]

@@ -4,13 +4,14 @@ import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
 from msgspec import UNSET
 
 from zuebee.app.grpc import billing_lookup
+from zuebee.app.redis import redis_client
 from zuebee.app.tokens import TokenState, jwt_source, signature_source
 from zuebee.auth.counters import PIPELINE, AuthCounters
 from zuebee.auth.credentials import Finish, unchanged
@@ -28,8 +29,10 @@ from zuebee.auth.webhook import WebhookLookup
 from zuebee.config import RedisSourceSettings, ScriptSettings, Settings, SourceSettings
 from zuebee.contracts.keys import KeySource
 from zuebee.kit.database import Database, DatabaseError, database_url
-from zuebee.kit.redis import RedisClient
 from zuebee.kit.tasks import Tasks
+
+if TYPE_CHECKING:
+    from zuebee.kit.redis import RedisClient
 
 _log = logging.getLogger("zuebee.auth")
 
@@ -190,7 +193,7 @@ class _Builder:
 
     def _lookup(self, source: SourceSettings, scripted: bool) -> Lookup:
         if source.redis is not None and source.type == "redis":
-            client = RedisClient(redis_url(source.redis), timeout_s=source.redis.timeout_s)
+            client = redis_client(redis_url(source.redis), timeout_s=source.redis.timeout_s)
             return RedisLookup(client, source.redis.key_pattern)
         if source.database is not None and source.type == "database":
             asked = source.database
@@ -220,7 +223,7 @@ class _Builder:
         if not auth.cache_redis or redis is None or auth.cache_s <= 0:
             return None
         if self._shared_client is None:
-            self._shared_client = RedisClient(redis.url, timeout_s=redis.timeout_s, retry_after_s=redis.retry_after_s)
+            self._shared_client = redis_client(redis.url, timeout_s=redis.timeout_s, retry_after_s=redis.retry_after_s)
         # Answers of a source that is asked differently are other answers.
         asked = hashlib.sha256(repr(msgspec.to_builtins(source, enc_hook=str)).encode()).hexdigest()
         return SharedAnswers(self._shared_client, f"{redis.prefix}{asked[:16]}:", auth.cache_secret, auth.cache_s / 2)

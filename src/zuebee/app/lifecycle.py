@@ -5,12 +5,10 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any
-
-import uvloop
+from collections.abc import Callable
 
 from zuebee.app.grpc import listen_grpc
+from zuebee.app.loop import run_loop
 from zuebee.app.waiting import store_fails, wait_for_store
 from zuebee.app.wiring import CannotReload, Platform, listen
 from zuebee.config import Settings
@@ -168,9 +166,3 @@ async def _made(settings: Settings, load: Load) -> Process | None:
     except (OSError, ValueError, SchemaError) as error:
         raise CannotStart(str(error)) from None
     return None
-
-
-def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` to its end on an event loop of its own."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main)

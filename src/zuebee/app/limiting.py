@@ -1,7 +1,7 @@
 """Settings -> the limiter: counters in memory, or in Redis for many processes."""
 
+from zuebee.app.redis import redis_client
 from zuebee.config import Settings
-from zuebee.kit.redis import RedisClient
 from zuebee.limits.redis_limiter import RedisLimiter
 from zuebee.limits.service import MemoryLimiter
 from zuebee.telemetry.metrics import Metrics
@@ -12,7 +12,7 @@ def build_limiter(settings: Settings) -> MemoryLimiter | RedisLimiter:
     limits, redis = settings.rate_limit, settings.redis
     if limits.storage == "memory" or not limits.enabled or redis is None:
         return MemoryLimiter(limits)
-    client = RedisClient(redis.url, timeout_s=redis.timeout_s, retry_after_s=redis.retry_after_s)
+    client = redis_client(redis.url, timeout_s=redis.timeout_s, retry_after_s=redis.retry_after_s)
     return RedisLimiter(limits, client, prefix=redis.prefix)
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from zuebee.app.redis import redis_client
 from zuebee.auth.credentials import Finish
 from zuebee.auth.handles import Handles
 from zuebee.auth.nonce_files import KeptNonces
@@ -12,7 +13,6 @@ from zuebee.auth.signed import SignatureSource
 from zuebee.config import RedisSettings, Settings, SourceSettings
 from zuebee.config.money import StoreSettings
 from zuebee.contracts.keys import KeySource
-from zuebee.kit.redis import RedisClient
 
 
 class TokenState:
@@ -59,5 +59,5 @@ def nonces_path(store: StoreSettings) -> Path:
 
 
 def _shared(redis: RedisSettings) -> RedisNonces:
-    client = RedisClient(redis.url, timeout_s=redis.timeout_s, retry_after_s=redis.retry_after_s)
+    client = redis_client(redis.url, timeout_s=redis.timeout_s, retry_after_s=redis.retry_after_s)
     return RedisNonces(client, redis.prefix)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -10,7 +10,10 @@ from zuebee.auth.records import NOT_ADMITTED, Data, record_of
 from zuebee.auth.shared import SharedAnswers
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
-from zuebee.kit.redis import RedisClient, RedisError
+from zuebee.kit.redis_errors import RedisError
+
+if TYPE_CHECKING:
+    from zuebee.kit.redis import RedisClient
 
 _log = logging.getLogger("zuebee.auth")
 
@@ -70,7 +73,7 @@ class MapSource:
 class RedisLookup:
     """A hash with fields, or else a JSON object as a string."""
 
-    def __init__(self, client: RedisClient, key_pattern: str) -> None:
+    def __init__(self, client: "RedisClient", key_pattern: str) -> None:
         self._client = client
         self._pattern = key_pattern
 

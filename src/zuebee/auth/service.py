@@ -21,7 +21,7 @@ from zuebee.kit import clock
 from zuebee.kit.database import DatabaseError
 from zuebee.kit.grpc_failure import GrpcFailure
 from zuebee.kit.http_failure import HttpFailure
-from zuebee.kit.redis import RedisError
+from zuebee.kit.redis_errors import RedisError
 from zuebee.kit.tasks import Tasks
 
 _log: Final = logging.getLogger("zuebee.auth")

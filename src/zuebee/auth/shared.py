@@ -8,12 +8,15 @@ that fails is as if it were empty.
 import hashlib
 import hmac
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from zuebee.auth.records import Data
-from zuebee.kit.redis import RedisClient, RedisError
+from zuebee.kit.redis_errors import RedisError
+
+if TYPE_CHECKING:
+    from zuebee.kit.redis import RedisClient
 
 _log = logging.getLogger("zuebee.auth")
 
@@ -24,7 +27,7 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 class SharedAnswers:
     """What sources said of a key, for `ttl_s` seconds. Only answers are kept: never a failure, never a refusal."""
 
-    def __init__(self, client: RedisClient, prefix: str, secret: str, ttl_s: float) -> None:
+    def __init__(self, client: "RedisClient", prefix: str, secret: str, ttl_s: float) -> None:
         self._client = client
         self._prefix = prefix + "auth:"
         self._secret = hashlib.sha256(b"zuebee auth cache" + secret.encode()).digest()

@@ -1,5 +1,5 @@
 """The command line."""
 
-from zuebee.cli.main import app, main
+from zuebee.cli.main import app
 
-__all__ = ["app", "main"]
+__all__ = ["app"]

@@ -169,7 +169,7 @@ def sim(
     first_token_delay_s: Annotated[float, typer.Option(help="Wait before the first token.", min=0)] = 0.0,
 ) -> None:
     """Run the simulated model server: OpenAI's API, made-up answers, real faults on request (docs/sim.md)."""
-    from zuebee.app.lifecycle import run_loop
+    from zuebee.app.loop import run_loop
     from zuebee.sim.server import SimSettings, serve
 
     settings = SimSettings(
@@ -192,8 +192,3 @@ def sim(
     except OSError as error:
         typer.echo(f"zuebee sim cannot start: {error}", err=True)
         raise typer.Exit(1) from None
-
-
-def main() -> None:
-    """The console script."""
-    app()

@@ -1,14 +1,17 @@
-"""What commands print: tables for people, JSON for programs."""
+"""What commands print: tables for people, JSON for programs.
+
+rich is imported by what draws with it: most starts of `zuebee` draw nothing.
+"""
 
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 WIDE = 200
 """Characters of a line when the output is no terminal: nothing is cut off for lack of room."""
@@ -21,6 +24,9 @@ def as_json(value: Any) -> None:
 
 def as_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: Sequence[str] = ()) -> None:
     """Rows under a title. Columns in `numbers` stand to the right."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(title=Text(visible(title)), title_justify="left", title_style="bold", header_style="dim")
     for name in columns:
         table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
@@ -31,6 +37,9 @@ def as_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], 
 
 def as_record(title: str, fields: Mapping[str, Any]) -> None:
     """One thing with its fields; empty ones are left out."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(title=Text(visible(title)), title_justify="left", title_style="bold", show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
@@ -42,6 +51,8 @@ def as_record(title: str, fields: Mapping[str, Any]) -> None:
 
 def note(text: str) -> None:
     """A line for people."""
+    from rich.text import Text
+
     _console().print(Text(text))
 
 
@@ -55,7 +66,9 @@ def when(at_s: float) -> str:
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if at_s else ""
 
 
-def _console() -> Console:
+def _console() -> "Console":
+    from rich.console import Console
+
     console = Console(highlight=False, soft_wrap=False)
     return console if console.is_terminal else Console(highlight=False, width=WIDE, no_color=True)
 

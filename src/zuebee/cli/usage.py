@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, TextIO
 import msgspec
 import typer
 
-from zuebee.cli import usage_show
 from zuebee.config.check_billing import since_s
 from zuebee.kit import clock
 from zuebee.kit.timestamps import rfc3339
@@ -133,6 +132,8 @@ def _add_outbox(app: typer.Typer, open_store: Open) -> None:
             )
             for each in found
         ]
+        from zuebee.cli import usage_show  # brings rich along, which is slow to import
+
         columns = ("reporter", "type", "switch", "waiting", "oldest", "parked")
         usage_show.table("Outbox", columns, rows, ("waiting", "oldest", "parked"))
 
@@ -254,6 +255,8 @@ def _print_tables(
             ("total", *blank, f"{whole.requests:,}", f"{whole.errors:,}", f"{whole.prompt_tokens:,}",
              f"{whole.completion_tokens:,}", f"{desk.money(whole.cost_nano)} {desk.currency}")
         )  # fmt: skip
+    from zuebee.cli import usage_show
+
     title = f"Usage {_span(chosen)}"
     usage_show.table(title, [*groups, *numbers], rows, numbers)
     if len(days) > 1:

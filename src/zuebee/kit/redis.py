@@ -19,6 +19,7 @@ from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, 
 from redis.exceptions import RedisError as LibraryError
 
 from zuebee.kit import clock
+from zuebee.kit.redis_errors import RedisDown, RedisError
 
 _log = logging.getLogger("zuebee.redis")
 
@@ -32,14 +33,6 @@ MAX_WAITING = 1000
 _UNFIT = frozenset(
     {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN"}
 )
-
-
-class RedisError(Exception):
-    """Redis refused a command. The message holds no value and no address."""
-
-
-class RedisDown(RedisError):
-    """Redis cannot be used just now: no connection, no answer in time, or it is being left alone."""
 
 
 class RedisClient:

@@ -12,19 +12,23 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zuebee.config import RateLimitSettings
 from zuebee.contracts.admission import Caller, Limit, Place, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job
 from zuebee.kit import clock
-from zuebee.kit.redis import RedisClient, RedisError
+from zuebee.kit.redis_errors import RedisError
 from zuebee.kit.tasks import Tasks
 from zuebee.limits.abuse import AbuseGuard
 from zuebee.limits.answers import UNAVAILABLE, limit_headers, refusal_of
 from zuebee.limits.book import PlanBook, Series, Taken
 from zuebee.limits.plans import Plan
 from zuebee.limits.remote import Batch, Verdict, share_of
+
+if TYPE_CHECKING:
+    from zuebee.kit.redis import RedisClient
 
 _log = logging.getLogger("zuebee.limits")
 
@@ -83,7 +87,7 @@ class Chore:
 class RedisLimiter:
     """All limits of many processes. Without Redis each scope is handled as its `when_down` says."""
 
-    def __init__(self, settings: RateLimitSettings, client: RedisClient, *, prefix: str) -> None:
+    def __init__(self, settings: RateLimitSettings, client: "RedisClient", *, prefix: str) -> None:
         self._abuse = AbuseGuard(settings.abuse)
         self._client = client
         self._prefix = f"{prefix}limit:"

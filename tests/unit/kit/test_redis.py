@@ -12,7 +12,8 @@ import pytest
 
 from tests.support.fakes import until
 from zuebee.kit import clock
-from zuebee.kit.redis import RedisClient, RedisDown, RedisError
+from zuebee.kit.redis import RedisClient
+from zuebee.kit.redis_errors import RedisDown, RedisError
 
 
 class Server:
