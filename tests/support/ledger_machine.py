@@ -4,7 +4,6 @@ After each step the ledger is compared with the model (`ledger_model.py`), and t
 checked. Choices are single integers, taken apart below: that is what makes 1,000 steps a second possible.
 """
 
-import copy
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -65,7 +64,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self._remember()
 
     def _remember(self) -> None:
-        self.kept = copy.deepcopy(self.model), list(self.ids)
+        self.kept = self.model.copy(), list(self.ids)
 
     # --- what is asked for ---
 
@@ -243,7 +242,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.target.keep()
             self._remember()
         self.target.crash(self.now_s)
-        self.model, self.ids = copy.deepcopy(self.kept[0]), list(self.kept[1])
+        self.model, self.ids = self.kept[0].copy(), list(self.kept[1])
         for hold, state in self.model.holds.items():
             if self.target.expires_orphans:
                 if state.state == "open":

@@ -1,5 +1,6 @@
 """A second ledger, as short as can be, written from the rules in docs/billing.md: the real one is compared with it."""
 
+from copy import copy
 from dataclasses import dataclass, field
 
 from zuebee.contracts.admission import Budget
@@ -36,6 +37,13 @@ class ModelHold:
 class Model:
     balances: dict[Key, ModelBalance] = field(default_factory=dict)
     holds: dict[str, ModelHold] = field(default_factory=dict)
+
+    def copy(self) -> "Model":
+        """As deepcopy, which takes ten times as long: what these have in common never changes."""
+        return Model(
+            {key: copy(balance) for key, balance in self.balances.items()},
+            {name: copy(hold) for name, hold in self.holds.items()},
+        )
 
     def _limit(self, budget: Budget, now_s: float) -> Key:
         key = (budget.account, period_start_s(budget.period, now_s))
