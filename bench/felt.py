@@ -12,7 +12,6 @@ from bench.swarm import Arrivals, Swarm
 
 EVENT_GAP_MS = 50
 _RAMP_S = 2.0
-_SETTLE_S = 3.0
 _WARM_UP = 20
 
 
@@ -53,10 +52,10 @@ class FirstEvent:
         return self.proxied_ms - self.direct_ms
 
 
-def wave(server: Running, streams: int, seconds: int) -> tuple[Gaps, Memory]:
+def wave(server: Running, streams: int, seconds: int, rest_s: float) -> tuple[Gaps, Memory]:
     """Run so many streams of 20 events/s for so long, and watch the server's memory.
 
-    Memory `after` is taken after 3 s of rest.
+    Memory `after` is taken after `rest_s` of rest.
     """
     tree = machine.process_tree(server.pid)
     held = [machine.resident_bytes(tree)]
@@ -64,7 +63,7 @@ def wave(server: Running, streams: int, seconds: int) -> tuple[Gaps, Memory]:
     request = chat_request(chat_body(stream=True, pause_ms=EVENT_GAP_MS, events=events))
     swarm = Swarm(streams, _RAMP_S, look_after_s=_RAMP_S + seconds / 2, timeout_s=2 * seconds + 30)
     arrivals = swarm.run(server.port, request, look=lambda: held.append(machine.resident_bytes(tree)))
-    time.sleep(_SETTLE_S)
+    time.sleep(rest_s)
     before, during = held
     return _gaps(arrivals, streams), Memory(before, during, machine.resident_bytes(tree), streams)
 

@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=int, default=15, help="length of each stream")
     parser.add_argument("--rounds", type=int, default=3, help="how often direct and proxied take turns")
     parser.add_argument("--repeats", type=int, default=300, help="requests for the time to first event")
+    parser.add_argument("--rest", type=float, default=3.0, help="seconds of rest after streams, before memory is read")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser
 
@@ -85,9 +86,9 @@ def _run(options: argparse.Namespace, cores: machine.Cores, directory: Path) -> 
             first = first_event(upstream, proxy, options.repeats)
             direct, proxied, memory, others_share = [], [], [], []
             for _ in range(options.rounds):
-                direct.append(wave(upstream, options.streams, options.seconds)[0])
+                direct.append(wave(upstream, options.streams, options.seconds, options.rest)[0])
                 neighbours = machine.Neighbours(proxy.pid, cores.proxy)
-                gaps, held = wave(proxy, options.streams, options.seconds)
+                gaps, held = wave(proxy, options.streams, options.seconds, options.rest)
                 others_share.append(neighbours.share())
                 proxied.append(gaps)
                 memory.append(held)

@@ -35,7 +35,7 @@ def run_bench(module: str, *arguments: str, results: Path) -> Any:
 
 def test_even_streams_stay_even_through_nginx(tmp_path: Path) -> None:
     need_nginx_lua()
-    short = ("--streams", "20", "--seconds", "1", "--rounds", "1", "--repeats", "5")
+    short = ("--streams", "20", "--seconds", "1", "--rounds", "1", "--repeats", "5", "--rest", "0.5")
     record = run_bench("streams", "nginx", *short, results=tmp_path / "streams.json")
     for gaps in (*record["direct"], *record["proxied"]):
         assert gaps["broken_streams"] == 0
