@@ -216,7 +216,7 @@ NOT_NEEDED = {
 
 @pytest.mark.parametrize("command", NOT_NEEDED)
 def test_a_start_loads_nothing_that_it_does_not_need(tmp_path: Path, command: str) -> None:
-    write_config(tmp_path, lambda *_: None)
+    write_config(tmp_path, lambda _, config: config.update(shutdown={"grace": "0s"}))
     options, ready = {"run": ([], READY), "sim": (["--port", "0"], SIM_READY)}[command]
     process = Process([command, *options], tmp_path / "log", ready, PYTHONPROFILEIMPORTTIME="1")
     assert process.stop() == 0
