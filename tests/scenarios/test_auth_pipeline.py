@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import Gateway, running, simulated
+from tests.support.promises import within
 
 KEY = "sk-hook-0123456789"
 CHAT = {"model": "sim-small", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
@@ -81,18 +81,15 @@ def test_a_webhook_and_a_script_decide_and_a_runaway_one_stops_nobody_else(tmp_p
             assert "sk-hook" not in gateway.output + gateway.access_path.read_text()
 
 
-@pytest.mark.alone
 def test_a_revoked_key_is_cut_within_five_seconds_also_in_a_running_stream(tmp_path: Path) -> None:
     with desk() as (state, url), simulated(tmp_path, "--tokens-per-s", "5", "--tokens", "200") as sim:
         source = {"type": "webhook", "webhook": {"url": url}}
         config = {"backends": [{"url": sim.url}], "api_keys": None, "auth": {"pipeline": [source], "cache": "3s"}}
         with running(tmp_path / "gateway", config) as gateway:
             threading.Timer(1.5, setattr, (state, "status", 404)).start()
-            began_s = time.monotonic()
-            status, body = post(gateway, {**CHAT, "stream": True, "max_tokens": 200}, timeout_s=30)
+            with within(1.5 + 5, "cutting the stream"):
+                status, body = post(gateway, {**CHAT, "stream": True, "max_tokens": 200}, timeout_s=30)
             assert status == 200
-            assert time.monotonic() - began_s < 1.5 + 5
             assert b"invalid_api_key" in body
             assert b"[DONE]" not in body
-            time.sleep(max(0.0, began_s + 6.5 - time.monotonic()))
             assert post(gateway, CHAT)[0] == 401

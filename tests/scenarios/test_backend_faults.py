@@ -9,8 +9,6 @@ import pytest
 from tests.support.client import CHAT, HELLO, Answer, ask
 from tests.support.processes import Gateway, Sim, running, simulated, until
 
-pytestmark = pytest.mark.alone
-
 TOKENS = 6
 ALL_EVENTS = TOKENS + 3  # role, tokens, finish, [DONE]
 PROMPT_TOKENS = 10
@@ -25,8 +23,9 @@ def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sim]:
 
 @pytest.fixture(scope="module")
 def gateway(sim: Sim, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    # Long enough that a server is not taken for silent when the machine is busy; a silent one costs as much.
     config = {
-        "backends": [{"url": sim.url, "first_byte_timeout": "400ms", "idle_timeout": "400ms"}],
+        "backends": [{"url": sim.url, "first_byte_timeout": "1s", "idle_timeout": "1s"}],
         "routing": {"retry": {"enabled": False}},
         "health_check": {"enabled": False},
     }
@@ -42,7 +41,8 @@ class Seen(NamedTuple):
 
     `events`: how many whole events of the model a stream delivers. `code`: of an error answer, or of the error event
     that ends a stream. `usage`: prompt and completion tokens and their source, None if there is none. `reused`: whether
-    the connection serves the next request, which it must not after an exchange that did not end as HTTP says.
+    the connection serves the next request, which it must not after an exchange that did not end as HTTP says. None:
+    it is a matter of moments, as the rest of a bad stream may be there already when its bad event is read.
     """
 
     status: int
@@ -119,7 +119,7 @@ STREAM = {
     "reset;after_events=3": cut("backend_broken", 3),
     "truncate;after_events=0": broken("incomplete_answer"),
     "truncate;after_events=3": cut("incomplete_answer", 3),
-    "malformed;after_events=0": broken("bad_answer"),
+    "malformed;after_events=0": broken("bad_answer", reused=None),
     "malformed;after_events=2": cut("bad_answer", 2, reused=None),
     "error_mid;after_events=4": cut("InternalServerError", 4, reused=None),
     "no_done": Seen(200, events=ALL_EVENTS - 1),
@@ -234,7 +234,7 @@ def check_metrics(before: dict[str, float], after: dict[str, float], row: dict[s
 @pytest.mark.requirement("A048")
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_a_backend_that_refuses_connections_is_unavailable_for_now(sim: Sim, gateway: Gateway, stream: bool) -> None:
-    sim.fault("refuse", for_s=0.5)
+    sim.fault("refuse", for_s=1.0)
     answer = ask(gateway.url, {**HELLO, "stream": stream})
     assert (answer.status, answer.code) == (503, "backend_unreachable")
     # A kept connection may be found dead only once the request is on it: then nobody knows whether it was read.

@@ -34,7 +34,6 @@ class TestOnPostgres(KeeperSuite):
     pass
 
 
-@pytest.mark.alone
 async def test_two_gateways_share_what_they_know(tmp_path: Path) -> None:
     with postgres_database() as url, simulated(tmp_path / "sim") as sim:
         config = {"backends": [{"url": sim.url}], "health_check": {"enabled": False}, "store": {"url": url}}

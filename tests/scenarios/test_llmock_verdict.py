@@ -13,8 +13,6 @@ from llmock.verdict import Verdict, judge
 
 from tests.support.processes import KEY, Gateway, running
 
-pytestmark = pytest.mark.alone
-
 TRIES = 3
 TEXT = "One two three four five six seven eight nine ten."
 
@@ -28,7 +26,7 @@ def provider() -> Iterator[LLMockServer]:
 @pytest.fixture(scope="module")
 def gateway(provider: LLMockServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     config = {
-        "backends": [{"url": provider.url, "idle_timeout": "300ms"}],
+        "backends": [{"url": provider.url, "idle_timeout": "1s"}],
         "routing": {"retry": {"initial_wait": "100ms"}},
         "health_check": {"enabled": False},
     }

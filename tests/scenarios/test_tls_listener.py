@@ -14,8 +14,6 @@ import trustme
 from tests.support.processes import Gateway, running, simulated
 from tests.support.raw_http import DONE, chat, eventually, request, wire
 
-pytestmark = pytest.mark.alone
-
 
 class Place(NamedTuple):
     """A gateway behind TLS, the folder of its certificate, and who signed that."""
@@ -38,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     write_certificate(folder, authority)
     tls = {"cert_file": str(folder / "cert.pem"), "key_file": str(folder / "key.pem")}
     with simulated(folder / "sim") as sim:
-        config = {"backends": [{"url": sim.url}], "server": {"tls": tls, "header_timeout": "1s"}}
+        config = {"backends": [{"url": sim.url}], "server": {"tls": tls, "header_timeout": "2s"}}
         with running(folder / "gateway", config) as gateway:
             yield Place(gateway, folder, authority)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +9,6 @@ import pytest
 
 from tests.support.processes import Gateway, Sim, running, simulated
 from tests.support.raw_http import Wire, chat, eventually, head, request, wire
-
-pytestmark = pytest.mark.alone
 
 SOON_S = 2.0
 """When the backend must have noticed. It does within milliseconds; the rest is for a loaded machine."""
@@ -114,10 +111,8 @@ async def test_who_leaves_in_a_stream_stops_the_model_and_pays_for_what_came(
         client.send(request(chat(1000, tokens_per_s=100)))
         await client.read_head()
         seen = await client.events(events)
-        left_s = time.monotonic()
         client.vanish()
     await eventually(lambda: sim.stats()["streams_aborted"] > counts["streams_aborted"], "it stopped", SOON_S)
-    assert time.monotonic() - left_s < SOON_S
     [line] = await settled(gateway, counts)
     [row] = gateway.usage_rows()[counts["rows"] :]
     assert (line["ending"], row["ending"], row["usage_source"]) == ("client_gone", "client_gone", "partial")

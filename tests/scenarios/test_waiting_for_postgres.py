@@ -20,6 +20,7 @@ import pytest
 from tests.support.client import HELLO, ask
 from tests.support.databases import postgres_database
 from tests.support.processes import KEY, READY, Gateway, Sim, simulated, until
+from tests.support.promises import within
 from tests.support.shared_ledger import query
 from tests.support.tcp_proxy import TcpProxy
 from zuebee.schema.reach import reach
@@ -129,7 +130,6 @@ def test_a_server_that_is_full_is_waited_for(tmp_path: Path, url: str, ends: Exi
     assert gateway.stop() == 0
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("silent", [False, True])
 def test_who_waits_can_be_stopped(tmp_path: Path, ends: ExitStack, number: signal.Signals, silent: bool) -> None:
@@ -141,10 +141,9 @@ def test_who_waits_can_be_stopped(tmp_path: Path, ends: ExitStack, number: signa
     gateway.send_signal(signal.SIGHUP)
     until(lambda: "configuration not read again" in gateway.output, "it has heard us")
     time.sleep(0.5)
-    begun_s = time.monotonic()
-    gateway.send_signal(number)
-    assert gateway.wait() == 0
-    assert time.monotonic() - begun_s < 3
+    with within(3, "stopping"):
+        gateway.send_signal(number)
+        assert gateway.wait() == 0
     assert PASSWORD not in gateway.output
     assert "Traceback" not in gateway.output
 
