@@ -40,7 +40,8 @@ vllm: ## Install and serve a real vLLM on the CPU with a tiny model
 ##@ Work on it
 
 # Tests marked `alone` watch clocks or the load of the machine: they come last, one after the other.
-SIDE_BY_SIDE = $(BIN)/python -m pytest -m "not proof and not alone" --numprocesses 2 --dist worksteal
+# Of the time of a scenario more than half is waiting, so there are more of them at a time.
+SIDE_BY_SIDE = $(BIN)/python -m pytest -m "not proof and not alone" --dist worksteal --numprocesses
 # The same promises, kept by what was compiled. Tests marked `plain` change what cannot be changed there.
 ROOMS = admission auth billing dialects dispatch edge kit limits models telemetry usage
 ON_COMPILED = $(BIN)/python -m pytest -m "not proof and not alone and not plain" --numprocesses 2 --dist worksteal \
@@ -52,15 +53,15 @@ STORIES = readme first_request spending client_gone openai_package
 .PHONY: test
 test: $(VENV)/.installed-dev static compiled ## Run everything that continuous integration runs
 	@rm -f .cache/requirements.json
-	$(SIDE_BY_SIDE) tests/house tests/unit tests/simulation $(ARGS)
+	$(SIDE_BY_SIDE) 2 tests/house tests/unit tests/simulation $(ARGS)
 	@[ ! -e $(COMPILED)/.done ] || $(ON_COMPILED) $(ARGS)
-	@[ ! -e $(COMPILED)/.done ] || TEST_PLAIN=1 $(SIDE_BY_SIDE) $(STORIES:%=tests/scenarios/test_%.py) $(ARGS)
-	$(SIDE_BY_SIDE) tests/scenarios tests/proofs $(ARGS)
+	@[ ! -e $(COMPILED)/.done ] || TEST_PLAIN=1 $(SIDE_BY_SIDE) 3 $(STORIES:%=tests/scenarios/test_%.py) $(ARGS)
+	$(SIDE_BY_SIDE) 3 tests/scenarios tests/proofs $(ARGS)
 	$(BIN)/python -m pytest -m "alone and not proof" tests $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.installed-dev static ## Run the checks of a minute: ruff, mypy, import-linter, house rules, unit tests
-	$(SIDE_BY_SIDE) --quiet tests/house tests/unit $(ARGS)
+	$(SIDE_BY_SIDE) 2 --quiet tests/house tests/unit $(ARGS)
 
 .PHONY: static
 static: $(VENV)/.installed-dev
