@@ -39,6 +39,9 @@ vllm: ## Install and serve a real vLLM on the CPU with a tiny model
 
 ##@ Work on it
 
+# Many a container sets this. Then each worker, and each process that a test starts, compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Tests marked `alone` watch clocks or the load of the machine: they come last, one after the other.
 # Of the time of a scenario more than half is waiting, so there are more of them at a time.
 SIDE_BY_SIDE = $(BIN)/python -m pytest -m "not proof and not alone" --dist worksteal --numprocesses
