@@ -30,7 +30,7 @@ class Journal:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             # All of it now: a page that the disk had no room for would end the process when it is touched.
-            os.posix_fallocate(descriptor, 0, 2 * HALF_BYTES)
+            _reserve(descriptor, 2 * HALF_BYTES)
             self._map = mmap.mmap(descriptor, 2 * HALF_BYTES)
         finally:
             os.close(descriptor)
@@ -74,6 +74,13 @@ class Journal:
         """Let go of it. What is in it stays."""
         self._open = False
         self._map.close()
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    if (reserve := getattr(os, "posix_fallocate", None)) is not None:  # not every system has it
+        reserve(descriptor, 0, size)
+    elif (missing := size - os.fstat(descriptor).st_size) > 0:
+        os.pwrite(descriptor, bytes(missing), size - missing)
 
 
 def _lines(data: mmap.mmap, start: int) -> list[bytes]:

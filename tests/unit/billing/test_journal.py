@@ -125,6 +125,14 @@ def test_any_file_may_have_been_there(tmp_path: Path) -> None:
         assert found(tmp_path / "j") == [b"line"]
 
 
+def test_a_system_that_cannot_reserve_writes_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fallocate")
+    for content in (b"", b"x" * 1000, b"x" * 3 * HALF_BYTES):
+        (tmp_path / "j").write_bytes(content)
+        opened(tmp_path / "j").add(b"line")
+        assert found(tmp_path / "j") == [b"line"]
+
+
 def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
     opened(tmp_path / "j")
     assert (tmp_path / "j").stat().st_mode & 0o777 == 0o600
