@@ -207,16 +207,23 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(choice=CHOICE)
     def change_a_limit(self, choice: int) -> None:
-        c = Choices(choice)
+        self._change_a_limit(Choices(choice))
+        self._after()
+
+    def _change_a_limit(self, c: Choices) -> None:
+        """Once, or several times on end."""
         level = c.one_of(3) if self.only is None else self.only
         scope = c.one_of(SCOPES_OF_A_LEVEL[level]) if self.only is None else 0
-        account = self._budget(level, scope).account
-        self.known.clear()  # keys are read anew
-        self.limits[account] = (0, 20, 60, 100, 150, 200, 400, MAX_AMOUNT)[c.one_of(8)]
-        if c.one_of(4):  # it takes effect with the next request
+        if c.one_of(3) == 2:  # where nothing is left, a lower limit has nothing to take back
             budgets = (self._budget(level, scope),)
-            self._reserve_in(budgets, self._edge(budgets, c) if c.one_of(2) else (c.one_of(2), c.one_of(2)), None)
-        self._after()
+            self._reserve_in(budgets, self._edge(budgets, c), None)
+        for _ in range(1 + c.one_of(3)):
+            self.known.clear()  # keys are read anew
+            account = self._budget(level, scope).account
+            self.limits[account] = (0, 20, 60, 100, 150, 200, 400, MAX_AMOUNT)[c.one_of(8)]
+            if c.one_of(4):  # it takes effect with the next request
+                budgets = (self._budget(level, scope),)
+                self._reserve_in(budgets, self._edge(budgets, c) if c.one_of(2) else (c.one_of(2), c.one_of(2)), None)
 
     @rule(choice=CHOICE)
     def top_up(self, choice: int) -> None:
@@ -251,6 +258,8 @@ class LedgerMachine(RuleBasedStateMachine):
                     self.forgotten.add(hold)
         self.known.clear()
         self._remember()
+        if choice % 3 == 2:  # what counts on from before is looked at first
+            self._change_a_limit(Choices(choice // 12))
         self._after()
 
     # --- after each step ---
