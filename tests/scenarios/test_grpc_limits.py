@@ -302,6 +302,18 @@ def test_who_leaves_at_random_pays_what_the_model_server_counts(tmp_path: Path, 
             assert not list(verify(connection))
 
 
+def test_by_policy_a_request_goes_on_when_its_client_leaves(tmp_path: Path, sim: Sim) -> None:
+    whole = config(sim, client_gone=[{"policy": "detach"}])
+    with running(tmp_path, whole) as gateway, calling(gateway) as caller:
+        call = caller.stream(hello(max_tokens=50), ("x-request-id", "leaves"))
+        next(call)
+        call.cancel()
+        line = until(lambda: gateway.access_lines(), "it is logged")[-1]
+        assert (line["client_request_id"], line["ending"]) == ("leaves", "client_gone")
+        assert (line["completion_tokens"], line["usage_source"]) == (50, "provider")
+        assert "ERROR" not in gateway.output
+
+
 def test_a_client_that_takes_nothing_is_cut_off(tmp_path: Path, sim: Sim) -> None:
     whole = config(sim, server={"write_timeout": "1s"})
     window = ("grpc.http2.bdp_probe", 0)  # it would grow without an end

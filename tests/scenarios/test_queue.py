@@ -229,7 +229,8 @@ async def test_when_the_only_server_dies_nobody_waits_in_vain(sim: Sim, tmp_path
             sim.send_signal(signal.SIGKILL)
             sim.wait()
             answers = await asyncio.wait_for(asyncio.gather(*tasks), 5)
-        assert {answer.error["code"] for answer in answers} == {"backend_unreachable"}
+        # Of a dead process the sockets are closed one after the other, and the listening one may be the last.
+        assert {answer.error["code"] for answer in answers} <= {"backend_unreachable", "backend_broken"}
         await at_rest(gateway)
 
 
