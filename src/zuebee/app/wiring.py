@@ -119,6 +119,7 @@ class Platform:
         tls = settings.server.tls
         # Tried on a context of its own: a certificate whose key does not fit would stay in the one in use.
         tls_context(tls)
+        grpc_certificate = grpc_tls(tls) if self.grpc_server is not None else None
         authenticator = self._make_authenticator(settings)
         try:
             backends = await self._fleet.apply(settings.backends, settings.health_check)
@@ -128,7 +129,7 @@ class Platform:
         if self._tls is not None and tls is not None:
             self._tls.load_cert_chain(tls.cert_file, tls.key_file)
         if self.grpc_server is not None:
-            self.grpc_server.tls = grpc_tls(tls)
+            self.grpc_server.tls = grpc_certificate
         self._dispatcher = Dispatcher(backends, settings.routing, self._turns)
         self._turns.apply(settings.routing.queue)
         self.pipeline.inference = self._dispatcher

@@ -39,6 +39,7 @@ class Journal:
         self._place = 0
         self._sealed = True
         self._open = False
+        self._closed = False
 
     def add(self, line: bytes) -> bool:
         """Keep a line; False: it is not kept, for there is no room."""
@@ -61,7 +62,9 @@ class Journal:
             self._place = 0
 
     def forget(self) -> None:
-        """That batch is on disk."""
+        """That batch is on disk. Also after `close`: then it changes nothing."""
+        if self._closed:
+            return
         if not self._open:
             self._map[0:8] = self._map[HALF_BYTES : HALF_BYTES + 8] = _END
             self.found, self._open, self._sealed = [], True, False
@@ -73,6 +76,7 @@ class Journal:
     def close(self) -> None:
         """Let go of it. What is in it stays."""
         self._open = False
+        self._closed = True
         self._map.close()
 
 
