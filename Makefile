@@ -108,6 +108,10 @@ structure: $(VENV)/.installed-dev ## Rewrite the project structure (docs/structu
 LOCK = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(ARGS)
 
+.PHONY: prices
+prices: $(VENV)/.installed-dev ## Rewrite the list prices that ship with ZueBee from the data of genai-prices
+	@$(BIN)/python scripts/make_prices.py
+
 .PHONY: lock
 lock: $(VENV)/.installed-dev ## Resolve pyproject.toml into requirements.txt and requirements-dev.txt, with hashes
 	$(LOCK) --group build --output-file requirements.txt

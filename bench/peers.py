@@ -42,6 +42,11 @@ def zuebee_plain(directory: Path, upstream_port: int) -> Service:
     return _zuebee(PLAIN, trees.PLAIN, directory, upstream_port)
 
 
+def zuebee_of(tree: Path, directory: Path, upstream_port: int) -> Service:
+    """ZueBee from any folder that has one."""
+    return _zuebee("zuebee", tree, directory, upstream_port)
+
+
 def _zuebee(name: str, tree: Path, directory: Path, upstream_port: int) -> Service:
     """ZueBee from this tree, with files of its own: two may run side by side."""
     own = directory / name
@@ -63,16 +68,19 @@ def _prepaid_key(directory: Path, config: Path, environment: Mapping[str, str]) 
         ["keys", "create", "--name", "bench", "--organisation", "bench", "--limit", "requests_per_minute=100000000",
          "--limit", "max_concurrent=10000"],
     )  # fmt: skip
-    for order in orders:
+    # Commands speak to a store that is there: `run` makes it, and this is how.
+    make = f"from zuebee.schema.prepare import prepare; prepare({str(directory / 'usage.db')!r})"
+    commands = [["-c", make], *(["-m", "zuebee", *order, "--config", str(config)] for order in orders)]
+    for command in commands:
         done = subprocess.run(
-            [sys.executable, "-m", "zuebee", *order, "--config", str(config)],
+            [sys.executable, *command],
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
-            raise Unusable(f"zuebee {' '.join(order[:2])}: {done.stderr[-300:]}")
+            raise Unusable(f"{' '.join(command[1:4])}: {done.stderr[-300:]}")
     # All proxies are asked with one key, so this one takes the place of the random one.
     with sqlite3.connect(directory / "usage.db") as store:
         store.execute("UPDATE keys SET digest = ?", (hashlib.sha256(KEY.encode()).hexdigest(),))

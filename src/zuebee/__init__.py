@@ -1,3 +1,3 @@
 """The gate between applications and large language models."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from tests.house.streams import unowned_streams
 from tests.support.source import Source, imported_modules, references
 
-MAX_FILE_LINES = 400
+MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 
 Find = Callable[[Source], Iterable[tuple[int, str]]]
@@ -34,27 +34,27 @@ class Rule:
 HOMES = {
     "alembic": ("schema/migrate.py", "schema/migrations/*.py"),
     "cryptography": ("answers/envelope.py", "auth/jwt.py"),
-    "genai_prices": ("billing/list_prices.py",),
+    "backports": ("models/unpacking.py",),
     # google.protobuf and google.rpc: what gRPC's messages are made of.
     "google": (
         "auth/validate_key.py",
         "dialects/llm_v1.py",
         "dialects/structs.py",
         "edge/grpc_status.py",
+        "kit/grpc_reflection.py",
         "protos/*.py",
     ),
-    "grpc": ("kit/grpc_channel.py", "kit/grpc_server.py"),
+    "grpc": ("kit/grpc_channel.py", "kit/grpc_reflection.py", "kit/grpc_server.py"),
     "grpc_health": ("kit/grpc_server.py",),
-    "grpc_reflection": ("kit/grpc_server.py",),
-    "httptools": ("kit/http_connection.py", "kit/http_guard.py", "kit/http_target.py", "sim/connection.py"),
+    "grpc_reflection": ("kit/grpc_reflection.py",),
+    "httptools": ("kit/http_connection.py", "kit/http_reader.py", "kit/http_target.py", "sim/connection.py"),
     "jwt": ("auth/jwt.py",),
     "lupa": ("auth/script.py", "auth/sandbox.py"),
     "prometheus_client": ("telemetry/metrics.py",),
-    "psycopg": ("billing/postgres_connection.py", "billing/store_postgres.py", "schema/*.py"),
+    "psycopg": ("billing/postgres_connection.py", "billing/store_postgres.py", "kit/postgres.py", "schema/*.py"),
     "pymysql": ("kit/database.py",),
     "re2": ("admission/patterns.py", "config/check_firewall.py"),
     "redis": ("kit/redis.py",),
-    "rich": ("cli/show.py", "cli/usage_show.py"),
     "sqlalchemy": (
         "accounts/*.py",
         "answers/*.py",
@@ -136,8 +136,8 @@ _TASK_OWNERS = ("kit/tasks.py", "kit/http_guard.py")  # the second has one for e
 _TASK_STARTERS = frozenset(["create_task", "ensure_future"])
 # What is heavy and not needed by every start may be imported where it turns out to be needed.
 _LATE = (
-    "__main__.py", "app/grpc.py", "app/money.py", "app/redis.py", "app/tokens.py", "app/waiting.py", "app/wiring.py",
-    "cli/*.py", "schema/prepare.py", "schema/version.py",
+    "__main__.py", "app/grpc.py", "app/money.py", "app/redis.py", "app/store.py", "app/tokens.py", "app/waiting.py",
+    "app/wiring.py", "cli/*.py", "kit/database.py", "schema/prepare.py", "schema/version.py",
 )  # fmt: skip
 _ENVIRONMENT = frozenset(["os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv"])
 _UNFINISHED = re.compile(

@@ -72,6 +72,7 @@ def test_the_contracts_see_a_breach(empty_house: Path, file: str, imports: str) 
 
 
 MODULES = {
+    "backports-zstd": "backports",
     "google-re2": "re2",
     "googleapis-common-protos": "google",
     "grpcio": "grpc",

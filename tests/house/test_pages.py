@@ -165,4 +165,5 @@ def test_licence_contribution_and_support_are_there() -> None:
 @pytest.mark.requirement("A344")
 def test_the_readme_has_three_steps_to_run_it_locally() -> None:
     steps = next(block for block in blocks(page("README.md"), "sh") if "make install" in block)
-    assert [line.split()[0] for line in steps.splitlines()] == ["make", "export", ".venv/bin/zuebee"]
+    assert [line.split()[0] for line in steps.splitlines()] == ["make", "python3", "."]
+    assert steps.rstrip().endswith(".venv/bin/zuebee run --config config.yaml")

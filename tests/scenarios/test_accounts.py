@@ -15,6 +15,7 @@ from tests.support.client import HELLO, ask
 from tests.support.commands import Failed, ask_zuebee, here, zuebee
 from tests.support.databases import postgres_database
 from tests.support.processes import running, simulated
+from tests.support.stores import made, made_for
 from zuebee.cli import app
 
 
@@ -36,11 +37,13 @@ def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
 
     if request.param == "sqlite":
-        write({"path": str(tmp_path / "data" / "store.db")})
+        write({"path": "data/store.db"})
+        made_for(tmp_path / "config.yaml")
         yield Desk(tmp_path, partial(zuebee, tmp_path))
         return
     with postgres_database() as url:
         write({"url": url})
+        made_for(tmp_path / "config.yaml")
         yield Desk(tmp_path, partial(here, tmp_path))
 
 
@@ -94,7 +97,7 @@ def test_money_comes_in_once_and_an_invoice_goes_out(desk: Desk) -> None:
 
 
 MISTAKES = [
-    (("keys", "create", "--user", "eve"), 3, "--user: there is no user `eve`"),
+    (("keys", "create", "--user", "eve"), 1, "--user: there is no user `eve`"),
     (("keys", "create", "--model", "a*b"), 2, "--model: `*` may stand only at the end"),
     (("keys", "create", "--limit", "requests_per_minute"), 2, "--limit: expected NAME=NUMBER"),
     (("keys", "create", "--limit", "requests_per_age=1"), 2, "--limit.requests_per_age: this cannot be set"),
@@ -104,16 +107,16 @@ MISTAKES = [
     (("keys", "create", "--allow-ip", "10.0.0.0/40"), 2, "--allow-ip: expected an address"),
     (("keys", "create", "--limit", "tokens_per_day=99999999999999999999"), 2, "--limit.tokens_per_day: expected"),
     (("keys", "list", "--state", "gone"), 2, "--state: expected active"),
-    (("keys", "rotate", "key_1"), 3, "there is no key `key_1`"),
+    (("keys", "rotate", "key_1"), 1, "there is no key `key_1`"),
     (("keys", "rotate", "key_1", "--overlap", "a while"), 2, "--overlap: Expected a duration"),
     (("accounts", "add", "organisation", "a b"), 2, "id: expected 1 to 128 letters"),
-    (("accounts", "add", "organisation", "acme"), 4, "id: organisation `acme` is there already"),
+    (("accounts", "add", "organisation", "acme"), 1, "id: organisation `acme` is there already"),
     (
         ("accounts", "add", "user", "u", "--organisation", "acme", "--role", "god"),
         2,
         "--role: expected admin, member or viewer",
     ),
-    (("accounts", "top-up", "organisation", "acme", "5"), 4, "is not prepaid"),
+    (("accounts", "top-up", "organisation", "acme", "5"), 1, "is not prepaid"),
     (("accounts", "top-up", "organisation", "acme", "-5"), 2, "No such option"),
     (("accounts", "set-budget", "organisation", "acme"), 2, "amount: give an amount, or --prepaid"),
     (("accounts", "invoice", "acme", "--month", "10/2026"), 2, "--month: expected a month"),
@@ -121,7 +124,7 @@ MISTAKES = [
 
 
 def test_mistakes_name_the_argument(tmp_path: Path) -> None:
-    store = ("--store", str(tmp_path / "store.db"), "--config", str(tmp_path / "none.yaml"))
+    store = ("--store", made(tmp_path / "store.db"), "--config", str(tmp_path / "none.yaml"))
     zuebee(tmp_path, "accounts", "add", "organisation", "acme", *store)
     runner = CliRunner()
     for command, status, message in MISTAKES:
@@ -130,12 +133,17 @@ def test_mistakes_name_the_argument(tmp_path: Path) -> None:
         assert not failed.stdout
 
 
-def test_a_store_that_cannot_be_used_is_said_without_its_password(tmp_path: Path) -> None:
-    url = "postgresql://postgres:very-secret@127.0.0.1:1/none"
+def test_a_store_that_cannot_be_used_is_said_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THE_STORE", "postgresql://postgres:very-secret@127.0.0.1:1/none")
     with pytest.raises(Failed) as caught:
-        zuebee(tmp_path, "keys", "list", "--store", url)
+        zuebee(tmp_path, "keys", "list", "--store", "os.environ/THE_STORE")
     assert caught.value.status == 1
-    assert "cannot use the store" in caught.value.stderr
+    assert (
+        "cannot use the store PostgreSQL at 127.0.0.1:1/none (--store os.environ/THE_STORE): it does not answer"
+        in caught.value.stderr
+    )
     assert "very-secret" not in caught.value.stderr + caught.value.stdout
     with pytest.raises(Failed) as caught:
         zuebee(tmp_path, "keys", "list", "--store", str(tmp_path))

@@ -24,6 +24,7 @@ from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.config import AuthSettings, BackendSettings, Settings, SourceSettings
 from zuebee.contracts.admission import Budget, Caller, Grant, Principal
 from zuebee.contracts.errors import Refusal
+from zuebee.contracts.models import UNKNOWN
 from zuebee.kit.database import DatabaseError, database_url
 from zuebee.schema.tables import keys
 
@@ -165,8 +166,10 @@ def line(store: Store) -> AdmissionService:
         limiter=limiter,
         billing=billing,
         recorders=[],
-        estimate=lambda _model, size: size,
+        sizes=lambda _key, job: (len(job.body), len(job.body)),
+        facts=lambda _model: UNKNOWN,
         default_output_tokens=1,
+        max_output_tokens=1,
     )
 
 

@@ -24,7 +24,7 @@ def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sim]:
 
 def config(sim: Sim, **more: Any) -> dict[str, Any]:
     return {
-        "backends": [{"url": sim.url, "first_byte_timeout": "1s", "idle_timeout": "1s"}],
+        "backends": [{"url": sim.url, "first_byte_timeout": "1s", "idle_timeout": "1s", "timeout": "3s"}],
         "routing": {"retry": {"enabled": False}},
         "health_check": {"enabled": False},
         "grpc": {"listen": "127.0.0.1:0", "default_model": "sim-small"},
@@ -244,7 +244,7 @@ def test_a_server_that_asks_to_wait_is_quoted(sim: Sim, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "status"),
-    [("reset", "UNAVAILABLE"), ("hang", "DEADLINE_EXCEEDED"), ("error_mid", "UNAVAILABLE"), ("malformed", "INTERNAL")],
+    [("reset", "UNAVAILABLE"), ("hang", "DEADLINE_EXCEEDED"), ("error_mid", "INTERNAL"), ("malformed", "INTERNAL")],
 )
 def test_a_stream_that_breaks_gives_what_came_and_says_so(caller: Caller, fault: str, status: str) -> None:
     request = hello(max_tokens=20)
@@ -330,6 +330,7 @@ def test_a_call_that_is_repeated_runs_once(sim: Sim, gateway: Gateway, caller: C
     first, fields = caller.ask_whole(hello(max_tokens=4), ("idempotency-key", "once"))
     again, fields_again = caller.ask_whole(hello(max_tokens=4), ("idempotency-key", "once"))
     assert answered(first).output_text == answered(again).output_text
+    assert answered(again).request_id == answered(first).request_id == fields_again["x-request-id"], "as over HTTP"
     assert (fields.get("idempotent-replayed"), fields_again["idempotent-replayed"]) == (None, "true")
     streamed = [chunks(caller.stream(hello(max_tokens=4), ("idempotency-key", "two")))[0] for _ in range(2)]
     assert [chunk.delta_text for chunk in streamed[0]] == [chunk.delta_text for chunk in streamed[1]]

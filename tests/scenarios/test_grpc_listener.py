@@ -11,6 +11,7 @@ import grpc
 import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from tests.support.grpc_peers import SERVICES, Caller, Failure, answered, calling, chunks, failed, grpc_port, hello
@@ -49,8 +50,33 @@ def _look_around(caller: Caller) -> None:
     assert next(watch).status == 3
     watch.cancel()
     known = ProtoReflectionDescriptorDatabase(caller.channel)
-    assert set(known.get_services()) >= {*SERVICES, "grpc.health.v1.Health"}
+    reflections = {f"grpc.reflection.{version}.ServerReflection" for version in ("v1", "v1alpha")}
+    assert set(known.get_services()) == {*SERVICES, "grpc.health.v1.Health", *reflections}
     assert "ChatCompletionRequest" in str(known.FindFileContainingSymbol("llm.v1.LlmService"))
+    for name in reflections:
+        described = known.FindFileContainingSymbol(name)
+        assert described.package == name.rpartition(".")[0]
+        assert described.service[0].method[0].input_type == f".{described.package}.ServerReflectionRequest"
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_new_and_old_clients_can_ask_what_there_is(sim: Sim, tmp_path: Path, version: str) -> None:
+    """As grpcurl and Postman do, which ask `v1` first."""
+    with running(tmp_path, config(sim)) as gateway, calling(gateway, key="") as caller:
+        ask = caller.channel.stream_stream(
+            f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        questions = [
+            reflection_pb2.ServerReflectionRequest(list_services=""),
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol="llm.v1.LlmService"),
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol="llm.v1.Nothing"),
+        ]
+        services, file, nothing = ask(iter(questions), timeout=10)
+        assert set(SERVICES) < {service.name for service in services.list_services_response.service}
+        assert b"ChatCompletionRequest" in file.file_descriptor_response.file_descriptor_proto[0]
+        assert nothing.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
 def test_reflection_is_a_switch(sim: Sim, tmp_path: Path) -> None:

@@ -287,7 +287,7 @@ async def test_what_is_kept_survives_a_restart_and_tells_nothing(tmp_path: Path,
         assert (state, len(answer) > 100) == ("done", True)
 
 
-async def test_after_a_crash_the_key_is_busy_until_the_lease_ends(tmp_path: Path, place: Place) -> None:
+async def test_after_a_crash_the_key_is_busy_until_the_lease_ends_and_then_lost(tmp_path: Path, place: Place) -> None:
     _, sim = place
     sent = keyed(chat(500, stream=False, tokens_per_s=10))
     begun = sim.stats()["requests_started"]
@@ -306,12 +306,12 @@ async def test_after_a_crash_the_key_is_busy_until_the_lease_ends(tmp_path: Path
         [(lease_s,)] = connection.execute("SELECT expires_at_s - strftime('%s', 'now') FROM kept_answers").fetchall()
         assert 0 < lease_s <= 16
         with connection:
-            connection.execute("UPDATE kept_answers SET expires_at_s = 0")
+            connection.execute("UPDATE kept_answers SET expires_at_s = expires_at_s - 20")
         connection.close()
-        async with wire(gateway.port) as client:
-            client.send(sent)
-            await eventually(lambda: sim.stats()["requests_started"] > begun + 1, "it runs again")
-            client.vanish()
+        answer = await ask(gateway.port, sent)
+        assert (answer.status, answer.error["code"]) == (409, "idempotency_answer_lost")
+        assert answer.headers["x-should-retry"] == "false"
+        assert sim.stats()["requests_started"] == begun + 1
 
 
 async def test_a_stop_frees_the_key(tmp_path: Path, place: Place) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import psycopg
 import pytest
 
 from tests.support.databases import postgres_database
-from tests.support.keepers import Keepers, KeeperSuite, keeper
+from tests.support.fakes import make_job
+from tests.support.keepers import ANSWER, CALLER, Keepers, KeeperSuite, code, keeper
 from tests.support.processes import running, simulated
-from tests.support.raw_http import ask, chat, eventually, request, wire
+from tests.support.raw_http import ask, chat, eventually, request
 from zuebee.answers.service import AnswerKeeper
+from zuebee.kit import clock
 from zuebee.kit.database import database_url
 
 
@@ -31,7 +34,17 @@ def keepers() -> Iterator[Keepers]:
 
 
 class TestOnPostgres(KeeperSuite):
-    pass
+    async def test_the_clock_is_the_database_s(self, keepers: Keepers, monkeypatch: pytest.MonkeyPatch) -> None:
+        one, other = keepers(), keepers()
+        ticket = one.ticket(CALLER, b"key", make_job())
+        await one.claim(ticket)
+        monkeypatch.setattr(clock, "wall_s", lambda: time.time() + 3600)
+        assert code(await other.find(ticket)) == "idempotency_in_progress"
+        assert code(await other.claim(other.ticket(CALLER, b"key", make_job()))) == "idempotency_in_progress"
+        await other._sweep()
+        monkeypatch.undo()
+        await one.keep(ticket, ANSWER)
+        assert await other.find(ticket) == ANSWER
 
 
 async def test_two_gateways_share_what_they_know(tmp_path: Path) -> None:
@@ -59,9 +72,10 @@ async def test_two_gateways_share_what_they_know(tmp_path: Path) -> None:
             await asyncio.gather(cut, return_exceptions=True)
             assert (await ask(second.port, lost)).status == 409
             with psycopg.connect(url, autocommit=True) as connection:
-                leases = connection.execute("UPDATE kept_answers SET expires_at_s = 0 WHERE state = 'running'")
+                leases = connection.execute(
+                    "UPDATE kept_answers SET expires_at_s = expires_at_s - 20 WHERE state = 'running'"
+                )
                 assert leases.rowcount == 1
-            async with wire(second.port) as client:
-                client.send(lost)
-                assert await client.read_head() == 200
-                assert "idempotent-replayed" not in client.headers
+            again = await ask(second.port, lost)
+            assert (again.status, again.error["code"]) == (409, "idempotency_answer_lost")
+            assert sim.stats()["requests_started"] == 2

@@ -144,7 +144,9 @@ def test_names_are_recorded_and_keys_never(gateway: Gateway) -> None:
     (line,) = until(lambda: [r for r in gateway.access_lines() if r["request_id"] == request_id], "the access line")
     assert (row["key_name"], row["user_id"]) == (line["key"], line["user"]) == ("Dev Team", "dev")
     written = "".join(
-        path.read_text(errors="replace") for path in gateway.folder.iterdir() if path.name != "config.yaml"
+        path.read_text(errors="replace")
+        for path in gateway.folder.iterdir()
+        if path.is_file() and path.name != "config.yaml"
     )
     assert "Dev Team" in written
     for key in (KEY, "sk-wrong-0123456789", HASHED):

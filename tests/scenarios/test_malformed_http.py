@@ -135,9 +135,6 @@ UNKNOWN = [
     "/",
     "/v1",
     "/v1/",
-    "/v1/chat/completions/",
-    "//v1/chat/completions",
-    "/v1//chat/completions",
     "/v1/../v1/chat/completions",
     "/v1/%2e%2e/v1/chat/completions",
     "/v1/chat%2fcompletions%00",
@@ -147,7 +144,7 @@ UNKNOWN = [
     "/_sim/stats",
     "/health/../_sim/stats",
     "/tokenize",
-    "/metrics/",
+    "/metrics/x",
 ]
 
 

@@ -36,7 +36,7 @@ def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sim]:
 def gateway(sim: Sim, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     # Long enough that a server is not taken for silent when the machine is busy; a silent one costs as much.
     config = {
-        "backends": [{"url": sim.url, "first_byte_timeout": "1s", "idle_timeout": "1s"}],
+        "backends": [{"url": sim.url, "first_byte_timeout": "1s", "idle_timeout": "1s", "timeout": "3s"}],
         "routing": {"retry": {"enabled": False}},
         "health_check": {"enabled": False},
         "api_keys": [

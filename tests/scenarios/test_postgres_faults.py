@@ -335,3 +335,69 @@ def test_a_server_that_forgets_commits_is_told_not_to(url: str) -> None:
     store = store_on(url)
     assert store.connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
     store.disconnect()
+
+
+def alone_after_a_failure(address: str, url: str, proxy: TcpProxy, folder: Path, cut: int) -> SharedCommitter:
+    """Three records without a hold, one of which is impossible: tried alone, and the connection is cut meanwhile."""
+
+    async def run() -> SharedCommitter:
+        store = store_on(address)
+        committer = SharedCommitter(store, Spool(str(folder / "spool.jsonl")), timeout_s=5)
+        impossible = record("impossible", 1)
+        impossible.row[COLUMNS.index("status")] = "not a number"
+        apply, cuts = store.apply, [cut]
+
+        def watched(batch: int, operations: list[Operation], owner: int = 0) -> object:
+            names = [each.record.event_id for each in operations if isinstance(each, Settle) and each.record]
+            if names == ["a"] and cuts:
+                proxy.cut_after(cuts.pop(), DOWN)
+            return apply(batch, operations, owner)
+
+        store.apply = watched  # type: ignore[method-assign, assignment]
+        for each in (impossible, record("a", 1), record("b", 1)):
+            committer.settle(Settle("", None, each))
+        await committer.aclose()
+        return committer
+
+    return asyncio.run(run())
+
+
+def answer_bytes(url: str) -> int:
+    """How long the answer to a record alone is."""
+    with proxy_before(url) as (proxy, address):
+        store = store_on(address)
+        proxy.pass_all()
+        store.apply(1, [Settle("", None, record("probe", 1))])
+        until(lambda: proxy.bytes_passed[DOWN], "an answer")
+        store.disconnect()
+        return proxy.bytes_passed[DOWN]
+
+
+def test_what_is_done_alone_is_done_once_wherever_the_connection_is_cut(
+    url: str, way: tuple[TcpProxy, str], tmp_path: Path
+) -> None:
+    proxy, address = way
+    whole = answer_bytes(url)
+    cuts = [*range(1, whole, 97), *range(whole - 30, whole, 3)]
+    for number, count in enumerate(cuts):
+        committer = alone_after_a_failure(address, url, proxy, tmp_path / str(number), count)
+        proxy.pass_all()
+        assert committer.failed == 1
+    counted = query(url, "SELECT request_id, count(*) FROM usage_records GROUP BY 1 ORDER BY 1")
+    assert counted == [("a", len(cuts)), ("b", len(cuts)), ("probe", 1)]
+    assert query(url, "SELECT sum(requests)::int8 FROM usage_days") == [(2 * len(cuts) + 1,)]
+    check_usage(url)
+
+
+def test_without_a_number_of_its_own_it_would_be_done_twice(
+    url: str, way: tuple[TcpProxy, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy, address = way
+    alone = SharedCommitter._alone
+    monkeypatch.setattr(SharedCommitter, "_alone", lambda self, number, *rest: alone(self, 0, *rest))
+    whole = answer_bytes(url)
+    for count in range(whole - 30, whole, 3):
+        alone_after_a_failure(address, url, proxy, tmp_path / str(count), count)
+        proxy.pass_all()
+    [(times,)] = query(url, "SELECT count(*) FROM usage_records WHERE request_id = 'a'")
+    assert times > len(range(whole - 30, whole, 3))

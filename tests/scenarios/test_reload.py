@@ -1,6 +1,7 @@
 """SIGHUP under load: the new configuration holds from now on, running streams keep the old one, nobody is failed."""
 
 import asyncio
+import json
 import re
 import signal
 from collections import Counter
@@ -142,12 +143,45 @@ async def test_limits_hold_from_the_next_request(place: Place) -> None:
     assert await place.statuses(count=4) == [200] * 4
 
 
+async def test_prices_and_the_level_of_the_log_change_without_a_restart(place: Place) -> None:
+    """What a request costs is what held when it began; what is logged goes into a new file when the old one is gone."""
+    gateway = place.gateway
+    body = {**chat(10, stream=False), "model": "sim-small"}
+
+    async def cost_nano() -> int:
+        answer = await ask(gateway.port, request(body))
+        assert answer.status == 200
+        name = answer.headers["x-request-id"]
+        lines: list[dict[str, Any]] = []
+
+        def found() -> bool:
+            text = gateway.access_path.read_text() if gateway.access_path.exists() else ""
+            lines[:] = [line for line in map(json.loads, text.splitlines()) if line["request_id"] == name]
+            return bool(lines)
+
+        await eventually(found, "the line is there")
+        return int(lines[0]["cost_nano"])
+
+    def prices(dollars: str) -> dict[str, Any]:
+        return {"prices": [{"model": "sim-*", "input_per_million": "0", "output_per_million": dollars}]}
+
+    await place.reload(place.config(0, billing=prices("1")))
+    assert await cost_nano() == 10 * 1000
+    gateway.access_path.rename(gateway.access_path.with_suffix(".1"))
+    await place.reload(place.config(0, billing=prices("3"), log={"access": str(gateway.access_path), "level": "debug"}))
+    assert await cost_nano() == 10 * 3000
+    refused = place.config(0, billing={**prices("9"), "hold": "77s"})
+    await place.reload(refused, "refused")
+    assert "billing.hold cannot change" in gateway.output
+    assert await cost_nano() == 10 * 3000, "refused whole"
+
+
 GOOD = "listen: 127.0.0.1:0\nbackends:\n  - url: http://127.0.0.1:9\n"
 BAD: dict[str, tuple[str, str]] = {
     "an unknown key": (GOOD + "    wieght: 5\n", r"config\.yaml:4: .*wieght.*`weight`"),
     "no YAML": (GOOD + "api_keys: [\n", r"config\.yaml:\d"),
     "a wrong type": (GOOD + "api_keys: 5\n", r"config\.yaml:4: api_keys"),
-    "a setting that cannot change": (GOOD + "metrics: {path: /elsewhere}\n", r"cannot change in a running process"),
+    "a setting that cannot change": (GOOD + "stream: {heartbeat: 9s}\n", r"cannot change in a running process"),
     "authorities that are none": (GOOD.replace("http", "https") + "    ca_file: gateway.log\n", r"gateway\.log: "),
 }
 

@@ -65,7 +65,7 @@ BROKEN = head(content_length="1000") + b"{"
 @pytest.mark.requirement("A365")
 async def test_three_hundred_endings_leave_nothing_behind(tmp_path: Path) -> None:
     with simulated(tmp_path / "sim") as sim:
-        backend = {"url": sim.url, "idle_timeout": "300ms", "first_byte_timeout": "300ms"}
+        backend = {"url": sim.url, "idle_timeout": "300ms", "first_byte_timeout": "300ms", "timeout": "3s"}
         config = {
             "backends": [backend],
             "health_check": {"enabled": False},

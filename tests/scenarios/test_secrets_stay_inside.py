@@ -114,7 +114,8 @@ async def send(port: int, data: bytes) -> bytes:
 
 def kept(gateway: Gateway) -> dict[str, bytes]:
     """All that a gateway writes down, by where."""
-    files = {path.name: path.read_bytes() for path in gateway.folder.glob("*") if path.name != "config.yaml"}
+    written = [path for path in gateway.folder.glob("*") if path.is_file() and path.name != "config.yaml"]
+    files = {path.name: path.read_bytes() for path in written}
     return {**files, "metrics": gateway.get("/metrics")[1]}
 
 

@@ -27,10 +27,10 @@ BEGINNINGS = {
 }
 EACH = 15
 
-LONG_NAME = "m" * 8000
+LONG_NAME = "m" * 1000
 """Each event names its model: with such a name few events fill the buffers of the kernel."""
 STALLED = 30
-STALLED_TOKENS = 8000
+STALLED_TOKENS = 20_000
 BYTES_PER_STALLED_CLIENT = 3 << 20
 """Two socket reads on their way, in both directions. A whole answer is ten times that."""
 
@@ -81,8 +81,9 @@ async def test_drip_feeders_are_cut_while_honest_requests_succeed(tmp_path: Path
     assert {said[:12] for _, said in endings[:EACH]} == {b""}, "who said nothing is told nothing"
     told = [said for _, said in endings[EACH:] if said]  # who goes on sending may see a reset instead
     assert len(told) > EACH
-    assert {said[:12] for said in told} == {b"HTTP/1.1 408"}
-    assert all(b'"code":"request_timeout"' in said for said in told)
+    # Bodies of unknown length wait for room for all that they may become, and some wait in vain.
+    assert {said[:12] for said in told} <= {b"HTTP/1.1 408", b"HTTP/1.1 503"}
+    assert all(b'"code":"request_timeout"' in said or b'"code":"too_many_uploads"' in said for said in told)
 
 
 async def test_a_slow_but_steady_upload_outlasts_the_deadline(tmp_path: Path) -> None:

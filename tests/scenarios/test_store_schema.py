@@ -18,6 +18,7 @@ from tests.support import old_store
 from tests.support.databases import postgres_database
 from tests.support.processes import SOURCES
 from zuebee.kit.database import database_url
+from zuebee.schema import migrate
 from zuebee.schema.prepare import prepare
 from zuebee.schema.tables import metadata
 from zuebee.schema.version import HEAD, SchemaError, SchemaTooNew, current_version
@@ -139,6 +140,24 @@ def test_ten_processes_that_start_together_migrate_once(url: str) -> None:
 
 def test_without_the_lock_they_would_run_into_one_another(url: str) -> None:
     assert run(TEN, url, "own locks").returncode > 0
+
+
+def test_what_is_on_no_invoice_is_taken_over(url: str) -> None:
+    migrate.upgrade(url, "0002")
+    october_s, november_s = 1759276800.0, 1761955200.0
+    rows = [(october_s + 5, 1000.0, 7), (november_s - 5, 9000.0, 11), (november_s + 5, 1000.0, 13)]
+    with psycopg.connect(url, autocommit=True) as connection:
+        add = (
+            "INSERT INTO usage_records (at_s, duration_ms, cost_nano, organisation_id, model, prompt_tokens)"
+            " VALUES (%s, %s, %s, 'acme', 'm', 1)"
+        )
+        connection.cursor().executemany(add, rows)
+        columns = "number, organisation_id, starts_at_s, ends_at_s, created_at_s"
+        invoice = ("1", "acme", october_s, november_s, november_s + 1)
+        connection.execute(f"INSERT INTO invoices ({columns}) VALUES (%s, %s, %s, %s, %s)".encode(), invoice)
+        prepare(url)
+        kept = connection.execute("SELECT month, requests, cost_nano FROM unbilled_usage ORDER BY 1").fetchall()
+    assert kept == [(october_s, 1, 11), (november_s, 1, 13)]
 
 
 @pytest.mark.requirement("A106")

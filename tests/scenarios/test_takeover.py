@@ -27,13 +27,28 @@ def gateway(sims: tuple[Sim, Sim], tmp_path_factory: pytest.TempPathFactory) -> 
     """Always the first server first, the second after it."""
     first, second = (sim.url for sim in sims)
     # Long enough that a server is not taken for silent when the machine is busy; a silent one costs as much.
-    common = {"first_byte_timeout": "1s", "idle_timeout": "1s"}
+    common = {"first_byte_timeout": "1s", "idle_timeout": "1s", "timeout": "2s"}
     config = {
         "backends": [{"url": first, "name": "first", **common}, {"url": second, "name": "second", **common}],
         "routing": {"retry": {"initial_wait": "20ms"}, "fallback": [{"primary": first + "/", "fallback": [second]}]},
         "health_check": {"enabled": False},
     }
     with running(tmp_path_factory.mktemp("gateway"), config) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def second_chances(sims: tuple[Sim, Sim], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """The same, whose operator would rather pay twice."""
+    first, second = (sim.url for sim in sims)
+    common = {"first_byte_timeout": "1s", "idle_timeout": "1s", "timeout": "2s"}
+    more = {**common, "repeat": ["timeout", "broken", "5xx"]}
+    config = {
+        "backends": [{"url": first, "name": "first", **more}, {"url": second, "name": "second", **more}],
+        "routing": {"retry": {"initial_wait": "20ms"}, "fallback": [{"primary": first, "fallback": [second]}]},
+        "health_check": {"enabled": False},
+    }
+    with running(tmp_path_factory.mktemp("second_chances"), config) as process:
         yield process
 
 
@@ -51,21 +66,25 @@ def row_of(gateway: Gateway, request_id: str | None) -> dict[str, Any]:
 
 
 BEFORE_THE_FIRST_BYTE: list[tuple[str, dict[str, Any], tuple[bool, ...]]] = [
-    ("hang", {}, (False, True)),
-    ("hang", {"after_events": 0}, (False, True)),
     ("reset", {}, (False, True)),
     ("truncate", {"after_events": 0}, (False, True)),
-    ("malformed", {"after_events": 0}, (False, True)),
-    ("error_first", {}, (False, True)),
-    ("html", {}, (False, True)),
     ("redirect", {}, (False, True)),
-    ("500", {}, (False, True)),
-    ("502", {}, (False, True)),
     ("401", {}, (False, True)),
     ("429", {"retry_after_s": 0}, (False, True)),
     ("503", {"retry_after_s": 0}, (False, True)),
-    ("gzip", {}, (True,)),
+    ("529", {"retry_after_s": 0}, (False, True)),
 ]
+BEGUN: list[tuple[str, dict[str, Any], str]] = [
+    ("hang", {}, "timeout"),
+    ("hang", {"after_events": 0}, "timeout"),
+    ("malformed", {"after_events": 0}, "broken"),
+    ("html", {}, "broken"),
+    ("error_first", {}, "5xx"),
+    ("500", {}, "5xx"),
+    ("502", {}, "5xx"),
+    ("504", {}, "5xx"),
+]
+"""What a server may have done its work for, and the word of `backends[].repeat` that has it sent again."""
 CASES = [(name, options, stream) for name, options, streams in BEFORE_THE_FIRST_BYTE for stream in streams]
 
 
@@ -87,6 +106,26 @@ def test_another_server_takes_over_before_the_first_byte(
         "provider",
     )
     assert sims[1].stats()["requests_started"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "word", "stream"), [(*case, stream) for case in BEGUN for stream in (False, True)]
+)
+def test_what_a_server_may_have_worked_on_is_bought_again_only_if_asked_for(
+    sims: tuple[Sim, Sim], gateway: Gateway, second_chances: Gateway, name: str, options: dict[str, Any], word: str,
+    stream: bool,
+) -> None:  # fmt: skip
+    for target, tries in ((gateway, 1), (second_chances, 2)):
+        for sim in sims:
+            sim.control("DELETE", "/_sim/faults")
+        assert ask(target.url, QUICK).status == 200  # what failed before this is forgiven
+        for sim in sims:
+            sim.control("POST", "/_sim/reset")
+        sims[0].fault(name, **options)
+        answer = ask(target.url, {**QUICK, "stream": stream})
+        assert (answer.status == 200, answer.whole) == (tries == 2, True), word
+        assert row_of(target, answer.header("x-request-id"))["attempts"] == tries
+        assert [sim.stats()["requests_started"] for sim in sims] == [1, tries - 1]
 
 
 @pytest.mark.parametrize("fault", ["hang", "reset", "truncate", "malformed", "error_mid"])
@@ -112,10 +151,10 @@ def test_a_mistake_of_the_client_is_not_taken_elsewhere(sims: tuple[Sim, Sim], g
 def test_when_all_fail_the_last_real_answer_is_the_answer(sims: tuple[Sim, Sim], gateway: Gateway) -> None:
     assert ask(gateway.url, QUICK).status == 200
     for sim in sims:
-        sim.fault("500")
+        sim.fault("503")
     answer = ask(gateway.url, QUICK)
-    assert answer.status == 500
-    assert answer.json["error"]["message"] == "The simulated fault 500."
+    assert answer.status == 503
+    assert answer.json["error"]["message"] == "The simulated fault 503."
     assert row_of(gateway, answer.header("x-request-id"))["attempts"] == 4
 
 
@@ -128,7 +167,7 @@ def test_when_everything_fails_retries_stay_within_their_budget(
     """Twenty requests at once against silence: without a budget that would be eighty tries."""
     clients = 20
     config = {
-        "backends": [{"url": sim.url, "first_byte_timeout": "300ms"} for sim in sims[:servers]],
+        "backends": [{"url": sim.url, "timeout": "300ms", "repeat": ["timeout"]} for sim in sims[:servers]],
         "routing": {"retry": {"initial_wait": "100ms", "max_wait": "200ms"}},
         "health_check": {"enabled": False},
     }

@@ -95,6 +95,6 @@ async def test_totals_by_day_and_hour_on_postgresql(store: Database) -> None:
     assert [(each.group, each.requests) for each in days] == [(("2027-01-15",), 3)]
     assert [each.group[0] for each in hours] == ["2027-01-15T00:00Z", "2027-01-15T08:00Z"]
     assert sum(each.total_tokens for each in days) == 18
-    page = store.call(report.Pages(Filter(since_s=1800000000.0)).read)
+    page = store.call(report.Pages(Filter(since_s=1800000000.0), "USD").read)
     assert page is not None
     assert [row["request_id"] for row in page] == ["a", "b"]

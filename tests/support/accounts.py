@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import Connection, insert
+from sqlalchemy.dialects import postgresql, sqlite
 
 from zuebee.accounts.invoices import Invoices
 from zuebee.accounts.payments import Payments
 from zuebee.accounts.service import AccountsService
+from zuebee.billing.unbilled import COLUMNS, Totals, Unbilled
 from zuebee.kit.database import Database
-from zuebee.schema.tables import metadata, usage_records
+from zuebee.schema.tables import metadata, unbilled_usage, usage_records
 
 
 class Store:
@@ -31,9 +33,21 @@ class Store:
         self.accounts.create("user", {"id": "bob", "organisation_id": "acme"})
 
     def used(self, **fields: Any) -> None:
-        """One usage record."""
+        """One usage record, and what it adds to the invoices to come."""
         row = {"request_id": "r", "model": "m", "prompt_tokens": 10, "completion_tokens": 5, **fields}
-        self.database.call(lambda c: c.execute(insert(usage_records).values(**row)))
+        self.database.call(lambda c: self._used(c, row))
+
+    def _used(self, connection: Connection, row: dict[str, Any]) -> None:
+        connection.execute(insert(usage_records).values(**row))
+        totals = Totals(Unbilled(lambda organisation, month: []))
+        tokens = (row["prompt_tokens"] or 0, 0, row["completion_tokens"] or 0)
+        totals.add(row.get("organisation_id", ""), row.get("at_s", 0.0), row.get("user_id", ""), row["model"], *tokens,
+                   row.get("cost_nano", 0))  # fmt: skip
+        kind: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+        for each in totals.rows():
+            add = kind.insert(unbilled_usage).values(**dict(zip(COLUMNS, each, strict=True)), currency="USD")
+            more = {name: unbilled_usage.c[name] + add.excluded[name] for name in COLUMNS[4:]}
+            connection.execute(add.on_conflict_do_update(index_elements=unbilled_usage.primary_key, set_=more))
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """What a statement finds."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
@@ -20,7 +21,11 @@ LIMITS = ReceiveLimits(
     max_headers=20,
     max_header_bytes=4096,
     max_connections=50,
+    max_connections_per_address=50,
+    max_discarded_bytes=1 << 26,
 )
+
+REFUSED = b"refused" * 300
 
 
 class App:
@@ -60,6 +65,10 @@ class App:
         await self.do_echo(scope, receive, _ignore)
         await self.go.wait()
 
+    async def do_late_echo(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await self.go.wait()
+        await self.do_echo(scope, receive, send)
+
     async def do_wait(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         await self.go.wait()
         await _answer(send, scope["raw_path"])
@@ -93,6 +102,12 @@ class App:
 
     async def do_large(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         await _answer(send, b"y" * int(scope["path"].split("/")[2]))
+
+    async def do_refuse(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Answers before the body was read, and takes no other request on this connection."""
+        headers = [(b"content-length", b"%d" % len(REFUSED)), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 401, "headers": headers})
+        await send({"type": "http.response.body", "body": REFUSED, "more_body": False})
 
     async def do_crash(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         raise RuntimeError("the application is broken")
@@ -198,7 +213,12 @@ class Site:
 
 @contextlib.asynccontextmanager
 async def serving(
-    *, keep_alive_s: float = 5, tls: ssl.SSLContext | None = None, sweep_s: float = 0.02, **limits: float
+    *,
+    keep_alive_s: float = 5,
+    tls: ssl.SSLContext | None = None,
+    sweep_s: float = 0.02,
+    proxies: tuple[str, ...] = (),
+    **limits: float,
 ) -> AsyncIterator[Site]:
     """A server on a free port, with these of the limits changed."""
     app = App()
@@ -208,6 +228,7 @@ async def serving(
         keep_alive_s=keep_alive_s,
         render_error=render_error,
         tls=tls,
+        is_proxy=lambda address: address in proxies,
     )
     with mock.patch.object(http_server, "SWEEP_INTERVAL_S", sweep_s):
         site = Site(server, app, await server.start("127.0.0.1", 0))
@@ -217,3 +238,25 @@ async def serving(
         finally:
             site.hang_up()
             await server.close()
+
+
+async def raw(site: Site, data: bytes = b"", source: str = "127.0.0.2") -> socket.socket:
+    """A connection from another address of this machine, on which nothing is read."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setblocking(False)
+    client.bind((source, 0))
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(client, ("127.0.0.1", site.port))
+    await loop.sock_sendall(client, data)
+    return client
+
+
+def is_open(client: socket.socket) -> bool:
+    """Whether the server has not closed it."""
+    try:
+        return client.recv(1, socket.MSG_PEEK) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False

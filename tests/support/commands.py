@@ -1,9 +1,13 @@
 """Commands of `zuebee` that end by themselves: run as a user would, or within our own process, which is quicker."""
 
+import fcntl
 import json
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -41,6 +45,39 @@ def zuebee(folder: Path, *command: str) -> str:
     if result.returncode:
         raise Failed(command, result.returncode, result.stdout, result.stderr)
     return result.stdout
+
+
+def on_terminal(folder: Path, *command: str, columns: int = 80) -> str:
+    """Run one command on a terminal of its own; all that stands on it, without carriage returns. Raises Failed."""
+    screen, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    apart = ("ZUEBEE_", "COLUMNS", "LINES", "NO_COLOR")
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith(apart)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "zuebee", *command],
+        cwd=folder,
+        env={**surroundings, "PYTHONPATH": SOURCES, "TERM": "xterm"},
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+    ) as process:
+        os.close(inside)
+        seen = b""
+        while chunk := _read(screen):
+            seen += chunk
+        status = process.wait(TIMEOUT_S)
+    os.close(screen)
+    text = seen.decode().replace("\r\n", "\n")
+    if status:
+        raise Failed(command, status, text, text)
+    return text
+
+
+def _read(screen: int) -> bytes:
+    try:
+        return os.read(screen, 65536)
+    except OSError:  # how Linux says that nobody is left on the other side
+        return b""
 
 
 def ask_zuebee(folder: Path, *command: str) -> Any:

@@ -5,10 +5,11 @@ from typing import Any
 
 from tests.support.asgi import AsgiRequest
 from tests.support.fakes import FakeInference, Step, answer
-from zuebee.contracts.admission import Caller, Grant, Principal, Settlement
+from zuebee.contracts.admission import Caller, Grant, Place, Principal, Settlement
 from zuebee.contracts.errors import NO_KEY, Refusal
 from zuebee.contracts.inference import Job, Reply
 from zuebee.edge.address import TrustedProxies
+from zuebee.edge.cors import Cors
 from zuebee.edge.http import HttpEdge
 from zuebee.edge.operator import Operator, OperatorPorts, Readiness
 from zuebee.edge.pipeline import Pipeline
@@ -23,6 +24,7 @@ class Doorman:
         self.settled: list[Settlement] = []
         self.callers: list[Caller] = []
         self.screened: Refusal | None = None
+        self.unusable: dict[str, Refusal] = {}
 
     def screen(self, caller: Caller) -> Refusal | None:
         return self.screened
@@ -31,10 +33,18 @@ class Doorman:
         self.callers.append(caller)
         return Principal("k", "key", "user") if KEY in caller.fields.items() else NO_KEY
 
+    def may_use(self, principal: Principal, model: str) -> Refusal | None:
+        return self.unusable.get(model)
+
+    async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
+        return None
+
+    def leave(self, early: Place) -> None: ...
+
     async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
         return Grant(principal)
 
-    async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
+    async def attend(self, grants: Sequence[Grant], early: Sequence[Place] = ()) -> Sequence[tuple[Grant, Refusal]]:
         return []
 
     def settle(self, settlement: Settlement) -> None:
@@ -56,15 +66,22 @@ class KeepsJobs(FakeInference):
 class FakeEdge:
     """An edge. `readiness` and `cards` are what its ports say."""
 
-    def __init__(self, *, metrics_path: str | None = "/metrics", metrics_token: str | None = None) -> None:
+    def __init__(
+        self, *, metrics_path: str | None = "/metrics", metrics_token: str | None = None, origins: Sequence[str] = ()
+    ) -> None:
         self.doorman = Doorman()
         self.inference = KeepsJobs(answer())
         self.readiness = Readiness(True, "", 2, 2)
         self.cards: list[dict[str, Any]] = [{"id": "m"}, {"id": "org/m:1"}]
         pipeline = Pipeline(self.doorman, self.inference)
-        ports = OperatorPorts(lambda: self.readiness, self._models, lambda accept: (b"# " + accept.encode(), "text/x"))
-        operator = Operator(pipeline, ports, metrics_path=metrics_path, metrics_token=metrics_token)
-        self.app = HttpEdge(pipeline, operator, max_body_bytes=100, proxies=TrustedProxies(["10.0.0.0/8"]))
+        ports = OperatorPorts(lambda: self.readiness, self._models, self._exposition)
+        operator = Operator(pipeline, ports)
+        operator.show_metrics(metrics_path, metrics_token)
+        proxies = TrustedProxies(["10.0.0.0/8"])
+        self.app = HttpEdge(pipeline, operator, max_body_bytes=100, proxies=proxies, cors=Cors(origins))
+
+    async def _exposition(self, accept: str) -> tuple[bytes, str]:
+        return b"# " + accept.encode(), "text/x"
 
     async def _models(self) -> list[dict[str, Any]]:
         return self.cards

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any
 
 from tests.support.fakes import FakeInference, Step, head, make_job, until
-from zuebee.contracts.admission import Caller, Grant, Principal, Settlement
+from zuebee.contracts.admission import Caller, Grant, Place, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Headers, Job, Sink
 from zuebee.edge.pipeline import Pipeline
@@ -37,13 +37,18 @@ class Desk:
             raise self.who
         return self.who
 
+    async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
+        return None
+
+    def leave(self, early: Place) -> None: ...
+
     async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
         if self.limit is not None:
             return self.limit
         self.held += 1
         return Grant(principal, hold=self.hold, prompt_tokens=12)
 
-    async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
+    async def attend(self, grants: Sequence[Grant], early: Sequence[Place] = ()) -> Sequence[tuple[Grant, Refusal]]:
         return [(grant, self.cut) for grant in grants if self.cut is not None]
 
     def settle(self, settlement: Settlement) -> Awaitable[None] | None:
@@ -55,15 +60,23 @@ class Desk:
 
 
 class Pledge:
-    """A hold that is on disk as soon as somebody waits for it, unless the disk has failed."""
+    """A hold that is on disk as soon as somebody waits for it, unless the disk has failed.
 
-    def __init__(self, log: list[str], *, fails: bool = False) -> None:
+    `joins`: together with its settlement, from which there is no way back once it is asked for; `slow`: not soon.
+    """
+
+    def __init__(self, log: list[str], *, fails: bool = False, joins: bool = False, slow: bool = False) -> None:
         self.secured = False
+        self.joined = False
         self._log = log
         self._fails = fails
+        self._joins = joins
+        self._slow = slow
 
-    async def wait(self) -> Refusal | None:
-        await asyncio.sleep(0)
+    async def wait(self, settlement: Settlement | None = None) -> Refusal | None:
+        self.joined = self._joins and settlement is not None and not self._fails
+        self._log.append("hold on its way")
+        await asyncio.sleep(60 if self._slow else 0)
         self._log.append("hold on disk")
         self.secured = not self._fails
         return STORE_UNAVAILABLE if self._fails else None
@@ -99,7 +112,10 @@ class Pushed:
 class Visitor:
     """A client that writes down what it sees. At a `gone_at` (such as "write") it leaves: that call never returns."""
 
+    translates = False
+
     def __init__(self, log: list[str], job: Job | Refusal) -> None:
+        self.takes_comments = True
         self.log = log
         self.gone_at = ""
         self.fails_at = ""
@@ -115,16 +131,19 @@ class Visitor:
         self.log.append(name)
         if name == self.gone_at:
             await asyncio.sleep(60)
-        if name == self.fails_at:
+        if self.fails_at in (name, f"{name} {self.log.count(name)}"):
             raise OSError("a defect")
 
-    async def read_job(self) -> Job | Refusal:
+    async def read_job(self, *entering: Any) -> Job | Refusal:
         await self._step("read")
         return self._job
 
     async def start(self, status: int, headers: Headers, *, events: bool) -> None:
         self.status, self.headers = status, headers
         await self._step("start")
+
+    async def start_early(self, headers: Headers) -> None:
+        await self.start(200, headers, events=True)
 
     async def write(self, data: bytes) -> None:
         self.body += data
@@ -136,6 +155,9 @@ class Visitor:
     def cancel(self) -> None:
         assert self.task is not None
         self.task.cancel()
+
+    async def unfit(self, last: bytes) -> Refusal | None:
+        return None
 
     def outlive(self, goes_on: Callable[[], bool]) -> None:
         self.goes_on = goes_on

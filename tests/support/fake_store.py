@@ -6,7 +6,7 @@ from typing import Any
 from tests.support.shared_ledger import AT_S
 from zuebee.billing.entries import Balance
 from zuebee.billing.ledger import Ledger
-from zuebee.billing.operations import Answer, Expire, Operation, Settle, decide
+from zuebee.billing.operations import Answer, Expire, Operation, Record, Settle, decide
 
 
 class FakeStore:
@@ -19,6 +19,7 @@ class FakeStore:
         self.ledger = Ledger(1)
         self.batches: list[list[Operation]] = []
         self.records: list[str] = []
+        self.kept: list[Record] = []
         self.failures: list[Exception] = []
         self.late_failures: list[Exception] = []
         self.refused = ""
@@ -35,6 +36,9 @@ class FakeStore:
         self.events.append("resume")
         return 1
 
+    def applied(self, owner: int) -> int:
+        return self._applied
+
     def apply(self, batch: int, operations: list[Operation], owner: int = 0) -> list[Answer] | None:
         assert self.go.wait(10)
         if self.failures:
@@ -46,6 +50,7 @@ class FakeStore:
         decided = [decide(self.ledger, each, AT_S) for each in operations]
         self.decided = [answer for answer, _ in decided]
         self.batches.append(operations)
+        self.kept += [kept for _, kept in decided if kept is not None]
         self.records += [kept.event_id for _, kept in decided if kept is not None]
         self._applied = max(self._applied, batch)
         if self.late_failures:

@@ -145,6 +145,8 @@ BROKEN = {
     "a hold of no number": ("I3", ["UPDATE ledger_holds SET tokens = 'few' WHERE hold = 'open-1'"]),
     "money from nowhere": ("I1", ["UPDATE ledger_balances SET granted = granted + 1 WHERE id = 3"]),
     "a phantom hold": ("I11", ["UPDATE ledger_balances SET held = held + 7 WHERE id = 1"]),
+    "owed to nobody": ("I11", ["UPDATE ledger_balances SET owed = 7 WHERE id = 2"]),
+    "a debt that its balances do not know": ("I11", ["UPDATE ledger_holds SET owed_tokens = 5 WHERE hold = 'open-1'"]),
     "a grant counted twice": ("I13", [UNIQUE_OFF, AGAIN.format("hold = 'payment-1'")]),
     "a reserve in another period": (
         "I14",

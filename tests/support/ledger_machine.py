@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from tests.support.ledger_model import Model, Pair
 from tests.support.ledger_targets import Target
 from zuebee.billing.ledger import UnknownHold
-from zuebee.contracts.admission import MAX_AMOUNT, Budget, Period
+from zuebee.contracts.admission import MAX_AMOUNT, MAX_BALANCE, Budget, Period
 from zuebee.contracts.periods import period_start_s
 
 START_S = 1_794_700_000.0  # in November 2026
@@ -90,7 +90,7 @@ class LedgerMachine(RuleBasedStateMachine):
         left = [MAX_AMOUNT, MAX_AMOUNT]
         for budget in budgets:
             balance = self.model.balances.get((budget.account, period_start_s(budget.period, self.now_s)))
-            available = balance.granted - balance.used - balance.held if balance else budget.limit or 0
+            available = balance.left() if balance else budget.limit or 0
             left[budget.unit != "tokens"] = min(left[budget.unit != "tokens"], max(0, available))
         return min(left[0] + c.one_of(4) // 3, MAX_AMOUNT), min(left[1] + c.one_of(4) // 3, MAX_AMOUNT)
 
@@ -112,7 +112,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def top_up_first(self, choice: int) -> None:
         """In every second run one account sees everything that happens."""
         c = Choices(choice)
-        self.only = c.one_of(3) if c.one_of(2) else None
+        self.only = c.one_of(4) if c.one_of(2) else None
         self._grant(200 + c.one_of(300))
         self._after()
 
@@ -129,16 +129,19 @@ class LedgerMachine(RuleBasedStateMachine):
         hold = self._any(c) if c.one_of(8) == 7 else None  # a repeated call
         budgets = self._budgets(c)
         amount = self._edge(budgets, c) if c.one_of(3) == 2 else (c.amount(), c.amount())
-        self._reserve_in(budgets, amount, hold)
+        least = (min(c.amount(), amount[0]), min(c.amount(), amount[1])) if c.one_of(2) else None
+        self._reserve_in(budgets, amount, hold, least)
         self._after()
 
-    def _reserve_in(self, budgets: tuple[Budget, ...], amount: Pair, hold: str | None) -> None:
+    def _reserve_in(
+        self, budgets: tuple[Budget, ...], amount: Pair, hold: str | None, least: Pair | None = None
+    ) -> None:
         if hold is None or hold in self.forgotten:
             self.count += 1
             hold = f"r{self.count}"
         until_s = self.now_s + HOLD_S
-        said = self.target.reserve(hold, budgets, amount, self.now_s, until_s)
-        wanted = self.model.reserve(hold, budgets, amount, self.now_s, until_s)
+        said = self.target.reserve(hold, budgets, amount, self.now_s, until_s, least)
+        wanted = self.model.reserve(hold, budgets, amount, self.now_s, until_s, least)
         assert said == wanted, f"{hold}: the ledger says {said}, the model {wanted}"
         if said[0] == "short":
             assert int(said[3]) > int(said[2])  # type: ignore[call-overload]
@@ -150,6 +153,9 @@ class LedgerMachine(RuleBasedStateMachine):
         c = Choices(choice)
         if hold := self._any(c):
             amount = (c.amount(), c.amount())
+            known = self.model.holds.get(hold)
+            if known is not None and sum(known.owed) and c.one_of(2):  # to all that it lacks
+                amount = (known.amount[0] + known.owed[0], known.amount[1] + known.owed[1])
             self._compare(
                 hold, lambda: self.target.extend(hold, amount, self.now_s), lambda: self.model.extend(hold, amount)
             )
@@ -212,7 +218,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def _change_a_limit(self, c: Choices) -> None:
         """Once, or several times on end."""
-        level = c.one_of(3) if self.only is None else self.only
+        level = c.one_of(4) if self.only is None else self.only
         scope = c.one_of(SCOPES_OF_A_LEVEL[level]) if self.only is None else 0
         if c.one_of(3) == 2:  # where nothing is left, a lower limit has nothing to take back
             budgets = (self._budget(level, scope),)
@@ -220,7 +226,10 @@ class LedgerMachine(RuleBasedStateMachine):
         for _ in range(1 + c.one_of(3)):
             self.known.clear()  # keys are read anew
             account = self._budget(level, scope).account
-            self.limits[account] = (0, 20, 60, 100, 150, 200, 400, MAX_AMOUNT)[c.one_of(8)]
+            limits: list[int | None] = [0, 20, 60, 100, 150, 200, 400, MAX_BALANCE]
+            if account.endswith("/never"):
+                limits += [None, None]  # it goes, and the account is prepaid
+            self.limits[account] = limits[c.one_of(len(limits))]
             if c.one_of(4):  # it takes effect with the next request
                 budgets = (self._budget(level, scope),)
                 self._reserve_in(budgets, self._edge(budgets, c) if c.one_of(2) else (c.one_of(2), c.one_of(2)), None)
@@ -231,10 +240,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self._after()
 
     def _grant(self, amount: int) -> None:
-        self.count += 1
+        """What is to be paid in beyond what can be counted is refused beforehand."""
         budget = self._budget(3, 0)
-        self.target.grant(f"payment-{self.count}", budget, amount, self.now_s)
-        self.model.balances[self.model._limit(budget, self.now_s)].granted += amount
+        self._reserve_in((budget,), (0, 0), None)  # its limit, or that it has none, takes effect
+        self.count += 1
+        balance = self.model.balances[self.model._limit(budget, self.now_s)]
+        if balance.granted + amount <= MAX_BALANCE:
+            self.target.grant(f"payment-{self.count}", budget, amount, self.now_s)
+            balance.granted += amount
 
     @rule()
     def keep(self) -> None:

@@ -50,8 +50,17 @@ class OnPostgres:
         (said,) = self.store.apply(self._batch, self._last) or (None,)
         return None if said is None else answer(said)
 
-    def reserve(self, hold: str, budgets: tuple[Budget, ...], amount: Pair, now_s: float, until_s: float) -> Answer:
-        said = self._do(Reserve(hold, budgets, Amount(*amount), now_s, until_s - now_s))
+    def reserve(
+        self,
+        hold: str,
+        budgets: tuple[Budget, ...],
+        amount: Pair,
+        now_s: float,
+        until_s: float,
+        least: Pair | None = None,
+    ) -> Answer:
+        enough = None if least is None else Amount(*least)
+        said = self._do(Reserve(hold, budgets, Amount(*amount), now_s, until_s - now_s, least=enough))
         assert said is not None
         return said
 

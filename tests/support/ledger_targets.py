@@ -28,7 +28,15 @@ class Target(Protocol):
     expires_orphans: bool  # whether a restart resolves the holds of the dead process
     keeps_at_once: bool  # whether an answer is durable without `keep`
 
-    def reserve(self, hold: str, budgets: tuple[Budget, ...], amount: Pair, now_s: float, until_s: float) -> Answer: ...
+    def reserve(
+        self,
+        hold: str,
+        budgets: tuple[Budget, ...],
+        amount: Pair,
+        now_s: float,
+        until_s: float,
+        least: Pair | None = None,
+    ) -> Answer: ...
     def extend(self, hold: str, amount: Pair, now_s: float) -> Answer | None: ...
     def post(self, hold: str, amount: Pair, now_s: float) -> Answer | None: ...
     def void(self, hold: str, now_s: float) -> Answer | None: ...
@@ -62,9 +70,18 @@ class InMemory:
         self._holds: dict[str, Any] = {}
         self._seen: list[Any] = []  # entries, kept or not
 
-    def reserve(self, hold: str, budgets: tuple[Budget, ...], amount: Pair, now_s: float, until_s: float) -> Answer:
+    def reserve(
+        self,
+        hold: str,
+        budgets: tuple[Budget, ...],
+        amount: Pair,
+        now_s: float,
+        until_s: float,
+        least: Pair | None = None,
+    ) -> Answer:
         path = self.ledger.path(budgets, now_s) or self._open(budgets, now_s)
-        return answer(self.ledger.reserve(hold, path, Amount(*amount), now_s, until_s))
+        enough = None if least is None else Amount(*least)
+        return answer(self.ledger.reserve(hold, path, Amount(*amount), now_s, until_s, "", enough))
 
     def _open(self, budgets: tuple[Budget, ...], now_s: float) -> Any:
         return self.ledger.open_path(budgets, now_s)
@@ -107,6 +124,7 @@ class InMemory:
                     sign = 1 if entry.kind == "grant" else -1
                     mine.limited += sign * (entry.tokens if each.unit == "tokens" else entry.cost_nano)
                     mine.changes += 1
+                    mine.apart += getattr(entry, "apart", 0)
         self.ledger.next_balance, self.ledger.next_path = old.next_balance, old.next_path
         for mine in balances.values():
             self.ledger.add_balance(mine)
@@ -115,6 +133,8 @@ class InMemory:
         for state in [hold.copy() for hold in self._holds.values()]:
             state.path = self.ledger.add_path(state.path.id, [balances[each.id] for each in state.path.balances])
             self.ledger.add_hold(state)
+            for each in state.path.balances:
+                each.owed += state.owed.tokens if each.unit == "tokens" else state.owed.cost_nano
 
     def figures(self) -> Figures:
         return {(b.account, b.starts_at_s): (b.granted, b.held, b.used, b.overdraft) for b in self.ledger.balances()}
@@ -136,7 +156,10 @@ class InMemory:
                 if (e.hold, e.step) in once:
                     found.append(Violation("I13", e.hold, f"step {e.step} a second time"))
                 once.add((e.hold, e.step))
-        holds = [HoldRow(h.id, h.path.id, h.tokens, h.cost_nano, 0.0, 1) for h in self.ledger.open.values()]
+        holds = [
+            HoldRow(h.id, h.path.id, h.tokens, h.cost_nano, 0.0, 1, h.owed.tokens, h.owed.cost_nano)
+            for h in self.ledger.open.values()
+        ]
         return found + list(fold.finish(holds))
 
     def close(self) -> None:

@@ -31,8 +31,16 @@ def store_on(
     return store
 
 
-def reserve(hold: str, budgets: tuple[Budget, ...], tokens: int, cost_nano: int = 0, hold_s: float = 30.0) -> Reserve:
-    return Reserve(hold, budgets, Amount(tokens, cost_nano), AT_S, hold_s)
+def reserve(
+    hold: str,
+    budgets: tuple[Budget, ...],
+    tokens: int,
+    cost_nano: int = 0,
+    hold_s: float = 30.0,
+    least: int | None = None,
+) -> Reserve:
+    enough = None if least is None else Amount(least)
+    return Reserve(hold, budgets, Amount(tokens, cost_nano), AT_S, hold_s, least=enough)
 
 
 def record(request_id: str, tokens: int = 0, cost_nano: int = 0, **changes: Any) -> Record:
@@ -77,6 +85,7 @@ def empty(url: str) -> None:
     tables = "ledger_entries, ledger_balances, ledger_paths, ledger_holds, ledger_batches, ledger_owners, usage_records"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"TRUNCATE {tables} RESTART IDENTITY".encode())
+        connection.execute("DELETE FROM counters WHERE name LIKE 'chain/%'")
 
 
 def balances(url: str) -> dict[str, tuple[int, ...]]:

@@ -3,16 +3,16 @@
 import re
 
 from zuebee.accounts.errors import AccountsError
-from zuebee.contracts.admission import MAX_AMOUNT
+from zuebee.contracts.admission import MAX_BALANCE
 
 TOKENS = "tokens"
 NANO = 1_000_000_000
 _DECIMAL = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,9}))?", re.ASCII)
-_WHOLE = re.compile(r"[0-9]{1,16}", re.ASCII)
+_WHOLE = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
 def read_amount(text: str, unit: str, *, field: str = "amount") -> int:
-    """`25.50` of a currency as nano-units, `1000000` tokens as such. At most 2**53. Raises AccountsError."""
+    """`25.50` of a currency as nano-units, `1000000` tokens as such. At most 2**62. Raises AccountsError."""
     text = text.strip().replace("_", "")
     if unit == TOKENS:
         if not _WHOLE.fullmatch(text):
@@ -23,8 +23,8 @@ def read_amount(text: str, unit: str, *, field: str = "amount") -> int:
         if found is None:
             raise AccountsError("expected a decimal amount with at most 9 places, such as 25.50", field=field)
         amount = int(found[1]) * NANO + int((found[2] or "").ljust(9, "0"))
-    if amount > MAX_AMOUNT:
-        raise AccountsError(f"more than {show_amount(MAX_AMOUNT, unit)}", field=field)
+    if amount > MAX_BALANCE:
+        raise AccountsError(f"more than {show_amount(MAX_BALANCE, unit)}", field=field)
     return amount
 
 

@@ -7,13 +7,16 @@ import msgspec
 from sqlalchemy import Connection, and_, delete, insert, or_, select, update
 
 from zuebee.accounts import directory, forms
+from zuebee.accounts.amounts import TOKENS
 from zuebee.accounts.entitlements import Level, PlanTerms, account_of, budgets_of
 from zuebee.accounts.errors import AccountsError
 from zuebee.accounts.forms import BudgetForm, Scope
 from zuebee.accounts.rows import begin_write
 from zuebee.contracts.admission import Budget
 from zuebee.contracts.periods import period_start_s
+from zuebee.contracts.purses import unused_by_limit
 from zuebee.kit import clock
+from zuebee.schema.currency import hold_to
 from zuebee.schema.tables import budgets, keys, ledger_balances, plans
 
 
@@ -36,19 +39,32 @@ def set_budget(
 def put_budget(connection: Connection, scope: Scope, holder: str, form: BudgetForm, currency: str) -> None:
     """Write one budget. `holder` is an id, of a key its lineage."""
     forms.check_budget(form, currency)
+    if form.unit != TOKENS:
+        hold_to(connection, currency)
     account = _account(scope, holder, form)
     known = connection.execute(select(budgets.c.amount).where(budgets.c.account == account)).first()
     if known is None:
+        _check_unpaid(connection, account, form)
         values = {"scope": scope, "scope_id": holder, "unit": form.unit, "period": form.period, "amount": form.amount}
         connection.execute(insert(budgets).values(account=account, created_at_s=clock.wall_s(), **values))
         return
     if (known[0] is None) != (form.amount is None):
-        # What was paid in and what is granted by a limit cannot be told apart in one account.
-        raise AccountsError(
-            "this account is prepaid, or was not, and stays so; use another period or unit", field="amount",
-            kind="conflict",
-        )  # fmt: skip
+        was, is_now = ("has a limit", "prepaid") if form.amount is None else ("is prepaid", "limited")
+        raise AccountsError(f"this account {was}: remove that budget before it is {is_now}", field="amount",
+                            kind="conflict")  # fmt: skip
     connection.execute(update(budgets).where(budgets.c.account == account).values(amount=form.amount))
+
+
+def _check_unpaid(connection: Connection, account: str, form: BudgetForm) -> None:
+    """What was paid in is no limit's to grant or to bound. Raises AccountsError."""
+    if form.amount is None or form.period != "never":
+        return
+    columns = ledger_balances.c
+    paid = columns.granted > columns.limited
+    if connection.execute(select(columns.id).where(columns.account == account, paid)).first() is not None:
+        raise AccountsError(
+            "this account was paid into, and stays prepaid; use another period or unit", field="period", kind="conflict"
+        )
 
 
 def remove_budget(connection: Connection, scope: Scope, name: str, unit: str, period: str) -> None:
@@ -85,11 +101,10 @@ def views(connection: Connection, scope: Scope, name: str) -> list[dict[str, Any
     given = tuple(BudgetForm(unit=unit, period=period, amount=amount) for unit, period, amount in own)
     found = budgets_of(Level(scope, holder, budgets=given, plan=_plan_terms(connection, row["plan"])))
     starts = {budget.account: period_start_s(budget.period, now_s) for budget in found}
-    running = or_(
-        *(and_(ledger_balances.c.account == name, ledger_balances.c.starts_at_s == at) for name, at in starts.items())
-    )
     by_account: dict[str, dict[str, Any]] = {}
     if starts:
+        columns = ledger_balances.c
+        running = or_(*(and_(columns.account == name, columns.starts_at_s == at) for name, at in starts.items()))
         balances = connection.execute(select(ledger_balances).where(running)).mappings()
         by_account = {row["account"]: dict(row) for row in balances}
     return [_view(budget, starts[budget.account], by_account.get(budget.account)) for budget in found]
@@ -102,9 +117,13 @@ def _plan_terms(connection: Connection, plan: str) -> PlanTerms | None:
 
 def _view(budget: Budget, starts_at_s: float, balance: Mapping[str, Any] | None) -> dict[str, Any]:
     figures = {name: balance[name] if balance else 0 for name in ("granted", "used", "held")}
+    # The ledger grants a limit, and a change of it, and takes one back that went, when the next request comes.
     if budget.limit is not None:
-        # The ledger grants the limit, and a change of it, when the next request comes.
         figures["granted"] += budget.limit - (balance["limited"] if balance else 0)
+    elif balance and balance["changes"]:
+        figures["granted"] -= unused_by_limit(
+            figures["granted"], figures["used"], figures["held"], balance["limited"], balance["apart"]
+        )
     available = figures["granted"] - figures["used"] - figures["held"]
     period = {"starts_at_s": starts_at_s, **figures, "available": available}
     return {

@@ -6,11 +6,13 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Table, update
 
 from zuebee.accounts import forms
+from zuebee.accounts.amounts import TOKENS
 from zuebee.accounts.errors import AccountsError, unknown
 from zuebee.accounts.forms import read
 from zuebee.accounts.rows import add_row, begin_write, page, row_of, to_row, to_view
 from zuebee.kit import clock
 from zuebee.schema import tables
+from zuebee.schema.currency import hold_to
 
 Kind = Literal["organisation", "team", "user", "plan"]
 Status = Literal["active", "disabled"]
@@ -43,7 +45,7 @@ def create(connection: Connection, kind: Kind, fields: Mapping[str, Any], curren
     if row_of(connection, TABLES[kind], given["id"]) is not None:
         raise AccountsError(f"{kind} `{given['id']}` is there already", field="id", kind="conflict")
     check_references(connection, given, given.get("organisation_id", ""))
-    _check_plan_budgets(given, currency)
+    _check_plan_budgets(connection, given, currency)
     given.setdefault("name", given["id"])
     add_row(connection, TABLES[kind], {**given, "created_at_s": clock.wall_s()})
     return show(connection, kind, given["id"])
@@ -55,7 +57,7 @@ def change(connection: Connection, kind: Kind, name: str, fields: Mapping[str, A
     begin_write(connection)
     known = must(connection, kind, name)
     check_references(connection, given, known.get("organisation_id", ""))
-    _check_plan_budgets(given, currency)
+    _check_plan_budgets(connection, given, currency)
     if given:
         connection.execute(update(TABLES[kind]).where(TABLES[kind].c.id == name).values(**to_row(given)))
     if kind == "user" and "team_id" in given:
@@ -115,6 +117,8 @@ def check_references(connection: Connection, given: Mapping[str, Any], organisat
             raise AccountsError(f"team `{team['id']}` is of another organisation", field="team_id")
 
 
-def _check_plan_budgets(given: Mapping[str, Any], currency: str) -> None:
+def _check_plan_budgets(connection: Connection, given: Mapping[str, Any], currency: str) -> None:
     for budget in given.get("budgets", ()):
         forms.check_budget(budget, currency)
+        if budget.unit != TOKENS:
+            hold_to(connection, currency)

@@ -15,7 +15,8 @@ from zuebee.accounts.amounts import TOKENS
 from zuebee.accounts.errors import AccountsError
 from zuebee.config import LimitSettings
 from zuebee.config.access import mistake_in_pattern
-from zuebee.contracts.admission import MAX_AMOUNT, Period, Priority
+from zuebee.contracts.admission import MAX_BALANCE, MAX_TAGS, Period, Priority
+from zuebee.kit.nearest import did_you_mean
 from zuebee.kit.networks import parse_network
 
 Role = Literal["admin", "member", "viewer"]
@@ -25,6 +26,7 @@ Scope = Literal["organisation", "team", "user", "key"]
 Id = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}\Z")]
 Reference = Annotated[str, Meta(max_length=128)]
 Name = Annotated[str, Meta(max_length=200)]
+Tags = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=MAX_TAGS)]
 Texts = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=1000)]
 Seconds = Annotated[float, Meta(ge=0, le=253402300799)]  # up to the year 9999
 F = TypeVar("F", bound="Form")
@@ -43,7 +45,7 @@ class BudgetForm(Form, frozen=True, kw_only=True):
 
     unit: Annotated[str, Meta(pattern=r"\A(tokens|[A-Z]{3})\Z")]
     period: Period
-    amount: Annotated[int, Meta(ge=0, le=MAX_AMOUNT)] | None
+    amount: Annotated[int, Meta(ge=0, le=MAX_BALANCE)] | None
 
 
 class Rights(Form, frozen=True, kw_only=True):
@@ -55,7 +57,7 @@ class Rights(Form, frozen=True, kw_only=True):
     models: Texts | UnsetType = UNSET
     endpoints: Texts | UnsetType = UNSET
     limits: LimitSettings | UnsetType = UNSET
-    tags: Texts | UnsetType = UNSET
+    tags: Tags | UnsetType = UNSET
 
 
 class NewOrganisation(Rights, frozen=True, kw_only=True):
@@ -146,6 +148,7 @@ _EXPECTED = {
     "period": "daily, weekly, monthly or never",
     "unit": "tokens, or a currency such as USD",
 }
+_CHOICES = [_EXPECTED[name] for name in ("role", "priority", "billing", "period")]
 
 
 def read(form: type[F], fields: Mapping[str, Any]) -> F:
@@ -153,23 +156,36 @@ def read(form: type[F], fields: Mapping[str, Any]) -> F:
     try:
         filled = msgspec.convert(dict(fields), form)
     except msgspec.ValidationError as error:
-        raise _as_accounts_error(str(error)) from None
+        raise _as_accounts_error(str(error), fields) from None
     _check(filled)
     return filled
 
 
-def _as_accounts_error(text: str) -> AccountsError:
+def _as_accounts_error(text: str, fields: Mapping[str, Any]) -> AccountsError:
     if unknown := _UNKNOWN.search(text):
         place = _AT.search(text)
         inside = f"{place[1]}." if place and place[1] else ""
-        return AccountsError("this cannot be set", field=inside + unknown[1], kind="forbidden")
+        hint = did_you_mean(unknown[1], LimitSettings.__struct_fields__) if inside == "limits." else ""
+        return AccountsError(f"this cannot be set{hint}", field=inside + unknown[1], kind="forbidden")
     place = _AT.search(text)
     field = place[1] if place else ""
     expected = _EXPECTED.get(field.rpartition(".")[2])
     if expected is not None and place is not None:
-        return AccountsError(f"expected {expected}", field=field)
+        hint = did_you_mean(_given(fields, field), re.split(r", | or ", expected)) if expected in _CHOICES else ""
+        return AccountsError(f"expected {expected}{hint}", field=field)
     said = _AT.sub("", text)
     return AccountsError(said[:1].lower() + said[1:], field=field)
+
+
+def _given(fields: Any, place: str) -> str:
+    """What stands at a place such as `budgets[0].period`; empty if that is no text."""
+    found = fields
+    for name, index in re.findall(r"(\w+)|\[(\d+)\]", place):
+        try:
+            found = found[name or int(index)]
+        except (LookupError, TypeError):
+            return ""
+    return found if isinstance(found, str) else ""
 
 
 def _check(form: Form) -> None:

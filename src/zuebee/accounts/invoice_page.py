@@ -45,7 +45,8 @@ Made on {_day(invoice["created_at_s"])}</p>
 
 
 def _line(line: Mapping[str, Any], currency: str) -> str:
-    texts = "".join(f"<td>{escape(str(line[name]) or '-')}</td>" for name in ("user_id", "model"))
+    late = f" ({line['late_of']})" if line.get("late_of") else ""
+    texts = "".join(f"<td>{escape(text)}</td>" for text in (line["user_id"] or "-", f"{line['model'] or '-'}{late}"))
     counts = "".join(f'<td class="n">{line[name]}</td>' for name in ("requests", "prompt_tokens", "completion_tokens"))
     return f'<tr>{texts}{counts}<td class="n">{escape(show_amount(line["cost_nano"], currency))}</td></tr>'
 

@@ -1,21 +1,36 @@
-"""Invoices: what an organisation used in a month, with a number that has no gap before it, kept as it was made."""
+"""Invoices: what an organisation used in a month, with a number that has no gap before it, kept as it was made.
 
-from collections.abc import Mapping
+They are made of totals that the settling transactions write and an invoice takes away: so each amount is on one
+invoice, whenever it was settled and however long records are kept.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from zuebee.accounts import directory, reports
+from zuebee.accounts import directory
+from zuebee.accounts.amounts import show_amount
 from zuebee.accounts.errors import AccountsError
 from zuebee.accounts.periods import month_bounds_s
 from zuebee.accounts.rows import begin_write, to_row, to_view
 from zuebee.kit import clock
 from zuebee.kit.database import Database
-from zuebee.schema.tables import counters, invoices
+from zuebee.schema.currency import hold_to
+from zuebee.schema.tables import counters, invoices, unbilled_usage
 
 COUNTER = "invoice"
+SINCE = "unbilled_since"
+"""The counter that says from when on all is known, in a store of an earlier version."""
+
+MAX_TOTAL = (1 << 63) - 1
+"""What a column of the store holds."""
+
+MAX_LINES = 10_000
+OTHER = "other"
 
 
 class Invoices:
@@ -50,6 +65,7 @@ class Invoices:
         self, connection: Connection, organisation_id: str, starts_at_s: float, ends_at_s: float
     ) -> dict[str, Any]:
         begin_write(connection)
+        hold_to(connection, self._currency)
         _lock_counter(connection)
         columns = invoices.c
         found = connection.execute(
@@ -61,7 +77,9 @@ class Invoices:
         ).mappings().first()  # fmt: skip
         if found is not None:
             return _named(connection, to_view(dict(found)))
-        draft = self._draft(connection, organisation_id, starts_at_s, ends_at_s)
+        draft = self._draft(connection, organisation_id, starts_at_s, ends_at_s, take=True)
+        if draft["total_nano"] > MAX_TOTAL:
+            raise AccountsError(f"comes to more than {show_amount(MAX_TOTAL, self._currency)}", field="month")
         taken = update(counters).where(counters.c.name == COUNTER).values(value=counters.c.value + 1)
         number = connection.execute(taken.returning(counters.c.value)).scalar_one()
         invoice = {**draft, "number": f"{int(number):08d}"}
@@ -70,14 +88,30 @@ class Invoices:
         return invoice
 
     def _draft(
-        self, connection: Connection, organisation_id: str, starts_at_s: float, ends_at_s: float
+        self, connection: Connection, organisation_id: str, starts_at_s: float, ends_at_s: float, *, take: bool = False
     ) -> dict[str, Any]:
+        """What is on no invoice yet: of this month, and what came late of months that have one. `take`: it is now."""
         directory.must(connection, "organisation", organisation_id, field="organisation")
-        wanted = {"organisation_id": organisation_id}
-        lines = reports.usage(connection, "user_and_model", wanted, since_s=starts_at_s, until_s=ends_at_s)
-        if len(lines) == reports.MAX_ROWS:
-            raise AccountsError(f"has more than {reports.MAX_ROWS} lines", field="organisation")
-        lines = [line for line in lines if line["cost_nano"] or line["prompt_tokens"] or line["completion_tokens"]]
+        since_s = connection.execute(select(counters.c.value).where(counters.c.name == SINCE)).scalar()
+        if since_s is not None and starts_at_s < since_s:
+            raise AccountsError(
+                "is not known whole: its records were removed before this version kept totals", field="month"
+            )
+        closed = select(invoices.c.starts_at_s).where(
+            invoices.c.organisation_id == organisation_id, invoices.c.starts_at_s < starts_at_s
+        )
+        months = [int(starts_at_s), *(int(month) for (month,) in connection.execute(closed))]
+        mine = (
+            unbilled_usage.c.organisation_id == organisation_id,
+            unbilled_usage.c.month.in_(months),
+            # What cost nothing may be from before the store took over its currency.
+            unbilled_usage.c.currency.in_(["", self._currency]) | (unbilled_usage.c.cost_nano == 0),
+        )
+        columns = [unbilled_usage.c[name] for name in ("month", "user_id", "model", *_SUMS)]
+        statement: Any = (
+            delete(unbilled_usage).where(*mine).returning(*columns) if take else select(*columns).where(*mine)
+        )
+        lines = _lines(connection.execute(statement), int(starts_at_s))
         draft = {
             "number": "",
             "organisation_id": organisation_id,
@@ -89,6 +123,34 @@ class Invoices:
             "created_at_s": clock.wall_s(),
         }
         return _named(connection, draft)
+
+
+_SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_nano")
+
+
+def _lines(rows: Iterable[Any], month: int) -> list[dict[str, Any]]:
+    """The dearest first; what came late says of which month it is, and beyond MAX_LINES all is one line."""
+    totals: dict[tuple[str, str, str], list[int]] = {}
+    for at_s, user_id, model, *sums in rows:
+        late = "" if at_s == month else datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m")
+        _add(totals.setdefault((user_id, model, late), [0] * len(_SUMS)), sums)
+    ordered = sorted(totals.items(), key=lambda each: (-each[1][-1], each[0]))
+    kept, rest = ordered[: MAX_LINES - 1], ordered[MAX_LINES - 1 :]
+    if len(rest) > 1:
+        other = [0] * len(_SUMS)
+        for _, sums in rest:
+            _add(other, sums)
+        rest = [(("", OTHER, ""), other)]
+    lines = []
+    for (user_id, model, late), sums in [*kept, *rest]:
+        line = {"user_id": user_id, "model": model, **dict(zip(_SUMS, map(int, sums), strict=True))}
+        lines.append({**line, "late_of": late} if late else line)
+    return lines
+
+
+def _add(total: list[int], more: Iterable[int]) -> None:
+    for place, value in enumerate(more):
+        total[place] += value
 
 
 def _named(connection: Connection, invoice: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, select, update
 
 from zuebee.accounts import directory, forms
 from zuebee.accounts.amounts import TOKENS
@@ -16,6 +16,8 @@ from zuebee.accounts.errors import AccountsError
 from zuebee.accounts.forms import read
 from zuebee.accounts.rows import add_row, begin_write, page, to_row, to_view
 from zuebee.kit import clock
+from zuebee.kit.nearest import did_you_mean
+from zuebee.schema.sums import Sums
 from zuebee.schema.tables import keys, plans, usage_days
 
 PREFIX = "sk-zuebee-"
@@ -182,18 +184,18 @@ def listing(
 def _view(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     now_s = clock.wall_s()
     first_day = int(now_s // DAY_S) - USAGE_DAYS + 1
-    sums = [func.coalesce(func.sum(usage_days.c[name]), 0) for name in ("requests", "cost_nano")]
-    tokens = func.coalesce(func.sum(usage_days.c.prompt_tokens + usage_days.c.completion_tokens), 0)
+    days = usage_days.c
+    sums = Sums(connection, [days.requests, days.prompt_tokens, days.completion_tokens, days.cost_nano])
     used = connection.execute(
-        select(usage_days.c.key_id, sums[0], tokens, sums[1])
+        select(usage_days.c.key_id, *sums.columns)
         .where(usage_days.c.key_id.in_([row["id"] for row in rows]), usage_days.c.day >= first_day)
         .group_by(usage_days.c.key_id)
     )
-    usage = {key_id: tuple(map(int, figures)) for key_id, *figures in used}
+    usage = {key_id: sums.read(figures) for key_id, *figures in used}
     views = []
     for row in rows:
-        requests, tokens_used, cost_nano = usage.get(row["id"], (0, 0, 0))
-        last = {"requests": requests, TOKENS: tokens_used, "cost_nano": cost_nano}
+        requests, prompt, completion, cost_nano = usage.get(row["id"], [0, 0, 0, 0])
+        last = {"requests": requests, TOKENS: prompt + completion, "cost_nano": cost_nano}
         views.append({**to_view(row), "state": state_of(row, now_s), "last_30_days": last})
     return views
 
@@ -214,7 +216,8 @@ def _is_in(state: str, now_s: float) -> ColumnElement[bool]:
             return on & ~ended & ~begun
         case "active":
             return on & ~ended & begun
-    raise AccountsError("expected active, not_started, disabled, expired or revoked", field="state")
+    hint = did_you_mean(state, ("active", "not_started", "disabled", "expired", "revoked"))
+    raise AccountsError(f"expected active, not_started, disabled, expired or revoked{hint}", field="state")
 
 
 def state_of(row: Mapping[str, Any], now_s: float) -> str:

@@ -10,6 +10,7 @@ from zuebee.accounts import directory
 from zuebee.accounts.entitlements import Level, PlanTerms
 from zuebee.accounts.forms import BudgetForm, Scope
 from zuebee.config import LimitSettings
+from zuebee.contracts.admission import some_tags
 from zuebee.contracts.errors import Refusal
 from zuebee.schema import tables
 
@@ -118,5 +119,5 @@ def _limits(text: str) -> LimitSettings:
 
 
 def tags_of(row: Mapping[str, Any], present: Sequence[Scope]) -> tuple[str, ...]:
-    """The tags of these holders, each once."""
-    return tuple(dict.fromkeys(tag for scope in present for tag in texts(column_of(row, scope, "tags") or "[]")))
+    """The tags of these holders, each once, as many as fit into the bounds."""
+    return some_tags(*(texts(column_of(row, scope, "tags") or "[]") for scope in present))

@@ -19,7 +19,7 @@ from zuebee.accounts.levels import (
     statement,
     tags_of,
 )
-from zuebee.contracts.admission import Principal
+from zuebee.contracts.admission import Principal, some_tags
 from zuebee.contracts.errors import KEY_DISABLED, Refusal
 from zuebee.kit import clock
 
@@ -79,7 +79,7 @@ def _principal(rows: Sequence[Any], principal: Principal, currency: str) -> Prin
         organisation_id=row["organisation_id"] or "",
         plan=principal.plan or found.plan,
         priority=found.priority,
-        tags=tuple(dict.fromkeys((*principal.tags, *tags_of(row, present)))),
+        tags=some_tags(principal.tags, tags_of(row, present)),
         models=found.models,
         endpoints=found.endpoints,
         limits=(*principal.limits, *found.limits),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from zuebee.contracts.admission import MAX_AMOUNT
+from zuebee.contracts.admission import MAX_BALANCE
 from zuebee.contracts.errors import Refusal, bad_request
 
 TOLERANCE_S = 300
@@ -68,8 +68,8 @@ def read_event(body: bytes) -> PaymentEvent | Refusal:
         return bad_request(f"The event cannot be read: {error}")
     if not event.id or len(event.id) > 200:
         return bad_request("The event has no id, or one of more than 200 characters.", param="id")
-    if not 0 < event.amount <= MAX_AMOUNT:
-        return bad_request("The amount is not above 0.", param="amount")
+    if not 0 < event.amount <= MAX_BALANCE:
+        return bad_request(f"The amount is not between 1 and {MAX_BALANCE}.", param="amount")
     return event
 
 

@@ -8,19 +8,21 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from zuebee.accounts import directory
-from zuebee.accounts.amounts import TOKENS
+from zuebee.accounts.amounts import TOKENS, show_amount
 from zuebee.accounts.entitlements import account_of
 from zuebee.accounts.errors import AccountsError
 from zuebee.accounts.forms import BudgetForm, Scope
 from zuebee.accounts.payment_events import PaymentEvent
 from zuebee.accounts.rows import begin_write
-from zuebee.contracts.admission import MAX_AMOUNT
-from zuebee.contracts.chain import next_hash
+from zuebee.contracts.admission import MAX_BALANCE
+from zuebee.contracts.chain import head_name, next_hash
 from zuebee.contracts.errors import Refusal
 from zuebee.kit import clock
 from zuebee.kit.database import Database
+from zuebee.schema.currency import hold_to
 from zuebee.schema.tables import (
     budgets,
+    counters,
     ledger_balances,
     ledger_batches,
     ledger_entries,
@@ -78,7 +80,7 @@ class Payments:
     ) -> Payment:
         """Add to a holder's prepaid account. `unit`: the currency unless said. The same id again changes nothing."""
         unit = unit or self._currency
-        return self._database.call(lambda c: _top_up(c, scope, name, payment_id, amount, unit, note))
+        return self._counted(scope, name, payment_id, amount, unit, note)
 
     def count(self, event: PaymentEvent) -> Payment:
         """Add what an event, whose signature was verified, says. The same event again changes nothing."""
@@ -87,7 +89,12 @@ class Payments:
         if scope not in ("organisation", "team", "user", "key") or not holder or tail != "never":
             raise AccountsError("expected a prepaid account such as organisation:ID/USD/never", field="account")
         known: Scope = scope  # type: ignore[assignment]
-        return self._database.call(lambda c: _top_up(c, known, holder, event.id, event.amount, event.unit, event.note))
+        return self._counted(known, holder, event.id, event.amount, event.unit, event.note)
+
+    def _counted(self, scope: Scope, name: str, payment_id: str, amount: int, unit: str, note: str) -> Payment:
+        if unit not in (TOKENS, self._currency):
+            raise AccountsError(f"expected tokens or {self._currency}, the currency of `billing`", field="unit")
+        return self._database.call(lambda c: _top_up(c, scope, name, payment_id, amount, unit, note))
 
     def listing(self, organisation_id: str, *, limit: int = 100) -> list[dict[str, Any]]:
         """The latest payments of an organisation and what is below it."""
@@ -103,12 +110,15 @@ class Payments:
 def _top_up(
     connection: Connection, scope: Scope, name: str, payment_id: str, amount: int, unit: str, note: str
 ) -> Payment:
-    if not 0 < amount <= MAX_AMOUNT:
-        raise AccountsError("expected an amount above 0", field="amount")
+    if not 0 < amount <= MAX_BALANCE:
+        most = show_amount(MAX_BALANCE, unit)
+        raise AccountsError(f"expected an amount above 0, and not above {most}", field="amount")
     if not payment_id or len(payment_id) > 200 or not payment_id.isprintable() or "@" in payment_id:
         # An `@` marks the ledger's own grants.
         raise AccountsError("expected 1 to 200 printable characters without @", field="payment")
     begin_write(connection)
+    if unit != TOKENS:
+        hold_to(connection, unit)
     holder = directory.must(connection, scope, name)
     holder_id = holder["lineage"] if scope == "key" else holder["id"]
     account = account_of(scope, holder_id, unit, "never")
@@ -184,13 +194,15 @@ def write_grant(connection: Connection, grant_id: str, account: str, unit: str, 
     connection.execute(insert(ledger_entries).values(**entry))
     digest = next_hash("", [tuple(entry.values())])
     connection.execute(insert(ledger_batches).values(owner=owner, sequence=1, entries=1, hash=digest))
+    connection.execute(insert(counters).values(name=head_name(owner), value=1))
     raised = (
         update(ledger_balances)
-        .where(ledger_balances.c.id == balance_id, ledger_balances.c.granted + amount <= MAX_AMOUNT)
+        .where(ledger_balances.c.id == balance_id, ledger_balances.c.granted <= MAX_BALANCE - amount)
         .values(granted=ledger_balances.c.granted + amount)
     )
     if connection.execute(raised).rowcount != 1:
-        raise AccountsError("the account would hold more than can be counted", field="amount")
+        most = show_amount(MAX_BALANCE, unit)
+        raise AccountsError(f"with it, `{account}` would have got more than {most} in its life", field="amount")
 
 
 def _balance(connection: Connection, account: str, unit: str) -> int:

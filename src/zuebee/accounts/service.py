@@ -94,4 +94,6 @@ class AccountsService:
 
     def usage(self, by: str, wanted: Mapping[str, str], *, since_s: float, until_s: float) -> list[dict[str, Any]]:
         """What was used from `since_s` on and before `until_s`, summed up; see `reports.usage`."""
-        return self._database.call(lambda c: reports.usage(c, by, wanted, since_s=since_s, until_s=until_s))
+        return self._database.call(
+            lambda c: reports.usage(c, by, wanted, since_s=since_s, until_s=until_s, currency=self._currency)
+        )

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from zuebee.admission.permissions import may_knock, may_use
@@ -19,21 +20,35 @@ from zuebee.contracts.admission import (
     Grant,
     Hold,
     Limiter,
+    Need,
+    Place,
     Principal,
     Priority,
     Recorder,
     Settlement,
 )
-from zuebee.contracts.errors import BODY_NOT_SIGNED, KEY_REVOKED, NO_KEY, Refusal
+from zuebee.contracts.errors import BODY_NOT_SIGNED, KEY_REVOKED, NO_KEY, Refusal, no_such_model
 from zuebee.contracts.inference import Job
+from zuebee.contracts.models import FactsOf
+from zuebee.dialects.openai import INLINE_BYTES
+from zuebee.kit.aside import aside
 
 UNAUTHENTICATED: Final = 401
 MAX_LOWERED: Final = 1000
+CONTEXT_MARGIN: Final = 16
 NO_GUESS: Final = (NO_KEY, KEY_REVOKED)
 """A probe without a key, and a service whose key was revoked, must not shut out all who share their address."""
 
-Estimate = Callable[[str, int], int]
-"""(model, bytes of the body) -> tokens that its prompt probably has."""
+Served = Callable[[str], Awaitable[bool]]
+"""Whether a server has this model, as far as that is known."""
+
+SizesOf = Callable[[str, Job], tuple[int, int]]
+"""(id of the key, job) -> how many tokens its prompt probably has, and how many it may have."""
+
+
+async def anything_served(_: str) -> bool:
+    """Nothing is known of the servers."""
+    return True
 
 
 class AdmissionService:
@@ -50,16 +65,22 @@ class AdmissionService:
         limiter: Limiter,
         billing: Billing,
         recorders: Sequence[Recorder],
-        estimate: Estimate,
+        sizes: SizesOf,
+        facts: FactsOf,
+        served: Served = anything_served,
         default_output_tokens: int,
+        max_output_tokens: int,
     ) -> None:
         self.authenticator = authenticator
         self.firewall = firewall
         self._limiter = limiter
         self._billing = billing
         self._recorders = tuple(recorders)
-        self._estimate = estimate
+        self._sizes = sizes
+        self._facts = facts
+        self._served = served
         self._default_output_tokens = default_output_tokens
+        self._max_output_tokens = max_output_tokens
         self._lowered: dict[tuple[int, Priority], tuple[Principal, Principal]] = {}
 
     def screen(self, caller: Caller) -> Refusal | None:
@@ -94,27 +115,43 @@ class AdmissionService:
         self._lowered[id(principal), priority] = principal, lowered
         return lowered
 
+    def may_use(self, principal: Principal, model: str) -> Refusal | None:
+        """See `Admission.may_use`."""
+        return may_use(principal, model) or self._billing.unpriced(principal, model)
+
+    async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
+        """See `Admission.enter`."""
+        return await self._limiter.enter(caller, principal)
+
+    def leave(self, early: Place) -> None:
+        """See `Admission.leave`."""
+        self._limiter.release(early, None)
+
     async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
         """See `Admission.admit`."""
-        if caller.body_sha256 and not _is_digest_of(caller.body_sha256, job.body):
-            return BODY_NOT_SIGNED
-        refusal = may_use(principal, job.model) or self.firewall.check_job(caller, job)
+        if len(job.body) <= INLINE_BYTES:
+            refusal = self._check(caller, principal, job)
+        else:
+            refusal = await aside(len(job.body), partial(self._check, caller, principal, job))
         if refusal is not None:
             return refusal
-        prompt_tokens = self._estimate(job.model, len(job.body))
+        prompt_tokens, prompt_most = self._sizes(principal.key_id, job)
         bound = self._default_output_tokens if job.max_output_tokens is None else job.max_output_tokens
-        output_tokens = 0 if job.operation == "embeddings" else bound * job.choices * job.prompts
-        if output_tokens > MAX_AMOUNT:
-            output_tokens = MAX_AMOUNT
-        tokens = prompt_tokens + output_tokens
+        answers = 0 if job.operation == "embeddings" else job.choices * job.prompts
+        tokens = prompt_tokens + bound * answers
+        if tokens > MAX_AMOUNT:
+            tokens = MAX_AMOUNT
         if not principal.budgets:
             place = await self._limiter.acquire(caller, principal, job, tokens)
             if isinstance(place, Refusal):
                 return place
             amount = Amount(tokens)
             return Grant(principal, job.request_id, job.model, amount, None, place, prompt_tokens=prompt_tokens)
-        quote = self._billing.unable() or self._billing.quote(principal, job, prompt_tokens, output_tokens)
+        need = self._need(job, prompt_tokens, prompt_most, answers)
+        quote = self._billing.unable() or self._billing.quote(principal, job, need)
         if isinstance(quote, Refusal):
+            if quote.param == "model" and not await self._served(job.model):
+                return no_such_model(job.model)
             return quote
         place = await self._limiter.acquire(caller, principal, job, tokens)
         if isinstance(place, Refusal):
@@ -127,12 +164,38 @@ class AdmissionService:
                 self._limiter.release(place, None)
         if isinstance(hold, Refusal):
             return hold
-        return Grant(principal, job.request_id, job.model, quote, hold, place, prompt_tokens=prompt_tokens)
+        grant = Grant(principal, job.request_id, job.model, quote, hold, place)
+        grant.prompt_tokens = prompt_tokens
+        if hold is not None:
+            grant.prompt_held = prompt_most if hold.whole else prompt_tokens
+            if answers and job.max_output_tokens is None:
+                grant.answer_bound = max(1, hold.answer_tokens // answers)
+        return grant
+
+    def _need(self, job: Job, prompt_tokens: int, prompt_most: int, answers: int) -> Need:
+        """The worst case of a request, and the least that it can do with."""
+        bound, least = job.max_output_tokens, job.max_output_tokens
+        if bound is None or least is None:
+            facts = self._facts(job.model)
+            bound, least = facts.answer or self._max_output_tokens, 1
+            if facts.context:
+                # The estimate may be too low: a bound that is too long is refused, and costs another round trip.
+                room = facts.context - prompt_tokens - prompt_tokens // 8 - CONTEXT_MARGIN
+                bound = min(bound, room if room > 0 else 1)
+        return Need(prompt_tokens, prompt_most, min(bound * answers, MAX_AMOUNT), min(least * answers, MAX_AMOUNT))
+
+    def _check(self, caller: Caller, principal: Principal, job: Job) -> Refusal | None:
+        """All that looks at the body."""
+        if caller.body_sha256 and not _is_digest_of(caller.body_sha256, job.body):
+            return BODY_NOT_SIGNED
+        return may_use(principal, job.model) or self.firewall.check_job(caller, job)
 
     def settle(self, settlement: Settlement) -> Awaitable[None] | None:
         """See `Admission.settle`."""
         grant = settlement.grant
         pending = None
+        if settlement.early is not None:
+            self._limiter.release(settlement.early, None)
         if grant is not None:
             pending = self._billing.settle(settlement)
             if grant.place is not None:
@@ -142,10 +205,10 @@ class AdmissionService:
             recorder.record(settlement)
         return pending
 
-    async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
+    async def attend(self, grants: Sequence[Grant], early: Sequence[Place] = ()) -> Sequence[tuple[Grant, Refusal]]:
         """See `Admission.attend`."""
         # First: what else fails must not let the leases of running requests run out.
-        await self._limiter.attend([grant.place for grant in grants if grant.place is not None])
+        await self._limiter.attend([*early, *(grant.place for grant in grants if grant.place is not None)])
         cut = list(await self._billing.attend(grants))
         known = {grant.principal.credential: grant.principal for grant in grants if grant.principal.credential}
         refused = {p.credential: refusal for p, refusal in await self.authenticator.recheck(list(known.values()))}

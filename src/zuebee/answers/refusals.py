@@ -16,6 +16,13 @@ TOO_LARGE = Refusal(
     "The answer to the request with this Idempotency-Key was too large to be kept.",
     "Idempotency-Key",
 )
+LOST = Refusal(
+    409,
+    "invalid_request_error",
+    "idempotency_answer_lost",
+    "The request with this Idempotency-Key was begun, and its answer could not be kept: it is not run again.",
+    "Idempotency-Key",
+)
 UNKNOWN = Refusal(
     503,
     "api_error",

@@ -5,19 +5,21 @@ import logging
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import Connection
 
 from zuebee.answers import envelope, store
 from zuebee.answers.grouped import Grouped
-from zuebee.answers.refusals import REUSED, TOO_LARGE, UNKNOWN, in_progress
+from zuebee.answers.refusals import LOST, REUSED, TOO_LARGE, UNKNOWN, in_progress
 from zuebee.contracts.admission import Principal
 from zuebee.contracts.answers import KeptAnswer, Ticket
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Job
 from zuebee.kit import clock
 from zuebee.kit.database import DatabaseError
+from zuebee.kit.seldom import Seldom
 from zuebee.kit.tasks import Tasks
 
 LEASE_S = 15.0
@@ -26,6 +28,11 @@ SWEEP_EVERY = 12
 """Renewals between two sweeps: once a minute."""
 POLL_S = 1.0
 MAX_SWEEPS = 20
+UNSURE_S = 30.0
+"""After so long a transaction that was given up has been made, or never will be."""
+
+MAX_LEFT_OVER = 10_000
+"""What the database could not be told is told later, of so many keys at most."""
 
 T = TypeVar("T")
 _log = logging.getLogger("zuebee.answers")
@@ -37,9 +44,12 @@ class AnswerKeeper:
     def __init__(self, database: Grouped, *, retention_s: float, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.failures = 0
+        self._seldom = Seldom(_log)
         self._database = database
         self._retention_s = retention_s
         self._claimed: set[int] = set()
+        self._claims: dict[int, asyncio.Task[store.Row | None]] = {}
+        self._left_over: dict[int, tuple[Callable[[Connection], object], float]] = {}
         self._tasks = Tasks()
         self._started = False
 
@@ -51,6 +61,8 @@ class AnswerKeeper:
 
     async def aclose(self) -> None:
         """Stop, and let go of the database."""
+        with suppress(DatabaseError):
+            await self._catch_up()
         await self._tasks.aclose()
         await self._database.aclose()
 
@@ -64,9 +76,8 @@ class AnswerKeeper:
 
     async def find(self, ticket: Ticket) -> KeptAnswer | Refusal | None:
         """See `Answers.find`."""
-        now_s = clock.wall_s()
         try:
-            row = await self._run(lambda connection: store.read(connection, ticket.id, now_s))
+            row = await self._run(lambda connection: store.read(connection, ticket.id, self._retention_s))
         except DatabaseError:
             return UNKNOWN
         if row is None:
@@ -74,7 +85,9 @@ class AnswerKeeper:
         if row.fingerprint != ticket.fingerprint:
             return REUSED
         if row.state == "running":
-            return in_progress(min(row.expires_at_s - now_s, POLL_S))
+            return in_progress(min(row.left_s, POLL_S))
+        if row.state == "lost":
+            return LOST
         if row.answer is None:
             return TOO_LARGE
         try:
@@ -84,46 +97,89 @@ class AnswerKeeper:
             return UNKNOWN
 
     async def claim(self, ticket: Ticket) -> Refusal | None:
-        """See `Answers.claim`."""
+        """See `Answers.claim`. Who leaves meanwhile frees it, and that waits for what is under way."""
         self._claimed.add(ticket.owner)
+        enter = partial(store.claim, ticket=ticket, lease_s=LEASE_S, retention_s=self._retention_s)
+        claiming = self._claims[ticket.owner] = self._tasks.spawn(self._entered(ticket, enter), "claim a key")
         try:
-            other = await self._run(lambda db: store.claim(db, ticket, clock.wall_s(), LEASE_S))
+            other = await asyncio.shield(claiming)
         except DatabaseError:
-            # It may have been entered all the same: then its lease ends by itself.
-            self._claimed.discard(ticket.owner)
             return UNKNOWN
         if other is None:
             return None
         self._claimed.discard(ticket.owner)
-        return in_progress(POLL_S) if other.fingerprint == ticket.fingerprint else REUSED
+        if other.fingerprint != ticket.fingerprint:
+            return REUSED
+        return LOST if other.state == "lost" else in_progress(POLL_S)
+
+    async def _entered(self, ticket: Ticket, enter: Callable[[Connection], store.Row | None]) -> store.Row | None:
+        try:
+            return await self._database.run(enter)
+        except DatabaseError as error:
+            self._failed(error)
+            # It may be entered all the same, also later: for a request that does not run.
+            self._claimed.discard(ticket.owner)
+            self._do_later(ticket, partial(store.remove, ticket=ticket), UNSURE_S)
+            raise
+        finally:
+            del self._claims[ticket.owner]
 
     async def keep(self, ticket: Ticket, answer: KeptAnswer | None) -> None:
-        """See `Answers.keep`."""
-        until_s = clock.wall_s() + self._retention_s
+        """See `Answers.keep`. It is done also for a caller that is cut meanwhile."""
+        await asyncio.shield(self._tasks.spawn(self._keep(ticket, answer), "keep an answer"))
 
+    async def _keep(self, ticket: Ticket, answer: KeptAnswer | None) -> None:
         def finish(connection: Connection) -> bool:
             sealed = None if answer is None else envelope.seal(ticket.secret, ticket.id, answer)
-            return store.finish(connection, ticket, sealed, until_s)
+            state: store.State = "too_large" if answer is None else "done"
+            return store.finish(connection, ticket, state, sealed, self._retention_s)
 
-        with suppress(DatabaseError):
+        try:
             if not await self._run(finish):
                 self.failures += 1
-                _log.error("an answer could not be kept: its lease was lost")
+                _log.error("an answer could not be kept: its row is gone")
+        except DatabaseError:
+            self._do_later(ticket, partial(self._lose, ticket), 0.0)
         self._claimed.discard(ticket.owner)
+
+    def _lose(self, ticket: Ticket, connection: Connection) -> None:
+        """Say of a run whose answer is not kept that it ran. Unless it was kept, and that was not seen."""
+        row = store.read(connection, ticket.id, self._retention_s)
+        if row is not None and row.owner == ticket.owner and row.state in ("running", "lost"):
+            store.finish(connection, ticket, "lost", None, self._retention_s)
 
     async def free(self, ticket: Ticket) -> None:
         """See `Answers.free`."""
         self._claimed.discard(ticket.owner)
-        with suppress(DatabaseError):  # counted and logged; its lease ends by itself
-            await self._run(lambda connection: store.remove(connection, ticket))
+        if (claiming := self._claims.get(ticket.owner)) is not None:
+            await asyncio.wait([claiming])
+        remove = partial(store.remove, ticket=ticket)
+        try:
+            await self._run(remove)
+        except DatabaseError:
+            self._do_later(ticket, remove, 0.0)
+
+    def _do_later(self, ticket: Ticket, work: Callable[[Connection], object], for_s: float) -> None:
+        """Try again until it is done, and has been for so long."""
+        if len(self._left_over) < MAX_LEFT_OVER:
+            self._left_over[ticket.owner] = work, clock.monotonic_s() + for_s
+
+    async def _catch_up(self) -> None:
+        for owner, (work, until_s) in list(self._left_over.items()):
+            await self._run(work)
+            if clock.monotonic_s() >= until_s:
+                self._left_over.pop(owner, None)
 
     async def _run(self, work: Callable[[Connection], T]) -> T:
         try:
             return await self._database.run(work)
         except DatabaseError as error:
-            self.failures += 1
-            _log.error("kept answers: %s", error)
+            self._failed(error)
             raise
+
+    def _failed(self, error: DatabaseError) -> None:
+        self.failures += 1
+        self._seldom.error("kept answers: %s", error)
 
     async def _attend(self) -> None:
         turn = 0
@@ -133,6 +189,7 @@ class AnswerKeeper:
             try:
                 if self._claimed:
                     await self._renew()
+                await self._catch_up()
                 if turn % SWEEP_EVERY == 0:
                     await self._sweep()
             except DatabaseError:
@@ -140,13 +197,11 @@ class AnswerKeeper:
 
     async def _renew(self) -> None:
         owners = list(self._claimed)
-        until_s = clock.wall_s() + LEASE_S
         for begin in range(0, len(owners), store.SWEEP_ROWS):
             part = owners[begin : begin + store.SWEEP_ROWS]
-            await self._run(lambda connection, part=part: store.renew(connection, part, until_s))  # type: ignore[misc]
+            await self._run(lambda connection, part=part: store.renew(connection, part, LEASE_S))  # type: ignore[misc]
 
     async def _sweep(self) -> None:
-        now_s = clock.wall_s()
         for _ in range(MAX_SWEEPS):
-            if await self._run(lambda connection: store.sweep(connection, now_s)) < store.SWEEP_ROWS:
+            if await self._run(lambda connection: store.sweep(connection, self._retention_s)) < store.SWEEP_ROWS:
                 break

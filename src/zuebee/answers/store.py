@@ -1,61 +1,87 @@
 """The table of kept answers, on SQLite and PostgreSQL. Each function is one transaction of its caller.
 
-A row is `running` while its request runs: then `expires_at_s` is the end of a lease that its process renews. After
-that it is `done` or `too_large` until it expires. Who may change a running row is told by `owner`.
+A row is `running` while its request runs: then `expires_at_s` is the end of a lease that its process renews. A lease
+that ran out says that the request may have run, and what became of it is `lost`: it stays so for as long as an answer
+would have been kept, and is never run again. After the run a row is `done`, `too_large` or `lost` until it expires. Who
+may change a running row is told by `owner`. The time is the database's where several machines use it.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Double, cast, delete, extract, func, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from zuebee.contracts.answers import Ticket
+from zuebee.kit import clock
 from zuebee.schema.tables import kept_answers as rows
 
 SWEEP_ROWS = 500
+TRIES = 3
+"""A row that stood in the way may be gone by the time it is read."""
+
+State = Literal["running", "done", "too_large", "lost"]
 
 
 class Row(NamedTuple):
-    """What is known of a key."""
+    """What is known of a key, and for how long."""
 
     fingerprint: str
     state: str
     owner: int
     answer: bytes | None
-    expires_at_s: float
+    left_s: float
 
 
-def read(connection: Connection, row_id: str, now_s: float) -> Row | None:
+def _now(connection: Connection) -> ColumnElement[float]:
+    if connection.dialect.name == "postgresql":
+        return cast(extract("epoch", func.clock_timestamp()), Double)
+    return literal(clock.wall_s(), Double)
+
+
+def _gone(now: ColumnElement[float], retention_s: float) -> ColumnElement[bool]:
+    return (rows.c.expires_at_s <= now - retention_s) | ((rows.c.state != "running") & (rows.c.expires_at_s <= now))
+
+
+def read(connection: Connection, row_id: str, retention_s: float) -> Row | None:
     """The row of a key; None if there is none, or it has expired."""
-    columns = (rows.c.fingerprint, rows.c.state, rows.c.owner, rows.c.answer, rows.c.expires_at_s)
-    found = connection.execute(select(*columns).where(rows.c.id == row_id, rows.c.expires_at_s > now_s)).one_or_none()
-    return None if found is None else Row(*found)
+    now = _now(connection)
+    columns = (rows.c.fingerprint, rows.c.state, rows.c.owner, rows.c.answer, rows.c.expires_at_s - now)
+    found = connection.execute(select(*columns).where(rows.c.id == row_id, ~_gone(now, retention_s))).one_or_none()
+    if found is None:
+        return None
+    row = Row(*found)
+    return row._replace(state="lost") if row.state == "running" and row.left_s <= 0 else row
 
 
-def claim(connection: Connection, ticket: Ticket, now_s: float, lease_s: float) -> Row | None:
+def claim(connection: Connection, ticket: Ticket, lease_s: float, retention_s: float) -> Row | None:
     """Enter a running row, in the place of an expired one if need be; the row that stands in the way, if one does."""
-    connection.execute(delete(rows).where(rows.c.id == ticket.id, rows.c.expires_at_s <= now_s))
+    now = _now(connection)
+    connection.execute(delete(rows).where(rows.c.id == ticket.id, _gone(now, retention_s)))
     insert: Any = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    entered = connection.execute(
+    enter = (
         insert(rows)
         .values(
             id=ticket.id, fingerprint=ticket.fingerprint, state="running", owner=ticket.owner, answer=None,
-            created_at_s=now_s, expires_at_s=now_s + lease_s,
+            created_at_s=now, expires_at_s=now + lease_s,
         )
         .on_conflict_do_nothing()
         .returning(rows.c.id)
     )  # fmt: skip
-    return None if entered.first() is not None else read(connection, ticket.id, 0.0)
+    for _ in range(TRIES):
+        if connection.execute(enter).first() is not None:
+            return None
+        if (other := read(connection, ticket.id, retention_s)) is not None:
+            return other
+    return Row(ticket.fingerprint, "running", 0, None, 1.0)
 
 
-def finish(connection: Connection, ticket: Ticket, answer: bytes | None, expires_at_s: float) -> bool:
-    """Keep the answer (None: it was too large); False if the row is another's by now."""
-    state = "done" if answer is not None else "too_large"
+def finish(connection: Connection, ticket: Ticket, state: State, answer: bytes | None, retention_s: float) -> bool:
+    """What became of it; False if the row is not its own."""
     changed = connection.execute(
         update(rows)
         .where(rows.c.id == ticket.id, rows.c.owner == ticket.owner)
-        .values(state=state, answer=answer, expires_at_s=expires_at_s)
+        .values(state=state, answer=answer, expires_at_s=_now(connection) + retention_s)
     )
     return bool(changed.rowcount)
 
@@ -65,14 +91,16 @@ def remove(connection: Connection, ticket: Ticket) -> None:
     connection.execute(delete(rows).where(rows.c.id == ticket.id, rows.c.owner == ticket.owner))
 
 
-def renew(connection: Connection, owners: Sequence[int], expires_at_s: float) -> None:
+def renew(connection: Connection, owners: Sequence[int], lease_s: float) -> None:
     """Renew the leases of running rows."""
+    until = _now(connection) + lease_s
     connection.execute(
-        update(rows).where(rows.c.owner.in_(owners), rows.c.state == "running").values(expires_at_s=expires_at_s)
+        update(rows).where(rows.c.owner.in_(owners), rows.c.state == "running").values(expires_at_s=until)
     )
 
 
-def sweep(connection: Connection, now_s: float) -> int:
+def sweep(connection: Connection, retention_s: float) -> int:
     """Remove some of the expired rows; how many."""
-    oldest = select(rows.c.id).where(rows.c.expires_at_s <= now_s).order_by(rows.c.expires_at_s).limit(SWEEP_ROWS)
+    gone = _gone(_now(connection), retention_s)
+    oldest = select(rows.c.id).where(gone).order_by(rows.c.expires_at_s).limit(SWEEP_ROWS)
     return connection.execute(delete(rows).where(rows.c.id.in_(oldest))).rowcount

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("zuebee.auth")
 
+_ASK_STORE = {"store", "jwt", "signature"}
+"""Kinds of sources that ask the store: the last two for the accounts that they name."""
+
 _DEFAULT = (SourceSettings(type="file"), SourceSettings(type="store"))
 
 
@@ -78,6 +81,20 @@ def check_pipeline(settings: Settings) -> None:
     """
     if settings.auth_on:
         _Builder(settings, AuthState(), None, lambda _: None, unchanged).check()
+
+
+def needs_store(settings: Settings, *, has_keys: bool) -> bool:
+    """Whether requests fail while the store cannot be asked who calls. `has_keys`: it has keys.
+
+    Where others know callers as well, it is needed only if there are keys in it.
+    """
+    if not settings.auth_on:
+        return False
+    sources = {source.type for source in settings.auth.pipeline or _DEFAULT if source.enabled}
+    if not settings.api_keys:
+        sources.discard("file")
+    others = sources - _ASK_STORE
+    return sources != others and (has_keys or not others)
 
 
 async def warn_of_unasked_keys(settings: Settings, keys: UnaskedKeys) -> None:

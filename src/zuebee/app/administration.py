@@ -1,6 +1,6 @@
 """The store opened for the commands that manage accounts, beside a running server or without one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -8,10 +8,9 @@ from zuebee.accounts.invoices import Invoices
 from zuebee.accounts.payments import Payments
 from zuebee.accounts.service import AccountsService
 from zuebee.app.store import prepare_store, store_database
-from zuebee.config import StoreSettings
-from zuebee.kit.database import Database, DatabaseError
-
-_POSTGRES = ("postgres://", "postgresql://")
+from zuebee.config import BillingSettings, StoreSettings
+from zuebee.kit.database import Connection, Database, DatabaseError
+from zuebee.schema.currency import OtherCurrency, claim, find
 
 
 class CannotOpen(Exception):
@@ -29,38 +28,42 @@ class Administration:
 
 
 @contextmanager
-def administration(store: StoreSettings, currency: str) -> Iterator[Administration]:
-    """The store, prepared and open. Each order is a short transaction of its own, so that a server that runs on the
-    same store goes on meanwhile. Raises CannotOpen, also for what goes wrong while it is open.
+def administration(
+    store: StoreSettings, currency: str, said: Callable[[str], None] = lambda _: None
+) -> Iterator[Administration]:
+    """The store, brought to the schema of this version and open; none is made. `said` hears how a migration goes.
+
+    Each order is a short transaction of its own, so that a server that runs on the same store goes on meanwhile.
+    `currency`: that of the settings, which must be the store's; empty: there are none.
+    Raises CannotOpen, also for what goes wrong while it is open.
     """
     database: Database | None = None
     try:
-        database = _open(store)
+        database = _open(store, said)
+        currency = database.call(lambda connection: _claimed(connection, currency, store))
         yield Administration(
             accounts=AccountsService(database, currency=currency),
             payments=Payments(database, currency=currency),
             invoices=Invoices(database, currency=currency),
             currency=currency,
         )
-    except DatabaseError as error:
-        raise CannotOpen(f"the store does not do what it should: {error}") from None
-    except OSError as error:
+    except (DatabaseError, OSError, OtherCurrency) as error:
         raise CannotOpen(str(error)) from None
     finally:
         if database is not None:
             database.close()
 
 
-def store_named(store: StoreSettings, name: str) -> StoreSettings:
-    """The store that a command line names: a postgresql:// URL, or the path of a SQLite file."""
-    if name.startswith(_POSTGRES):
-        return StoreSettings(url=name, timeout_s=store.timeout_s)
-    return StoreSettings(path=name.removeprefix("sqlite:///"), timeout_s=store.timeout_s)
+def _claimed(connection: Connection, currency: str, store: StoreSettings) -> str:
+    """The currency that is counted in."""
+    currency = currency or find(connection) or BillingSettings().currency
+    claim(connection, currency, path="" if store.url is not None else store.path)
+    return currency
 
 
-def _open(store: StoreSettings) -> Database:
+def _open(store: StoreSettings, said: Callable[[str], None]) -> Database:
     try:
-        prepare_store(store)
+        prepare_store(store, make=False, said=said)
         return store_database(store, max_connections=1)
     except ValueError:
         raise CannotOpen("store.url is not the URL of a PostgreSQL database") from None

@@ -2,22 +2,34 @@
 
 import asyncio
 import logging
+import threading
+from typing import Final
 
 from zuebee.billing.quick_check import QuickCheck
-from zuebee.kit.database import Database, DatabaseError
+from zuebee.billing.verify_entries import Violation
+from zuebee.kit import clock
+from zuebee.kit.database import Connection, Database, DatabaseError
 
-_log = logging.getLogger("zuebee.billing")
+_log: Final = logging.getLogger("zuebee.billing")
 
-INTERVAL_S = 30.0
+INTERVAL_S: Final = 30.0
+UNKNOWN: Final = float("nan")
 
 
 class BooksWatch:
-    """`violations` is what the last look found: how many invariants of the ledger do not hold."""
+    """`violations` is what the last look found that came to an end: how many invariants of the ledger do not hold; not
+    a number (NaN) before. `checked_at_s` (seconds since 1970, NaN before) says how old it is, `failures` counts the
+    looks since then and before that came to no end.
+    """
 
     def __init__(self, database: Database) -> None:
-        self.violations = 0
+        self.violations = UNKNOWN
+        self.checked_at_s = UNKNOWN
+        self.failures = 0
+        self._failing = False
         self._database = database
         self._check = QuickCheck()
+        self._turn = threading.Lock()
 
     async def run(self) -> None:
         """Look every INTERVAL_S, for ever."""
@@ -26,12 +38,29 @@ class BooksWatch:
             await self.look()
 
     async def look(self) -> None:
-        """Look once; when the store does not answer, the last finding stays."""
+        """Look once; when the store does not answer, the last finding stays, and its age tells."""
         try:
-            found = await self._database.run(self._check.check)
+            found = None
+            while found is None:
+                found = await self._database.run(self._once)
         except DatabaseError as error:
-            _log.debug("the books cannot be checked: %s", error)
+            self.failures += 1
+            if not self._failing:
+                _log.warning("the books cannot be checked, zuebee_ledger_imbalance is not up to date: %s", error)
+            self._failing = True
             return
-        if found and not self.violations:
+        if self._failing:
+            _log.info("the books can be checked again")
+        self._failing = False
+        if found and not self.violations > 0:
             _log.error("the ledger does not add up (%d findings): %s; see `zuebee ledger verify`", len(found), found[0])
-        self.violations = len(found)
+        self.violations, self.checked_at_s = float(len(found)), clock.wall_s()
+
+    def _once(self, connection: Connection) -> list[Violation] | None:
+        """In a thread, which goes on by itself if it takes too long: then the next one must not begin beside it."""
+        if not self._turn.acquire(blocking=False):
+            raise DatabaseError("the last check is still under way")
+        try:
+            return self._check.check(connection)
+        finally:
+            self._turn.release()

@@ -50,7 +50,7 @@ def build_grpc_server(settings: Settings, pipeline: Pipeline, readiness: Callabl
     server = settings.server
     edge = GrpcEdge(pipeline, default_model=settings.grpc.default_model, proxies=TrustedProxies(server.trusted_proxies))
     limits = GrpcLimits(
-        max_message_bytes=server.max_body_size,
+        max_message_bytes=min(settings.grpc.max_message_size, server.max_body_size),
         max_metadata_bytes=server.max_header_bytes,
         max_calls=server.max_connections,
         handshake_timeout_s=server.header_timeout_s,

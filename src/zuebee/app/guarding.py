@@ -1,5 +1,6 @@
 """Settings -> what stands before and around requests: the firewall, kept answers, clients that leave."""
 
+import os
 from pathlib import Path
 
 from zuebee.admission.firewall import Counts, OpenFirewall, RuleFirewall
@@ -32,6 +33,7 @@ def open_answers(settings: Settings) -> AnswerKeeper | None:
     else:
         path = answers_path(store.path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # a new one is nobody else's to read, as the store
         database = Database(f"sqlite:///{path}", timeout_s=store.timeout_s, max_connections=1)
         try:
             database.call(lambda connection: kept_answers.create(connection, checkfirst=True))

@@ -3,10 +3,13 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+from zuebee.app.control import ControlDoor, Order, Report, control_path
 from zuebee.app.grpc import listen_grpc
 from zuebee.app.loop import run_loop
 from zuebee.app.waiting import store_fails, wait_for_store
@@ -32,11 +35,14 @@ class CannotStart(Exception):
 class Process:
     """Runs a platform until a signal ends it."""
 
-    def __init__(self, settings: Settings, load: Load) -> None:
+    def __init__(self, settings: Settings, load: Load, config_path: str = "") -> None:
         self._platform = Platform(settings)
+        self._config_path = str(Path(config_path).resolve()) if config_path else ""
+        self._control = ControlDoor(self._obey)
         self._load = load
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._by_hand = False
         self._tasks = Tasks()
         self._reloading = asyncio.Lock()
 
@@ -53,15 +59,20 @@ class Process:
             except (OSError, ValueError) as error:
                 raise CannotStart(str(error)) from None
             self._watch_signals()
+            if self._config_path:
+                await self._control.open(control_path(platform.settings.store))
             self._tasks.spawn(self._attend(), "attend")
             self._tasks.spawn(platform.books.run(), "books")
+            self._tasks.spawn(platform.store_watch.run(), "store")
             self._tasks.spawn(platform.read_prices(), "prices")
+            self._tasks.spawn(platform.watch_models(), "models")
             platform.reporting.start()
             _spare_the_hot_path()
             on_ready(_url(address.host, port, secure=platform.settings.server.tls is not None))
             await self._stop.wait()
             await self._drain()
         finally:
+            await self._control.aclose()
             await self._tasks.aclose()
             await asyncio.gather(*(server.close() for server in platform.servers))
             await platform.aclose()
@@ -79,28 +90,52 @@ class Process:
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_stop)
+            loop.add_signal_handler(number, self._on_stop, number)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.spawn(self._reload(), "reload"))
 
-    def _on_stop(self) -> None:
+    def _on_stop(self, number: int) -> None:
         if self._stop.is_set():
             self._hurry.set()
+        # Who stops it by hand has no balancer in front that must hear of it first.
+        self._by_hand = number == signal.SIGINT and sys.stderr.isatty()
         self._stop.set()
 
-    async def _reload(self) -> None:
+    async def _reload(self) -> Report:
         """Read the configuration again; a bad one is refused whole and the old one stays."""
         async with self._reloading:
             try:
+                self._platform.reopen_logs()
                 loaded = self._load()
                 await self._platform.apply(loaded.settings)
-            except (ConfigError, CannotReload, OSError, ValueError) as error:
-                self._platform.metrics.reloads.labels("refused").inc()
-                _log.error("configuration not reloaded, the old one stays: %s", error)
-                return
+            except CannotReload as error:
+                return self._not_reloaded(error, error.restart)
+            except (ConfigError, OSError, ValueError) as error:
+                return self._not_reloaded(error, [])
             self._platform.metrics.reloads.labels("ok").inc()
             for warning in loaded.warnings:
                 _log.warning("%s", warning)
             _log.info("configuration reloaded")
+            return Report(self._config_path, os.getpid(), list(loaded.warnings))
+
+    def _not_reloaded(self, error: Exception, restart: list[str]) -> Report:
+        self._platform.metrics.reloads.labels("refused").inc()
+        _log.error("configuration not reloaded, the old one stays: %s", error)
+        return Report(self._config_path, os.getpid(), restart=restart, refused=str(error))
+
+    async def _obey(self, order: Order) -> Report:
+        """What a command asks."""
+        if not _same_file(order.config, self._config_path):
+            refused = f"the server of this store runs with another file, {self._config_path}"
+            return Report(self._config_path, os.getpid(), refused=refused)
+        if order.do == "reload":
+            return await self._reload()
+        try:
+            self._platform.check(self._load().settings)
+        except CannotReload as error:
+            return Report(self._config_path, os.getpid(), restart=error.restart, refused=str(error))
+        except (ConfigError, OSError, ValueError) as error:
+            return Report(self._config_path, os.getpid(), refused=str(error))
+        return Report(self._config_path, os.getpid())
 
     async def _drain(self) -> None:
         platform = self._platform
@@ -110,7 +145,7 @@ class Process:
             server.begin_drain()
         _log.info("stopping: %d requests running, %g s of grace", platform.running_count, shutdown.grace_s)
         try:
-            async with asyncio.timeout(shutdown.grace_s):
+            async with asyncio.timeout(0 if self._by_hand and not platform.running_count else shutdown.grace_s):
                 await self._hurry.wait()
         except TimeoutError:
             pass
@@ -138,28 +173,38 @@ def _spare_the_hot_path() -> None:
     sys.set_asyncgen_hooks(None, None)
 
 
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return one == other
+
+
 def _url(host: str, port: int, *, secure: bool) -> str:
     shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     return f"{'https' if secure else 'http'}://{shown}:{port}"
 
 
-def serve(loaded: Loaded, load: Load, on_ready: Callable[[str], None]) -> None:
-    """Run a process with these settings until it is told to stop. Raises CannotStart."""
+def serve(loaded: Loaded, load: Load, on_ready: Callable[[str], None], config_path: str = "") -> None:
+    """Run a process with these settings until it is told to stop. Raises CannotStart.
+
+    `load` reads them again, from the file at `config_path`; commands may ask for it (`zuebee reload`).
+    """
 
     async def main() -> None:
-        process = await _made(loaded.settings, load)
+        process = await _made(loaded.settings, load, config_path)
         if process is not None:
             await process.run(on_ready)
 
     run_loop(main())
 
 
-async def _made(settings: Settings, load: Load) -> Process | None:
+async def _made(settings: Settings, load: Load, config_path: str) -> Process | None:
     """A process, as soon as its store can be reached; None when it was told to stop before."""
     try:
         while await wait_for_store(settings):
             try:
-                return Process(settings, load)
+                return Process(settings, load, config_path)
             except OSError:
                 if not await store_fails(settings):  # else it is gone again
                     raise

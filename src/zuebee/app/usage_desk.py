@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
-from zuebee.app.store import store_database
-from zuebee.config import Settings
+from zuebee.app.store import prepare_store, store_database
+from zuebee.config import StoreSettings, UsageSettings
 from zuebee.kit import clock
 from zuebee.kit.database import Connection, Database, DatabaseError
+from zuebee.schema.currency import find
 from zuebee.usage import outbox, report
 from zuebee.usage.report import Filter, GroupBy, Totals
 
@@ -27,10 +27,10 @@ class UsageDesk:
 
     columns = report.COLUMNS
 
-    def __init__(self, settings: Settings, database: Database) -> None:
-        self.currency = settings.billing.currency
-        self._settings = settings
+    def __init__(self, usage: UsageSettings, database: Database, currency: str) -> None:
+        self._usage = usage
         self._database = database
+        self.currency = self._call(find) or currency
 
     def totals(self, by: Sequence[GroupBy], **chosen: Any) -> list[Totals]:
         """See `report.totals`; `chosen` are the fields of `Filter`."""
@@ -38,7 +38,7 @@ class UsageDesk:
 
     def rows(self, **chosen: Any) -> Iterator[dict[str, Any]]:
         """See `report.rows`."""
-        pages = report.Pages(Filter(**chosen))
+        pages = report.Pages(Filter(**chosen), self.currency)
         while (page := self._call(pages.read)) is not None:
             yield from page
 
@@ -48,7 +48,7 @@ class UsageDesk:
 
     def outbox(self) -> list[dict[str, Any]]:
         """Each reporter that is configured or has events: its state in the settings, and what waits for it."""
-        usage = self._settings.usage
+        usage = self._usage
         known: dict[str, dict[str, Any]] = {
             each.name: {"reporter": each.name, "type": each.type, "enabled": each.enabled and usage.enabled}
             for each in usage.reporters
@@ -76,13 +76,16 @@ class UsageDesk:
 
 
 @contextmanager
-def usage_desk(settings: Settings) -> Iterator[UsageDesk]:
-    """The store of these settings. Raises CannotRead."""
-    store = settings.store
-    if store.url is None and not Path(store.path).is_file():
-        raise CannotRead(f"{store.path}: no such file; nothing has been recorded yet")
+def usage_desk(
+    store: StoreSettings, usage: UsageSettings, currency: str, said: Callable[[str], None] = lambda _: None
+) -> Iterator[UsageDesk]:
+    """The store, which must be there. `currency`: for a store that does not know its own yet. Raises CannotRead."""
+    try:
+        prepare_store(store, make=False, said=said)  # records of an older version have not all columns
+    except OSError as error:
+        raise CannotRead(str(error)) from None
     database = store_database(store, max_connections=1, timeout_s=QUERY_S)
     try:
-        yield UsageDesk(settings, database)
+        yield UsageDesk(usage, database, currency)
     finally:
         database.close()

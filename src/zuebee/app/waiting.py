@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from zuebee.app.wiring import listen, receive_limits, tls_context
+from zuebee.app.wiring import listen, proxy_check, receive_limits, tls_context
 from zuebee.config import Settings
 from zuebee.edge.waiting_room import WaitingRoom
 from zuebee.kit import clock
@@ -56,6 +56,7 @@ async def wait_for_store(settings: Settings) -> bool:
         keep_alive_s=settings.server.keep_alive_s,
         render_error=room.refuse_unread,
         tls=tls_context(settings.server.tls),
+        is_proxy=proxy_check(settings.server),
     )
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[None] = loop.create_future()

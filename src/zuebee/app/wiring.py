@@ -1,26 +1,32 @@
 """Settings -> objects. What is plugged into what is decided here and nowhere else."""
 
 import asyncio
+import logging
 import os
 import ssl
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from zuebee.accounts.source import StoreSource
 from zuebee.admission.service import AdmissionService
-from zuebee.app.access import AuthState, build_pipeline, warn_of_unasked_keys
+from zuebee.app.access import AuthState, build_pipeline, needs_store, warn_of_unasked_keys
 from zuebee.app.books import BooksWatch
+from zuebee.app.facts import KnownModels
+from zuebee.app.fixed import fixed_changes
 from zuebee.app.grpc import build_grpc_server, grpc_tls
 from zuebee.app.guarding import build_firewall, open_answers
 from zuebee.app.limiting import build_limiter, lend_limits, same_limiter
+from zuebee.app.loop import room_for_connections
 from zuebee.app.money import open_billing
 from zuebee.app.reporting import build_reporting, lend_budgets, lend_reporting
 from zuebee.app.store import prepare_store, store_database
+from zuebee.app.store_watch import StoreWatch
 from zuebee.auth.service import AuthPipeline, OpenDoor
 from zuebee.billing.list_prices import ListPrices
+from zuebee.billing.pricing import PriceBook
 from zuebee.config import BackendSettings, ProxySettings, RoutingSettings, ServerSettings, Settings, TlsSettings
 from zuebee.config.check import listen_address
 from zuebee.contracts.admission import Recorder
@@ -29,31 +35,41 @@ from zuebee.dispatch.model_list import ModelList
 from zuebee.dispatch.service import Dispatcher
 from zuebee.dispatch.turns import Turns
 from zuebee.edge.address import TrustedProxies
+from zuebee.edge.cors import Cors
 from zuebee.edge.http import HttpEdge
 from zuebee.edge.operator import Operator, OperatorPorts, Readiness
 from zuebee.edge.pipeline import Pipeline
 from zuebee.edge.replay import Replays
+from zuebee.edge.uploads import Uploads
 from zuebee.kit import clock
-from zuebee.kit.http_connect import bypasses_proxy
+from zuebee.kit.http_connect import bypasses_proxy, port_of
 from zuebee.kit.http_server import HttpServer, ReceiveLimits
+from zuebee.kit.networks import parse_networks, within
 from zuebee.kit.tasks import Tasks
 from zuebee.models.catalogue import KINDS
-from zuebee.models.estimate import TokenRatios
+from zuebee.models.estimate import PromptSizes
 from zuebee.models.service import BackendInference
+from zuebee.schema.currency import OtherCurrency
+from zuebee.telemetry import logs
 from zuebee.telemetry.access_log import AccessLog
+from zuebee.telemetry.exposition import Exposition
 from zuebee.telemetry.metrics import PRIORITIES, Metrics
+from zuebee.usage.service import Reporter
 
 if TYPE_CHECKING:
     from zuebee.kit.grpc_server import GrpcServer
 
-FIXED = (
-    "listen", "grpc", "server", "store", "redis", "usage", "billing", "idempotency", "log", "metrics", "stream", "proxy"
-)  # fmt: skip
-"""Settings that a running process cannot change."""
+MODELS_EVERY_S = 30.0
+PATIENCE_S = 0.05
+"""Most bodies come right behind their head, and a place in Redis takes a call."""
 
 
 class CannotReload(Exception):
-    """New settings that differ where a running process cannot follow."""
+    """New settings that differ where a running process cannot follow: `restart` names them."""
+
+    def __init__(self, reason: str, restart: list[str]) -> None:
+        super().__init__(reason)
+        self.restart = restart
 
 
 class Platform:
@@ -63,15 +79,17 @@ class Platform:
         self.settings = settings
         self.draining = False
         self.metrics = Metrics(settings.metrics.max_models, settings.metrics.max_accounts)
-        self._ratios = TokenRatios()
+        self._sizes = PromptSizes()
+        self._fleet = Fleet(self._make_backend, {kind: fact.health_path for kind, fact in KINDS.items()})
+        self._models = ModelList(self._fleet)
         self._firewall_counts: dict[tuple[str, str], int] = {}
-        prepare_store(settings.store)
+        prepare_store(settings.store, said=logging.getLogger("zuebee").info)
         self._database = store_database(settings.store)
         self._keys = StoreSource(self._database, currency=settings.billing.currency)
         self.books = BooksWatch(self._database)
-        self.reporting = build_reporting(settings)
+        self.reporting, self._reporting_plan = build_reporting(settings)
         self._list_prices = ListPrices()
-        self.billing = open_billing(settings, self.reporting.gate, self._list_prices)
+        self.billing = open_billing(settings, self.reporting, self._list_prices, self._database)
         self.limiter = build_limiter(settings)
         self._access_log = None if settings.log.access == "off" else AccessLog(settings.log.access)
         recorders: list[Recorder] = [self.metrics]
@@ -86,16 +104,22 @@ class Platform:
             limiter=self.limiter,
             billing=self.billing,
             recorders=recorders,
-            estimate=self._ratios.estimate,
+            sizes=self._sizes.sizes,
+            facts=KnownModels(settings, lambda: self._models.facts, self._listed_context).of,
+            served=lambda model: self._models.serves(model),
             default_output_tokens=settings.billing.default_output_tokens,
+            max_output_tokens=settings.billing.max_output_tokens,
         )
-        self._fleet = Fleet(self._make_backend, {kind: fact.health_path for kind, fact in KINDS.items()})
+        self.store_watch = StoreWatch(self._keys.has_keys, lambda: self.billing.trouble)
         self._turns = Turns(settings.routing.queue)
         self._dispatcher = Dispatcher([], RoutingSettings(), self._turns)
         self._answers = open_answers(settings)
         replays = None if self._answers is None else Replays(self._answers)
         self.pipeline = Pipeline(self._admission, self._dispatcher, replays, settings.stream.heartbeat_s)
+        if settings.rate_limit.storage == "redis":
+            self.pipeline.patience_s = PATIENCE_S
         self._tls = tls_context(settings.server.tls)
+        self.uploads = Uploads(settings.server.max_unfinished_bodies, settings.server.body_timeout_s)
         self.server = self._make_server()
         self.grpc_server = build_grpc_server(settings, self.pipeline, self.readiness)
         self._lend_gauges()
@@ -105,14 +129,7 @@ class Platform:
 
         Raises CannotReload, OSError or ValueError, and then nothing has changed.
         """
-        changed = [name for name in FIXED if getattr(settings, name) != getattr(self.settings, name)]
-        if changed:
-            raise CannotReload(f"{', '.join(changed)} cannot change in a running process; restart it")
-        if listen_address(settings) != listen_address(self.settings):
-            # Without keys and without a host only the loopback is served, but the socket is bound already.
-            raise CannotReload("with the first key, or without the last, `listen` means another address; restart it")
-        if not same_limiter(settings, self.settings):
-            raise CannotReload("rate_limit.storage and processes cannot change in a running process; restart it")
+        self.check(settings)
         if self._answers is not None:
             self._answers.start()
         firewall = build_firewall(settings, self._firewall_counts)
@@ -120,11 +137,16 @@ class Platform:
         # Tried on a context of its own: a certificate whose key does not fit would stay in the one in use.
         tls_context(tls)
         grpc_certificate = grpc_tls(tls) if self.grpc_server is not None else None
+        reporters = self._reporting_plan.of(settings)
         authenticator = self._make_authenticator(settings)
+        made: list[Reporter] = []
         try:
+            made = self.reporting.make(reporters)
             backends = await self._fleet.apply(settings.backends, settings.health_check)
         except BaseException:
             await authenticator.aclose()
+            for reporter in made:
+                await reporter.aclose()
             raise
         if self._tls is not None and tls is not None:
             self._tls.load_cert_chain(tls.cert_file, tls.key_file)
@@ -139,8 +161,38 @@ class Platform:
         self._authenticator = self._admission.authenticator = authenticator
         self._admission.firewall = firewall
         self.limiter.apply(settings.rate_limit)
+        self.billing.prices = PriceBook(settings.billing, self._list_prices.find)
+        self.reporting.change(reporters, made)
+        logs.set_level(settings.log)
+        metrics = settings.metrics
+        self.metrics.bound(metrics.max_models, metrics.max_accounts)
+        self._budget_gauges.limit = metrics.max_accounts
+        self._operator.show_metrics(metrics.path if metrics.enabled else None, metrics.token)
         self.settings = settings
+        await self.read_prices()
         await warn_of_unasked_keys(settings, self._keys)
+
+    def check(self, settings: Settings) -> None:
+        """Whether these settings could be put in force. Raises CannotReload."""
+        ours, theirs = self.settings.billing.currency, settings.billing.currency
+        if theirs != ours:
+            other = OtherCurrency(ours, theirs, "a running server keeps its currency")
+            raise CannotReload(str(other), ["billing.currency"])
+        changed = fixed_changes(self.settings, settings)
+        if changed:
+            raise CannotReload(f"{', '.join(changed)} cannot change in a running process; restart it", changed)
+        if listen_address(settings) != listen_address(self.settings):
+            # Without keys and without a host only the loopback is served, but the socket is bound already.
+            reason = "with the first key, or without the last, `listen` means another address; restart it"
+            raise CannotReload(reason, ["listen"])
+        if not same_limiter(settings, self.settings):
+            reason = "rate_limit.storage and processes cannot change in a running process; restart it"
+            raise CannotReload(reason, ["rate_limit.storage", "rate_limit.processes"])
+
+    def reopen_logs(self) -> None:
+        """Write to new files where the old ones were moved away."""
+        if self._access_log is not None:
+            self._access_log.reopen()
 
     @property
     def servers(self) -> "list[HttpServer | GrpcServer]":
@@ -157,8 +209,19 @@ class Platform:
         if self.settings.billing.built_in_prices:
             await asyncio.get_running_loop().run_in_executor(None, self._list_prices.load)
 
+    async def watch_models(self) -> None:
+        """Ask the servers now and then what they know of their models, for those who ask for the answers' length."""
+        while True:
+            if self.settings.health_check.enabled:
+                await self._models.cards()
+            await asyncio.sleep(MODELS_EVERY_S)
+
+    def _listed_context(self, model: str) -> int:
+        return self._list_prices.context(model) if self.settings.billing.built_in_prices else 0
+
     async def aclose(self) -> None:
         """Stop probing, and write what waits."""
+        await self.pipeline.tasks.aclose()
         await self._fleet.aclose()
         if self.pipeline.replays is not None and self._answers is not None:
             await self.pipeline.replays.aclose()
@@ -178,15 +241,20 @@ class Platform:
         fit = sum(backend.health.fit(clock.monotonic_s()) for backend in backends)
         if self.draining:
             return Readiness(False, "shutting down", fit, len(backends))
-        if not fit:
-            return Readiness(False, "no backend is fit", fit, len(backends))
+        # Those that failed in requests are tried all the same where there is no other one.
+        if all(backend.health.probed_down for backend in backends):
+            return Readiness(False, "no backend answers its probes", fit, len(backends))
+        watch = self.store_watch
+        if watch.trouble and needs_store(self.settings, has_keys=watch.has_keys):
+            return Readiness(False, f"the store cannot be used: {watch.trouble}", fit, len(backends))
         # Policy decides meanwhile (`when_down`), so requests are served.
         return Readiness(True, "limits without Redis" if self.limiter.degraded else "", fit, len(backends))
 
     def _make_backend(self, settings: BackendSettings) -> tuple[str, Reachable]:
         name = settings.name or urlsplit(settings.url).netloc
         proxy = _proxy_for(self.settings.proxy, settings.url)
-        return name, BackendInference(settings, name, proxy, self.settings.stream.heartbeat_s, self._ratios)
+        stream = self.settings.stream
+        return name, BackendInference(settings, name, proxy, stream.heartbeat_s, self._sizes, stream.max_event_size)
 
     def _make_authenticator(self, settings: Settings) -> AuthPipeline | OpenDoor:
         if not settings.auth_on:
@@ -201,18 +269,15 @@ class Platform:
 
     def _make_server(self) -> HttpServer:
         settings = self.settings
-        models = ModelList(self._fleet)
-        operator = Operator(
-            self.pipeline,
-            OperatorPorts(self.readiness, models.cards, self.metrics.exposition),
-            metrics_path=settings.metrics.path if settings.metrics.enabled else None,
-            metrics_token=settings.metrics.token,
-        )
+        exposition = Exposition(self.metrics.exposition, self.metrics.format_of, clock.monotonic_s)
+        self._operator = Operator(self.pipeline, OperatorPorts(self.readiness, self._models.cards, exposition.text))
         edge = HttpEdge(
             self.pipeline,
-            operator,
+            self._operator,
             max_body_bytes=settings.server.max_body_size,
             proxies=TrustedProxies(settings.server.trusted_proxies),
+            uploads=self.uploads,
+            cors=Cors(settings.server.cors.origins, settings.server.cors.max_age_s),
         )
         return HttpServer(
             edge,
@@ -220,6 +285,7 @@ class Platform:
             keep_alive_s=settings.server.keep_alive_s,
             render_error=edge.refuse_unread,
             tls=self._tls,
+            is_proxy=proxy_check(settings.server),
         )
 
     def _lend_gauges(self) -> None:
@@ -228,7 +294,10 @@ class Platform:
         counted = self._auth_state.counters
         lend("zuebee_auth_decisions_total", lambda: list(counted.decisions.items()))
         lend("zuebee_script_failures_total", lambda: list(counted.script_failures.items()))
+        lend("zuebee_unfinished_body_bytes", lambda: [((), self.uploads.size)])
         lend("zuebee_connections", lambda: [((), self.server.connection_count)])
+        lend("zuebee_connections_displaced_total", lambda: [((), self.server.table.made_room)])
+        lend("zuebee_connections_refused_total", lambda: [((), self.server.table.turned_away)])
         lend("zuebee_backend_healthy", self._healthy)
         lend("zuebee_backend_in_flight", lambda: (((b.name,), b.in_flight) for b in self._dispatcher.backends))
         lend("zuebee_records_dropped_total", self._dropped)
@@ -239,6 +308,7 @@ class Platform:
             lend("zuebee_idempotency_failures_total", lambda: [((), answers.failures)])
         lend("zuebee_firewall_matches_total", self._firewall_counts.items)
         lend("zuebee_source_refusals_total", self._auth_state.tokens.refused.items)
+        lend("zuebee_store_up", lambda: [((), float(not self.store_watch.trouble))])
         lend("zuebee_ready", lambda: [((), float(self.readiness().ready))])
         lend("zuebee_priority_running", self._running_by_priority)
         lend("zuebee_queue_depth", self._turns.depths)
@@ -246,13 +316,18 @@ class Platform:
         self.metrics.lend_histograms("zuebee_queue_wait_seconds", lambda: (((p,), h) for p, h in waits.items()))
         lend_limits(self.limiter, self.metrics)
         lend_reporting(self.reporting, self.metrics)
-        lend_budgets(self.billing.balances, self.metrics, self.settings.metrics.max_accounts)
+        self._budget_gauges = lend_budgets(self.billing.balances, self.metrics, self.settings.metrics.max_accounts)
+        lend("zuebee_billing_currency_info", lambda: [((self.settings.billing.currency,), 1)])
         lend("zuebee_holds_open", lambda: [((), self.billing.holds_open())])
         lend("zuebee_hold_oldest_seconds", lambda: [((), self.billing.oldest_hold_s())])
         lend("zuebee_ledger_operations_total", self._operations)
         lend("zuebee_ledger_commits_total", lambda: [((), self.billing.commits)])
         lend("zuebee_ledger_commit_seconds_total", lambda: [((), self.billing.commit_s)])
+        lend("zuebee_journal_damaged_total", lambda: [((), self.billing.damaged)])
+        lend("zuebee_budgets_read_at_seconds", lambda: [((), self.billing.balances_at_s)])
         lend("zuebee_ledger_imbalance", lambda: [((), self.books.violations)])
+        lend("zuebee_ledger_checked_at_seconds", lambda: [((), self.books.checked_at_s)])
+        lend("zuebee_ledger_checks_failed_total", lambda: [((), self.books.failures)])
 
     def _healthy(self) -> Iterable[tuple[tuple[str, ...], float]]:
         now_s = clock.monotonic_s()
@@ -274,7 +349,7 @@ class Platform:
 
 def _proxy_for(proxies: ProxySettings, url: str) -> str | None:
     parts = urlsplit(url)
-    if bypasses_proxy(parts.hostname or "", proxies.no_proxy):
+    if bypasses_proxy(parts.hostname or "", proxies.no_proxy, port_of(parts)):
         return None
     return proxies.https if parts.scheme == "https" else proxies.http
 
@@ -289,8 +364,13 @@ async def listen(server: HttpServer, settings: Settings) -> int:
         raise OSError(f"cannot listen on {settings.listen}: {reason}") from None
 
 
+MIN_DISCARDED_BYTES = 64 << 20
+"""So much of a body that nobody wants is taken at least, so that its sender sees the answer."""
+
+
 def receive_limits(server: ServerSettings) -> ReceiveLimits:
     """What clients may send, and by when."""
+    capacity = min(server.max_connections, room_for_connections(server.max_connections))
     return ReceiveLimits(
         server.header_timeout_s,
         server.body_timeout_s,
@@ -298,8 +378,16 @@ def receive_limits(server: ServerSettings) -> ReceiveLimits:
         server.write_timeout_s,
         server.max_headers,
         server.max_header_bytes,
-        server.max_connections,
+        capacity,
+        server.max_connections_per_address,
+        max(2 * server.max_body_size, MIN_DISCARDED_BYTES),
     )
+
+
+def proxy_check(server: ServerSettings) -> Callable[[str], bool] | None:
+    """Whether an address is a trusted proxy's, behind which everybody has one address; None: there is none."""
+    networks = parse_networks(server.trusted_proxies)
+    return (lambda address: within(address, networks)) if networks else None
 
 
 def tls_context(tls: TlsSettings | None) -> ssl.SSLContext | None:

@@ -10,6 +10,7 @@ from zuebee.auth.records import NOT_ADMITTED, Data, record_of
 from zuebee.auth.shared import SharedAnswers
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
+from zuebee.kit import clock
 from zuebee.kit.redis_errors import RedisError
 
 if TYPE_CHECKING:
@@ -55,9 +56,12 @@ class MapSource:
             found = await self._lookup.look(presented)
         else:
             kept = await self._shared.get(self.name, presented.digest)
-            found = kept[0] if kept is not None else await self._lookup.look(presented)
-            if kept is None and not isinstance(found, Refusal):
-                await self._shared.put(self.name, presented.digest, found)
+            if kept is not None:
+                found = kept[0]
+            else:
+                asked_at_s = clock.wall_s()
+                found = await self._lookup.look(presented)
+                await self._shared.put(self.name, presented.digest, found, asked_at_s)
         if found is None or isinstance(found, Refusal):
             return found
         try:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from zuebee.contracts.admission import Budget, Limit, Principal
+from zuebee.contracts.admission import Budget, Limit, Principal, some_tags
 
 NOTHING = "-"
 """A pattern that no model and no path has: all lists together leave nothing."""
@@ -15,7 +15,7 @@ def merged(principals: Sequence[Principal]) -> Principal:
     for other in others:
         first = replace(
             first,
-            tags=tuple(dict.fromkeys((*first.tags, *other.tags))),
+            tags=some_tags(first.tags, other.tags),
             models=_both(first.models, other.models),
             endpoints=_both(first.endpoints, other.endpoints),
             limits=_limits((*first.limits, *other.limits)),

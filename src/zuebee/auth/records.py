@@ -13,7 +13,7 @@ import msgspec
 
 from zuebee.config import LimitSettings
 from zuebee.config.limits import MAX_NUMBER
-from zuebee.contracts.admission import Budget, Limit, Period, Principal, Priority
+from zuebee.contracts.admission import Budget, Limit, Period, Principal, Priority, some_tags
 from zuebee.contracts.errors import KEY_DISABLED, KEY_EXPIRED, Refusal
 from zuebee.contracts.keys import KeyRecord
 from zuebee.contracts.limits import limits_of
@@ -89,6 +89,8 @@ def with_fields(principal: Principal, data: Data) -> Principal:
     for field, names in _LISTS.items():
         if (found := _first(data, names)) is not None:
             changes[field] = _texts(found, field)
+    if "tags" in changes:
+        changes["tags"] = some_tags(changes["tags"])
     if (priority := data.get("priority")) in get_args(Priority):
         changes["priority"] = priority
     return replace(principal, **changes) if changes else principal

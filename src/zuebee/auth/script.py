@@ -18,6 +18,7 @@ from zuebee.contracts.admission import ANONYMOUS, Caller
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.keys import Presented
 from zuebee.kit import clock
+from zuebee.kit.seldom import Seldom
 
 _log = logging.getLogger("zuebee.auth")
 
@@ -82,6 +83,9 @@ class ScriptThreads:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+FAILURES = ("error", "result", "input", "busy", "time", "memory", "instructions")
+
+
 class DecisionScript:
     """One script, compiled once for each thread that needs it. Raises ScriptMistake when made."""
 
@@ -93,7 +97,10 @@ class DecisionScript:
         self._limits = limits
         self._threads = threads
         self._counters = counters
+        self._seldom = Seldom(_log)
         self._idle = [Sandbox(source, limits)]
+        for reason in FAILURES:  # counters that alerts read are there from the start
+            counters.script_failures[name, reason] += 0
 
     async def decide(self, presented: Presented, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> Verdict:
         """Run it. Whatever goes wrong is a denial and is counted."""
@@ -132,7 +139,7 @@ class DecisionScript:
 
     def _failed(self, reason: str, text: str) -> Verdict:
         self._counters.script_failures[self.name, reason] += 1
-        _log.warning("script %s denied, for it failed (%s): %s", self.name, reason, text)
+        self._seldom.warning("script %s denied, for it failed (%s): %s", self.name, reason, text)
         return Verdict(SCRIPT_FAILED, per_request=True)
 
 

@@ -22,6 +22,7 @@ from zuebee.kit.database import DatabaseError
 from zuebee.kit.grpc_failure import GrpcFailure
 from zuebee.kit.http_failure import HttpFailure
 from zuebee.kit.redis_errors import RedisError
+from zuebee.kit.seldom import Seldom
 from zuebee.kit.tasks import Tasks
 
 _log: Final = logging.getLogger("zuebee.auth")
@@ -70,6 +71,7 @@ class AuthPipeline:
         self._counters = counters
         self._handles = handles
         self._tasks = tasks
+        self._seldom = Seldom(_log)
         self._keyless = any(step.per_request for step in steps)
         self._scripted = script is not None or any(step.script is not None for step in steps)
         self._simple = not self._scripted and not self._keyless and not self._all
@@ -153,10 +155,10 @@ class AuthPipeline:
                     return PIPELINE, UNKNOWN_KEY if presented.key is not None else NO_KEY
                 return await self._decide(found, presented)
         except _SourceFailed as failure:
-            _log.warning("key source %s failed: %s", failure.source, _reason(failure.cause))
+            self._seldom.warning("key source %s failed: %s", failure.source, _reason(failure.cause))
             return failure.source, UNAVAILABLE
         except TimeoutError:
-            _log.warning("the key could not be checked within %g s", self._timeout_s)
+            self._seldom.warning("the key could not be checked within %g s", self._timeout_s)
         except Exception:
             _log.exception("the key could not be checked")
         return PIPELINE, UNAVAILABLE
@@ -283,7 +285,7 @@ class AuthPipeline:
                     async with asyncio.timeout(self._timeout_s):
                         refusal = await ask(credential)
                 except Exception as error:
-                    _log.warning("key source %s failed: %s", step.name, _reason(error))
+                    self._seldom.warning("key source %s failed: %s", step.name, _reason(error))
                     return None
                 if refusal is None:
                     return None

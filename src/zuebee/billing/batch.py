@@ -1,11 +1,12 @@
 """What is written together, and who waits for it."""
 
 import asyncio
+import threading
 from collections.abc import Generator
 from typing import Any, Protocol
 
-from zuebee.billing.entries import Changes
-from zuebee.contracts.admission import Settlement
+from zuebee.billing.entries import Changes, Entry, HoldState, State
+from zuebee.contracts.admission import Amount, Settlement
 
 
 class Room(Protocol):
@@ -31,28 +32,71 @@ class NoBound:
         """See `Room.added`."""
 
 
+class Closing:
+    """How a hold ends if its batch is written: the entries, and what the ledger is told then."""
+
+    __slots__ = ("amount", "entries", "hold", "settlement", "state")
+
+    def __init__(
+        self, hold: HoldState, state: State, amount: Amount, entries: list[Entry], settlement: Settlement
+    ) -> None:
+        self.hold = hold
+        self.state: State = state
+        self.amount = amount
+        self.entries = entries
+        self.settlement = settlement
+
+
 class Batch:
     """One transaction: changes of the ledger, usage records, and progress of running holds (expiry, tokens, money, id).
 
     First it is `written`, and survives the process; then it is `secured`, and survives a power cut. Awaiting it waits
     for the first, `flushed` for the second. Both also end when it is `done` without having got so far, for it cannot be
     written or flushed, and when waiting has taken too long.
+
+    `closing`: the ends of holds that were reserved in it, by hold. Each can be called back until the writer's thread
+    has the lock of the store and begins to write (`frozen`), and again when that attempt has failed; what was
+    `committed` stands.
     """
 
     __slots__ = (
-        "_waiting", "_waiting_for_flush", "begun_at_s", "changes", "done", "progress", "records", "secured", "written",
+        "_lock", "_waiting", "_waiting_for_flush", "begun_at_s", "changes", "closing", "committed", "done", "frozen",
+        "progress", "records", "secured", "written",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.changes = Changes()
         self.records: list[Settlement] = []
         self.progress: list[tuple[float, int, int, str]] = []
+        self.closing: dict[str, Closing] = {}
+        self.frozen = False
+        self.committed = False
         self.begun_at_s = 0.0
         self.done = False
         self.written = False
         self.secured = False
         self._waiting: list[asyncio.Future[None]] = []
         self._waiting_for_flush: list[asyncio.Future[None]] = []
+        self._lock = threading.Lock()
+
+    def freeze(self) -> None:
+        """In the writer's thread: what is in it now is written."""
+        with self._lock:
+            self.frozen = True
+
+    def thaw(self, *, committed: bool) -> None:
+        """In the writer's thread: the attempt to write it is over."""
+        with self._lock:
+            self.committed = committed
+            self.frozen = False
+
+    def call_back(self, hold_id: str) -> bool:
+        """Let a hold not end with this batch. False: too late, it is being written or was."""
+        with self._lock:
+            if self.frozen or self.committed:
+                return False
+            self.closing.pop(hold_id, None)
+            return True
 
     def __await__(self) -> Generator[Any, None, None]:
         if not (self.written or self.done):
@@ -85,7 +129,7 @@ class Batch:
         self.done = True
         self.secured = secured
         self.written = self.written or secured
-        self.changes, self.records, self.progress = Changes(), [], []
+        self.changes, self.records, self.progress, self.closing = Changes(), [], [], {}
         self.give_up()
 
     def give_up(self) -> None:

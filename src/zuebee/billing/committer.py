@@ -39,9 +39,9 @@ BUSY_WAIT_S: Final = 0.05
 class Committer:
     """Owns the writer thread. All methods but the thread's own belong to the event loop.
 
-    `fill` is called when a batch goes out, to put in what has changed; `write`, `flush` and `close` are called in the
-    thread, which raise StoreFailed, and `write` StoreBusy as well. `journal` keeps what the batches settle until they
-    are on disk.
+    `fill` is called when a batch goes out, to put in what has changed, and `closed` with one that was written, before
+    anybody hears of it; `write`, `flush` and `close` are called in the thread, which raise StoreFailed, and `write`
+    StoreBusy as well. `journal` keeps what the batches settle until they are on disk.
     """
 
     def __init__(
@@ -51,18 +51,21 @@ class Committer:
         fill: Callable[[Batch], None],
         close: Callable[[], None],
         *,
+        closed: Callable[[Batch], None],
         interval_s: float,
         timeout_s: float,
         journal: Journal | None = None,
     ) -> None:
         self.current = Batch()
         self.failure = ""
+        self.busy = ""  # why the batch that is being written was not written yet
         self.commits = 0
         self.commit_s = 0.0
         self._write = write
         self._flush = flush
         self._fill = fill
         self._close = close
+        self._closed = closed
         self._journal = journal
         self._interval_s = interval_s
         self._timeout_s = timeout_s
@@ -107,7 +110,7 @@ class Committer:
         batch, self.current = self.current, Batch()
         self._urgency = 0
         self._fill(batch)
-        self._entries += len(batch.changes.entries)
+        self._entries += len(batch.changes.entries) + len(batch.closing)
         batch.begun_at_s = self._sent_at_s = self._loop.time()
         if self.failure:
             batch.finish(secured=False)
@@ -126,6 +129,8 @@ class Committer:
             self.failure = failure
         elif self._journal is not None:
             self._journal.forget()
+        if batch.committed and batch.closing:
+            self._closed(batch)
         batch.finish(secured=not failure)
         if self._urgency:
             self._schedule()
@@ -190,6 +195,7 @@ class Committer:
             try:
                 self._write(batch)
             except StoreBusy as error:
+                self.busy = str(error)
                 now_s = clock.monotonic_s()
                 if now_s - warned_at_s > 10:
                     warned_at_s = now_s
@@ -202,4 +208,5 @@ class Committer:
                 _log.exception("a batch of the ledger could not be written")
                 return type(error).__name__
             else:
+                self.busy = ""
                 return ""

@@ -12,7 +12,11 @@ TOKENS: Final = "tokens"
 
 @dataclass
 class Balance:
-    """One account in one period. What is left is `granted - used - held`; it is below 0 after an overdraft."""
+    """One account in one period. What is left is `granted - used - held`; it is below 0 after an overdraft.
+
+    `owed`: what holds that were cut down may need beyond what they hold; nobody else may reserve it. `limited`: how
+    much of `granted` came from the limit; the rest was paid in. `apart`: see `zuebee.contracts.purses`.
+    """
 
     id: int
     account: str
@@ -25,25 +29,40 @@ class Balance:
     overdraft: int = 0
     limited: int = 0
     changes: int = 0
+    owed: int = 0
+    apart: int = 0
     seen_entry: int = 0
 
     @property
     def available(self) -> int:
-        """What can still be reserved."""
+        """What is neither used nor held."""
         return self.granted - self.used - self.held
+
+    @property
+    def left(self) -> int:
+        """What can still be reserved."""
+        return self.granted - self.used - self.held - self.owed
 
 
 @dataclass
 class Path:
-    """The balances that a hold is reserved in. Good for reserving until `ends_at_s`, when one of them starts anew."""
+    """The balances that a hold is reserved in. Good for reserving from `starts_at_s`, when the last of their periods
+    began, until `ends_at_s`, when the first of them ends.
+    """
 
     id: int
     balances: tuple[Balance, ...]
     ends_at_s: float = float("inf")
+    starts_at_s: float = 0.0
 
 
 class Entry:
-    """One line of the ledger, never changed. See the table `ledger_entries`."""
+    """One line of the ledger, never changed. See the table `ledger_entries`.
+
+    `apart`: what it adds to that of its one balance, where a limit comes or goes.
+    """
+
+    apart: int = 0
 
     def __init__(
         self,
@@ -71,7 +90,8 @@ class Entry:
 class HoldState:
     """A hold: how much it holds while it is open, how much was charged once it is resolved.
 
-    `record` is the store's: what it keeps beside a hold for the case that its owner dies.
+    One that was cut down holds less than the worst case; `owed` is what it lacks. `record` is the store's: what it
+    keeps beside a hold for the case that its owner dies.
     """
 
     def __init__(
@@ -86,6 +106,7 @@ class HoldState:
         progress: Amount = NOTHING,
         state: State = "open",
         charged: Amount = NOTHING,
+        owed: Amount = NOTHING,
     ) -> None:
         self.id = id
         self.path = path
@@ -97,6 +118,7 @@ class HoldState:
         self.progress = progress
         self.state = state
         self.charged = charged
+        self.owed = owed
 
     def copy(self, path: Path | None = None) -> "HoldState":
         """The hold as it is now, on the same or an equal path."""
@@ -111,12 +133,17 @@ class HoldState:
             self.progress,
             self.state,
             self.charged,
+            self.owed,
         )
 
 
 @dataclass(frozen=True)
 class Short:
-    """Not reserved: this account has only `available` left."""
+    """Not reserved: this account has only `available` left.
+
+    `later`: what other requests hold may come back, and then there may be enough. `granted`: all that it ever had in
+    this period; -1: not known.
+    """
 
     account: str
     unit: str
@@ -124,6 +151,8 @@ class Short:
     ends_at_s: float
     available: int
     asked: int
+    later: bool = False
+    granted: int = -1
 
 
 class Changes:

@@ -1,15 +1,18 @@
 """What an operator asks the ledger: balances, last entries, open holds. Reads only; any SQLAlchemyError passes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, text
+import msgspec
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from zuebee.billing.verify import begin_snapshot, store_time_s, verify
 from zuebee.billing.verify_entries import Violation
 from zuebee.kit.database import Database, DatabaseError, database_url
+from zuebee.kit.driver_words import reason
+from zuebee.schema.currency import find
 
 TIMEOUT_S = 24 * 3600.0
 """For a check of a very large ledger; the report is written while it runs."""
@@ -28,6 +31,19 @@ _HOLDS = """
 SELECT hold, tokens, cost_nano, progress_tokens, progress_cost_nano, owner, expires_at_s
 FROM ledger_holds ORDER BY expires_at_s, hold LIMIT :shown
 """
+_HEADS = """
+SELECT owner, sequence, hash FROM ledger_batches b
+WHERE sequence = (SELECT max(sequence) FROM ledger_batches WHERE owner = b.owner) ORDER BY owner
+"""
+_HASH = "SELECT hash FROM ledger_batches WHERE owner = :owner AND sequence = :sequence"
+
+
+class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The newest batch of an owner. Its hash stands for all entries of that owner up to it."""
+
+    owner: int
+    sequence: int
+    hash: str
 
 
 @contextmanager
@@ -41,15 +57,22 @@ def reading(store: str) -> Iterator[Connection]:
         with database.engine.begin() as connection:
             yield connection
     except SQLAlchemyError as error:
-        cause = getattr(error, "orig", None) or error
-        raise DatabaseError(f"{type(cause).__name__}: {cause}".partition("\n")[0]) from error
+        raise DatabaseError(reason(error)) from error
     finally:
         database.close()
 
 
-def violations(connection: Connection, *, sweep_s: float, records_since_s: float) -> Iterator[Violation]:
+def violations(
+    connection: Connection, *, sweep_s: float, records_since_s: float, said: Callable[[str], None] = lambda _: None
+) -> Iterator[Violation]:
     """See `verify`."""
-    return verify(connection, sweep_s=sweep_s, records_since_s=records_since_s)
+    return verify(connection, sweep_s=sweep_s, records_since_s=records_since_s, said=said)
+
+
+def currency(connection: Connection) -> str:
+    """That of all money in the store; empty if nobody has said it yet, or a version before schema 5 wrote it."""
+    known = inspect(connection).has_table("store_facts")
+    return find(connection) if known else ""
 
 
 def count_entries(connection: Connection) -> int:
@@ -76,6 +99,32 @@ def open_holds(connection: Connection, shown: int) -> tuple[list[dict[str, Any]]
     for hold in found:
         hold["expires_in_s"] = round(hold["expires_at_s"] - now_s, 3)
     return found, int(connection.execute(text("SELECT count(*) FROM ledger_holds")).scalar_one())
+
+
+def heads_of(connection: Connection) -> list[Head]:
+    """The ends of the chains of all owners, to be kept elsewhere: who changes the ledger later cannot change those."""
+    return [Head(*row) for row in connection.execute(text(_HEADS))]
+
+
+def heads_text(heads: Iterable[Head]) -> str:
+    """Heads as they are kept: one JSON object a line."""
+    return "".join(msgspec.json.encode(head).decode() + "\n" for head in heads)
+
+
+def heads_from(kept: str) -> list[Head]:
+    """Heads that were kept. Raises ValueError."""
+    return [msgspec.json.decode(line, type=Head) for line in kept.splitlines() if line.strip()]
+
+
+def missing(connection: Connection, kept: Iterable[Head]) -> Iterator[Violation]:
+    """Which of these heads are not in their chains any more. Whether the entries give the hashes says `verify`."""
+    for head in kept:
+        values = {"owner": head.owner, "sequence": head.sequence}
+        found = connection.execute(text(_HASH), values).scalar()
+        if found is None:
+            yield Violation("I5", "", f"owner {head.owner}: batch {head.sequence} was there once, and is gone")
+        elif found != head.hash:
+            yield Violation("I5", "", f"owner {head.owner}: batch {head.sequence} once had another hash")
 
 
 def _dicts(connection: Connection, sql: str, **values: object) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from zuebee.billing import records
 from zuebee.billing.entries import HoldState, Short
 from zuebee.billing.ledger import Ledger, UnknownHold
 from zuebee.contracts.admission import Amount, Budget, Settlement
-from zuebee.contracts.errors import STORE_UNAVAILABLE
+from zuebee.contracts.errors import CLIENT_LEFT, DRAINED, STORE_UNAVAILABLE, Refusal
 
 FLOATS = ("at_s", "duration_ms", "first_token_ms")
 
@@ -16,7 +16,10 @@ Answer = HoldState | Short | None
 
 
 class Reserve(msgspec.Struct):
-    """Hold `amount` in all budgets, or in none. `at_s` says in which period; a reservation lives for `hold_s`."""
+    """Hold `amount` in all budgets, or what is left if that is `least`, or nothing (`Ledger.reserve`).
+
+    `at_s` says in which period; a reservation lives for `hold_s`.
+    """
 
     hold: str
     budgets: tuple[Budget, ...]
@@ -24,6 +27,7 @@ class Reserve(msgspec.Struct):
     at_s: float
     hold_s: float
     record: str = ""
+    least: Amount | None = None
 
 
 class Extend(msgspec.Struct):
@@ -43,11 +47,15 @@ class Record(msgspec.Struct, array_like=True):
 
 
 class Settle(msgspec.Struct):
-    """Charge `amount`, or nothing (None), and keep the record. Without a `hold` only the record is kept."""
+    """Charge `amount`, or nothing (None), and keep the record. Without a `hold` only the record is kept.
+
+    `if_held`: there may be no such hold, and then there is nothing to record either.
+    """
 
     hold: str
     amount: Amount | None
     record: Record | None
+    if_held: bool = False
 
 
 class Expire(msgspec.Struct):
@@ -83,13 +91,22 @@ def record_of(settlement: Settlement) -> Record:
     return Record(row, "", _storable(settlement.request_id))
 
 
-def release(operation: Reserve) -> Settle:
-    """Let go of what was reserved after its caller had been refused, and say so in the usage records."""
+def release(operation: Reserve, *, left: bool = False, cut_for: Refusal | None = None) -> Settle:
+    """Let go of what was, or may have been, reserved for nobody, and say so in the usage records: its caller `left`, or
+    the gateway ended it (`cut_for`), or it had been refused.
+    """
     if not operation.record:
-        return Settle(operation.hold, None, None)
+        return Settle(operation.hold, None, None, if_held=True)
     settlement = records.orphan(operation.hold, operation.record, 0, 0)
-    settlement.status, settlement.code = STORE_UNAVAILABLE.status, STORE_UNAVAILABLE.code
-    return Settle(operation.hold, None, record_of(settlement))
+    if cut_for is not None:
+        settlement.status, settlement.code = cut_for.status, cut_for.code
+        settlement.ending = "shutdown" if cut_for is DRAINED else "cut"
+    elif left:
+        settlement.status, settlement.code, settlement.ending = CLIENT_LEFT.status, CLIENT_LEFT.code, "client_gone"
+    else:
+        settlement.status, settlement.code = STORE_UNAVAILABLE.status, STORE_UNAVAILABLE.code
+        settlement.ending = "refused"
+    return Settle(operation.hold, None, record_of(settlement), if_held=True)
 
 
 def decide(ledger: Ledger, operation: Operation, now_s: float) -> tuple[Answer, Record | None]:
@@ -99,7 +116,10 @@ def decide(ledger: Ledger, operation: Operation, now_s: float) -> tuple[Answer, 
             path = ledger.open_path(operation.budgets, operation.at_s)
             expires_at_s = now_s + operation.hold_s
             record = _storable(operation.record)
-            held = ledger.reserve(operation.hold, path, operation.amount, now_s, expires_at_s, record)
+            # The entry has the time that its period was chosen by; expiry is a matter of the database's clock.
+            held = ledger.reserve(
+                operation.hold, path, operation.amount, operation.at_s, expires_at_s, record, operation.least
+            )
             return _as_it_is_now(held), None
         case Extend():
             return _as_it_is_now(_extend(ledger, operation, now_s)), None
@@ -131,7 +151,8 @@ def _settle(ledger: Ledger, operation: Settle, now_s: float) -> Record | None:
     try:
         hold = ledger.hold(operation.hold)
     except UnknownHold:
-        return operation.record  # a store that was restored from before its time
+        # A store that was restored from before its time, unless it was asked in case.
+        return None if operation.if_held else operation.record
     before, charged = hold.state, hold.charged
     if operation.amount is None:
         ledger.void(hold.id, now_s)

@@ -69,8 +69,8 @@ class Picture:
         """On what terms it would have been decided like that whatever the other processes did; None when no terms
         can say: of refusals, and of limits that change.
         """
-        if any(_is_short(*each) for each in zip(operations, self.answers, strict=True)):
-            return None
+        if self.ledger.unsettled or any(_is_short(*each) for each in zip(operations, self.answers, strict=True)):
+            return None  # nor of holds that were cut down to what was left
         asked: set[int] = set()
         # The most that each balance must have: what the batch gives back may come too late in its order.
         taken = dict.fromkeys(self._before, 0)
@@ -167,10 +167,10 @@ def add_holds(
     def path_of(path_id: int, names: str) -> Path:
         return ledger.add_path(path_id, [balances[int(each)] for each in names.split(",")])
 
-    for hold, path_id, names, tokens, cost, owner, expires_at_s, record, spent, spent_cost in open_rows:
-        progress = Amount(spent, spent_cost)
-        path = path_of(path_id, names)
-        ledger.add_hold(HoldState(hold, path, tokens, cost, owner, expires_at_s, record, progress))
+    for hold, path_id, names, tokens, cost, owner, expires_at_s, record, spent, spent_cost, *owed in open_rows:
+        still = HoldState(hold, path_of(path_id, names), tokens, cost, owner, expires_at_s, record)
+        still.progress, still.owed = Amount(spent, spent_cost), Amount(*owed)
+        ledger.add_hold(still)
     resolved: dict[str, HoldState] = {}
     for hold, kind, path_id, names, tokens, cost, owner in entry_rows:
         if hold in ledger.open:
@@ -193,12 +193,14 @@ def _is_short(operation: Operation, answer: Answer) -> bool:
     """Whether there was less than was asked for."""
     if isinstance(operation, Extend) and isinstance(answer, HoldState) and answer.state == "open":
         return answer.tokens < operation.wanted.tokens or answer.cost_nano < operation.wanted.cost_nano
+    if isinstance(operation, Reserve) and isinstance(answer, HoldState):
+        return bool(answer.owed.tokens or answer.owed.cost_nano)
     return isinstance(answer, Short)
 
 
-_MOVING = ("granted", "held", "used", "overdraft", "limited", "changes")
+_MOVING = ("granted", "held", "used", "overdraft", "limited", "changes", "owed", "apart")
 
 
 def _figures(balance: Balance) -> tuple[int, ...]:
     b = balance
-    return b.granted, b.held, b.used, b.overdraft, b.limited, b.changes
+    return b.granted, b.held, b.used, b.overdraft, b.limited, b.changes, b.owed, b.apart

@@ -1,15 +1,16 @@
 """One connection to PostgreSQL whose every wait ends, and what its failures mean."""
 
-import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 from psycopg import errors
 
 from zuebee.billing.store_errors import StoreBusy, StoreFailed
+from zuebee.kit import postgres
+from zuebee.kit.postgres import MIXED_UP, PostgresLink
 
 _TRY_AGAIN = (
     errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable, errors.QueryCanceled,
@@ -17,13 +18,17 @@ _TRY_AGAIN = (
 )  # fmt: skip
 
 
-# Whoever stops between the two round trips must not keep others from the balances it has locked. A server that is
-# set to forget commits (`off`) is told not to; one that is set to more than `on` keeps that.
-_SETTINGS = """
-SELECT set_config('statement_timeout', %(bound)s, false), set_config('lock_timeout', %(bound)s, false),
-    set_config('idle_in_transaction_session_timeout', %(bound)s, false),
-    CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END
-"""
+# Their fault alone, whenever they are tried: values that do not fit, or are too long for an index; or (a programming
+# error without a code) of a type that the driver cannot send.
+_NEVER = (errors.DataError, errors.IntegrityError, errors.ProgramLimitExceeded)
+
+# Whoever stops between the two round trips must not keep others from the balances it has locked.
+_BOUNDED = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+# A server that is set to forget commits (`off`) is told not to; one that is set to more than `on` keeps that.
+_REMEMBER = "CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', {}) END"
+_FOR_SESSION = f"SELECT {_REMEMBER.format('false')}"
+_SETTINGS = ", ".join(f"set_config('{name}', %(bound)s, true)" for name in _BOUNDED)
+_FOR_TRANSACTION = f"SELECT {_SETTINGS}, {_REMEMBER.format('true')}"
 
 
 class StoreLost(StoreBusy):
@@ -37,23 +42,26 @@ class PostgresConnection:
         self._url = url
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._db: psycopg.Connection[Any] | None = None
+        self._db: PostgresLink | None = None
+        self._is_pooled = False  # an earlier connection has shown it
 
     def connect(self) -> None:
         """Connect anew."""
         self.disconnect()
         bound_ms = round(self._timeout_s * 1000)
         try:
-            db = psycopg.connect(
+            db = postgres.connect(
                 self._url,
+                timeout_s=self._timeout_s,
+                settings=dict.fromkeys(_BOUNDED, str(bound_ms)),
                 autocommit=True,
-                connect_timeout=max(2, round(self._timeout_s)),
+                is_pooled=self._is_pooled,
                 tcp_user_timeout=bound_ms,
-                fallback_application_name="zuebee",
             )
             with self._lock:
                 self._db = db
-            db.execute(_SETTINGS, {"bound": str(bound_ms)})
+            if not db.is_pooled:
+                db.execute(_FOR_SESSION)
         except psycopg.Error as error:
             self.disconnect()
             raise StoreLost(type(error).__name__) from None
@@ -68,12 +76,8 @@ class PostgresConnection:
     def cut(self) -> None:
         """Called from another thread: end a wait that takes too long."""
         with self._lock:
-            if self._db is not None and not self._db.closed:
-                with suppress(OSError), socket.socket(fileno=self._db.fileno()) as connection:
-                    try:
-                        connection.shutdown(socket.SHUT_RDWR)
-                    finally:
-                        connection.detach()
+            if self._db is not None:
+                postgres.cut(self._db)
 
     @property
     def connected(self) -> bool:
@@ -102,9 +106,27 @@ class PostgresConnection:
         if failure is not None:
             raise failure
 
+    def begin(self, db: psycopg.Connection[Any]) -> None:
+        """Begin a transaction whose every statement is bounded."""
+        db.execute("BEGIN")
+        if self._db is not None and self._db.is_pooled:
+            db.execute(_FOR_TRANSACTION, {"bound": str(round(self._timeout_s * 1000))})
+
+    @contextmanager
+    def apart(self) -> Iterator[psycopg.Connection[Any]]:
+        """Statements of which each may be a transaction of its own."""
+        db = self.connection
+        if self._db is None or not self._db.is_pooled:
+            yield db
+            return
+        self.begin(db)
+        yield db
+        db.execute("COMMIT")
+
     def failure(self, error: psycopg.Error) -> Exception:
         """Undo what was begun, and say whether trying again makes sense."""
         db = self._db
+        self._is_pooled = self._is_pooled or isinstance(error, MIXED_UP)
         if db is None or db.closed or isinstance(error, errors.ReadOnlySqlTransaction):
             self.disconnect()
             return StoreLost(type(error).__name__)
@@ -115,8 +137,10 @@ class PostgresConnection:
             return StoreLost(type(error).__name__)
         if isinstance(error, _TRY_AGAIN):
             return StoreBusy(type(error).__name__)
-        if isinstance(error, errors.DataError | errors.IntegrityError | errors.ProgrammingError):
+        if isinstance(error, _NEVER) or (isinstance(error, errors.ProgrammingError) and error.sqlstate is None):
             return StoreFailed(type(error).__name__)
+        # A table or a right that is missing for now, names of another's statements, a server that shuts down: the next
+        # connection may find it in order, and until then it is an outage.
         self.disconnect()
         return StoreLost(type(error).__name__)
 

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from datetime import date
 from typing import Final, Literal
 
-from zuebee.billing.rates import Rate, Tier
+from zuebee.billing.entries import TOKENS
+from zuebee.billing.rates import Quote, Rate, Tier
 from zuebee.config import BillingSettings, PriceSettings
 from zuebee.config.check_billing import price_nano, since_s
-from zuebee.contracts.admission import MAX_AMOUNT
-from zuebee.contracts.errors import Refusal
+from zuebee.contracts.admission import MAX_AMOUNT, Amount, Need, Principal
+from zuebee.contracts.errors import MAX_SHOWN_NAME, NAMES_NO_MODEL, WHICH_MODELS, Refusal
+from zuebee.contracts.inference import Usage
 
 MAX_REMEMBERED: Final = 10_000
 """Models and days whose rate is kept; the oldest goes first."""
@@ -25,13 +27,18 @@ _MILLION: Final = 1_000_000
 _DAY_S: Final = 86_400
 _FIRST_DAY: Final = date(1970, 1, 1).toordinal()
 
-NO_PRICE: Final = Refusal(
-    403,
-    "permission_error",
-    "model_has_no_price",
-    "This model has no price here, so a key with a money budget may not use it.",
-    "model",
-)
+NO_PRICE: Final = "model_has_no_price"
+
+
+def no_price(model: str) -> Refusal:
+    """Why a model without a price is not for a key with a budget in money."""
+    if not model:
+        return NAMES_NO_MODEL
+    message = (
+        f"The model `{model[:MAX_SHOWN_NAME]}` has no price here, so a key with a budget in money may not use it."
+        f" {WHICH_MODELS} Its operator can set a price in `billing.prices`."
+    )
+    return Refusal(403, "permission_error", NO_PRICE, message, "model")
 
 
 FREE: Final = Rate(0, 0, 0, source="free")
@@ -39,10 +46,11 @@ FREE: Final = Rate(0, 0, 0, source="free")
 ListPrice = Callable[[str, date], Rate | None]
 
 
-def cost_nano(rate: Rate, prompt: int, completion: int, cached: int = 0) -> int:
+def cost_nano(rate: Rate, prompt: int, completion: int, cached: int = 0, written: int = 0, reasoning: int = 0) -> int:
     """What a request costs, rounded up to a whole nano-unit, between 0 and MAX_AMOUNT.
 
-    `cached` tokens are part of `prompt`, and have a price of their own. Counts below 0 are 0.
+    `cached` and `written` tokens are part of `prompt`, `reasoning` of `completion`; they have prices of their own.
+    Counts below 0 are 0.
     """
     if not (0 <= cached <= prompt <= MAX_AMOUNT and 0 <= completion <= MAX_AMOUNT):
         prompt = min(max(prompt, 0), MAX_AMOUNT)
@@ -56,9 +64,76 @@ def cost_nano(rate: Rate, prompt: int, completion: int, cached: int = 0) -> int:
     total = prompt * chosen.input_nano + completion * chosen.output_nano
     if cached:
         total += cached * (chosen.cached_nano - chosen.input_nano)
+    if written > 0 and chosen.written_nano >= 0:
+        total += min(written, prompt - cached) * (chosen.written_nano - chosen.input_nano)
+    if reasoning > 0 and chosen.reasoning_nano >= 0:
+        total += min(reasoning, completion) * (chosen.reasoning_nano - chosen.output_nano)
     cost = -(-total // _MILLION)
     assert cost >= 0
     return cost if cost < MAX_AMOUNT else MAX_AMOUNT
+
+
+def usage_cost_nano(rate: Rate, usage: Usage, ahead: int = 0) -> int:
+    """What a usage costs, with so many tokens more in the answer."""
+    return cost_nano(
+        rate,
+        usage.prompt_tokens,
+        usage.completion_tokens + ahead,
+        usage.cached_tokens,
+        usage.written_tokens,
+        usage.reasoning_tokens,
+    )
+
+
+def most_nano(rate: Rate, prompt: int, completion: int) -> int:
+    """What a request may cost at most: all of its prompt may go into a cache, all of its answer may be thoughts."""
+    most = cost_nano(rate, prompt, completion)
+    if rate.written_nano >= 0:
+        most = max(most, cost_nano(rate, prompt, completion, 0, prompt))
+    if rate.reasoning_nano >= 0:
+        most = max(most, cost_nano(rate, prompt, completion, 0, 0, completion))
+        if rate.written_nano >= 0:
+            most = max(most, cost_nano(rate, prompt, completion, 0, prompt, completion))
+    return most
+
+
+def quoted(rate: Rate | None, need: Need) -> Quote:
+    """What a request costs at most and at least."""
+    most, least = need.prompt_most + need.answers_most, need.prompt + need.answers_least
+    most = most if most < MAX_AMOUNT else MAX_AMOUNT
+    least = least if least < most else most
+    if rate is None:
+        return Quote(most, 0, None, Amount(least), need)
+    cost = most_nano(rate, need.prompt_most, need.answers_most)
+    least_cost = cost_nano(rate, need.prompt, need.answers_least)
+    return Quote(most, cost, rate, Amount(least, least_cost if least_cost < cost else cost), need)
+
+
+def answer_tokens(quote: Quote, tokens: int, cost: int) -> int:
+    """How long the answers may be, all together, for so many tokens and so much money."""
+    need, rate = quote.need, quote.rate
+    if tokens >= quote.tokens and cost >= quote.cost_nano:
+        return need.answers_most
+    bound = min(tokens - need.prompt, need.answers_most)
+    if rate is not None and cost < quote.cost_nano:
+        bound = min(bound, affordable(rate, need.prompt, cost))
+    return max(bound, need.answers_least)
+
+
+def affordable(rate: Rate, prompt: int, cost: int) -> int:
+    """How many tokens of an answer so much money pays beside the prompt."""
+    chosen: Rate | Tier = rate
+    for tier in rate.tiers:
+        if prompt > tier.above:
+            chosen = tier
+    # A part of either may cost more: what goes into a cache, and thoughts.
+    input_nano, output_nano = (
+        max(chosen.input_nano, chosen.written_nano),
+        max(chosen.output_nano, chosen.reasoning_nano),
+    )
+    if output_nano <= 0:
+        return MAX_AMOUNT
+    return max(0, (cost * _MILLION - prompt * input_nano) // output_nano)
 
 
 class PriceBook:
@@ -82,10 +157,16 @@ class PriceBook:
             return known[2]
         return self._look_up(model, at_s, day)
 
+    def denies(self, principal: Principal, model: str, at_s: float) -> Refusal | None:
+        """Why a principal may not use a model for want of a price: it has a budget in money."""
+        if all(budget.unit == TOKENS for budget in principal.budgets) or self.rate(model, at_s) is not None:
+            return None
+        return no_price(model)
+
     def quote(self, model: str, at_s: float, prompt: int, completion: int, cached: int = 0) -> int | Refusal:
         """What so many tokens of a model cost in nano-units; a refusal when it has no price and policy denies it."""
         rate = self.rate(model, at_s)
-        return NO_PRICE if rate is None else cost_nano(rate, prompt, completion, cached)
+        return no_price(model) if rate is None else cost_nano(rate, prompt, completion, cached)
 
     def _look_up(self, model: str, at_s: float, day: int) -> Rate | None:
         from_s, until_s = float(day * _DAY_S), float((day + 1) * _DAY_S)
@@ -134,11 +215,14 @@ class _Row:
 def _own_rate(settings: PriceSettings, source: Literal["own", "cap"]) -> Rate:
     input_nano = price_nano(settings.input_per_million)
     cached = settings.cached_input_per_million
+    written, reasoning = settings.cache_write_per_million, settings.reasoning_per_million
     return Rate(
         input_nano,
         input_nano if cached is None else price_nano(cached),
         price_nano(settings.output_per_million),
         source=source,
+        written_nano=-1 if written is None else price_nano(written),
+        reasoning_nano=-1 if reasoning is None else price_nano(reasoning),
     )
 
 
@@ -153,7 +237,17 @@ def _with_margin(rate: Rate, percent: int) -> Rate:
         return rate
 
     def sold(nano: int) -> int:
-        return min(-(-nano * (100 + percent) // 100), MAX_AMOUNT)
+        return nano if nano < 0 else min(-(-nano * (100 + percent) // 100), MAX_AMOUNT)
 
-    tiers = tuple(Tier(t.above, sold(t.input_nano), sold(t.cached_nano), sold(t.output_nano)) for t in rate.tiers)
-    return Rate(sold(rate.input_nano), sold(rate.cached_nano), sold(rate.output_nano), tiers, rate.source)
+    def all_of(held: Rate | Tier) -> tuple[int, int, int, int, int]:
+        return (
+            sold(held.input_nano),
+            sold(held.cached_nano),
+            sold(held.output_nano),
+            sold(held.written_nano),
+            sold(held.reasoning_nano),
+        )
+
+    tiers = tuple(Tier(tier.above, *all_of(tier)) for tier in rate.tiers)
+    of_input, of_cached, of_output, of_written, of_reasoning = all_of(rate)
+    return Rate(of_input, of_cached, of_output, tiers, rate.source, of_written, of_reasoning)

@@ -1,6 +1,7 @@
 """PURE. A settlement as a row of the usage records."""
 
-from functools import cache
+from functools import lru_cache
+from typing import Final
 
 import msgspec
 
@@ -52,22 +53,41 @@ def row(settlement: Settlement) -> Row:
     )
 
 
-@cache
+@lru_cache(2048)
 def _json_list(tags: tuple[str, ...]) -> str:
     return msgspec.json.encode(tags).decode()
 
 
+class _Day:
+    """What a key used on a day."""
+
+    def __init__(self, key_id: str, day: int) -> None:
+        self.key_id: Final = key_id
+        self.day: Final = day
+        self.requests = 0
+        self.prompt = 0
+        self.completion = 0
+        self.cost_nano = 0
+
+
 def days(settlements: list[Settlement]) -> list[tuple[str, int, int, int, int, int]]:
     """What settlements add to the totals of their keys and days: requests, tokens in and out, cost."""
-    totals: dict[tuple[str, int], list[int]] = {}
+    totals: dict[tuple[str, int], _Day] = {}
+    last = _Day("", -1)  # most of a transaction are alike
     for settlement in settlements:
-        total = totals.setdefault((settlement.principal.key_id, int(settlement.at_s) // DAY_S), [0, 0, 0, 0])
-        total[0] += 1
-        if settlement.usage is not None:
-            total[1] += settlement.usage.prompt_tokens
-            total[2] += settlement.usage.completion_tokens
-        total[3] += settlement.cost_nano
-    return [(key_id, day, *total) for (key_id, day), total in totals.items()]  # type: ignore[misc]
+        key_id, day = settlement.principal.key_id, int(settlement.at_s) // DAY_S
+        if day != last.day or key_id != last.key_id:
+            known = totals.get((key_id, day))
+            if known is None:
+                known = totals[key_id, day] = _Day(key_id, day)
+            last = known
+        usage = settlement.usage
+        last.requests += 1
+        if usage is not None:
+            last.prompt += usage.prompt_tokens
+            last.completion += usage.completion_tokens
+        last.cost_nano += settlement.cost_nano
+    return [(d.key_id, d.day, d.requests, d.prompt, d.completion, d.cost_nano) for d in totals.values()]
 
 
 def stub(principal: Principal, job: Job, at_s: float) -> Stub:

@@ -4,28 +4,31 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from zuebee.billing import records
-from zuebee.billing.batch import Batch
+from zuebee.billing.batch import Batch, Closing
 from zuebee.billing.committer import LATER, NOW, SOON, Committer
 from zuebee.billing.entries import TOKENS, Balance, HoldState, Path, Short
 from zuebee.billing.journal import Journal
 from zuebee.billing.ledger import Ledger
 from zuebee.billing.outcome import Outcome, outcome_of, outcome_text, settlement_of
-from zuebee.billing.pricing import NO_PRICE, PriceBook, cost_nano
+from zuebee.billing.pricing import PriceBook, answer_tokens, no_price, quoted, usage_cost_nano
 from zuebee.billing.rates import Quote, Rate
 from zuebee.billing.refusals import too_short
 from zuebee.billing.store_errors import StoreBusy, StoreFailed
 from zuebee.billing.store_sqlite import SqliteStore
+from zuebee.billing.waiters import Waiters
 from zuebee.config import BillingSettings
-from zuebee.contracts.admission import MAX_AMOUNT, Amount, Budget, Grant, Hold, Principal, Settlement
+from zuebee.contracts.admission import MAX_AMOUNT, NOTHING, Amount, Budget, Grant, Hold, Need, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
-from zuebee.contracts.inference import Job, Usage
+from zuebee.contracts.inference import Job, Usage, is_bounded
 from zuebee.contracts.periods import period_start_s
 from zuebee.kit import clock
+from zuebee.kit.seldom import Seldom
 
 _log: Final = logging.getLogger("zuebee.billing")
 
@@ -35,33 +38,63 @@ STUCK_S: Final = 1.0
 FORGET_EVERY_S: Final = 3600.0
 """Between two looks for balances of periods that are over. They are kept for as long: something may be on its way."""
 
+CLOSE_S: Final = 2.0
 MAX_WAITING_RECORDS: Final = 200_000
 EXTENSION_TOKENS: Final = 256
+
+WATCH_S: Final = 0.005
+"""Between two looks at an attempt to write that nobody tells the end of."""
 
 
 class LocalHold:
     """A hold of this process; see `contracts.admission.Hold`."""
 
-    __slots__ = ("_batch", "_committer", "bounded", "rate", "state")
+    __slots__ = ("_batch", "_billing", "answer_tokens", "job", "joined", "rate", "state")
 
     def __init__(
-        self, state: HoldState, batch: Batch, committer: Committer, rate: Rate | None, *, bounded: bool
+        self, state: HoldState, batch: Batch, billing: "LocalBilling", rate: Rate | None, job: Job, answer_tokens: int
     ) -> None:
         self.state = state
         self.rate = rate
-        self.bounded = bounded
+        self.job = job
+        self.joined = False
+        self.answer_tokens: Final = answer_tokens
         self._batch = batch
-        self._committer = committer
+        self._billing = billing
+
+    @property
+    def whole(self) -> bool:
+        """See `Hold.whole`."""
+        owed = self.state.owed
+        return not (owed.tokens or owed.cost_nano)
 
     @property
     def secured(self) -> bool:
         """See `Hold.secured`."""
         return self._batch.secured
 
-    async def wait(self) -> Refusal | None:
+    async def wait(self, settlement: Settlement | None = None) -> Refusal | None:
         """See `Hold.wait`."""
-        await self._committer.hurry(self._batch)
-        return None if self._batch.secured else STORE_UNAVAILABLE
+        batch, billing = self._batch, self._billing
+        if settlement is None or not billing.join(self, batch, settlement):
+            await billing.hurry(batch)
+            return None if batch.secured else STORE_UNAVAILABLE
+        left: asyncio.CancelledError | None = None
+        try:
+            await billing.hurry(batch)
+        except asyncio.CancelledError as error:
+            left = error
+        # Flushed or not: what was written is charged and on record, so it is what the caller must see.
+        while not batch.committed and not batch.call_back(self.state.id):
+            try:
+                await asyncio.sleep(WATCH_S)  # an attempt to write it is under way
+            except asyncio.CancelledError as error:
+                left = error
+        if not batch.committed:
+            billing.part(self, settlement)
+        if left is not None:
+            raise left
+        return None if batch.committed else STORE_UNAVAILABLE
 
 
 class LocalBilling:
@@ -81,26 +114,29 @@ class LocalBilling:
         gate: Callable[[], Refusal | None],
         journal: Journal | None = None,
     ) -> None:
+        self._seldom = Seldom(_log)
         self.dropped = 0
         self.reserved = 0
         self.short = 0
         self._store = store
         self._settings = settings
-        self._prices = prices
+        self.prices = prices
         self._gate = gate
         self._journal = journal
+        self.damaged = 0 if journal is None else len(journal.damage)  # places that could not be read at the start
         self._side = ThreadPoolExecutor(1, thread_name_prefix="ledger-side")
         self._opening = asyncio.Lock()
         now_s = clock.wall_s()
         start = store.start("zuebee", now_s)
         self.ledger = Ledger(start.owner)
-        self._forgot_at_s = now_s
-        self._money_of: dict[int, tuple[tuple[Budget, ...], bool]] = {}
+        self._forgot_at_s = clock.monotonic_s()
+        self._waiters = Waiters()
         self._committer = Committer(
             store.write,
             store.flush,
             self._fill,
             store.close,
+            closed=self._closed,
             interval_s=commit_interval_s,
             timeout_s=timeout_s,
             journal=journal,
@@ -109,37 +145,77 @@ class LocalBilling:
 
     # --- before the call ---
 
-    def quote(self, principal: Principal, job: Job, prompt_tokens: int, output_tokens: int) -> Amount | Refusal:
+    def quote(self, principal: Principal, job: Job, need: Need) -> Amount | Refusal:
         """See `Billing.quote`."""
-        tokens = prompt_tokens + output_tokens
-        tokens = tokens if tokens < MAX_AMOUNT else MAX_AMOUNT
-        rate = self._prices.rate(job.model, clock.wall_s())
-        if rate is None:
-            return NO_PRICE if any(b.unit != TOKENS for b in principal.budgets) else Quote(tokens)
-        return Quote(tokens, cost_nano(rate, prompt_tokens, output_tokens), rate)
+        rate = self.prices.rate(job.model, clock.wall_s())
+        if rate is None and any(b.unit != TOKENS for b in principal.budgets):
+            return no_price(job.model)
+        return quoted(rate, need)
+
+    def unpriced(self, principal: Principal, model: str) -> Refusal | None:
+        """See `Billing.unpriced`."""
+        return self.prices.denies(principal, model, clock.wall_s())
 
     async def reserve(self, principal: Principal, job: Job, amount: Amount) -> Hold | Refusal:
         """See `Billing.reserve`."""
+        quote = amount if isinstance(amount, Quote) else self._plain(job, amount)
+        held = await self._try_to_hold(principal, job, quote)
+        if isinstance(held, Short) and held.later:
+            held = await self._wait_to_hold(principal, job, quote, held)
+        if isinstance(held, Short):
+            self.short += 1
+            if self.ledger.changes.entries:
+                self._committer.touch(LATER)
+            return too_short(held, clock.wall_s(), quote)
+        return held
+
+    def _plain(self, job: Job, amount: Amount) -> Quote:
+        """An amount that nobody quoted: all of it or nothing."""
+        return Quote(amount.tokens, amount.cost_nano, self.prices.rate(job.model, clock.wall_s()), amount)
+
+    async def _wait_to_hold(
+        self, principal: Principal, job: Job, quote: Quote, short: Short
+    ) -> LocalHold | Short | Refusal:
+        """Try again whenever something comes back to the account that is short."""
+        until_s = clock.monotonic_s() + self._settings.reserve_wait_s
+        held: LocalHold | Short | Refusal = short
+        while isinstance(held, Short) and held.later and (turn := self._waiters.enter(held.account)) is not None:
+            account = held.account
+            with turn:
+                while isinstance(held, Short) and held.later and held.account == account:
+                    if not await turn.wait(until_s - clock.monotonic_s()):
+                        return held
+                    held = await self._try_to_hold(principal, job, quote)
+        return held
+
+    async def _try_to_hold(self, principal: Principal, job: Job, quote: Quote) -> LocalHold | Short | Refusal:
+        """A hold, or what is short just now. Nothing is awaited once there is a hold: who asks has it, or it is not."""
         now_s = clock.wall_s()
         path = self.ledger.path(principal.budgets, now_s)
         if path is None:
             try:
                 path = await self._open_path(principal.budgets, now_s)
             except (StoreBusy, StoreFailed) as error:
-                _log.error("an account could not be opened: %s", error)
+                self._seldom.error("an account could not be opened: %s", error)
                 return STORE_UNAVAILABLE
         stub = records.stub(principal, job, now_s)
-        held = self.ledger.reserve(job.request_id, path, amount, now_s, now_s + self._settings.hold_s, stub)
+        expires_at_s = now_s + self._settings.hold_s
+        held = self.ledger.reserve(job.request_id, path, quote, now_s, expires_at_s, stub, quote.least)
         if not isinstance(held, HoldState):
-            self.short += 1
-            if self.ledger.changes.entries:
-                self._committer.touch(LATER)
-            return too_short(held, now_s)
+            return held
         self.reserved += 1
         # A stream's first event waits for it; an answer in one piece is settled before it leaves, most in one batch.
         batch = self._committer.touch(NOW if job.stream else SOON)
-        rate = amount.rate if isinstance(amount, Quote) else self._prices.rate(job.model, now_s)
-        return LocalHold(held, batch, self._committer, rate, bounded=job.max_output_tokens is not None)
+        fits = answer_tokens(quote, held.tokens, held.cost_nano)
+        return LocalHold(held, batch, self, quote.rate, job, fits)
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the ledger from being written; empty: nothing."""
+        committer = self._committer
+        if committer.failure or committer.stuck_s <= STUCK_S:
+            return committer.failure
+        return committer.busy or "the disk takes nothing"
 
     def unable(self) -> Refusal | None:
         """See `Billing.unable`."""
@@ -169,11 +245,13 @@ class LocalBilling:
         usage = settlement.usage
         kept = False
         if isinstance(hold, LocalHold):
+            if hold.joined:
+                return None
             was_open = hold.state.state == "open"
             self._resolve(hold, settlement)
             kept = was_open and self._journal is not None and self._journal.add(outcome_text(hold.state.id, settlement))
         elif usage is not None:
-            settlement.cost_nano = _cost(self._prices.rate(settlement.model, settlement.at_s), usage)
+            settlement.cost_nano = _cost(self.prices.rate(settlement.model, settlement.at_s), usage)
         batch = self._committer.current
         if len(batch.records) >= MAX_WAITING_RECORDS and hold is None:
             self.dropped += 1
@@ -181,6 +259,39 @@ class LocalBilling:
         batch.records.append(settlement)
         self._committer.touch(LATER if hold is None else NOW)
         return batch if hold is not None and not kept else None
+
+    def join(self, hold: LocalHold, batch: Batch, settlement: Settlement) -> bool:
+        """Let a hold end with the batch that it was reserved in. False: that is on its way without it."""
+        state, usage = hold.state, settlement.usage
+        if batch is not self._committer.current or state.state != "open":
+            return False
+        hold.joined = True
+        now_s = clock.wall_s()
+        if usage is None:
+            entries = self.ledger.close(state, "void", NOTHING, now_s)
+            batch.closing[state.id] = Closing(state, "voided", NOTHING, entries, settlement)
+        else:
+            settlement.cost_nano = _cost(hold.rate, usage)
+            amount = Amount(min(usage.total_tokens, MAX_AMOUNT), settlement.cost_nano)
+            entries = self.ledger.close(state, "post", amount, now_s)
+            batch.closing[state.id] = Closing(state, "posted", amount, entries, settlement)
+        return True
+
+    def part(self, hold: LocalHold, settlement: Settlement) -> None:
+        """It did not end so: it is open, and will be settled otherwise."""
+        self.ledger.reopen(hold.state)
+        settlement.cost_nano = 0
+        hold.joined = False
+
+    def _closed(self, batch: Batch) -> None:
+        for each in batch.closing.values():
+            self.ledger.closed(each.hold, each.state, each.amount)
+            if self._waiters.any:
+                self._waiters.wake(each.hold.path)
+
+    def hurry(self, batch: Batch) -> Awaitable[None]:
+        """Wait until a batch is on disk, or cannot be, or that takes too long."""
+        return self._committer.hurry(batch)
 
     def _resolve(self, hold: LocalHold, settlement: Settlement) -> None:
         usage, state, now_s = settlement.usage, hold.state, clock.wall_s()
@@ -194,10 +305,12 @@ class LocalBilling:
         """Charge what was used; nothing, if that is not known."""
         usage = settlement.usage
         if usage is None:
-            self.ledger.void(hold_id, now_s)
-            return
-        tokens = usage.total_tokens
-        self.ledger.post(hold_id, Amount(tokens if tokens < MAX_AMOUNT else MAX_AMOUNT, settlement.cost_nano), now_s)
+            hold = self.ledger.void(hold_id, now_s)
+        else:
+            tokens = min(usage.total_tokens, MAX_AMOUNT)
+            hold = self.ledger.post(hold_id, Amount(tokens, settlement.cost_nano), now_s)
+        if self._waiters.any:
+            self._waiters.wake(hold.path)
 
     async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
         """See `Billing.attend`."""
@@ -219,8 +332,8 @@ class LocalBilling:
                 )
                 self._committer.touch(LATER)
         self._expire_leaked(now_s)
-        if abs(now_s - self._forgot_at_s) > FORGET_EVERY_S:
-            self._forgot_at_s = now_s
+        if clock.monotonic_s() - self._forgot_at_s > FORGET_EVERY_S:
+            self._forgot_at_s = clock.monotonic_s()
             self.ledger.forget(now_s - FORGET_EVERY_S)
         return cut
 
@@ -232,7 +345,7 @@ class LocalBilling:
         state = hold.state
         spent = Amount(usage.total_tokens, _cost(hold.rate, usage))
         state.progress = spent
-        ahead = 0 if hold.bounded else max(EXTENSION_TOKENS, usage.completion_tokens // 2)
+        ahead = 0 if is_bounded(hold.job) else max(EXTENSION_TOKENS, usage.completion_tokens // 2)
         wanted = Amount(spent.tokens + ahead, _ahead(hold.rate, usage, ahead))
         if wanted.tokens <= state.tokens and wanted.cost_nano <= state.cost_nano:
             return None
@@ -252,6 +365,7 @@ class LocalBilling:
 
     def _expire(self, hold: HoldState, now_s: float) -> None:
         self.ledger.expire(hold.id, now_s)
+        self._waiters.wake(hold.path)
         charged = hold.charged
         self._committer.current.records.append(records.orphan(hold.id, hold.record, charged.tokens, charged.cost_nano))
         self._committer.touch(SOON)
@@ -262,7 +376,7 @@ class LocalBilling:
             loop = asyncio.get_running_loop()
             entries = await loop.run_in_executor(self._side, self._store.foreign_entries)
         except Exception as error:
-            _log.warning("grants of other processes could not be read: %s", error)
+            self._seldom.warning("grants of other processes could not be read: %s", error)
             return
         for entry_id, account, starts_at_s, kind, tokens, money in entries:
             balance = self.ledger.balance(account, starts_at_s)
@@ -306,6 +420,11 @@ class LocalBilling:
         return self.ledger.balances()
 
     @property
+    def balances_at_s(self) -> float:
+        """How they stand is known at any time."""
+        return clock.wall_s()
+
+    @property
     def commits(self) -> int:
         """Transactions of the ledger."""
         return self._committer.commits
@@ -327,6 +446,9 @@ class LocalBilling:
     async def aclose(self) -> None:
         """Write what waits, and end the epoch."""
         await self._committer.aclose()
+        loop = asyncio.get_running_loop()
+        with suppress(TimeoutError):  # what reads just now is not interrupted, nor waited for without end
+            await asyncio.wait_for(loop.run_in_executor(self._side, self._store.close_side), CLOSE_S)
         self._side.shutdown(wait=False)
         if self._journal is not None:
             self._journal.close()
@@ -346,10 +468,8 @@ def _outcomes(journal: Journal | None) -> dict[str, Outcome]:
 
 
 def _cost(rate: Rate | None, usage: Usage) -> int:
-    return 0 if rate is None else cost_nano(rate, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+    return 0 if rate is None else usage_cost_nano(rate, usage)
 
 
 def _ahead(rate: Rate | None, usage: Usage, tokens: int) -> int:
-    if rate is None:
-        return 0
-    return cost_nano(rate, usage.prompt_tokens, usage.completion_tokens + tokens, usage.cached_tokens)
+    return 0 if rate is None else usage_cost_nano(rate, usage, tokens)

@@ -1,12 +1,14 @@
 """What does it cost, and may it be spent? A ledger that many processes share, on PostgreSQL."""
 
+import asyncio
+import random
 from collections.abc import Awaitable, Callable, Sequence
 
 from zuebee.billing import records
 from zuebee.billing.entries import TOKENS, Balance, HoldState, Short
 from zuebee.billing.operations import Extend, Reserve, Settle, record_of
-from zuebee.billing.pricing import NO_PRICE, PriceBook, cost_nano
-from zuebee.billing.rates import Rate
+from zuebee.billing.pricing import PriceBook, answer_tokens, no_price, quoted, usage_cost_nano
+from zuebee.billing.rates import Quote, Rate
 from zuebee.billing.refusals import too_short
 from zuebee.billing.shared_batch import Pending
 from zuebee.billing.shared_committer import SharedCommitter
@@ -15,12 +17,16 @@ from zuebee.billing.store_errors import StoreBusy, StoreFailed
 from zuebee.billing.store_postgres import PostgresStore
 from zuebee.billing.stub import stub_text
 from zuebee.config import BillingSettings
-from zuebee.contracts.admission import MAX_AMOUNT, Amount, Grant, Hold, Principal, Settlement
+from zuebee.contracts.admission import MAX_AMOUNT, Amount, Grant, Hold, Need, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
-from zuebee.contracts.inference import Job, Usage
+from zuebee.contracts.inference import Job, Usage, is_bounded
 from zuebee.kit import clock
 
 EXTENSION_TOKENS = 256
+MAX_WAITING = 1000
+"""Requests that ask again and again. Whoever comes then is refused at once."""
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.025, 0.25
 STUCK_S = 1.0
 SWEEP_INTERVAL_S = 5.0
 
@@ -28,19 +34,22 @@ SWEEP_INTERVAL_S = 5.0
 class SharedHold:
     """A hold in the shared ledger; it is on disk from its beginning. See `contracts.admission.Hold`."""
 
-    __slots__ = ("bounded", "id", "open", "rate", "started_s", "tokens", "worth_nano")
+    __slots__ = ("answer_tokens", "id", "job", "open", "rate", "started_s", "tokens", "whole", "worth_nano")
     secured = True
+    joined = False
 
-    def __init__(self, state: HoldState, rate: Rate | None, *, bounded: bool) -> None:
+    def __init__(self, state: HoldState, quote: Quote, job: Job) -> None:
         self.id = state.id
         self.tokens = state.tokens
         self.worth_nano = state.cost_nano
-        self.rate = rate
-        self.bounded = bounded
+        self.rate = quote.rate
+        self.whole = not (state.owed.tokens or state.owed.cost_nano)
+        self.job = job
+        self.answer_tokens = answer_tokens(quote, state.tokens, state.cost_nano)
         self.open = True
         self.started_s = clock.monotonic_s()
 
-    async def wait(self) -> Refusal | None:
+    async def wait(self, settlement: Settlement | None = None) -> Refusal | None:
         """See `Hold.wait`."""
         return None
 
@@ -61,15 +70,17 @@ class SharedBilling:
         self.reserved = 0
         self.short = 0
         self._settings = settings
-        self._prices = prices
+        self.prices = prices
         self._gate = gate
         self._swept_at_s = 0.0
         self._open = 0
         self._oldest_s = 0.0
+        self._waiting = 0
         spool = Spool(spool_path)
         try:
             store.start("zuebee")
             self.replayed = replay(store, spool)
+            self.damaged = spool.damaged
         except (StoreBusy, StoreFailed) as error:
             spool.close()
             raise OSError(f"the ledger's database cannot be used: {error}") from None
@@ -77,30 +88,76 @@ class SharedBilling:
 
     # --- before the call ---
 
-    def quote(self, principal: Principal, job: Job, prompt_tokens: int, output_tokens: int) -> Amount | Refusal:
+    def quote(self, principal: Principal, job: Job, need: Need) -> Amount | Refusal:
         """See `Billing.quote`."""
-        tokens = min(prompt_tokens + output_tokens, MAX_AMOUNT)
-        rate = self._prices.rate(job.model, clock.wall_s())
-        if rate is None:
-            return NO_PRICE if any(b.unit != TOKENS for b in principal.budgets) else Amount(tokens)
-        return Amount(tokens, cost_nano(rate, prompt_tokens, output_tokens))
+        rate = self.prices.rate(job.model, clock.wall_s())
+        if rate is None and any(b.unit != TOKENS for b in principal.budgets):
+            return no_price(job.model)
+        return quoted(rate, need)
+
+    def unpriced(self, principal: Principal, model: str) -> Refusal | None:
+        """See `Billing.unpriced`."""
+        return self.prices.denies(principal, model, clock.wall_s())
 
     async def reserve(self, principal: Principal, job: Job, amount: Amount) -> Hold | Refusal:
         """See `Billing.reserve`. The answer comes from the database."""
+        quote = amount if isinstance(amount, Quote) else self._plain(job, amount)
+        held = await self._try_to_hold(principal, job, quote)
+        if isinstance(held, Short) and held.later:
+            held = await self._wait_to_hold(principal, job, quote, held)
+        if isinstance(held, Short):
+            self.short += 1
+            return too_short(held, clock.wall_s(), quote)
+        return held
+
+    def _plain(self, job: Job, amount: Amount) -> Quote:
+        """An amount that nobody quoted: all of it or nothing."""
+        return Quote(amount.tokens, amount.cost_nano, self.prices.rate(job.model, clock.wall_s()), amount)
+
+    async def _wait_to_hold(
+        self, principal: Principal, job: Job, quote: Quote, short: Short
+    ) -> SharedHold | Short | Refusal:
+        """Try again a few times a second: what other processes give back nobody tells."""
+        if self._waiting >= MAX_WAITING:
+            return short
+        held: SharedHold | Short | Refusal = short
+        until_s = clock.monotonic_s() + self._settings.reserve_wait_s
+        wait_s = FIRST_WAIT_S
+        self._waiting += 1
+        try:
+            while isinstance(held, Short) and held.later and clock.monotonic_s() < until_s:
+                await asyncio.sleep(min(wait_s * random.uniform(0.5, 1.5), max(0.0, until_s - clock.monotonic_s())))
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+                held = await self._try_to_hold(principal, job, quote)
+        finally:
+            self._waiting -= 1
+        return held
+
+    async def _try_to_hold(self, principal: Principal, job: Job, quote: Quote) -> SharedHold | Short | Refusal:
         now_s = clock.wall_s()
         stub = stub_text(records.stub(principal, job, now_s))
-        operation = Reserve(job.request_id, principal.budgets, amount, now_s, self._settings.hold_s, stub)
+        amount = Amount(quote.tokens, quote.cost_nano)
+        hold_s = self._settings.hold_s
         try:
-            held = await self._committer.ask(operation)
+            held = await self._committer.ask(
+                Reserve(job.request_id, principal.budgets, amount, now_s, hold_s, stub, quote.least), job
+            )
         except StoreBusy:
             return STORE_UNAVAILABLE
         if isinstance(held, Short):
-            self.short += 1
-            return too_short(held, now_s)
+            return held
         if held is None:
             return STORE_UNAVAILABLE
         self.reserved += 1
-        return SharedHold(held, self._prices.rate(job.model, now_s), bounded=job.max_output_tokens is not None)
+        return SharedHold(held, quote, job)
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the ledger from being written; empty: nothing."""
+        committer = self._committer
+        if committer.down:
+            return committer.reason
+        return "the database does not answer" if committer.stuck_s > STUCK_S else ""
 
     def unable(self) -> Refusal | None:
         """See `Billing.unable`."""
@@ -116,7 +173,7 @@ class SharedBilling:
         hold = grant.hold if grant is not None else None
         if not isinstance(hold, SharedHold):
             if usage is not None:
-                settlement.cost_nano = _cost(self._prices.rate(settlement.model, settlement.at_s), usage)
+                settlement.cost_nano = _cost(self.prices.rate(settlement.model, settlement.at_s), usage)
             self._committer.settle(Settle("", None, record_of(settlement)))
             return None
         amount = None
@@ -169,6 +226,11 @@ class SharedBilling:
         return self._committer.balances
 
     @property
+    def balances_at_s(self) -> float:
+        """When they stood so, in seconds since 1970; not a number before they were read."""
+        return self._committer.balances_at_s
+
+    @property
     def commits(self) -> int:
         """Transactions of the ledger."""
         return self._committer.commits
@@ -204,12 +266,12 @@ def _wanted(hold: SharedHold, usage: Usage | None, spent: Amount) -> Amount:
     """A bit more than was spent, so that a stream need not ask again at once."""
     if usage is None:
         return Amount(0)
-    ahead = 0 if hold.bounded else max(EXTENSION_TOKENS, usage.completion_tokens // 2)
+    ahead = 0 if is_bounded(hold.job) else max(EXTENSION_TOKENS, usage.completion_tokens // 2)
     worth = 0
     if hold.rate is not None:
-        worth = cost_nano(hold.rate, usage.prompt_tokens, usage.completion_tokens + ahead, usage.cached_tokens)
+        worth = usage_cost_nano(hold.rate, usage, ahead)
     return Amount(spent.tokens + ahead, worth)
 
 
 def _cost(rate: Rate | None, usage: Usage) -> int:
-    return 0 if rate is None else cost_nano(rate, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+    return 0 if rate is None else usage_cost_nano(rate, usage)

@@ -10,27 +10,30 @@ import random
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
 
-from zuebee.billing.entries import Balance, HoldState
-from zuebee.billing.operations import Answer, Expire, Operation, Renew, Reserve, Settle, release
+from zuebee.billing.entries import Balance
+from zuebee.billing.operations import Answer, Expire, Operation, Renew, Reserve, Settle
 from zuebee.billing.postgres_connection import StoreLost
-from zuebee.billing.shared_batch import Pending, SharedBatch
-from zuebee.billing.spool import Line, Spool
+from zuebee.billing.shared_batch import MAX_BATCH, STEP, Pending, SharedBatch
+from zuebee.billing.spool import Spool
+from zuebee.billing.spooling import Spooling
 from zuebee.billing.store_errors import StoreBusy
 from zuebee.billing.store_postgres import PostgresStore
+from zuebee.contracts.inference import Job
 from zuebee.kit import clock
 
 _log = logging.getLogger("zuebee.billing")
 
-MAX_BATCH = 512
 MAX_WAITING = 200_000
 """Waiting records beyond these are dropped, of requests that cost nothing in any budget."""
 
 TICK_S = 0.1
 SPOOL_AFTER_S = 0.25
+EXPIRED_PER_BATCH = 100
+"""Holds of other processes that are resolved beside what running requests ask for, so that these never wait long."""
+
 RETRIES = 5
 """For a deadlock, and the like: then it counts as an outage."""
 
@@ -43,24 +46,23 @@ class SharedCommitter:
     """Owns the thread and the store. All methods but the thread's own belong to the event loop."""
 
     def __init__(self, store: PostgresStore, spool: Spool, *, timeout_s: float) -> None:
-        self.down = False
+        self.down, self.reason = False, ""
         self.commits = 0
         self.commit_s = 0.0
         self.dropped = 0
         self.failed = 0
         self.balances: list[Balance] = []
+        self.balances_at_s = float("nan")
         self._store = store
-        self._spool = spool
         self._timeout_s = timeout_s
         self._waiting: deque[SharedBatch] = deque()
         self._loose: deque[tuple[int, Pending]] = deque()  # neither done nor kept, with the number of the batch
         self._running: SharedBatch | None = None
         self._number = 0
-        self._spooled = 0
-        self._spooling = False
-        self._disk_failed = False
         self._attempt_at_s = 0.0
         self._sweeping = False
+        self._expired: deque[Expire] = deque()
+        self._expiring = False
         self._timer: asyncio.Handle | None = None
         self._pumping = False
         self._idle = asyncio.Event()
@@ -68,26 +70,27 @@ class SharedCommitter:
         self._closing = threading.Event()
         self._queue: queue.SimpleQueue[SharedBatch | str] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._spooling = Spooling(spool, self._kept)
         self._writer = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._writer.start()
 
     # --- what comes in ---
 
-    async def ask(self, operation: Operation) -> Answer:
+    async def ask(self, operation: Operation, job: Job | None = None) -> Answer:
         """The answer to an operation, once it is on disk. Raises StoreBusy when there is none in time."""
-        pending = self.submit(operation)
+        pending = self.submit(operation, job)
         try:
             return await self.wait(pending)
-        except BaseException:
-            pending.abandoned = True
+        except (asyncio.CancelledError, GeneratorExit):
+            # It may have its answer already, and be cancelled before it could go on with it.
+            self._let_go(pending.leave())
             raise
 
-    def submit(self, operation: Operation) -> Pending:
+    def submit(self, operation: Operation, job: Job | None = None) -> Pending:
         """Begin an operation whose answer is to be waited for."""
         future: asyncio.Future[Answer] = self._loop.create_future()
         future.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting any more
-        return self._add(Pending(operation, future))
+        return self._add(Pending(operation, future, job))
 
     async def wait(self, pending: Pending) -> Answer:
         """The answer. Raises StoreBusy when there is none in time."""
@@ -117,6 +120,10 @@ class SharedCommitter:
             self._sweeping = True
             self._queue.put("sweep")
 
+    def _let_go(self, settle: Settle | None) -> None:
+        if settle is not None:
+            self.settle(settle)
+
     @property
     def waiting(self) -> int:
         """How many operations are not done yet, about."""
@@ -129,9 +136,9 @@ class SharedCommitter:
 
     def _add(self, pending: Pending) -> Pending:
         if not self._waiting or len(self._waiting[-1].items) >= MAX_BATCH:
-            self._number += 1
+            self._number += STEP
             self._waiting.append(SharedBatch(self._number))
-        self._waiting[-1].items.append(pending)
+        self._waiting[-1].add(pending)
         self._loose.append((self._number, pending))
         self._idle.clear()
         if self._running is None and not self._pumping:
@@ -151,18 +158,16 @@ class SharedCommitter:
     # --- what comes back ---
 
     def _done(self, batch: SharedBatch, items: list[Pending], answers: list[Answer]) -> None:
-        self.down = False
+        self.down, self.reason = False, ""
         self.commits += 1
         self.commit_s += self._loop.time() - batch.begun_at_s
         for pending, answer in zip(items, answers, strict=True):
-            pending.answer(answer)
-            is_held = isinstance(answer, HoldState) and answer.state == "open"
-            if pending.abandoned and is_held and isinstance(pending.operation, Reserve):
-                self.settle(release(pending.operation))
+            self._let_go(pending.answer(answer))
         self._running = None
         while self._loose and self._loose[0][0] <= batch.number:
             self._loose.popleft()
         self._empty_spool()
+        self._expire_some()
         if self._waiting:
             self._pump()
         else:
@@ -171,16 +176,29 @@ class SharedCommitter:
     def _lost(self, reason: str) -> None:
         if not self.down:
             _log.error("the ledger's database cannot be used, metered requests are refused: %s", reason)
-        self.down = True
+        self.down, self.reason = True, reason
         self._tend()
 
-    def _swept(self, holds: list[Expire], balances: list[Balance]) -> None:
+    def _swept(self, holds: list[Expire], balances: list[Balance] | None) -> None:
         self._sweeping = False
-        self.balances = balances or self.balances
+        if balances is not None:
+            self.balances, self.balances_at_s = balances, clock.wall_s()
         if holds:
             _log.warning("%d holds of requests whose process is gone have expired", len(holds))
-        for hold in holds:
-            self._add(Pending(hold, None))
+        self._expired.extend(holds)
+        self._expire_some()
+
+    def _expire_some(self) -> None:
+        """A part of them, beside what running requests need; after the last of them there may be more."""
+        if not self._expired:
+            if self._expiring:
+                self._expiring = False
+                self.sweep()
+            return
+        self._expiring = True
+        if not any(isinstance(each.operation, Expire) for batch in self._batches() for each in batch.items):
+            for _ in range(min(EXPIRED_PER_BATCH, len(self._expired))):
+                self._add(Pending(self._expired.popleft(), None))
 
     # --- while it takes long ---
 
@@ -214,48 +232,18 @@ class SharedCommitter:
         return chain([self._running] if self._running is not None else [], self._waiting)
 
     def _keep(self) -> None:
-        if self._spooling:
-            return
-        owner = self._store.owner
-        kept: list[Pending] = []
-        lines: list[Line] = []
-        for number, pending in self._loose:
-            if isinstance(pending.operation, Settle) and not pending.kept:
-                kept.append(pending)
-                lines.append(Line(owner, number, pending.operation))
-        if not kept:
-            return
-        self._spooling = True
-        self._spooled += len(lines)
-        writing = self._disk.submit(self._spool.append, lines)
-        writing.add_done_callback(lambda done: self._call(self._kept, kept, done.exception()))
+        self._spooling.keep(self._store.owner, list(self._loose))
 
-    def _kept(self, items: list[Pending], failure: BaseException | None) -> None:
-        self._spooling = False
-        if failure is not None:
-            if not self._disk_failed:
-                _log.error("the spool file cannot be written, settlements wait in memory: %s", failure)
-            self._disk_failed = True
-            return
-        self._disk_failed = False
-        for pending in items:
-            pending.kept = True
-            pending.answer(None)
-        # In a long outage there are many that need no more attention.
-        self._loose = deque(each for each in self._loose if not (each[1].kept or each[1].abandoned))
-        self._empty_spool()
+    def _kept(self, is_kept: bool) -> None:
+        if is_kept:
+            # In a long outage there are many that need no more attention.
+            self._loose = deque(each for each in self._loose if not (each[1].kept or each[1].abandoned))
+            self._empty_spool()
 
     def _empty_spool(self) -> None:
         """Once the database has all that is in it."""
-        if self._spooled and not self._spooling and not any(p.kept for batch in self._batches() for p in batch.items):
-            self._spooled = 0
-            self._disk.submit(self._empty)
-
-    def _empty(self) -> None:
-        try:
-            self._spool.empty()
-        except OSError as error:
-            _log.error("the spool file cannot be emptied: %s", error)
+        if self._spooling.has_lines and not any(p.kept for batch in self._batches() for p in batch.items):
+            self._spooling.empty()
 
     # --- the end ---
 
@@ -268,7 +256,11 @@ class SharedCommitter:
                 await self._idle.wait()
         is_done = self._idle.is_set()
         if not is_done:
-            self._keep()
+            # Of the batch that is under way nobody can say whether it was done.
+            for pending in self._running.items if self._running is not None else ():
+                if isinstance(pending.operation, Reserve):
+                    self._let_go(pending.answer(None))
+            await self._spooling.last(self._store.owner, list(self._loose))
         self._closing.set()
         self._queue.put("end" if is_done else "leave")
         if not is_done:
@@ -279,8 +271,7 @@ class SharedCommitter:
         for batch in self._batches():
             for pending in batch.items:
                 pending.answer(None)
-        await self._loop.run_in_executor(None, self._disk.shutdown)
-        self._spool.close()
+        await self._spooling.aclose()
 
     # --- the thread ---
 
@@ -298,15 +289,15 @@ class SharedCommitter:
                 self._store.disconnect()
                 return
 
-    def _swept_up(self) -> tuple[list[Expire], list[Balance]]:
+    def _swept_up(self) -> tuple[list[Expire], list[Balance] | None]:
         self._attempt_at_s = clock.monotonic_s()
         try:
             return self._store.sweep(), self._store.balances()
         except StoreBusy:
-            return [], []
+            return [], None
         except Exception:
             _log.exception("expired holds could not be looked for")
-            return [], []
+            return [], None
         finally:
             self._attempt_at_s = 0.0
 
@@ -315,7 +306,7 @@ class SharedCommitter:
         tried: list[Pending] = []
         decided: list[Answer] = []
         while not self._closing.is_set():
-            items = [pending for pending in batch.items if not pending.abandoned]
+            items = [pending for pending in batch.items if not pending.is_over]
             self._store.decided = []
             try:
                 answers = self._apply(batch.number, [pending.operation for pending in items])
@@ -327,7 +318,9 @@ class SharedCommitter:
                 continue
             except Exception as error:
                 _log.error("%d operations of the ledger failed, trying each alone: %r", len(items), error)
-                answers = self._one_by_one(batch.number, items)
+                items += [pending for pending in tried if pending not in items]  # nobody knows what became of those
+                items.sort(key=lambda pending: pending.number)
+                answers = self._one_by_one(batch.number, items, dict(zip(tried, decided, strict=False)))
             if answers is None:
                 items, answers = tried, decided
             self._call(self._done, batch, items, answers)
@@ -350,18 +343,21 @@ class SharedCommitter:
         finally:
             self._attempt_at_s = 0.0
 
-    def _one_by_one(self, number: int, items: list[Pending]) -> list[Answer]:
-        """What cannot be done must not stop the rest."""
-        answers = [self._alone(0, [pending.operation]) for pending in items]
+    def _one_by_one(self, number: int, items: list[Pending], decided: dict[Pending, Answer]) -> list[Answer]:
+        """What cannot be done must not stop the rest. `decided`: what is so if all were done, and nobody saw it."""
+        answers = [self._alone(pending.number, [pending.operation], decided.get(pending)) for pending in items]
         self._alone(number, [])
         return answers
 
-    def _alone(self, number: int, operations: list[Operation]) -> Answer:
+    def _alone(self, number: int, operations: list[Operation], decided: Answer = None) -> Answer:
         attempts = 0
         while not self._closing.is_set():
+            self._store.decided = []
             try:
-                return next(iter(self._apply(number, operations) or []), None)
+                answers = self._apply(number, operations)
+                return decided if answers is None else next(iter(answers), None)
             except StoreBusy as error:
+                decided = next(iter(self._store.decided), decided)
                 attempts += 1
                 self._pause(attempts, error)
             except Exception:

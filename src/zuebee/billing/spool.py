@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from zuebee.billing.operations import Operation, Settle
-from zuebee.billing.store_errors import StoreFailed
+from zuebee.billing.operations import Settle
+from zuebee.billing.store_errors import StoreFailed, UnknownOwner
 from zuebee.billing.store_postgres import PostgresStore
 from zuebee.contracts.admission import Amount
 
@@ -19,11 +19,12 @@ _log = logging.getLogger("zuebee.billing")
 
 
 class Line(msgspec.Struct):
-    """A settlement, and which batch of which owner it is a part of."""
+    """A settlement, and which batch of which owner it is a part of. `number`: its own, if it is done alone."""
 
     owner: int
     batch: int
     settle: Settle
+    number: int = 0  # files of an earlier version do not say
 
 
 def _plain(amount: object) -> dict[str, int]:
@@ -41,9 +42,13 @@ _decode = msgspec.json.Decoder(Line, dec_hook=_amount).decode
 
 
 class Spool:
-    """The file. Only one process may have it. All methods block and may raise OSError."""
+    """The file. Only one process may have it. All methods block and may raise OSError.
+
+    `damaged` counts the lines that could not be read or done.
+    """
 
     def __init__(self, path: str) -> None:
+        self.damaged = 0
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -68,6 +73,7 @@ class Spool:
                 lines.append(_decode(text))
             except msgspec.DecodeError:
                 if number < len(content):
+                    self.damaged += 1
                     self.keep_damaged()
                     _log.error("%s: line %d cannot be read; a copy of the file is beside it", self._path, number)
         return lines
@@ -102,24 +108,30 @@ class Spool:
 
 def replay(store: PostgresStore, spool: Spool) -> int:
     """Do what an earlier process could not; answers with the number of settlements. Raises StoreBusy, OSError."""
-    groups: dict[tuple[int, int], list[Operation]] = {}
+    groups: dict[tuple[int, int], list[Line]] = {}
     lines = spool.read()
     for line in lines:
-        groups.setdefault((line.owner, line.batch), []).append(line.settle)
-    for (owner, batch), operations in groups.items():
+        groups.setdefault((line.owner, line.batch), []).append(line)
+    for (owner, batch), group in groups.items():
         try:
-            store.apply(batch, operations, owner)
+            applied = store.applied(owner)
+            # Some of them it may have done one by one.
+            store.apply(batch, [line.settle for line in group if not 0 < line.number <= applied], owner)
         except StoreFailed as error:
-            _log.error("%d settlements of an earlier process: %s; trying each alone", len(operations), error)
-            for operation in operations:
-                _do_alone(store, spool, operation)
+            _log.error("%d settlements of an earlier process: %s; trying each alone", len(group), error)
+            for line in sorted(group, key=lambda line: line.number):
+                _do_alone(store, spool, line)
     spool.empty()
     return len(lines)
 
 
-def _do_alone(store: PostgresStore, spool: Spool, operation: Operation) -> None:
+def _do_alone(store: PostgresStore, spool: Spool, line: Line) -> None:
     try:
-        store.apply(0, [operation])
+        try:
+            store.apply(line.number, [line.settle], line.owner)
+        except UnknownOwner:
+            store.apply(0, [line.settle])  # a store that was restored from before that process
     except StoreFailed as error:
+        spool.damaged += 1
         spool.keep_damaged()
         _log.error("a settlement cannot be done: %s; a copy of the spool file is beside it", error)

@@ -7,17 +7,27 @@ from typing import Any
 from zuebee.billing import records
 from zuebee.billing.batch import Room
 from zuebee.billing.sqlite_rows import insert
+from zuebee.billing.unbilled import MAX_NAMES, Totals, Unbilled
 from zuebee.contracts.admission import Settlement
 
 CLEANING_INTERVAL_S = 3600.0
 CLEANED_AT_ONCE = 10_000
 
+_COLUMNS = (*records.COLUMNS, "currency")
 _ADD_TO_DAY = """
 INSERT INTO usage_days (key_id, day, requests, prompt_tokens, completion_tokens, cost_nano) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (key_id, day) DO UPDATE SET requests = requests + excluded.requests,
     prompt_tokens = prompt_tokens + excluded.prompt_tokens,
     completion_tokens = completion_tokens + excluded.completion_tokens, cost_nano = cost_nano + excluded.cost_nano
 """
+_ADD_TO_UNBILLED = """
+INSERT INTO unbilled_usage (organisation_id, month, user_id, model, requests, prompt_tokens, cached_tokens,
+    completion_tokens, cost_nano, currency) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (organisation_id, month, user_id, model, currency) DO UPDATE SET requests = requests + excluded.requests,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens, cached_tokens = cached_tokens + excluded.cached_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens, cost_nano = cost_nano + excluded.cost_nano
+"""
+_NAMES = "SELECT DISTINCT model FROM unbilled_usage WHERE organisation_id = ? AND month = ? LIMIT ?"
 # In the order of records: the cleaning relies on it. CROSS JOIN keeps the reporters in the inner loop.
 _ADD_EVENTS = """
 INSERT INTO usage_outbox (event_id, reporter, record, currency, created_at_s, due_at_s)
@@ -40,11 +50,11 @@ class UsageRows:
     """Writes for one store. `room` says which events may be kept; records older than `retention_s` go, 0: none do."""
 
     def __init__(self, reporters: Sequence[str], currency: str, retention_s: float, room: Room) -> None:
-        self._reporters = tuple(reporters)
+        self._reporters = reporters  # read each time, for it may change
         self._currency = currency
         self._retention_s = retention_s
         self._room = room
-        self._add_events = _ADD_EVENTS.format(",".join(["(?)"] * len(self._reporters)))
+        self._unbilled: Unbilled | None = None
         self._cleaned_at_s = 0.0
         self._cleaned_to = 0
 
@@ -52,15 +62,42 @@ class UsageRows:
         """Add what settlements say, within the transaction of `db`."""
         if not settlements:
             return
-        last = insert(db, "usage_records", records.COLUMNS, [records.row(each) for each in settlements])
+        rows = [(*records.row(each), self._currency) for each in settlements]
+        last = insert(db, "usage_records", _COLUMNS, rows)
         db.executemany(_ADD_TO_DAY, records.days(settlements))
+        self._write_unbilled(db, settlements)
         if self._reporters:
             self._write_outbox(db, settlements, last - len(settlements) + 1)
         self._clean(db, settlements[-1].at_s)
 
+    def _write_unbilled(self, db: Any, settlements: list[Settlement]) -> None:
+        if self._unbilled is None:
+            self._unbilled = Unbilled(
+                lambda organisation, month: [
+                    name for (name,) in db.execute(_NAMES, (organisation, month, MAX_NAMES)).fetchall()
+                ]
+            )
+        totals = Totals(self._unbilled)
+        for each in settlements:
+            usage, principal = each.usage, each.principal
+            if usage is not None:
+                prompt, cached, completion = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
+            else:
+                prompt = cached = completion = 0
+            totals.add(
+                principal.organisation_id, each.at_s, principal.user_id, each.model,
+                prompt, cached, completion, each.cost_nano,
+            )  # fmt: skip
+        if rows := totals.rows():
+            db.executemany(_ADD_TO_UNBILLED, [(*row, self._currency) for row in rows])
+
     def _write_outbox(self, db: Any, settlements: list[Settlement], first: int) -> None:
         """The settlements are the records from id `first` on."""
-        room, count, added = self._room, len(self._reporters), 0
+        reporters = tuple(self._reporters)
+        room, count, added = self._room, len(reporters), 0
+        if not count:
+            return
+        statement = _ADD_EVENTS.format(",".join(["(?)"] * count))
         kept = [
             room.room_for(
                 count,
@@ -71,7 +108,7 @@ class UsageRows:
         for fits, run in groupby(kept):
             length = sum(1 for _ in run)
             if fits:
-                db.execute(self._add_events, (self._currency, *self._reporters, first, first + length - 1))
+                db.execute(statement, (self._currency, *reporters, first, first + length - 1))
                 added += length * count
             first += length
         room.added(added)

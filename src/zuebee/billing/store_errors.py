@@ -7,3 +7,7 @@ class StoreBusy(Exception):
 
 class StoreFailed(Exception):
     """Nothing more can be written; what was not confirmed may or may not be there."""
+
+
+class UnknownOwner(StoreFailed):
+    """The store does not know the process whose operations these are."""

@@ -20,14 +20,19 @@ from zuebee.billing.ledger import Ledger
 from zuebee.billing.operations import Answer, Expire, Operation, Record, Renew, Reserve, holds_of
 from zuebee.billing.picture import Memory, Paths, Picture, add_holds, add_paths
 from zuebee.billing.postgres_connection import PostgresConnection, StoreLost
-from zuebee.billing.store_errors import StoreBusy, StoreFailed
+from zuebee.billing.store_errors import StoreBusy, UnknownOwner
+from zuebee.billing.unbilled import MAX_NAMES, Row, Totals, Unbilled
 from zuebee.contracts.chain import next_hash
 from zuebee.contracts.periods import period_start_s
 from zuebee.kit import clock
+from zuebee.schema.currency import OtherCurrency
 
 MAX_KNOWN = 200_000
 MAX_SHOWN = 1000
-EXPIRED_AT_ONCE = 200
+EXPIRED_AT_ONCE = 500
+EXPIRED_FOR_S = 5.0
+"""What one process has found expired, another does not look at for so long."""
+
 FORGOTTEN_AT_ONCE = 10_000
 FORGET_EVERY_S = 3600.0
 """Between two looks for records that are too old: it reads all that there are."""
@@ -64,7 +69,7 @@ class PostgresStore(PostgresConnection):
         self.remembered = 0  # of them, those that memory decided
         self.decided: list[Answer] = []
         super().__init__(url, timeout_s)
-        self._reporters = tuple(reporters)
+        self._reporters = reporters  # read each time, for it may change
         self._currency = currency
         self._retention_s = retention_days * 86400.0
         self._hold_s = hold_s
@@ -73,6 +78,7 @@ class PostgresStore(PostgresConnection):
         self._memory = Memory()
         self._added = 0
         self._has_room: dict[str, bool] = {}
+        self._unbilled = Unbilled(self._unbilled_names)
         self._forget_at_s = 0.0
 
     # --- epochs ---
@@ -89,16 +95,24 @@ class PostgresStore(PostgresConnection):
         if self.owner:
             return self.owner
         try:
-            row = self.connection.execute(sql.BEGIN_OWNER, (self._name,)).fetchone()
+            with self.apart() as db:
+                row = db.execute(sql.BEGIN_OWNER, {"name": self._name, "currency": self._currency}).fetchone()
+                other = db.execute(sql.FIND_CURRENCY).fetchone() if row is None else None
         except psycopg.Error as error:
             raise self.failure(error) from None
-        self.owner = int(row[0]) if row is not None else 0
+        if row is None:
+            self.disconnect()
+            theirs = str(other[0]) if other else "another currency"
+            raise StoreLost(str(OtherCurrency(theirs, self._currency, "another server counts in it")))
+        self.owner = int(row[0])
         return self.owner
 
     def end(self) -> None:
         """End the epoch: what it still holds may be expired at once."""
         try:
-            self.connection.execute(sql.END_OWNER, (self.owner,))
+            with self.apart() as db:
+                db.execute(sql.END_SILENT_OWNERS, (self._hold_s * SILENT_HOLDS, self.owner))
+                db.execute(sql.END_OWNER, (self.owner,))
         except psycopg.Error as error:
             raise self.failure(error) from None
 
@@ -107,13 +121,16 @@ class PostgresStore(PostgresConnection):
         old, a part at a time.
         """
         try:
-            db = self.connection
-            db.execute(sql.END_SILENT_OWNERS, (self._hold_s * SILENT_HOLDS,))
+            with self.apart() as db:
+                db.execute(sql.END_SILENT_OWNERS, (self._hold_s * SILENT_HOLDS, self.owner))
             if self._retention_s and clock.monotonic_s() >= self._forget_at_s:
-                gone = db.execute(sql.FORGET_RECORDS, (self._retention_s, FORGOTTEN_AT_ONCE))
+                with self.apart() as db:
+                    gone = db.execute(sql.FORGET_RECORDS, (self._retention_s, FORGOTTEN_AT_ONCE))
                 if gone.rowcount < FORGOTTEN_AT_ONCE:
                     self._forget_at_s = clock.monotonic_s() + FORGET_EVERY_S
-            return [Expire(*row) for row in db.execute(sql.EXPIRED, (self.owner, EXPIRED_AT_ONCE))]
+            with self.apart() as db:
+                found = db.execute(sql.EXPIRED, (self.owner, EXPIRED_FOR_S, EXPIRED_AT_ONCE)).fetchall()
+            return [Expire(*row) for row in found]
         except psycopg.Error as error:
             raise self.failure(error) from None
 
@@ -121,11 +138,21 @@ class PostgresStore(PostgresConnection):
         """How the accounts stand that this process has used lately."""
         ids = list(islice(reversed(self._balance_ids.values()), MAX_SHOWN))
         try:
-            return [Balance(*row) for row in self.connection.execute(sql.BALANCES, (ids,))]
+            with self.apart() as db:
+                return [Balance(*row) for row in db.execute(sql.BALANCES, (ids,)).fetchall()]
         except psycopg.Error as error:
             raise self.failure(error) from None
 
     # --- operations ---
+
+    def applied(self, owner: int) -> int:
+        """The number of the last batch, or single operation, of an owner that was done. Waits for one under way."""
+        try:
+            with self.apart() as db:
+                row = db.execute(sql.LOCK_OWNER, (owner, self._currency)).fetchone()
+        except psycopg.Error as error:
+            raise self.failure(error) from None
+        return self._known(row, owner)[0]
 
     def apply(self, batch: int, operations: list[Operation], owner: int = 0) -> list[Answer] | None:
         """Do all of them in one transaction, and note that this batch of the owner (default: ourselves) is done.
@@ -162,14 +189,17 @@ class PostgresStore(PostgresConnection):
         if terms is None:
             return False
         self.decided = picture.answers
+        unbilled = self._totals(picture.records)
         try:
             with self.together() as db:
-                db.execute("BEGIN")
-                at_owner = db.execute(sql.LOCK_OWNER_AS_KNOWN, (self.owner, batch, picture.now_s, MAX_DRIFT_S))
+                self.begin(db)
+                at_owner = db.execute(
+                    sql.LOCK_OWNER_AS_KNOWN, (self.owner, self._currency, batch, picture.now_s, MAX_DRIFT_S)
+                )
                 at_balances = db.execute(sql.LOCK_BALANCES, (picture.balances, []))
                 count = len(terms.balances) + len(terms.holds)
                 db.execute(sql.CHECK_TERMS, (*_columns(terms.balances, 3), *_columns(terms.holds, 3), count))
-                self._write(db, batch, operations, picture, self.owner)
+                self._write(db, batch, operations, picture, self.owner, unbilled)
         except (errors.DivisionByZero, errors.UniqueViolation):
             self.decided = []
             return False  # the transaction is still to be left, together with the next step
@@ -184,8 +214,8 @@ class PostgresStore(PostgresConnection):
         with self.together() as db:
             if db.info.transaction_status is TransactionStatus.INERROR:
                 db.rollback()  # what was done in vain
-            db.execute("BEGIN")
-            at_owner = db.execute(sql.LOCK_OWNER, (owner,))
+            self.begin(db)
+            at_owner = db.execute(sql.LOCK_OWNER, (owner, self._currency))
             ids, holds = sorted({each for path in paths for each in path}), holds_of(operations)
             at_balances = db.execute(sql.LOCK_BALANCES, (ids, holds))
             at_holds = db.execute(sql.FIND_HOLDS, (holds,))
@@ -205,8 +235,9 @@ class PostgresStore(PostgresConnection):
         picture = Picture(ledger, now_s, *(at_batch.fetchone() or (0, "")))
         picture.decide(operations)
         self.decided = picture.answers
+        unbilled = self._totals(picture.records)
         with self.together():
-            self._write(db, batch, operations, picture, owner)
+            self._write(db, batch, operations, picture, owner, unbilled)
         self._memory.learn(picture, operations, sent_s, [Balance(*row) for row in rows])
         return True
 
@@ -218,7 +249,7 @@ class PostgresStore(PostgresConnection):
             self.owner = 0  # restored from a back-up, perhaps: begin a new epoch
             self.disconnect()
             raise StoreLost("the store does not know this process any more")
-        raise StoreFailed("the store does not know that process")
+        raise UnknownOwner("the store does not know that process")
 
     def _open(self, operations: list[Operation]) -> Paths:
         """The paths of all reservations, and each of their balances as a path; made when missing, in a transaction of
@@ -233,7 +264,7 @@ class PostgresStore(PostgresConnection):
                 missing = sorted(wanted)
             accounts, starts = [key[0] for key in missing], [key[1] for key in missing]
             units, periods = [wanted[key].unit for key in missing], [wanted[key].period for key in missing]
-            with self.together() as db:
+            with self.together(), self.apart() as db:
                 db.execute(sql.OPEN_BALANCES, (accounts, units, periods, starts))
                 found = db.execute(sql.FIND_BALANCES, (accounts, starts))
             self._balance_ids.update({(account, start_s): number for account, start_s, number in found})
@@ -250,14 +281,35 @@ class PostgresStore(PostgresConnection):
             if len(self._path_ids) + len(missing) > MAX_KNOWN:
                 self._path_ids.clear()
                 missing = sorted(names.values())
-            with self.together() as db:
+            with self.together(), self.apart() as db:
                 db.execute(sql.OPEN_PATHS, (missing,))
                 found = db.execute(sql.FIND_PATHS, (missing,))
             self._path_ids.update(dict(found.fetchall()))
         return {path: self._path_ids[name] for path, name in names.items()}
 
+    def _unbilled_names(self, organisation_id: str, month: int) -> list[str]:
+        found = self.connection.execute(sql.UNBILLED_NAMES, (organisation_id, month, MAX_NAMES))
+        return [name for (name,) in found]
+
+    def _totals(self, kept: Iterable[Record | None]) -> list[Row]:
+        totals = Totals(self._unbilled)
+        for record in kept:
+            if record is not None:
+                row = dict(zip(records.COLUMNS, record.row, strict=True))
+                names = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost_nano")
+                prompt, cached, completion, cost_nano = (int(row[name] or 0) for name in names)
+                who = row["organisation_id"], row["at_s"], row["user_id"], row["model"]
+                totals.add(*who, prompt, cached, completion, cost_nano)
+        return totals.rows()
+
     def _write(
-        self, db: psycopg.Connection[Any], batch: int, operations: list[Operation], picture: Picture, owner: int
+        self,
+        db: psycopg.Connection[Any],
+        batch: int,
+        operations: list[Operation],
+        picture: Picture,
+        owner: int,
+        unbilled: list[Row],
     ) -> None:
         self._write_ledger(db, picture)
         for each in operations:
@@ -265,6 +317,8 @@ class PostgresStore(PostgresConnection):
                 db.execute(sql.RENEW_HOLDS, (each.hold_s, *_columns(each.holds)))
         billed = [isinstance(each, Expire) or bool(getattr(each, "hold", "")) for each in operations]
         kept = zip(picture.records, billed, strict=True)
+        if unbilled:
+            db.execute(sql.ADD_TO_UNBILLED, (self._currency, *_columns(unbilled)))
         self._write_usage(db, [(record, paid) for record, paid in kept if record is not None])
         db.execute(sql.APPLIED if owner == self.owner else sql.APPLIED_FOR_ANOTHER, (batch, owner))
         db.execute("COMMIT")
@@ -283,26 +337,27 @@ class PostgresStore(PostgresConnection):
         picture.digest = next_hash(picture.digest, rows)
         db.execute(sql.ADD_ENTRIES, _columns(rows))
         db.execute(sql.ADD_BATCH, (self.owner, picture.sequence, len(rows), picture.digest))
-        db.execute(sql.ADD_TO_BALANCES, _columns(picture.moved(), 7))
-        _write_holds(db, entries, changes.opened)
+        db.execute(sql.ADD_TO_BALANCES, _columns(picture.moved(), 9))
+        _write_holds(db, entries, changes.opened, picture.ledger)
 
     def _write_usage(self, db: psycopg.Connection[Any], kept_for: list[tuple[Record, bool]]) -> None:
         self._added = 0
         if not kept_for:
             return
         rows = [dict(zip(records.COLUMNS, record.row, strict=True)) for record, _ in kept_for]
+        reporters = tuple(self._reporters)
         events = [
             (place, record.event_id, reporter)
             for place, (record, billed) in enumerate(kept_for, 1)
-            if self._fits(record, billed=billed)
-            for reporter in self._reporters
+            if self._fits(record, len(reporters), billed=billed)
+            for reporter in reporters
         ]
         self._added = len(events)
         columns = _columns([tuple(record.row) for record, _ in kept_for])
         if events:
-            db.execute(sql.ADD_RECORDS_WITH_EVENTS, (*columns, self._currency, *_columns(events)))
+            db.execute(sql.ADD_RECORDS_WITH_EVENTS, (self._currency, *columns, *_columns(events)))
         else:
-            db.execute(sql.ADD_RECORDS, columns)
+            db.execute(sql.ADD_RECORDS, (self._currency, *columns))
         days: dict[tuple[str, int], list[int]] = {}
         for row in rows:
             total = days.setdefault((row["key_id"], int(row["at_s"]) // records.DAY_S), [0, 0, 0, 0])
@@ -312,26 +367,31 @@ class PostgresStore(PostgresConnection):
             total[3] += row["cost_nano"]
         db.execute(sql.ADD_TO_DAYS, _columns([(*key, *total) for key, total in sorted(days.items())]))
 
-    def _fits(self, record: Record, *, billed: bool) -> bool:
+    def _fits(self, record: Record, count: int, *, billed: bool) -> bool:
         """Whether there is room for its events; asked once, however often the batch is tried."""
         fits = self._has_room.get(record.event_id)
         if fits is None:
-            fits = self._has_room[record.event_id] = self._room.room_for(len(self._reporters), billed=billed)
+            fits = self._has_room[record.event_id] = self._room.room_for(count, billed=billed)
         return fits
 
 
-def _write_holds(db: psycopg.Connection[Any], entries: list[Entry], opened: list[HoldState]) -> None:
-    """Amounts come from the entries: a hold itself may have moved on since."""
+def _write_holds(db: psycopg.Connection[Any], entries: list[Entry], opened: list[HoldState], ledger: Ledger) -> None:
+    """Amounts come from the entries: a hold itself may have moved on since. What is owed is as it stands at the end."""
     ended = {entry.hold for entry in entries if entry.step == 1}
     reserved = (entry for entry in entries if entry.kind == "reserve")
     rows = [
-        (hold.id, entry.path.id, entry.tokens, entry.cost_nano, hold.owner, hold.expires_at_s, hold.record)
+        (hold.id, entry.path.id, entry.tokens, entry.cost_nano, hold.owner, hold.expires_at_s, hold.record,
+         hold.owed.tokens, hold.owed.cost_nano)
         for entry, hold in zip(reserved, opened, strict=True)
         if hold.id not in ended
-    ]
+    ]  # fmt: skip
     if rows:
         db.execute(sql.ADD_HOLDS, _columns(rows))
-    extended = [(e.hold, e.tokens, e.cost_nano) for e in entries if e.kind == "extend" and e.hold not in ended]
+    extended = [
+        (e.hold, e.tokens, e.cost_nano, owed.tokens, owed.cost_nano)
+        for e in entries
+        if e.kind == "extend" and e.hold not in ended and (owed := ledger.open[e.hold].owed) is not None
+    ]
     if extended:
         db.execute(sql.EXTEND_HOLDS, _columns(extended))
     if ended:

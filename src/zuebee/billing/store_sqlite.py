@@ -6,6 +6,7 @@ log again.
 """
 
 import fcntl
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,7 +23,8 @@ from zuebee.billing.store_errors import StoreBusy, StoreFailed
 from zuebee.billing.stub import stub_text
 from zuebee.billing.wal_file import Log, WalFile
 from zuebee.contracts.admission import Amount, Budget
-from zuebee.contracts.chain import next_hash
+from zuebee.contracts.chain import HEAD, head_name, next_hash
+from zuebee.kit import clock
 
 CHECKPOINT_PAGES = 8000  # 32 MB: pages that change again and again are moved once
 
@@ -30,11 +32,25 @@ _ENTRY = (
     "batch", "kind", "hold", "step", "path", "tokens", "cost_nano", "released_tokens", "released_cost_nano", "owner",
     "at_s",
 )  # fmt: skip
-_BALANCE = "id, account, unit, period, starts_at_s, granted, held, used, overdraft, limited, changes"
+_BALANCE = "id, account, unit, period, starts_at_s, granted, held, used, overdraft, limited, changes, owed, apart"
 _ADD_TO_BALANCE = (
     "UPDATE ledger_balances SET granted = granted + ?, held = held + ?, used = used + ?, overdraft = overdraft + ?,"
-    " limited = limited + ?, changes = changes + ? WHERE id = ?"
+    " limited = limited + ?, changes = changes + ?, apart = apart + ? WHERE id = ?"
 )
+NOTE_EVERY_S = 5.0
+"""Between two notes of how far the chain of batches has come."""
+
+_NOTE = (
+    "INSERT INTO counters (name, value) VALUES (?, ?)"
+    " ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE value < excluded.value"
+)
+# Of those that died; the first time, of all.
+_NOTE_OTHERS = f"""
+INSERT INTO counters (name, value) SELECT '{HEAD}' || o.id, b.sequence FROM ledger_owners o JOIN ledger_batches b
+ON b.owner = o.id AND b.sequence = (SELECT max(sequence) FROM ledger_batches WHERE owner = o.id)
+WHERE o.ended_at_s = 0 OR NOT EXISTS (SELECT 1 FROM counters WHERE name >= '{HEAD}' AND name < '{HEAD}~')
+ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE value < excluded.value
+"""
 Connect = Callable[[str], Any]
 
 
@@ -52,7 +68,8 @@ def connect(path: str) -> sqlite3.Connection:
 
 
 class SqliteStore:
-    """Keeps batches. All methods block; `write`, `flush` and `close` belong to one thread, the rest to another.
+    """Keeps batches. All methods block; `write`, `flush` and `close` belong to one thread, the rest to another, which
+    calls `close_side` at the end.
 
     Raises StoreFailed when the file is in use by another process that serves.
     """
@@ -85,6 +102,7 @@ class SqliteStore:
         self._owner = 0
         self._foreign_owner = 0
         self._foreign_entry = 0
+        self._note_at_s = 0.0
 
     # --- reading ---
 
@@ -96,6 +114,7 @@ class SqliteStore:
             raise _failure(self._writer, error) from error
 
     def _start(self, db: Any, name: str, now_s: float) -> Start:
+        db.execute(_NOTE_OTHERS)
         cursor = db.execute(
             "INSERT INTO ledger_owners (name, started_at_s, seen_at_s) VALUES (?, ?, ?)", (name, now_s, now_s)
         )
@@ -171,12 +190,28 @@ class SqliteStore:
         sequence, digest = self._sequence, self._hash
         try:
             db.execute("BEGIN IMMEDIATE")
-            self._write_ledger(batch)
-            self._usage.write(db, batch.records)
+            batch.freeze()
+            closing = batch.closing.values()
+            entries = batch.changes.entries + [entry for each in closing for entry in each.entries]
+            self._write_ledger(batch, entries)
+            self._usage.write(db, batch.records + [each.settlement for each in closing])
             db.execute("COMMIT")
         except Exception as error:
+            failure = _failure(db, error)
+            # A commit that failed may have happened.
+            there = bool(batch.closing) and isinstance(failure, StoreFailed) and self._has(self._sequence)
+            batch.thaw(committed=there)
             self._sequence, self._hash = sequence, digest
-            raise _failure(db, error) from error
+            raise failure from error
+        batch.thaw(committed=True)
+
+    def _has(self, sequence: int) -> bool:
+        """Whether a batch of this process is in the store; False where nobody can say."""
+        try:
+            sql = "SELECT count(*) FROM ledger_batches WHERE owner = ? AND sequence = ?"
+            return _one(self._writer, sql, (self._owner, sequence)) > 0
+        except sqlite3.Error:
+            return False
 
     def flush(self) -> None:
         """Put all that was written on the disk. Raises StoreFailed."""
@@ -185,14 +220,14 @@ class SqliteStore:
         except OSError as error:
             raise StoreFailed(f"the write-ahead log could not be flushed: {error.strerror or error}") from error
 
-    def _write_ledger(self, batch: Batch) -> None:
+    def _write_ledger(self, batch: Batch, entries: list[Entry]) -> None:
         db = self._writer
         changes = batch.changes
         assert not changes.balances, "they come from `open_path`"
         assert not changes.paths, "they come from `open_path`"
-        if changes.entries:
-            self._write_entries(changes.entries)
-            self._write_holds(changes.entries, changes.opened)
+        if entries:
+            self._write_entries(entries)
+            self._write_holds(entries, changes.opened)
         if batch.progress:  # last: of a hold that this batch opened, too
             db.executemany(
                 "UPDATE ledger_holds SET expires_at_s = ?, progress_tokens = ?, progress_cost_nano = ? WHERE hold = ?",
@@ -216,6 +251,10 @@ class SqliteStore:
             "INSERT INTO ledger_batches (owner, sequence, entries, hash) VALUES (?, ?, ?, ?)",
             (owner, sequence, len(entries), self._hash),
         )
+        now_s = clock.monotonic_s()
+        if now_s >= self._note_at_s:
+            self._note_at_s = now_s + NOTE_EVERY_S
+            self._writer.execute(_NOTE, (head_name(owner), sequence))
 
     def _write_holds(self, entries: list[Entry], opened: list[HoldState]) -> None:
         """Amounts come from the entries: a hold itself may have moved on since."""
@@ -249,20 +288,25 @@ class SqliteStore:
 
     def close(self) -> None:
         """End the epoch."""
-        with suppress(sqlite3.Error):  # the epoch of a dead process ends with the next start as well
+        with suppress(sqlite3.Error):  # of a dead process this is noted by the next start
+            if self._sequence:
+                self._writer.execute(_NOTE, (head_name(self._owner), self._sequence))
             self._writer.execute(
                 "UPDATE ledger_owners SET ended_at_s = max(seen_at_s, started_at_s) WHERE id = ?", (self._owner,)
             )
         self._log.close()
         self._writer.close()
-        self._side.close()
         self._lock.close()
+
+    def close_side(self) -> None:
+        """Close what reads, in its own thread: another one might close it in the middle of a query."""
+        self._side.close()
 
 
 def _only_one(path: str) -> TextIO:
     """A lock that ends with the process, however it ends."""
     FilePath(path).parent.mkdir(parents=True, exist_ok=True)
-    lock = open(f"{path}.lock", "w")  # noqa: SIM115  (held for the life of the store)
+    lock = open(os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600), "w")  # noqa: SIM115  (held for the store's life)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -312,7 +356,7 @@ def _totals(entries: list[Entry]) -> dict[int, list[int]]:
             sums[3] += entry.cost_nano
     for path, (held_tokens, held_nano, used_tokens, used_nano) in moved.values():
         for balance in path.balances:
-            total = totals.setdefault(balance.id, [0, 0, 0, 0, 0, 0])
+            total = totals.setdefault(balance.id, [0, 0, 0, 0, 0, 0, 0])
             total[1] += held_tokens if balance.unit == TOKENS else held_nano
             total[2] += used_tokens if balance.unit == TOKENS else used_nano
     return totals
@@ -322,7 +366,7 @@ def _add(totals: dict[int, list[int]], entry: Entry) -> None:
     """What an entry adds to its balances."""
     is_granted = entry.kind == "grant" or entry.kind == "withdraw"
     for balance in entry.path.balances:
-        total = totals.setdefault(balance.id, [0, 0, 0, 0, 0, 0])
+        total = totals.setdefault(balance.id, [0, 0, 0, 0, 0, 0, 0])
         in_tokens = balance.unit == TOKENS
         amount = entry.tokens if in_tokens else entry.cost_nano
         released = entry.released_tokens if in_tokens else entry.released_cost_nano
@@ -334,6 +378,7 @@ def _add(totals: dict[int, list[int]], entry: Entry) -> None:
         if is_granted and entry.hold.startswith(f"{balance.account}@"):
             total[4] += granted
             total[5] += 1
+            total[6] += entry.apart
 
 
 def _ids(path: str) -> list[int]:

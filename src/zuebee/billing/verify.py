@@ -20,6 +20,7 @@ from zuebee.billing.verify_entries import (
     odd_fields,
     table_violations,
 )
+from zuebee.contracts.chain import HEAD
 from zuebee.kit import clock
 
 SWEEP_S = 60.0
@@ -30,7 +31,7 @@ ROWS_AT_ONCE = 2000
 R = TypeVar("R")
 
 _BALANCES = (
-    "SELECT id, account, unit, period, starts_at_s, granted, held, used, overdraft, limited"
+    "SELECT id, account, unit, period, starts_at_s, granted, held, used, overdraft, limited, owed"
     " FROM ledger_balances ORDER BY id"
 )
 _PATHS = "SELECT id, balances FROM ledger_paths ORDER BY id"
@@ -39,7 +40,11 @@ _ENTRIES = (
     " FROM ledger_entries ORDER BY id"
 )
 _BATCHES = "SELECT owner, sequence, entries, hash FROM ledger_batches ORDER BY id"
-_HOLDS = "SELECT hold, path, tokens, cost_nano, expires_at_s, owner FROM ledger_holds ORDER BY hold"
+_NOTED = f"SELECT name, value FROM counters WHERE name LIKE '{HEAD}%' ORDER BY name"
+_HOLDS = (
+    "SELECT hold, path, tokens, cost_nano, expires_at_s, owner, owed_tokens, owed_cost_nano FROM ledger_holds"
+    " ORDER BY hold"
+)
 
 _REPEATED = """
 SELECT hold, step, count(*) FROM ledger_entries WHERE step IS NOT NULL GROUP BY hold, step HAVING count(*) > 1
@@ -68,6 +73,17 @@ FROM (
 ) u ON u.request_id = c.hold
 WHERE u.records IS NULL OR u.records > c.last_step OR u.tokens <> c.tokens OR u.cost_nano <> c.cost_nano
 """
+# Who has had a budget for an hour by then has been charged for what it used. Whatever the key's budget is called in
+# the ledger, it was held in before.
+_UNCHARGED = """
+SELECT DISTINCT r.request_id, r.key_id FROM usage_records r JOIN keys k ON k.id = r.key_id JOIN budgets b
+ON b.scope = 'key' AND b.scope_id = k.lineage AND r.at_s > b.created_at_s + 3600
+WHERE r.at_s >= :records_since_s
+AND (r.cost_nano > 0 OR coalesce(r.prompt_tokens, 0) + coalesce(r.completion_tokens, 0) > 0)
+AND EXISTS (SELECT 1 FROM ledger_balances a WHERE a.account = b.account)
+AND NOT EXISTS (SELECT 1 FROM ledger_entries e WHERE e.hold = r.request_id AND e.step = 0)
+ORDER BY r.request_id
+"""
 _EVENTS_TWICE = """
 SELECT event_id, reporter, count(*) FROM usage_outbox GROUP BY event_id, reporter HAVING count(*) > 1
 """
@@ -80,8 +96,18 @@ WHERE u.id IS NULL AND o.created_at_s >= :records_since_s
 """
 
 
-def verify(connection: Connection, *, sweep_s: float = SWEEP_S, records_since_s: float = 0.0) -> Iterator[Violation]:
-    """Every violation, in one snapshot of a connection whose transaction has just begun.
+COUNTED = 10_000
+"""Entries between two words about how far it is."""
+
+
+def verify(
+    connection: Connection,
+    *,
+    sweep_s: float = SWEEP_S,
+    records_since_s: float = 0.0,
+    said: Callable[[str], None] = lambda _: None,
+) -> Iterator[Violation]:
+    """Every violation, in one snapshot of a connection whose transaction has just begun. `said` hears how far it is.
 
     `records_since_s`: usage records from before (seconds since 1970) may have been removed. Memory grows with accounts
     and open holds, not with entries. May raise SQLAlchemyError.
@@ -95,13 +121,14 @@ def verify(connection: Connection, *, sweep_s: float = SWEEP_S, records_since_s:
             balances.append(balance)
     paths = list(_rows(connection, _PATHS, _path))
     yield from table_violations(balances, paths)
-    yield from _entries(connection, Fold(balances, paths))
+    yield from _entries(connection, Fold(balances, paths), said)
     for hold, step, count in _rows(connection, _REPEATED, tuple):
         invariant = "I3" if step == 1 else "I13"
         yield Violation(invariant, hold, f"has {count} entries with step {step}, which happens once")
     for hold, kind, resolution in _rows(connection, _LATE, tuple):
         yield Violation("I5", hold, f"has an {kind} entry, but its resolution is {resolution or 'missing'}")
     yield from overdue(connection, sweep_s)
+    said("usage records")
     yield from _usage(connection, records_since_s)
 
 
@@ -127,9 +154,16 @@ def overdue(connection: Connection, sweep_s: float = SWEEP_S, *, runs: bool = Fa
         yield Violation("I4", hold, f"is open, and expired {now_s - expires_at_s:.0f} s ago")
 
 
-def _entries(connection: Connection, fold: Fold) -> Iterator[Violation]:
-    chain = Chain(_rows(connection, _BATCHES, BatchRow._make))
-    for entry in _rows(connection, _ENTRIES, EntryRow._make):
+def _entries(connection: Connection, fold: Fold, said: Callable[[str], None]) -> Iterator[Violation]:
+    chain = Chain(_rows(connection, _BATCHES, BatchRow._make), list(_noted(connection)))
+    has_gaps = connection.dialect.name != "sqlite"  # elsewhere a transaction that fails leaves some
+    last = 0
+    for count, entry in enumerate(_rows(connection, _ENTRIES, EntryRow._make)):
+        if count % COUNTED == 0:
+            said(f"{count:,} entries")
+        if not has_gaps and entry.id != last + 1:
+            yield Violation("I5", "", f"the entries {last + 1} to {entry.id - 1} are gone")
+        last = entry.id
         if odd := odd_fields(entry):
             yield Violation("I5", str(entry.hold), f"entry {entry.id}: {odd}")
             continue
@@ -155,10 +189,20 @@ def _usage(connection: Connection, records_since_s: float) -> Iterator[Violation
         else:
             text = f"was charged {tokens} tokens and {cost_nano}, its usage record says {recorded_tokens}"
             yield Violation("I6", hold, f"{text} and {recorded_cost_nano}")
+    for hold, key_id in _rows(connection, _UNCHARGED, tuple, records_since_s=records_since_s):
+        text = f"has a usage record of {key_id}, which has a budget, but no entries"
+        yield Violation("I6", hold, f"{text} (unless the store was put back to a back-up while it ran)")
     for event, reporter, count in _rows(connection, _EVENTS_TWICE, tuple):
         yield Violation("I8", event, f"stands {count} times in the outbox for {reporter}")
     for event, reporter in _rows(connection, _EVENTS_OF_NOTHING, tuple, records_since_s=records_since_s):
         yield Violation("I8", event, f"stands in the outbox for {reporter}, but there is no such usage record")
+
+
+def _noted(connection: Connection) -> Iterator[tuple[int, int]]:
+    for name, value in _rows(connection, _NOTED, tuple):
+        owner = str(name).removeprefix(HEAD)
+        if owner.isascii() and owner.isdigit():
+            yield int(owner), int(value)
 
 
 def _rows(connection: Connection, sql: str, make: Callable[[Any], R], **values: object) -> Iterator[R]:

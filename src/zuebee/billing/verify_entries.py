@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from zuebee.contracts.admission import MAX_AMOUNT
+from zuebee.contracts.admission import MAX_AMOUNT, MAX_BALANCE
 from zuebee.contracts.chain import next_hash
 from zuebee.contracts.periods import period_end_s, period_start_s
 
@@ -61,6 +61,7 @@ class BalanceRow(NamedTuple):
     used: int
     overdraft: int
     limited: int = 0
+    owed: int = 0
 
 
 class BatchRow(NamedTuple):
@@ -81,6 +82,8 @@ class HoldRow(NamedTuple):
     cost_nano: int
     expires_at_s: float
     owner: int
+    owed_tokens: int = 0
+    owed_cost_nano: int = 0
 
 
 def odd_fields(row: tuple[Any, ...]) -> str:
@@ -115,6 +118,7 @@ class Fold:
             path: [self._balances[i] for i in balance_ids(ids) if i in self._balances] for path, ids in paths
         }
         self._open: dict[str, tuple[int, int, int]] = {}
+        self._latest: dict[int, float] = {}  # owner: the latest time of its entries so far
 
     def add(self, entry: EntryRow) -> Iterator[Violation]:
         """The next entry, and what is wrong with it."""
@@ -173,10 +177,12 @@ class Fold:
         self._open[entry.hold] = (held[0], held[1] + entry.tokens, held[2] + entry.cost_nano)
 
     def _in_period(self, entry: EntryRow) -> Iterator[Violation]:
+        """A period that its owner had begun stays begun when the clock is set back (as earlier versions went on)."""
+        latest_s = self._latest[entry.owner] = max(entry.at_s, self._latest.get(entry.owner, 0.0))
         for balance in self._paths.get(entry.path, ()):
             row = balance.row
             ends_at_s = period_end_s(row.period, row.starts_at_s)  # type: ignore[arg-type]
-            if not row.starts_at_s - CLOCK_SLACK_S <= entry.at_s < ends_at_s + CLOCK_SLACK_S:
+            if not row.starts_at_s - CLOCK_SLACK_S <= latest_s or entry.at_s >= ends_at_s + CLOCK_SLACK_S:
                 yield Violation("I14", row.account, f"entry {entry.id} reserves at {entry.at_s!r}, out of its period")
 
     def _resolve(self, entry: EntryRow) -> Iterator[Violation]:
@@ -215,9 +221,14 @@ class Fold:
 
     def _holds(self, holds: Iterable[HoldRow]) -> Iterator[Violation]:
         held = dict.fromkeys(self._balances, 0)
+        owed = dict.fromkeys(self._balances, 0)
         for hold in holds:
+            if min(hold.owed_tokens, hold.owed_cost_nano) < 0:
+                yield Violation("I11", hold.hold, "is owed less than nothing")
             for balance in self._paths.get(hold.path, ()):
-                held[balance.row.id] += hold.tokens if balance.row.unit == "tokens" else hold.cost_nano
+                in_tokens = balance.row.unit == "tokens"
+                held[balance.row.id] += hold.tokens if in_tokens else hold.cost_nano
+                owed[balance.row.id] += hold.owed_tokens if in_tokens else hold.owed_cost_nano
             entries = self._open.pop(hold.hold, None)
             if entries is None:
                 yield Violation("I3", hold.hold, "is among the open holds, but its entries do not say so")
@@ -226,21 +237,25 @@ class Fold:
                     "I3", hold.hold, f"holds {hold.tokens}, {hold.cost_nano}, its entries say {entries[1:]}"
                 )
         for balance in self._balances.values():
-            if balance.row.held != held[balance.row.id]:
-                text = f"{balance.row.held} is held, but the open holds explain {held[balance.row.id]}"
-                yield Violation("I11", balance.row.account, text)
+            row = balance.row
+            for what, found, explained in (("held", row.held, held[row.id]), ("owed", row.owed, owed[row.id])):
+                if found != explained:
+                    text = f"{found} is {what}, but the open holds explain {explained}"
+                    yield Violation("I11", row.account, text)
         for name in self._open:
             yield Violation("I3", name, "was reserved and never resolved, and is not among the open holds")
 
 
 class Chain:
     """Each owner's batches as a chain of hashes: `batches` in the order of ids, `add` every entry, then `finish`.
+    `noted`: owners, and how far their chains had come a while ago.
 
     A batch that does not give its hash is one violation: the next one is held against the hash that stands there.
     """
 
-    def __init__(self, batches: Iterator[BatchRow]) -> None:
+    def __init__(self, batches: Iterator[BatchRow], noted: Iterable[tuple[int, int]] = ()) -> None:
         self._batches = batches
+        self._noted = noted
         self._ahead: dict[tuple[int, int], BatchRow] = {}
         self._last: dict[int, tuple[int, str]] = {}  # owner: sequence and hash of its latest whole batch
         # owner: sequence, rows, id of the first entry
@@ -263,6 +278,11 @@ class Chain:
             yield from self._close(owner)
         for owner, sequence in [*self._ahead, *((batch.owner, batch.sequence) for batch in self._batches)]:
             yield Violation("I5", "", f"the entries of batch {sequence} of owner {owner} are gone")
+        for owner, noted in self._noted:
+            last = self._last.get(owner, (0, ""))[0]
+            if last < noted:
+                text = f"owner {owner}: its chain ends at batch {last}, and had come to {noted}: its end was cut off"
+                yield Violation("I5", "", text)
 
     def _close(self, owner: int) -> Iterator[Violation]:
         sequence, rows, first_id = self._current.pop(owner)
@@ -325,8 +345,9 @@ def _sane(entry: EntryRow) -> Iterator[Violation]:
         yield Violation("I3", entry.hold, f"entry {entry.id} is a {entry.kind} with step {entry.step}")
     low = min(entry.tokens, entry.cost_nano, entry.released_tokens, entry.released_cost_nano)
     high = max(entry.tokens, entry.cost_nano, entry.released_tokens, entry.released_cost_nano)
-    if low < 0 or high > MAX_AMOUNT:
-        yield Violation("I5", entry.hold, f"entry {entry.id} has an amount outside of 0 and 2**53")
+    most, name = (MAX_BALANCE, "2**62") if entry.kind in GRANTS else (MAX_AMOUNT, "2**53")
+    if low < 0 or high > most:
+        yield Violation("I5", entry.hold, f"entry {entry.id} has an amount outside of 0 and {name}")
     if entry.kind not in RESOLVES and (entry.released_tokens or entry.released_cost_nano):
         yield Violation("I5", entry.hold, f"entry {entry.id} ({entry.kind}) releases")
 

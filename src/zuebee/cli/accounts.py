@@ -2,7 +2,7 @@
 
 import secrets
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -12,13 +12,13 @@ from zuebee.accounts.invoice_page import invoice_page
 from zuebee.cli import options, show
 from zuebee.cli.keys import options_budgets
 from zuebee.cli.options import OPTION_OF, money, opened, said, saying_errors, time_s
+from zuebee.cli.show import Form
+from zuebee.cli.words import one_of
 
 app = typer.Typer(name="accounts", help="Organisations, teams, users and their budgets.", no_args_is_help=True)
 
-Kind = Annotated[Literal["organisation", "team", "user"], typer.Argument(help="organisation, team or user.")]
-Scope = Annotated[
-    Literal["organisation", "team", "user", "key"], typer.Argument(help="organisation, team, user or key.")
-]
+Kind = Annotated[str, typer.Argument(**one_of("organisation", "team", "user"))]
+Scope = Annotated[str, typer.Argument(**one_of("organisation", "team", "user", "key"))]
 AccountId = Annotated[str, typer.Argument(help="Its id.")]
 OrganisationId = Annotated[str, typer.Argument(help="The organisation's id.")]
 Organisation = Annotated[
@@ -32,7 +32,6 @@ Period = Annotated[str, typer.Option("--period", help="daily, weekly, monthly or
 
 @app.command()
 def add(
-    context: typer.Context,
     kind: Kind,
     account: AccountId,
     name: options.Name = None,
@@ -46,22 +45,21 @@ def add(
     limit: options.Limits = None,
     tag: options.Tags = None,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Add an organisation, a team or a user."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         fields = said(
             id=account, name=name, organisation_id=organisation, team_id=team, role=role, plan=plan,
             plan_ends_at_s=time_s(plan_ends, "plan_ends_at_s"), models=model, endpoints=endpoint,
             limits=options.limits(limit), tags=tag,
         )  # fmt: skip
-        _print(kind, administration.accounts.create(kind, fields), json)
+        _print(kind, administration.accounts.create(kind, fields), form)
 
 
 @app.command()
 def update(
-    context: typer.Context,
     kind: Kind,
     account: AccountId,
     name: options.Name = None,
@@ -74,95 +72,93 @@ def update(
     limit: options.Limits = None,
     tag: options.Tags = None,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Change what is named and leave the rest. Running servers follow within 5 seconds."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         fields = said(
             name=name, team_id=team, role=role, plan=plan, plan_ends_at_s=time_s(plan_ends, "plan_ends_at_s"),
             models=model, endpoints=endpoint, limits=options.limits(limit), tags=tag,
         )  # fmt: skip
-        _print(kind, administration.accounts.change(kind, account, fields), json)
+        _print(kind, administration.accounts.change(kind, account, fields), form)
 
 
 @app.command("list")
 def list_accounts(
-    context: typer.Context,
     kind: Kind,
     organisation: Organisation = None,
     count: options.Count = 50,
     after: options.After = "",
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """List organisations, teams or users, oldest first, a page at a time."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         found, following = administration.accounts.listing(
             kind, organisation_id=organisation or "", limit=count, after=after
         )
-    if json:
+    if form == "json":
         show.as_json({"items": found, "next": following})
         return
     columns = ("id", "name", "organisation_id", "team_id", "role", "status", "plan", "tags")
     kept = [name for name in columns if name in (found[0] if found else columns)]
-    show.as_table(f"{kind.capitalize()}s", kept, [[view[name] for name in kept] for view in found])
+    show.as_table(
+        f"{kind.capitalize()}s", kept, [[view[name] for name in kept] for view in found], form=form,
+        words=("name", "tags"), less=("tags", "plan", "role", "team_id"),
+    )  # fmt: skip
     if following:
         show.note(f"More: --after {following}")
 
 
 @app.command("show")
 def show_account(
-    context: typer.Context,
     kind: Kind,
     account: AccountId,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Show one of them with its budgets."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         view = administration.accounts.show(kind, account)
         found = administration.accounts.budgets(kind, account)
-    if json:
+    if form == "json":
         show.as_json({**view, "budgets": found})
         return
-    _print(kind, view, json)
-    options_budgets(found)
+    _print(kind, view, form)
+    options_budgets(found, form)
 
 
 @app.command()
 def disable(
-    context: typer.Context,
     kind: Kind,
     account: AccountId,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Switch one off, with all keys below it, until it is enabled again."""
-    with opened(context, config, store) as administration:
-        _print(kind, administration.accounts.set_status(kind, account, "disabled"), json)
+    with opened(config, store, form) as administration:
+        _print(kind, administration.accounts.set_status(kind, account, "disabled"), form)
 
 
 @app.command()
 def enable(
-    context: typer.Context,
     kind: Kind,
     account: AccountId,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Switch a disabled one on again."""
-    with opened(context, config, store) as administration:
-        _print(kind, administration.accounts.set_status(kind, account, "active"), json)
+    with opened(config, store, form) as administration:
+        _print(kind, administration.accounts.set_status(kind, account, "active"), form)
 
 
 @app.command("set-budget")
 def set_budget(
-    context: typer.Context,
     scope: Scope,
     account: AccountId,
     amount: Annotated[str, typer.Argument(help="Like 25.50, or a number of tokens; empty with --prepaid.")] = "",
@@ -170,11 +166,11 @@ def set_budget(
     period: Period = "",
     prepaid: Annotated[bool, typer.Option("--prepaid", help="Only what is topped up may be spent.")] = False,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Give somebody a budget or change its amount. What was spent in the period stays spent."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         unit = unit or administration.currency
         if prepaid == bool(amount):
             raise AccountsError("give an amount, or --prepaid", field="amount")
@@ -184,38 +180,36 @@ def set_budget(
             "amount": None if prepaid else read_amount(amount, unit),
         }
         view = administration.accounts.set_budget(scope, account, fields)
-    if json:
+    if form == "json":
         show.as_json(view)
     else:
-        options_budgets([view])
+        options_budgets([view], form)
 
 
 @app.command("remove-budget")
 def remove_budget(
-    context: typer.Context,
     scope: Scope,
     account: AccountId,
     unit: Unit = "",
     period: Period = "monthly",
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Take a budget away: it bounds nothing any more."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         unit = unit or administration.currency
         administration.accounts.remove_budget(scope, account, unit=unit, period=period)
         found = administration.accounts.budgets(scope, account)
-    if json:
+    if form == "json":
         show.as_json({"budgets": found})
     else:
-        show.note("Removed.")
-        options_budgets(found)
+        typer.echo("Removed.")
+        options_budgets(found, form)
 
 
 @app.command("top-up")
 def top_up(
-    context: typer.Context,
     scope: Scope,
     account: AccountId,
     amount: Annotated[str, typer.Argument(help="Like 25.50, or a number of tokens.")],
@@ -225,38 +219,37 @@ def top_up(
     ] = "",
     note: Annotated[str, typer.Option("--note", help="Kept with the payment.")] = "",
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Add to a prepaid account. Running servers see it within a second or two."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         unit = unit or administration.currency
         paid = administration.payments.top_up(
             scope, account, payment_id=payment or f"manual_{secrets.token_hex(8)}",
             amount=read_amount(amount, unit), unit=unit, note=note,
         )  # fmt: skip
         found = administration.accounts.budgets(scope, account)
-    if json:
+    if form == "json":
         names = ("id", "account", "unit", "amount", "organisation_id", "note", "at_s", "fresh")
         show.as_json({**{name: getattr(paid, name) for name in names}, "budgets": found})
         return
     verb = "Counted" if paid.fresh else "Counted before, nothing changed"
-    show.note(f"{verb}: {money(paid.amount, paid.unit)} for {paid.account}, payment {paid.id}")
-    options_budgets(found)
+    typer.echo(f"{verb}: {money(paid.amount, paid.unit)} for {paid.account}, payment {paid.id}")
+    options_budgets(found, form)
 
 
 @app.command()
 def payments(
-    context: typer.Context,
     organisation: OrganisationId,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """List the latest payments of an organisation and what is below it."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         found = administration.payments.listing(organisation)
-    if json:
+    if form == "json":
         show.as_json({"items": found})
         return
     rows = [
@@ -269,35 +262,38 @@ def payments(
         )
         for each in found
     ]
-    show.as_table("Payments", ("time", "id", "account", "amount", "note"), rows, numbers=("amount",))
+    show.as_table("Payments", ("time", "id", "account", "amount", "note"), rows, form=form,
+                  numbers=("amount",), words=("note",), less=("note",))  # fmt: skip
 
 
 @app.command()
 def invoice(
-    context: typer.Context,
     organisation: OrganisationId,
     month: Annotated[str, typer.Option("--month", help="Like 2026-10.")],
     html: Annotated[str, typer.Option("--html", help="Write it as a page to this file.")] = "",
     preview: Annotated[bool, typer.Option("--preview", help="Show it without a number; nothing is kept.")] = False,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Make the invoice of a month that is over; a second time it is the same one."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         invoices = administration.invoices
         made = invoices.preview(organisation, month) if preview else invoices.make(organisation, month)
     if html:
         _write(html, invoice_page(made))
-    if json:
+    if form == "json":
         show.as_json(made)
         return
     currency = made["currency"]
     columns = ("user_id", "model", "requests", "prompt_tokens", "completion_tokens")
     rows = [[*(line[name] for name in columns), money(line["cost_nano"], currency)] for line in made["lines"]]
     title = f"Invoice {made['number'] or '(preview)'} for {made['organisation_name']}, {month}"
-    show.as_table(title, (*columns, "amount"), rows, numbers=(*columns[2:], "amount"))
-    show.note(f"Total: {money(made['total_nano'], currency)}")
+    rows.append(["total", *[""] * (len(columns) - 1), money(made["total_nano"], currency)])
+    show.as_table(
+        title, (*columns, "amount"), rows, form=form, numbers=(*columns[2:], "amount"), words=("model",),
+        less=("prompt_tokens", "completion_tokens", "requests"),
+    )  # fmt: skip
 
 
 def _write(path: str, text: str) -> None:
@@ -310,16 +306,15 @@ def _write(path: str, text: str) -> None:
 
 @app.command("invoices")
 def list_invoices(
-    context: typer.Context,
     organisation: Annotated[str, typer.Argument(help="Only of this organisation.")] = "",
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """List invoices, newest first."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         found = administration.invoices.listing(organisation)
-    if json:
+    if form == "json":
         show.as_json({"items": found})
         return
     rows = [
@@ -327,11 +322,11 @@ def list_invoices(
          money(each["total_nano"], each["currency"]))
         for each in found
     ]  # fmt: skip
-    show.as_table("Invoices", ("number", "organisation", "month", "total"), rows, numbers=("total",))
+    show.as_table("Invoices", ("number", "organisation", "month", "total"), rows, form=form, numbers=("total",))
 
 
-def _print(kind: str, view: dict[str, Any], json: bool) -> None:
-    if json:
+def _print(kind: str, view: dict[str, Any], form: Form) -> None:
+    if form == "json":
         show.as_json(view)
         return
     times = {"plan_ends_at_s": "plan ends", "created_at_s": "made"}

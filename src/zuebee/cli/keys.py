@@ -7,6 +7,8 @@ import typer
 from zuebee.accounts.amounts import TOKENS
 from zuebee.cli import options, show
 from zuebee.cli.options import OPTION_OF, opened, said, time_s
+from zuebee.cli.place import MISUSED, give_up
+from zuebee.cli.show import Form
 from zuebee.contracts.errors import Refusal
 from zuebee.kit.units import Duration
 
@@ -26,7 +28,6 @@ Expires = Annotated[str | None, typer.Option("--expires", help="Until when: a ti
 
 @app.command()
 def create(
-    context: typer.Context,
     name: options.Name = None,
     organisation: Organisation = None,
     team: Team = None,
@@ -45,11 +46,11 @@ def create(
     expires: Expires = None,
     tag: options.Tags = None,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Make a key and print it. This is the only time that it can be seen."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         fields = said(
             name=name, organisation_id=organisation, team_id=team, user_id=user, plan=plan,
             plan_ends_at_s=time_s(plan_ends, "plan_ends_at_s"), priority=priority, billing=billing, models=model,
@@ -57,12 +58,11 @@ def create(
             allowed_ips=allow_ip, denied_ips=deny_ip, starts_at_s=time_s(starts, "starts_at_s"),
             expires_at_s=time_s(expires, "expires_at_s"), tags=tag,
         )  # fmt: skip
-        _print_made(administration.accounts.create_key(fields), json)
+        _print_made(administration.accounts.create_key(fields), form)
 
 
 @app.command("list")
 def list_keys(
-    context: typer.Context,
     organisation: Organisation = None,
     team: Team = None,
     user: User = None,
@@ -71,20 +71,23 @@ def list_keys(
     count: options.Count = 50,
     after: options.After = "",
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """List keys with their usage of the last 30 days, oldest first, a page at a time."""
     wanted = said(organisation_id=organisation, team_id=team, user_id=user, plan=plan, state=state)
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         found, following = administration.accounts.list_keys(wanted, limit=count, after=after)
         currency = administration.currency
-    if json:
-        show.as_json({"items": found, "next": following})
+    if form == "json":
+        show.as_json({"items": found, "next": following, "currency": currency})
         return
     rows = [_row(view, currency) for view in found]
     columns = ("id", "key", "name", "organisation", "team", "user", "state", "expires", "requests", "tokens", "cost")
-    show.as_table("Keys (usage: last 30 days)", columns, rows, numbers=columns[-3:])
+    show.as_table(
+        "Keys (usage: last 30 days)", columns, rows, form=form, numbers=columns[-3:], words=("name",),
+        less=("key", "requests", "tokens", "expires", "team", "organisation", "user", "cost"),
+    )  # fmt: skip
     if following:
         show.note(f"More: --after {following}")
 
@@ -99,25 +102,24 @@ def _row(view: dict[str, Any], currency: str) -> tuple[Any, ...]:
 
 @app.command("show")
 def show_key(
-    context: typer.Context,
     key: KeyId,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Show one key, what it entitles to after its owners and plans, and its budgets."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         view = administration.accounts.show_key(key)
         record = administration.accounts.key_record(key)
         own_budgets = administration.accounts.budgets("key", key)
         currency = administration.currency
     effective = _effective(record)
-    if json:
-        show.as_json({**view, "effective": effective, "budgets": own_budgets})
+    if form == "json":
+        show.as_json({**view, "currency": currency, "effective": effective, "budgets": own_budgets})
         return
     _print_view(view, currency)
     show.as_record("What a request with it meets", effective)
-    options_budgets(own_budgets)
+    options_budgets(own_budgets, form)
 
 
 def _effective(record: Any) -> dict[str, Any]:
@@ -142,7 +144,6 @@ def _effective(record: Any) -> dict[str, Any]:
 
 @app.command()
 def update(
-    context: typer.Context,
     key: KeyId,
     name: options.Name = None,
     plan: options.Plan = None,
@@ -158,85 +159,81 @@ def update(
     expires: Expires = None,
     tag: options.Tags = None,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Change what is named and leave the rest. Running servers follow within 5 seconds."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         fields = said(
             name=name, plan=plan, plan_ends_at_s=time_s(plan_ends, "plan_ends_at_s"), priority=priority,
             billing=billing, models=model, endpoints=endpoint, limits=options.limits(limit), allowed_ips=allow_ip,
             denied_ips=deny_ip, starts_at_s=time_s(starts, "starts_at_s"),
             expires_at_s=time_s(expires, "expires_at_s"), tags=tag,
         )  # fmt: skip
-        _print_view(administration.accounts.change_key(key, fields), administration.currency, json)
+        _print_view(administration.accounts.change_key(key, fields), administration.currency, form)
 
 
 @app.command()
 def rotate(
-    context: typer.Context,
     key: KeyId,
     overlap: Annotated[str, typer.Option("--overlap", help="How long the old key still works; 0: not at all.")] = "24h",
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Make a new key in place of this one, with the same rights, limits and budgets, and print it."""
     try:
         overlap_s = float(Duration.parse(0 if overlap == "0" else overlap))
     except ValueError as error:
-        typer.echo(f"--overlap: {error}", err=True)
-        raise typer.Exit(2) from None
-    with opened(context, config, store) as administration:
-        _print_made(administration.accounts.rotate_key(key, overlap_s=overlap_s), json)
+        give_up(f"--overlap: {error}", MISUSED)
+    with opened(config, store, form) as administration:
+        _print_made(administration.accounts.rotate_key(key, overlap_s=overlap_s), form)
 
 
 @app.command()
 def revoke(
-    context: typer.Context,
     key: KeyId,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """End a key for ever. Running servers refuse it within 5 seconds."""
-    with opened(context, config, store) as administration:
-        _print_view(administration.accounts.revoke_key(key), administration.currency, json)
+    with opened(config, store, form) as administration:
+        _print_view(administration.accounts.revoke_key(key), administration.currency, form)
 
 
 @app.command()
 def disable(
-    context: typer.Context,
     key: KeyId,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Switch a key off until it is enabled again."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         administration.accounts.set_status("key", key, "disabled")
-        _print_view(administration.accounts.show_key(key), administration.currency, json)
+        _print_view(administration.accounts.show_key(key), administration.currency, form)
 
 
 @app.command()
 def enable(
-    context: typer.Context,
     key: KeyId,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Switch a disabled key on again."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         administration.accounts.set_status("key", key, "active")
-        _print_view(administration.accounts.show_key(key), administration.currency, json)
+        _print_view(administration.accounts.show_key(key), administration.currency, form)
 
 
-def _print_made(made: Any, json: bool) -> None:
-    if json:
+def _print_made(made: Any, form: Form) -> None:
+    if form == "json":
         show.as_json({**made.view, "key": made.secret})
         return
-    show.as_record(f"Key {made.view['id']}", {"name": made.view["name"], "owner": _owner(made.view)})
+    view = made.view
+    show.as_record(f"Key {view['id']}", {"id": view["id"], "name": view["name"], "owner": _owner(view)})
     typer.echo(made.secret)
     typer.echo("This is the only time that it is shown: only its hash is kept.", err=True)
 
@@ -246,12 +243,13 @@ def _owner(view: dict[str, Any]) -> str:
     return ", ".join(named)
 
 
-def _print_view(view: dict[str, Any], currency: str, json: bool = False) -> None:
-    if json:
-        show.as_json(view)
+def _print_view(view: dict[str, Any], currency: str, form: Form = "table") -> None:
+    if form == "json":
+        show.as_json({**view, "currency": currency})
         return
     used = view["last_30_days"]
     fields: dict[str, Any] = {
+        "id": view["id"],
         "key": view["hint"],
         "name": view["name"],
         "owner": _owner(view),
@@ -277,7 +275,7 @@ def _print_view(view: dict[str, Any], currency: str, json: bool = False) -> None
     show.as_record(f"Key {view['id']}", fields)
 
 
-def options_budgets(found: list[dict[str, Any]]) -> None:
+def options_budgets(found: list[dict[str, Any]], form: Form) -> None:
     """A table of budgets with the figures of their running period."""
     rows = []
     for view in found:
@@ -287,4 +285,6 @@ def options_budgets(found: list[dict[str, Any]]) -> None:
         rows.append((view["account"], amount, *figures))
     columns = ("account", "amount", "granted", "used", "held", "available")
     if rows:
-        show.as_table("Budgets (running period)", columns, rows, numbers=columns[1:])
+        show.as_table(
+            "Budgets (running period)", columns, rows, form=form, numbers=columns[1:], less=("granted", "held", "used")
+        )

@@ -1,17 +1,16 @@
 """`zuebee ledger`: is it right, what does an account have, what is held?"""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
-import msgspec
 import typer
+from msgspec.structs import asdict
 
-from zuebee import config
-from zuebee.config import Settings
-from zuebee.config.file import ConfigError, load
+from zuebee.cli import show as shown
+from zuebee.cli.place import FAILED, MISUSED, ConfigOption, StoreOption, chosen, give_up, open_ledger
+from zuebee.cli.show import FormOption
 from zuebee.kit import clock
 from zuebee.kit.timestamps import rfc3339
 
@@ -20,128 +19,125 @@ SHOWN = 20
 
 app = typer.Typer(help="The ledger: verify it, look into it.", no_args_is_help=True)
 
-ConfigOption = Annotated[str, typer.Option("--config", "-c", help="The configuration file.")]
-StoreOption = Annotated[
-    str, typer.Option("--store", help="A SQLite file or a postgresql:// URL, instead of the configuration's.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
-
 
 @app.command("verify")
 def verify(
     path: ConfigOption = "config.yaml",
-    store: StoreOption = "",
-    as_json: JsonOption = False,
+    store: StoreOption = None,
+    form: FormOption = "table",
     every: Annotated[bool, typer.Option("--all", help="Every violation, not only the first.")] = False,
+    heads: Annotated[
+        str, typer.Option("--heads", help="If it is right, write the ends of its chains to this file (-: print them).")
+    ] = "",
+    since: Annotated[
+        str, typer.Option("--since", help="Check that the ends in this file, written by --heads, are still there.")
+    ] = "",
 ) -> None:
-    """Check that the ledger adds up (docs/billing.md). Exit status: 0 it does, 1 it does not, 2 it cannot be read."""
+    """Check that the ledger adds up (docs/billing.md). Exit status: 0 it does, 1 it does not or cannot be read."""
     from zuebee.billing import look
     from zuebee.billing.verify import SWEEP_S
 
-    where, settings = _where(path, store)
+    try:
+        kept = look.heads_from(Path(since).read_text()) if since else []
+    except (OSError, ValueError) as error:
+        give_up(f"--since: {since} cannot be read: {error}", MISUSED)
+
+    here = chosen(path, store)
     since_s = 0.0
-    if settings is not None and settings.usage.retention_days:
-        since_s = clock.wall_s() - (settings.usage.retention_days - 1) * DAY_S
-    count = 0
-    with _reading(where) as connection:
-        for violation in look.violations(connection, sweep_s=SWEEP_S, records_since_s=since_s):
-            count += 1
-            if as_json:
-                _line(violation._asdict())
-            else:
+    if here.usage.retention_days:
+        since_s = clock.wall_s() - (here.usage.retention_days - 1) * DAY_S
+    wrong: list[dict[str, Any]] = []
+    progress = shown.Progress("verifying")
+    with open_ledger(here, form) as connection:
+        found = look.violations(connection, sweep_s=SWEEP_S, records_since_s=since_s, said=progress)
+        for violation in chain(found, look.missing(connection, kept)):
+            progress.end()
+            wrong.append(violation._asdict())
+            if form != "json":
                 typer.echo(f"{violation.invariant} {violation.account or '-'}: {violation.text}")
             if not every:
                 break
-        entries = look.count_entries(connection) if not count else 0
-    if count:
-        raise typer.Exit(1)
-    if as_json:
-        _line({"entries": entries, "violations": 0})
-    else:
+        progress.end()
+        entries = look.count_entries(connection)
+        ends = look.heads_of(connection) if heads and not wrong else []
+    if not wrong and heads not in ("", "-"):
+        _keep(heads, look.heads_text(ends))
+    if form == "json":
+        printed = {"heads": [asdict(each) for each in ends]} if heads == "-" else {}
+        shown.as_json({"right": not wrong, "entries": entries, "items": wrong, **printed})
+    elif not wrong:
+        sys.stdout.write(look.heads_text(ends) if heads == "-" else "")
         typer.echo(f"the ledger is right: {entries} entries, no violation")
+    if wrong:
+        raise typer.Exit(FAILED)
 
 
 @app.command("show")
 def show(
     account: Annotated[str, typer.Argument(help="Its name, such as `key:ID/tokens/monthly`.")],
     path: ConfigOption = "config.yaml",
-    store: StoreOption = "",
-    as_json: JsonOption = False,
+    store: StoreOption = None,
+    form: FormOption = "table",
 ) -> None:
     """Show the balances of an account, newest period first, and its last entries."""
     from zuebee.billing import look
 
-    with _reading(_where(path, store)[0]) as connection:
+    with open_ledger(chosen(path, store), form) as connection:
         balances, entries = look.account(connection, account, SHOWN)
+        currency = look.currency(connection)
     if not balances:
-        _fail(f"there is no account {account} in the ledger")
-    if as_json:
-        _line({"balances": balances, "entries": entries})
+        give_up(f"there is no account {account} in the ledger")
+    if form == "json":
+        shown.as_json({"account": account, "balances": balances, "entries": entries})
         return
-    for balance in balances:
-        starts = "" if balance["period"] == "never" else f" from {rfc3339(balance['starts_at_s'])[:10]}"
-        typer.echo(f"{account} ({balance['unit']}, {balance['period']}{starts})")
-        names = ("granted", "used", "held", "available", "overdraft")
-        typer.echo("  " + "  ".join(f"{name} {balance[name]}" for name in names))
-    typer.echo("last entries, newest first: when, what, tokens, nano-units, for which request")
-    for entry in entries:
-        when = rfc3339(entry["at_s"])
-        typer.echo(f"  {when}  {entry['kind']:<9} {entry['tokens']:>12} {entry['cost_nano']:>16}  {entry['hold']}")
+    names = ("granted", "used", "held", "available", "overdraft")
+    rows = [(each["unit"], each["period"], _date(each), *(str(each[name]) for name in names)) for each in balances]
+    columns = ("unit", "period", "from", *names)
+    shown.as_table(f"Balances of {account}", columns, rows, form=form, numbers=names, less=("unit", "overdraft"))
+    unit = f"nano-{currency}" if currency else "nano-units"
+    lines = [
+        (rfc3339(each["at_s"]), each["kind"], str(each["tokens"]), str(each["cost_nano"]), each["hold"])
+        for each in entries
+    ]
+    names = ("time", "what", "tokens", unit, "request")
+    shown.as_table("Last entries, newest first", names, lines, form=form, numbers=names[2:4], less=("time",))
+
+
+def _date(balance: dict[str, Any]) -> str:
+    return "" if balance["period"] == "never" else rfc3339(balance["starts_at_s"])[:10]
 
 
 @app.command("holds")
 def holds(
     path: ConfigOption = "config.yaml",
-    store: StoreOption = "",
-    as_json: JsonOption = False,
+    store: StoreOption = None,
+    form: FormOption = "table",
     every: Annotated[bool, typer.Option("--all", help=f"All of them, not only the {SHOWN} that end first.")] = False,
 ) -> None:
     """Show what is held for requests that run, the first to expire first."""
     from zuebee.billing import look
 
-    with _reading(_where(path, store)[0]) as connection:
+    with open_ledger(chosen(path, store), form) as connection:
         found, total = look.open_holds(connection, 1 << 62 if every else SHOWN)
-    for hold in found:
-        if as_json:
-            _line(hold)
-        else:
-            left = f"expires in {hold['expires_in_s']:.0f} s"
-            typer.echo(f"{hold['hold']}  {hold['tokens']} tokens  {hold['cost_nano']} nano-units  {left}")
-    if not as_json:
-        typer.echo(f"{total} open")
+        currency = look.currency(connection)
+    if form == "json":
+        shown.as_json({"items": found, "open": total})
+        return
+    unit = f"nano-{currency}" if currency else "nano-units"
+    columns = ("request", "tokens", unit, "expires in s")
+    rows = [
+        (hold["hold"], str(hold["tokens"]), str(hold["cost_nano"]), f"{hold['expires_in_s']:.0f}") for hold in found
+    ]
+    shown.as_table(f"{total} open holds", columns, rows, form=form, numbers=columns[1:], less=("tokens",))
+    if total > len(found):
+        shown.note(f"{total} are open. All of them: --all")
 
 
-def _where(path: str, store: str) -> tuple[str, Settings | None]:
-    settings = None
-    if not store:
-        if not Path(path).exists():
-            _fail(f"There is no {path}. Name one with --config, or a database with --store.")
-        try:
-            settings = load(path, config.environment()).settings
-        except ConfigError as error:
-            _fail("\n".join(error.problems))
-        store = settings.store.url or settings.store.path
-    if "://" not in store and not Path(store).is_file():
-        _fail(f"There is no database {store} yet; the gateway makes it at its start.")
-    return store, settings
-
-
-@contextmanager
-def _reading(store: str) -> Iterator[Any]:
-    from zuebee.billing import look
-    from zuebee.kit.database import DatabaseError
-
+def _keep(path: str, text: str) -> None:
+    """As a whole or not at all: it takes the place of the one before."""
+    new = Path(f"{path}.new")
     try:
-        with look.reading(store) as connection:
-            yield connection
-    except (DatabaseError, ValueError) as error:
-        _fail(f"The store cannot be read: {error}")
-
-
-def _line(value: dict[str, Any]) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(2)
+        new.write_text(text)
+        new.replace(path)
+    except OSError as error:
+        give_up(f"{path} cannot be written: {error}")

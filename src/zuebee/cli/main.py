@@ -3,20 +3,52 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from zuebee import __version__, config
-from zuebee.cli import accounts, keys, ledger, plans, usage
+from zuebee.cli import accounts, keys, ledger, plans, usage, words
+from zuebee.cli.place import FAILED, MISUSED, chosen, give_up
 from zuebee.config.file import ConfigError, Loaded, load
 from zuebee.telemetry import logs
 
+COMPLETE = "_ZUEBEE_COMPLETE"
+"""The variable with which a shell asks for completions, as typer derives it from the name."""
+
+
+class _Root(TyperGroup):
+    """`--json` is `--format json`, and `--organization` another spelling, for all commands at once."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments, with the short form written out, as far as they are options."""
+        end = args.index("--") if "--" in args else len(args)
+        front = ["--format=json" if each == "--json" else words.option(each) for each in args[:end]]
+        return super().parse_args(ctx, [*front, *args[end:]])
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; of a choice that was not met, the nearest one is named."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = words.mended(error.message)
+            raise
+
+    def main(self, *args: Any, **named: Any) -> Any:
+        """Run a command, or answer a shell that completes one."""
+        if COMPLETE in config.environment():
+            from typer._completion_classes import completion_init
+
+            completion_init()
+        return super().main(*args, **named)
+
+
 app = typer.Typer(
     name="zuebee",
+    cls=_Root,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="The gate between applications and large language models.",
     no_args_is_help=True,
     add_completion=False,
@@ -24,12 +56,13 @@ app = typer.Typer(
 )
 app.add_typer(ledger.app, name="ledger")
 
-for _commands in (keys.app, accounts.app, plans.app):
+for _commands in (keys.app, accounts.app, plans.app, usage.app):
     app.add_typer(_commands)
 
 ConfigOption = Annotated[str, typer.Option("--config", "-c", help="The configuration file.")]
 
 DEMO_PORT = 8000
+CHECK_WITHIN_S = 10.0
 MISSING = "There is no {path}. Write one (see config.yaml.example), or try: zuebee run --demo"
 
 _log = logging.getLogger("zuebee")
@@ -37,58 +70,20 @@ _log = logging.getLogger("zuebee")
 
 @app.callback(invoke_without_command=True)
 def _zuebee(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         typer.echo(f"zuebee {__version__}")
         raise typer.Exit
-    context.obj = _open_store
-
-
-@contextmanager
-def _open_store(path: str, store: str) -> Iterator[Any]:
-    """The store of a configuration, or the one that is named, for a command."""
-    from zuebee.app.administration import CannotOpen, administration, store_named
-
-    settings = None if store and not Path(path).exists() else _load_or_exit(path).settings
-    place = settings.store if settings is not None else config.StoreSettings()
-    currency = (settings.billing if settings is not None else config.BillingSettings()).currency
-    try:
-        with administration(store_named(place, store) if store else place, currency) as opened:
-            yield opened
-    except CannotOpen as error:
-        typer.echo(f"zuebee cannot use the store: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 def _load_or_exit(path: str) -> Loaded:
     if not Path(path).exists():
-        typer.echo(MISSING.format(path=path), err=True)
-        raise typer.Exit(2)
+        give_up(MISSING.format(path=path), MISUSED)
     try:
         return load(path, config.environment())
     except ConfigError as error:
-        for problem in error.problems:
-            typer.echo(problem, err=True)
-        raise typer.Exit(2) from None
-
-
-@contextmanager
-def _open_usage(path: str) -> Iterator[Any]:
-    """The store of a configuration, for `zuebee usage`."""
-    from zuebee.app.usage_desk import CannotRead, usage_desk
-
-    settings = _load_or_exit(path).settings
-    try:
-        with usage_desk(settings) as desk:
-            yield desk
-    except CannotRead as error:
-        typer.echo(f"zuebee cannot read the usage records: {error}", err=True)
-        raise typer.Exit(1) from None
-
-
-app.add_typer(usage.commands(_open_usage))
+        give_up("\n".join(error.problems), MISUSED)
 
 
 @app.command()
@@ -97,7 +92,7 @@ def run(
     demo: Annotated[bool, typer.Option("--demo", help="Run with a simulated model server and a fresh key.")] = False,
     port: Annotated[int, typer.Option("--port", help="Port of the demonstration.", min=0, max=65535)] = DEMO_PORT,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. SIGHUP reads the configuration again."""
+    """Serve until SIGTERM or SIGINT. SIGHUP, or `zuebee reload`, reads the configuration again."""
     from zuebee.app.lifecycle import CannotStart, serve
 
     try:
@@ -109,12 +104,29 @@ def run(
             logs.set_up(loaded.settings.log)
         except OSError as error:
             raise CannotStart(str(error)) from None
-        for warning in loaded.warnings:
+        for warning in [*loaded.warnings, *_left_behind(loaded)]:
             _log.warning("%s", warning)
-        serve(loaded, lambda: load(path, config.environment()), lambda url: _log.info("ready at %s", url))
+        serve(loaded, lambda: load(path, config.environment()), lambda url: _ready(url, loaded.settings.store), path)
     except CannotStart as error:
-        typer.echo(f"zuebee cannot start: {error}", err=True)
-        raise typer.Exit(1) from None
+        give_up(f"zuebee cannot start: {error}", FAILED)
+
+
+def _ready(url: str, store: config.StoreSettings) -> None:
+    from zuebee.app.store import store_place
+
+    _log.info("store: %s", store_place(store))
+    _log.info("ready at %s", url)
+
+
+def _left_behind(loaded: Loaded) -> list[str]:
+    """Warnings about a store where it was before. Raises CannotStart."""
+    from zuebee.app.lifecycle import CannotStart
+    from zuebee.app.store import left_behind
+
+    try:
+        return left_behind(loaded.as_written, loaded.settings.store)
+    except OSError as error:
+        raise CannotStart(str(error)) from None
 
 
 def _run_demo(port: int) -> None:
@@ -149,14 +161,71 @@ def check_config(path: ConfigOption = "config.yaml") -> None:
     for warning in loaded.warnings:
         typer.echo(f"warning: {warning}")
     from zuebee.app.access import check_pipeline
+    from zuebee.app.store import store_place
 
     try:
         check_pipeline(loaded.settings)
+        store = store_place(loaded.settings.store)
     except (ValueError, OSError) as error:
-        typer.echo(f"{path}: {error}", err=True)
-        raise typer.Exit(2) from None
+        give_up(f"{path}: {error}", MISUSED)
     backends = ", ".join(backend.url for backend in loaded.settings.backends)
     typer.echo(f"{path} is good: {len(loaded.settings.api_keys)} keys, backends {backends}")
+    typer.echo(f"store: {store}")
+    _compare(path, loaded.settings.store)
+
+
+def _compare(path: str, store: config.StoreSettings) -> None:
+    """Say what the server that runs on this store would do with the file."""
+    from zuebee.app.control import NoAnswer, NobodyThere, Order, ask_server, control_path
+
+    try:
+        report = ask_server(control_path(store), Order("check", str(Path(path).resolve())), CHECK_WITHIN_S)
+    except NobodyThere:
+        return
+    except NoAnswer as error:
+        typer.echo(f"warning: the server that runs on this store: {error}")
+        return
+    if report.restart:
+        typer.echo(f"the running server (pid {report.pid}) needs a restart for {', '.join(report.restart)}")
+    elif report.refused:
+        typer.echo(f"warning: the running server (pid {report.pid}) would not take it: {report.refused}")
+    else:
+        typer.echo(f"the running server (pid {report.pid}) would take it: zuebee reload --config {path}")
+
+
+@app.command()
+def reload(
+    path: ConfigOption = "config.yaml",
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", help="How long to wait for the server, in seconds.", min=0.1, max=3600)
+    ] = 60.0,
+) -> None:
+    """Let the running server read its configuration again. Exit status 0 if it is in force, else 1 with the reason."""
+    from zuebee.app.control import NoAnswer, NobodyThere, Order, ask_server, control_path
+
+    here = chosen(path, None, spool=True)
+    door = control_path(here.store)
+    try:
+        report = ask_server(door, Order("reload", str(Path(path).resolve())), timeout_s)
+    except NobodyThere:
+        give_up(f"No server runs with {path}: nobody listens at {door}.", FAILED)
+    except NoAnswer as error:
+        give_up(f"zuebee reload: {error}", FAILED)
+    if report.refused:
+        give_up(f"not reloaded, the old configuration stays (pid {report.pid}): {report.refused}", FAILED)
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}")
+    typer.echo(f"{path} is in force (pid {report.pid})")
+
+
+@app.command()
+def completion(
+    shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(help="bash, zsh or fish.")],
+) -> None:
+    """Print what lets a shell complete commands and options (docs/cli.md says where to put it)."""
+    from typer._completion_shared import get_completion_script
+
+    typer.echo(get_completion_script(prog_name="zuebee", complete_var=COMPLETE, shell=shell))
 
 
 @app.command()
@@ -167,6 +236,7 @@ def sim(
     tokens: Annotated[int, typer.Option(help="Length of an answer.", min=1)] = 64,
     tokens_per_s: Annotated[float, typer.Option(help="Speed of an answer; 0: as fast as it is read.", min=0)] = 50.0,
     first_token_delay_s: Annotated[float, typer.Option(help="Wait before the first token.", min=0)] = 0.0,
+    max_model_tokens: Annotated[int, typer.Option(help="Prompt and answer together.", min=1)] = 131_072,
 ) -> None:
     """Run the simulated model server: OpenAI's API, made-up answers, real faults on request (docs/sim.md)."""
     from zuebee.app.loop import run_loop
@@ -179,6 +249,7 @@ def sim(
         tokens=tokens,
         tokens_per_s=tokens_per_s,
         first_token_delay_s=first_token_delay_s,
+        max_model_tokens=max_model_tokens,
     )
 
     async def serve_until_signal() -> None:
@@ -190,5 +261,4 @@ def sim(
     try:
         run_loop(serve_until_signal())
     except OSError as error:
-        typer.echo(f"zuebee sim cannot start: {error}", err=True)
-        raise typer.Exit(1) from None
+        give_up(f"zuebee sim cannot start: {error}", FAILED)

@@ -1,24 +1,22 @@
 """What the commands about accounts have in common: their options, and how an order is carried out."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
 from zuebee.accounts.amounts import TOKENS, read_amount, show_amount
 from zuebee.accounts.errors import AccountsError
 from zuebee.accounts.periods import read_time_s
+from zuebee.cli.place import FAILED, MISUSED, ConfigOption, StoreOption, open_accounts
+from zuebee.cli.show import Form, FormOption
 from zuebee.kit import clock
 from zuebee.kit.units import Duration
 
-T = TypeVar("T")
-Opener = Callable[[str, str], AbstractContextManager[Any]]
-"""(configuration file, store or "") -> the open store; it lives in the context of typer, put there by main.py."""
-
-Config = Annotated[str, typer.Option("--config", "-c", help="The configuration file; its `store` is used.")]
-Store = Annotated[str, typer.Option("--store", help="SQLite file or postgresql:// URL, instead of the file's.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Config = ConfigOption
+Store = StoreOption
+Output = FormOption
 Name = Annotated[str | None, typer.Option("--name", help="A name to show.")]
 Plan = Annotated[str | None, typer.Option("--plan", help="Its plan; '' for none.")]
 PlanEnds = Annotated[
@@ -73,12 +71,11 @@ OPTION_OF = {
 
 
 @contextmanager
-def opened(context: typer.Context, config: str, store: str) -> Iterator[Any]:
+def opened(config: str, store: str | None, form: Form) -> Iterator[Any]:
     """The store for one command. What goes wrong is one line on standard error that names the argument, and exit
-    status 2 (a mistake in the order), 3 (no such thing) or 4 (it stands against what is there).
+    status 2 for a mistake in the order, 1 for all else: no such thing, or it stands against what is there.
     """
-    opener: Opener = context.obj
-    with saying_errors(), opener(config, store) as administration:
+    with saying_errors(), open_accounts(config, store, form) as administration:
         yield administration
 
 
@@ -92,7 +89,7 @@ def saying_errors() -> Iterator[None]:
         argument = OPTION_OF.get(first, first)
         inside = error.field[len(first) :] if first in OPTION_OF else ""
         typer.echo(f"{argument}{inside}: {error.message}" if argument else error.message, err=True)
-        raise typer.Exit({"not_found": 3, "conflict": 4}.get(error.kind, 2)) from None
+        raise typer.Exit(FAILED if error.kind in ("not_found", "conflict") else MISUSED) from None
 
 
 def said(**fields: Any) -> dict[str, Any]:

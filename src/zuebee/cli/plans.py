@@ -6,6 +6,7 @@ import typer
 
 from zuebee.cli import options, show
 from zuebee.cli.options import opened, said
+from zuebee.cli.show import Form
 
 app = typer.Typer(name="plans", help="Plans: rights under one name, for many holders.", no_args_is_help=True)
 
@@ -15,7 +16,6 @@ Priority = Annotated[str | None, typer.Option("--priority", help="low, normal or
 
 @app.command()
 def create(
-    context: typer.Context,
     plan: PlanId,
     name: options.Name = None,
     priority: Priority = None,
@@ -24,18 +24,17 @@ def create(
     limit: options.Limits = None,
     budget: options.Budgets = None,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Make a plan. Its limits and budgets count for each of its holders by itself."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         fields = _fields(administration, name, priority, model, endpoint, limit, budget)
-        _print(administration.accounts.create("plan", {"id": plan, **fields}), administration.currency, json)
+        _print(administration.accounts.create("plan", {"id": plan, **fields}), administration.currency, form)
 
 
 @app.command()
 def update(
-    context: typer.Context,
     plan: PlanId,
     name: options.Name = None,
     priority: Priority = None,
@@ -44,13 +43,13 @@ def update(
     limit: options.Limits = None,
     budget: options.Budgets = None,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Change what is named and leave the rest; it holds for all holders within 5 seconds."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         fields = _fields(administration, name, priority, model, endpoint, limit, budget)
-        _print(administration.accounts.change("plan", plan, fields), administration.currency, json)
+        _print(administration.accounts.change("plan", plan, fields), administration.currency, form)
 
 
 def _fields(administration: Any, name: Any, priority: Any, model: Any, endpoint: Any, limit: Any, budget: Any) -> Any:
@@ -62,67 +61,66 @@ def _fields(administration: Any, name: Any, priority: Any, model: Any, endpoint:
 
 @app.command("list")
 def list_plans(
-    context: typer.Context,
     count: options.Count = 50,
     after: options.After = "",
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """List plans, oldest first."""
-    with opened(context, config, store) as administration:
+    with opened(config, store, form) as administration:
         found, following = administration.accounts.listing("plan", limit=count, after=after)
         currency = administration.currency
-    if json:
+    if form == "json":
         show.as_json({"items": found, "next": following})
         return
     columns = ("id", "name", "status", "priority", "models", "endpoints", "limits", "budgets")
-    show.as_table("Plans", columns, [list(_shown(view, currency).values()) for view in found])
+    show.as_table(
+        "Plans", columns, [list(_shown(view, currency).values()) for view in found], form=form,
+        words=("name", "models", "endpoints", "limits", "budgets"), less=("endpoints", "priority", "limits", "models"),
+    )  # fmt: skip
     if following:
         show.note(f"More: --after {following}")
 
 
 @app.command("show")
 def show_plan(
-    context: typer.Context,
     plan: PlanId,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Show one plan."""
-    with opened(context, config, store) as administration:
-        _print(administration.accounts.show("plan", plan), administration.currency, json)
+    with opened(config, store, form) as administration:
+        _print(administration.accounts.show("plan", plan), administration.currency, form)
 
 
 @app.command()
 def disable(
-    context: typer.Context,
     plan: PlanId,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """End a plan: the keys of all its holders are refused with `subscription_lapsed`."""
-    with opened(context, config, store) as administration:
-        _print(administration.accounts.set_status("plan", plan, "disabled"), administration.currency, json)
+    with opened(config, store, form) as administration:
+        _print(administration.accounts.set_status("plan", plan, "disabled"), administration.currency, form)
 
 
 @app.command()
 def enable(
-    context: typer.Context,
     plan: PlanId,
     config: options.Config = "config.yaml",
-    store: options.Store = "",
-    json: options.Json = False,
+    store: options.Store = None,
+    form: options.Output = "table",
 ) -> None:
     """Offer a disabled plan again."""
-    with opened(context, config, store) as administration:
-        _print(administration.accounts.set_status("plan", plan, "active"), administration.currency, json)
+    with opened(config, store, form) as administration:
+        _print(administration.accounts.set_status("plan", plan, "active"), administration.currency, form)
 
 
-def _print(view: dict[str, Any], currency: str, json: bool) -> None:
-    if json:
+def _print(view: dict[str, Any], currency: str, form: Form) -> None:
+    if form == "json":
         show.as_json(view)
     else:
         show.as_record(f"Plan {view['id']}", _shown(view, currency))

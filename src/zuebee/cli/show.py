@@ -1,59 +1,140 @@
-"""What commands print: tables for people, JSON for programs.
+"""What commands print: tables that fit for people, plain rows for pipes, JSON for programs."""
 
-rich is imported by what draws with it: most starts of `zuebee` draw nothing.
-"""
-
+import re
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
+import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from zuebee.cli.layout import Table, fitted, folded, record
+from zuebee.kit import clock
+from zuebee.kit.timestamps import rfc3339
 
-WIDE = 200
-"""Characters of a line when the output is no terminal: nothing is cut off for lack of room."""
+Form: TypeAlias = Literal["table", "wide", "json"]
+FormOption = Annotated[
+    Form, typer.Option("--format", "-o", help="wide: all columns, whole; json (or --json): for programs.")
+]
+
+UNKNOWN_WIDTH = 80
+BAR = 40
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+_TIME = re.compile(r"(?:.*_)?at_s")
+_SAID_AGAIN_S = 0.2
 
 
 def as_json(value: Any) -> None:
-    """One JSON document. Amounts are nano-units or tokens, times seconds since 1970."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    """One JSON document (docs/cli.md says of which shape)."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(with_times(value)), indent=2).decode() + "\n")
 
 
-def as_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: Sequence[str] = ()) -> None:
-    """Rows under a title. Columns in `numbers` stand to the right."""
-    from rich.table import Table
-    from rich.text import Text
+def with_times(value: Any) -> Any:
+    """The same, with each time in seconds (`made_at_s`) as text in UTC (`made_at`); null for 0, never or always."""
+    if isinstance(value, Mapping):
+        return {
+            (name[:-2] if _is_time(name) else name): (
+                (rfc3339(each) if each else None) if _is_time(name) else with_times(each)
+            )
+            for name, each in value.items()
+        }
+    return [with_times(each) for each in value] if isinstance(value, list | tuple) else value
 
-    table = Table(title=Text(visible(title)), title_justify="left", title_style="bold", header_style="dim")
-    for name in columns:
-        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(visible(_shown(value))) for value in row))
-    _console().print(table)
+
+def as_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    form: Form = "table",
+    numbers: Collection[str] = (),
+    words: Collection[str] = (),
+    less: Sequence[str] = (),
+) -> None:
+    """Rows under a title, see `layout.Table`. What is no terminal gets a header and a line for each row, all of it,
+    with tabs in between.
+    """
+    table = Table(columns, [[visible(_shown(value)) for value in row] for row in rows], numbers, words, less)
+    if not sys.stdout.isatty():
+        for row in (columns, *table.rows):
+            sys.stdout.write("\t".join(row) + "\n")
+        return
+    typer.echo(_styled(visible(title), "1"))
+    if not rows:
+        typer.echo("none")
+        return
+    width = sys.maxsize if form == "wide" else _width()
+    if form == "wide":
+        table = table._replace(less=(), words=())
+    lines, left_out = fitted(table, width)
+    for number, line in enumerate(lines):
+        typer.echo(line if number else _styled(line, "2"))
+    if left_out:
+        for part in folded(f"No room for: {', '.join(left_out)}. All of it: -o wide", width):
+            note(part)
 
 
 def as_record(title: str, fields: Mapping[str, Any]) -> None:
     """One thing with its fields; empty ones are left out."""
-    from rich.table import Table
-    from rich.text import Text
+    shown = [(name, visible(_shown(value))) for name, value in fields.items() if _shown(value)]
+    if not sys.stdout.isatty():
+        for name, text in shown:
+            sys.stdout.write(f"{name}\t{text}\n")
+        return
+    typer.echo(_styled(visible(title), "1"))
+    for line in record(shown, _width()):
+        typer.echo(line)
 
-    table = Table(title=Text(visible(title)), title_justify="left", title_style="bold", show_header=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    for name, value in fields.items():
-        if _shown(value):
-            table.add_row(Text(name), Text(visible(_shown(value))))
-    _console().print(table)
+
+def chart(title: str, bars: Sequence[tuple[str, int]]) -> None:
+    """One bar for each name, its length relative to the longest; for terminals only."""
+    if not sys.stdout.isatty():
+        return
+    most = max((value for _, value in bars), default=0)
+    room = max(10, min(BAR, _width() - 32))
+    typer.echo(_styled(title, "1"))
+    for name, value in bars:
+        typer.echo(f"{name}  {_styled(bar(value, most, room).ljust(room + 1), '32')} {value:>15,}")
+
+
+def bar(value: int, most: int, room: int = BAR) -> str:
+    """A bar of up to `room` characters, drawn to an eighth of one; what is not nothing can be seen."""
+    if value <= 0 or most <= 0:
+        return ""
+    eighths = max(1, round(value / most * room * 8))
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
 def note(text: str) -> None:
-    """A line for people."""
-    from rich.text import Text
+    """A line for people, beside the output."""
+    typer.echo(visible(text), err=True)
 
-    _console().print(Text(text))
+
+class Progress:
+    """How far a long work is: one line on standard error that is written over, if that is a terminal; else nothing."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._on = sys.stderr.isatty()
+        self._due_s = clock.monotonic_s() + _SAID_AGAIN_S
+        self._written = False
+
+    def __call__(self, text: str) -> None:
+        """Say how far it is."""
+        if self._on and clock.monotonic_s() >= self._due_s:
+            self._due_s = clock.monotonic_s() + _SAID_AGAIN_S
+            self._written = True
+            sys.stderr.write(f"\r{self._what}: {text}\x1b[K")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        """Take the line away."""
+        if self._written:
+            self._written = False
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
 
 
 def visible(text: str) -> str:
@@ -63,14 +144,23 @@ def visible(text: str) -> str:
 
 def when(at_s: float) -> str:
     """A time in UTC; empty for 0, which stands for never or always."""
-    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if at_s else ""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at_s else ""
 
 
-def _console() -> "Console":
-    from rich.console import Console
+def _is_time(name: Any) -> bool:
+    return isinstance(name, str) and _TIME.fullmatch(name) is not None
 
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDE, no_color=True)
+
+def _width() -> int:
+    return shutil.get_terminal_size((UNKNOWN_WIDTH, 24)).columns or UNKNOWN_WIDTH
+
+
+def _styled(text: str, style: str) -> str:
+    from zuebee.config import environment
+
+    surroundings = environment()
+    plain = bool(surroundings.get("NO_COLOR")) or surroundings.get("TERM") == "dumb" or not text
+    return text if plain else f"\x1b[{style}m{text}\x1b[0m"
 
 
 def _shown(value: Any) -> str:

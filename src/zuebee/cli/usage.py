@@ -2,21 +2,22 @@
 
 import csv
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, TextIO
 
 import msgspec
 import typer
 
+from zuebee.cli import show
+from zuebee.cli.place import MISUSED, ConfigOption, StoreOption, give_up, open_usage
+from zuebee.cli.show import Form, FormOption
+from zuebee.cli.words import spelled
 from zuebee.config.check_billing import since_s
 from zuebee.kit import clock
 from zuebee.kit.timestamps import rfc3339
 from zuebee.kit.units import Duration
-
-Open = Callable[[str], AbstractContextManager[Any]]
-"""The configuration file -> the store as `UsageDesk`. It is opened late: its libraries take a moment to load."""
 
 GROUPS = ("key", "user", "team", "organisation", "plan", "model", "endpoint", "day", "hour")
 FIGURES = (
@@ -24,8 +25,9 @@ FIGURES = (
 )  # fmt: skip
 DEFAULT_LAST = "30d"
 CHART_DAYS = 60
+COUNTED = 1000
+"""Rows of an export between two looks at the clock."""
 
-Config = Annotated[str, typer.Option("--config", "-c", help="The configuration file.")]
 Key = Annotated[str | None, typer.Option("--key", help="Only this key, by id or name.")]
 User = Annotated[str | None, typer.Option("--user", help="Only this user.")]
 Team = Annotated[str | None, typer.Option("--team", help="Only this team.")]
@@ -36,133 +38,150 @@ Since = Annotated[str | None, typer.Option("--since", help="From this date or RF
 Until = Annotated[str | None, typer.Option("--until", help="Before this date or RFC 3339 time (UTC).")]
 Last = Annotated[str | None, typer.Option("--last", help="The last so much, such as 7d or 12h.  [default: 30d]")]
 ReporterName = Annotated[str, typer.Argument(help="The reporter's name.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+app = typer.Typer(name="usage", help="Who used what, and what waits to be reported.")
 
 
-def commands(open_store: Open) -> typer.Typer:
-    """The commands, on the store that `open_store` opens."""
-    app = typer.Typer(name="usage", help="Who used what, and what waits to be reported.")
-
-    @app.callback(invoke_without_command=True)
-    def usage(
-        context: typer.Context,
-        by: Annotated[
-            list[str] | None, typer.Option("--by", help=f"Group by {', '.join(GROUPS)}; repeatable.  [default: key]")
-        ] = None,
-        key: Key = None,
-        user: User = None,
-        team: Team = None,
-        organisation: Organisation = None,
-        plan: Plan = None,
-        model: Model = None,
-        since: Since = None,
-        until: Until = None,
-        last: Last = None,
-        json: Json = False,
-        csv_file: Annotated[str | None, typer.Option("--csv", help="Write CSV to this file; `-`: print it.")] = None,
-        config: Config = "config.yaml",
-    ) -> None:
-        """Totals of requests, tokens and cost."""
-        if context.invoked_subcommand is not None:
+@app.callback(invoke_without_command=True)
+def usage(
+    context: typer.Context,
+    by: Annotated[
+        list[str] | None, typer.Option("--by", help=f"Group by {', '.join(GROUPS)}; repeatable.  [default: key]")
+    ] = None,
+    key: Key = None,
+    user: User = None,
+    team: Team = None,
+    organisation: Organisation = None,
+    plan: Plan = None,
+    model: Model = None,
+    since: Since = None,
+    until: Until = None,
+    last: Last = None,
+    form: FormOption = "table",
+    csv_file: Annotated[str | None, typer.Option("--csv", help="Write CSV to this file; `-`: print it.")] = None,
+    config: ConfigOption = "config.yaml",
+    store: StoreOption = None,
+) -> None:
+    """Totals of requests, tokens and cost."""
+    if context.invoked_subcommand is not None:
+        _nothing_before(context)
+        return
+    groups = _groups(by)
+    chosen = _chosen(since, until, last, key=key, user=user, team=team, organisation=organisation, plan=plan,
+                     model=model)  # fmt: skip
+    with open_usage(config, store, form) as desk:
+        found = desk.totals(groups, **chosen)
+        if csv_file is not None:
+            with _output(csv_file) as file:
+                header = [*groups, *FIGURES, "currency"]
+                _write_csv(file, header, ([*each.group, *_figures(each), desk.currency] for each in found))
             return
-        groups = _groups(by)
-        chosen = _chosen(since, until, last, key=key, user=user, team=team, organisation=organisation, plan=plan,
-                         model=model)  # fmt: skip
-        with open_store(config) as desk:
-            found = desk.totals(groups, **chosen)
-            if csv_file is not None:
-                with _output(csv_file) as file:
-                    _write_csv(file, [*groups, *FIGURES], ([*each.group, *_figures(each)] for each in found))
-                return
-            whole = desk.totals([], **chosen)[0]
-            days = [] if json else desk.totals(["day"], **chosen)
-            if json:
-                _print_json(desk.currency, chosen, groups, found, whole)
-            else:
-                _print_tables(desk, chosen, groups, found, whole, days)
-
-    _add_export(app, open_store)
-    _add_outbox(app, open_store)
-    return app
+        whole = desk.totals([], **chosen)[0]
+        if form == "json":
+            _print_json(desk.currency, chosen, groups, found, whole)
+        else:
+            _print_tables(desk, chosen, groups, found, whole, form)
 
 
-def _add_export(app: typer.Typer, open_store: Open) -> None:
-    @app.command()
-    def export(
-        form: Annotated[Literal["csv", "jsonl"], typer.Option("--format", help="CSV, or one JSON object a line.")] = (
-            "csv"
-        ),
-        output: Annotated[str, typer.Option("--output", "-o", help="File; `-`: print.")] = "-",
-        key: Key = None,
-        user: User = None,
-        team: Team = None,
-        organisation: Organisation = None,
-        plan: Plan = None,
-        model: Model = None,
-        since: Since = None,
-        until: Until = None,
-        last: Last = None,
-        config: Config = "config.yaml",
-    ) -> None:
-        """The records themselves, one by one; all of them unless a time is given."""
-        timed = since or until or last
-        chosen = _chosen(since, until, last if timed else "", key=key, user=user, team=team, organisation=organisation,
-                         plan=plan, model=model)  # fmt: skip
-        with open_store(config) as desk, _output(output) as file:
-            _export(file, form, desk.columns, desk.rows(**chosen))
+def _nothing_before(context: typer.Context) -> None:
+    """Refuse options that stand before a subcommand: they would be without effect, `--store` among them."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            give_up(f"{parameter.opts[0]} stands behind `{context.invoked_subcommand}`, not before it", MISUSED)
 
 
-def _add_outbox(app: typer.Typer, open_store: Open) -> None:
-    @app.command()
-    def outbox(json: Json = False, config: Config = "config.yaml") -> None:
-        """Reporters, and the events that wait for each of them."""
-        with open_store(config) as desk:
-            found = desk.outbox()
-        if json:
-            _say_json(found)
-            return
-        rows = [
-            (
-                each["reporter"],
-                each["type"] or "not configured",
-                "on" if each["enabled"] else "off",
-                f"{each['waiting']:,}",
-                "-" if each["oldest_s"] is None else str(timedelta(seconds=int(each["oldest_s"]))),
-                f"{each['parked']:,}",
-            )
-            for each in found
-        ]
-        from zuebee.cli import usage_show  # brings rich along, which is slow to import
+@app.command()
+def export(
+    form: Annotated[
+        Literal["csv", "jsonl", "json"],
+        typer.Option("--format", "-o", help="CSV, one JSON object a line, or one document."),
+    ] = "csv",
+    output: Annotated[str, typer.Option("--output", help="File; `-`: print.")] = "-",
+    key: Key = None,
+    user: User = None,
+    team: Team = None,
+    organisation: Organisation = None,
+    plan: Plan = None,
+    model: Model = None,
+    since: Since = None,
+    until: Until = None,
+    last: Last = None,
+    config: ConfigOption = "config.yaml",
+    store: StoreOption = None,
+) -> None:
+    """The records themselves, one by one; all of them unless a time is given."""
+    timed = since or until or last
+    chosen = _chosen(since, until, last if timed else "", key=key, user=user, team=team, organisation=organisation,
+                     plan=plan, model=model)  # fmt: skip
+    with open_usage(config, store, "table" if form == "csv" else "json") as desk, _output(output) as file:
+        _export(file, form, desk.columns, _counted(desk.rows(**chosen)))
 
-        columns = ("reporter", "type", "switch", "waiting", "oldest", "parked")
-        usage_show.table("Outbox", columns, rows, ("waiting", "oldest", "parked"))
 
-    @app.command()
-    def retry(reporter: ReporterName, config: Config = "config.yaml") -> None:
-        """Make all events of a reporter due now, parked ones too. It also ends the pause after a 410."""
-        with open_store(config) as desk:
-            parked = desk.retry(reporter)
+@app.command()
+def outbox(form: FormOption = "table", config: ConfigOption = "config.yaml", store: StoreOption = None) -> None:
+    """Reporters, and the events that wait for each of them."""
+    with open_usage(config, store, form) as desk:
+        found = desk.outbox()
+    if form == "json":
+        show.as_json({"items": found})
+        return
+    rows = [
+        (
+            each["reporter"],
+            each["type"] or "not configured",
+            "on" if each["enabled"] else "off",
+            f"{each['waiting']:,}",
+            "-" if each["oldest_s"] is None else str(timedelta(seconds=int(each["oldest_s"]))),
+            f"{each['parked']:,}",
+        )
+        for each in found
+    ]
+    columns = ("reporter", "type", "switch", "waiting", "oldest", "parked")
+    show.as_table("Outbox", columns, rows, form=form, numbers=columns[3:], less=("type", "switch"))
+
+
+@app.command()
+def retry(
+    reporter: ReporterName,
+    form: FormOption = "table",
+    config: ConfigOption = "config.yaml",
+    store: StoreOption = None,
+) -> None:
+    """Make all events of a reporter due now, parked ones too. It also ends the pause after a 410."""
+    with open_usage(config, store, form) as desk:
+        parked = desk.retry(reporter)
+    if form == "json":
+        show.as_json({"reporter": reporter, "parked": parked})
+    else:
         typer.echo(f"all events of {reporter} are due; {parked} were parked")
 
-    @app.command()
-    def discard(
-        reporter: ReporterName,
-        yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-        config: Config = "config.yaml",
-    ) -> None:
-        """Remove all events that wait for a reporter, for example of one that is no more. The records stay."""
+
+@app.command()
+def discard(
+    reporter: ReporterName,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    form: FormOption = "table",
+    config: ConfigOption = "config.yaml",
+    store: StoreOption = None,
+) -> None:
+    """Remove all events that wait for a reporter, for example of one that is no more. The records stay."""
+    with open_usage(config, store, form) as desk:
         if not yes:
-            typer.confirm(f"Remove all events that wait for {reporter}?", abort=True)
-        with open_store(config) as desk:
-            typer.echo(f"{desk.discard(reporter)} events removed")
+            typer.confirm(f"Remove all events that wait for {reporter}?", abort=True, err=True)
+        removed = desk.discard(reporter)
+    if form == "json":
+        show.as_json({"reporter": reporter, "removed": removed})
+    else:
+        typer.echo(f"{removed} events removed")
 
 
 def _groups(by: list[str] | None) -> list[str]:
-    groups = list(dict.fromkeys(part.strip() for text in by or ["key"] for part in text.split(",")))
-    for name in groups:
-        if name not in GROUPS:
-            raise typer.BadParameter(f"`{name}` is none of {', '.join(GROUPS)}", param_hint="--by")
-    return groups
+    try:
+        return list(dict.fromkeys(spelled(part.strip(), GROUPS) for text in by or ["key"] for part in text.split(",")))
+    except typer.BadParameter as error:
+        error.param_hint = "--by"
+        raise
 
 
 def _chosen(since: str | None, until: str | None, last: str | None, **equal: str | None) -> dict[str, Any]:
@@ -193,16 +212,30 @@ def _output(path: str) -> Iterator[TextIO]:
         with open(path, "w", encoding="utf-8", newline="") as file:
             yield file
     except OSError as error:
-        typer.echo(f"{path}: {error.strerror}", err=True)
-        raise typer.Exit(1) from None
+        give_up(f"{path}: {error.strerror}")
+
+
+def _counted(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same, while a terminal is told how many there were."""
+    progress = show.Progress("exporting")
+    try:
+        for number, row in enumerate(rows, 1):
+            if number % COUNTED == 0:
+                progress(f"{number:,} records")
+            yield row
+    finally:
+        progress.end()
 
 
 def _export(file: TextIO, form: str, columns: Sequence[str], rows: Iterator[dict[str, Any]]) -> None:
-    if form == "jsonl":
-        for row in rows:
-            file.write(msgspec.json.encode(row).decode() + "\n")
-    else:
+    if form == "csv":
         _write_csv(file, columns, (list(row.values()) for row in rows))
+        return
+    before, between, after = ("", "", "") if form == "jsonl" else ('{"items": [\n', ",", "]}\n")
+    file.write(before)
+    for number, row in enumerate(rows):
+        file.write((between if number else "") + msgspec.json.encode(row).decode() + "\n")
+    file.write(after)
 
 
 def _write_csv(file: TextIO, header: Sequence[str], rows: Iterator[list[Any]]) -> None:
@@ -220,19 +253,15 @@ def _figures(totals: Any) -> list[int]:
     return [getattr(totals, name) for name in FIGURES]
 
 
-def _say_json(value: Any) -> None:
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
-
-
 def _print_json(currency: str, chosen: dict[str, Any], groups: list[str], found: list[Any], whole: Any) -> None:
-    _say_json(
+    show.as_json(
         {
             "currency": currency,
             "since": rfc3339(chosen["since_s"]) if "since_s" in chosen else None,
             "until": rfc3339(chosen["until_s"]) if "until_s" in chosen else None,
             "by": groups,
             "total": dict(zip(FIGURES, _figures(whole), strict=True)),
-            "groups": [
+            "items": [
                 {**dict(zip(groups, each.group, strict=True)), **dict(zip(FIGURES, _figures(each), strict=True))}
                 for each in found
             ],
@@ -241,7 +270,7 @@ def _print_json(currency: str, chosen: dict[str, Any], groups: list[str], found:
 
 
 def _print_tables(
-    desk: Any, chosen: dict[str, Any], groups: list[str], found: list[Any], whole: Any, days: list[Any]
+    desk: Any, chosen: dict[str, Any], groups: list[str], found: list[Any], whole: Any, form: Form
 ) -> None:
     numbers = ("requests", "errors", "tokens in", "tokens out", "cost")
     rows = [
@@ -255,13 +284,12 @@ def _print_tables(
             ("total", *blank, f"{whole.requests:,}", f"{whole.errors:,}", f"{whole.prompt_tokens:,}",
              f"{whole.completion_tokens:,}", f"{desk.money(whole.cost_nano)} {desk.currency}")
         )  # fmt: skip
-    from zuebee.cli import usage_show
-
-    title = f"Usage {_span(chosen)}"
-    usage_show.table(title, [*groups, *numbers], rows, numbers)
+    show.as_table(
+        f"Usage {_span(chosen)}", [*groups, *numbers], rows, form=form, numbers=numbers, less=("errors", "tokens in")
+    )
+    days = desk.totals(["day"], **chosen) if sys.stdout.isatty() else []
     if len(days) > 1:
-        bars = [(each.group[0], each.total_tokens) for each in days[-CHART_DAYS:]]
-        usage_show.chart("Tokens by day", _with_gaps(bars))
+        show.chart("Tokens by day", _with_gaps([(each.group[0], each.total_tokens) for each in days[-CHART_DAYS:]]))
 
 
 def _with_gaps(bars: list[tuple[str, int]]) -> list[tuple[str, int]]:

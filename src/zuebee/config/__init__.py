@@ -38,6 +38,7 @@ from zuebee.config.money import (
 )
 from zuebee.config.settings import (
     BackendSettings,
+    CorsSettings,
     FallbackSettings,
     GrpcSettings,
     HealthCheckSettings,
@@ -45,6 +46,7 @@ from zuebee.config.settings import (
     MetricsSettings,
     ProxySettings,
     QueueSettings,
+    Repeated,
     RetrySettings,
     RoutingSettings,
     ServerSettings,
@@ -62,6 +64,7 @@ __all__ = [
     "BillingSettings",
     "BillingSourceSettings",
     "ClientGoneSettings",
+    "CorsSettings",
     "DatabaseSourceSettings",
     "FallbackSettings",
     "FirewallRuleSettings",
@@ -81,6 +84,7 @@ __all__ = [
     "RateLimitSettings",
     "RedisSettings",
     "RedisSourceSettings",
+    "Repeated",
     "ReporterDatabaseSettings",
     "ReporterSettings",
     "RetrySettings",

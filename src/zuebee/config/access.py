@@ -5,8 +5,11 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, UnsetType, field
 
 from zuebee.config.base import Section, seconds
-from zuebee.config.limits import LimitSettings
+from zuebee.config.limits import MAX_NUMBER, LimitSettings
 from zuebee.kit.units import Duration, Size, Timeout
+
+MAX_QUOTA = 1 << 62
+"""What an account of the ledger can be granted."""
 
 
 class ScriptSettings(Section, frozen=True, kw_only=True):
@@ -255,8 +258,10 @@ class ApiKeySettings(Section, frozen=True, kw_only=True):
     allowed_ips: Annotated[list[str], Meta(description="Addresses or CIDR ranges; empty: any.")] = []
     denied_ips: Annotated[list[str], Meta(description="Addresses or CIDR ranges refused before the allowed ones.")] = []
     expires_at: Annotated[str | None, Meta(description="RFC 3339 time from which the key is refused.")] = None
-    total_quota: Annotated[int, Meta(ge=0, description="Tokens the key may use in a period; 0: no limit.")] = 0
-    used_quota: Annotated[int, Meta(ge=0, description="Tokens used before ZueBee counted.")] = 0
+    total_quota: Annotated[
+        int, Meta(ge=0, le=MAX_QUOTA, description="Tokens the key may use in a period; 0: no limit.")
+    ] = 0
+    used_quota: Annotated[int, Meta(ge=0, le=MAX_NUMBER, description="Tokens used before ZueBee counted.")] = 0
     quota_reset_period: Annotated[
         Literal["daily", "weekly", "monthly", "never"], Meta(description="When the quota starts again (UTC).")
     ] = "never"

@@ -12,22 +12,32 @@ from datetime import datetime
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
+
 from zuebee.config import ApiKeySettings, BackendSettings, Settings, TlsSettings
 from zuebee.config.access import mistake_in_pattern
 from zuebee.config.check_auth import auth_findings
 from zuebee.config.check_billing import price_findings
 from zuebee.config.check_firewall import check_firewall
 from zuebee.config.check_limits import limit_findings
-from zuebee.config.check_secrets import secret_findings
+from zuebee.config.check_secrets import GUESSED, has_guessable_key, is_guessable, secret_findings
+from zuebee.config.check_store import store_findings
 from zuebee.config.check_usage import usage_findings
 from zuebee.config.finding import Finding
-from zuebee.kit.yaml_tree import Path
+from zuebee.kit.yaml_tree import Path, path_text
 
+HERE = "127.0.0.1"
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?\.?")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _UNSENDABLE = re.compile(r"[^\x21-\x7e]")
 _UNSENDABLE_MESSAGE = "contains spaces, line breaks or characters that a header cannot carry"
+# As browsers send it: no path, no slash at the end, `null` for files. A star stands for names below a domain.
+_ORIGIN = re.compile(r"null|[A-Za-z][A-Za-z0-9+.-]*://(\*\.)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:\d{1,5})?")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# What frames a request (said otherwise than it is, the rest of it is read as another request), and what names it.
+_FRAMING = frozenset(
+    {"connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "x-request-id"}
+)
 # What the gateway says to a backend itself: twice, or as a client has it, it would be read differently at both ends.
 _NEVER_FORWARDED = frozenset(
     {
@@ -64,6 +74,7 @@ def check(settings: Settings, is_file: Callable[[str], bool]) -> list[Finding]:
         *_fallbacks(settings),
         *_keys(settings),
         *_proxies(settings),
+        *(Finding(*found) for found in store_findings(settings.store)),
         *(Finding(*found) for found in auth_findings(settings, is_file)),
         *(Finding(*found) for found in usage_findings(settings.usage, settings.store, is_file)),
         *check_firewall(settings.firewall, settings.server.max_body_size),
@@ -94,8 +105,25 @@ def grpc_address(settings: Settings) -> Address | None:
 def _bound(listen: str, settings: Settings) -> Address:
     host, port = _split_listen(listen)
     if not host and not settings.auth_on and not settings.server.allow_open:
-        host = "127.0.0.1"
+        host = HERE
     return Address(host, port)
+
+
+def kept_here(settings: Settings) -> Settings:
+    """The same settings; with a key that anyone could guess, what listens without a host listens on the loopback. To
+    be asked while the keys are there: of hashes nobody can tell.
+    """
+    if settings.server.allow_open or not has_guessable_key(settings):
+        return settings
+
+    def here(listen: str) -> str:
+        host, port = _split_listen(listen)
+        return listen if host else f"{HERE}:{port}"
+
+    grpc = settings.grpc
+    if grpc is not None and grpc.enabled:
+        grpc = msgspec.structs.replace(grpc, listen=here(grpc.listen))
+    return msgspec.structs.replace(settings, listen=here(settings.listen), grpc=grpc)
 
 
 def key_hash(key: str) -> str:
@@ -142,7 +170,11 @@ def _listen(settings: Settings) -> Iterator[Finding]:
             continue
         if written.port and taken.setdefault(written, path) != path:
             yield Finding(path, "the same address as `listen`: gRPC needs a port of its own")
-        if settings.auth_on or settings.server.allow_open:
+        if settings.server.allow_open:
+            continue
+        if settings.auth_on:
+            if has_guessable_key(settings):
+                yield from _guessable(settings, path, written)
             continue
         if not written.host:
             message = f"no keys, so only this machine can connect (127.0.0.1:{written.port}); to serve others add"
@@ -150,6 +182,18 @@ def _listen(settings: Settings) -> Iterator[Finding]:
         elif not _is_loopback(written.host):
             message = "serving without keys on an address that others can reach: add `api_keys`, listen on 127.0.0.1,"
             yield Finding(path, f"{message} or set `server.allow_open: true`")
+
+
+def _guessable(settings: Settings, path: Path, written: Address) -> Iterator[Finding]:
+    """A key that anyone could guess is as good as none."""
+    if not written.host:
+        message = f"a key that anyone could guess, so only this machine can connect ({HERE}:{written.port}); to serve"
+        yield Finding(path, f"{message} others put another one into `api_keys`", fatal=False)
+    elif not _is_loopback(written.host):
+        for index, key in enumerate(settings.api_keys):
+            if is_guessable(key):
+                message = f"{GUESSED}, and others can reach `{path_text(path)}`: take one of `openssl rand -hex 24`,"
+                yield Finding(("api_keys", index, "key"), f"{message} or listen on 127.0.0.1")
 
 
 def _server(settings: Settings, is_file: Callable[[str], bool]) -> Iterator[Finding]:
@@ -162,6 +206,12 @@ def _server(settings: Settings, is_file: Callable[[str], bool]) -> Iterator[Find
         if text.strip().endswith("/0"):
             message = "everybody is a trusted proxy, so every caller may claim any address: name your proxies"
             yield Finding(("server", "trusted_proxies", index), message, fatal=False)
+    for index, origin in enumerate(server.cors.origins):
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            message = (
+                "not an origin: scheme and host, as in `https://chat.example.com` or `https://*.example.com`, or `*`"
+            )
+            yield Finding(("server", "cors", "origins", index), message)
     if server.tls and server.tls.enabled:
         yield from _tls(server.tls, is_file)
 
@@ -196,6 +246,8 @@ def _headers(path: Path, backend: BackendSettings, key_carriers: set[str]) -> It
     for name, value in backend.headers.items():
         if not _HEADER_NAME.fullmatch(name):
             yield Finding((*path, "headers", name), "not a header name")
+        elif name.lower() in _FRAMING:
+            yield Finding((*path, "headers", name), "a header that the gateway must write itself")
         if re.search(r"[\r\n\0]", value):
             yield Finding((*path, "headers", name), "a header cannot contain line breaks")
     for index, name in enumerate(backend.forward_headers):
@@ -223,8 +275,8 @@ def _url(path: Path, text: str) -> Iterator[Finding]:
         yield Finding(path, "not a URL with a host")
     elif "@" in url.netloc:
         yield Finding(path, "a URL with a user or password is not accepted; use `api_key` or `headers`")
-    elif url.query or url.fragment or text.endswith(("?", "#")):
-        yield Finding(path, "a base URL has no query and no fragment")
+    elif url.fragment or text.endswith("#"):
+        yield Finding(path, "a base URL has no fragment")
 
 
 def _fallbacks(settings: Settings) -> Iterator[Finding]:

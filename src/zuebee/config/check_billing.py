@@ -11,7 +11,13 @@ NANO_PER_UNIT = 1_000_000_000
 MAX_PRICE_NANO = 1 << 53
 """Of a million tokens: about nine million units of the currency."""
 
-_AMOUNTS = ("input_per_million", "output_per_million", "cached_input_per_million")
+_AMOUNTS = (
+    "input_per_million",
+    "output_per_million",
+    "cached_input_per_million",
+    "cache_write_per_million",
+    "reasoning_per_million",
+)
 
 
 def price_nano(text: str) -> int:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-from zuebee.config.access import JwtSettings, SignatureClientSettings, SourceSettings
+from zuebee.config.access import ApiKeySettings, JwtSettings, SignatureClientSettings, SourceSettings
 from zuebee.config.settings import Settings
 from zuebee.kit.yaml_tree import Path
 
@@ -17,7 +17,7 @@ MAX_LEEWAY_S = 300
 
 Found = tuple[Path, str, bool]
 
-_GUESSED = "a well-known placeholder: anyone could guess it"
+GUESSED = "a well-known placeholder: anyone could guess it"
 _NOT_FIRST = "has clients with `require_key`, so it must stand first: another source would take the key alone"
 _UNSAFE_URL = "expected a URL that begins with `https://` (`http://` on this machine), without a user or fragment"
 _PREFIXES = re.compile(r"^((sk|pk|whsec|bearer|api|llmproxy|litellm|zuebee)[-_])+", re.IGNORECASE)
@@ -30,8 +30,17 @@ _EXAMPLES = """
     testing testkey token topsecret undefined unsafe welcome yourkey yoursecret yourtoken
     """
 _WORDS = frozenset(_EXAMPLES.split())
+_COMPOSED = """
+    a abc123 any api app client demo dev docs example for go here key litellm llmproxy lm lmstudio local model my no
+    needed not of ollama openai our placeholder prod proj project required sample secret server service sk some studio
+    team test the this to todo token user vllm zuebee
+    """
+_PARTS = frozenset(_COMPOSED.split())
+"""Words of which alone examples are made: `sk-my-team-key-1`, `not-needed`."""
 _SAID = re.compile(
-    r"your[-_ ].*|.*\b(change|replace)[-_ ]?(me|this|it)\b.*|<.*>|\$\{?[A-Z_]+\}?|insert[-_ ].*", re.IGNORECASE
+    r"your[-_ ].*|.*\b(change|replace)[-_ ]?(me|this|it)\b.*|<.*>|\$\{?[A-Z_]+\}?|(insert|enter|put|add)[-_ ].*"
+    r"|.*(\.\.\.|…).*",
+    re.IGNORECASE,
 )
 _KEY_ID = re.compile(r"key_[A-Za-z0-9_-]+")
 _CLIENT_ID = re.compile(r"[!-~]{1,128}")
@@ -42,6 +51,9 @@ def is_placeholder(text: str) -> bool:
     bare = _PREFIXES.sub("", text.strip())
     if _SAID.fullmatch(bare.replace("_", "-")) or _SAID.fullmatch(text):
         return True
+    parts = [part for part in re.split(r"[^a-z0-9]+", bare.lower()) if part]
+    if parts and all(part in _PARTS or re.fullmatch(r"\d{1,4}", part) for part in parts):
+        return True
     word = re.sub(r"[^a-z0-9]", "", bare.lower())
     unit = re.fullmatch(r"(.{1,16}?)\1+", word)
     for candidate in (word, unit[1] if unit else word):
@@ -51,19 +63,32 @@ def is_placeholder(text: str) -> bool:
     return False
 
 
+def is_guessable(key: ApiKeySettings) -> bool:
+    """Whether a key of the file is a placeholder, and counts."""
+    return key.enabled and key.key is not None and is_placeholder(key.key)
+
+
+def has_guessable_key(settings: Settings) -> bool:
+    """Whether anyone could guess a key that lets callers in."""
+    return settings.auth_on and any(is_guessable(key) for key in settings.api_keys)
+
+
 def secret_findings(settings: Settings, is_file: Callable[[str], bool]) -> Iterator[Found]:
     """(path, message, fatal) of secrets that anyone could guess, and of sources of tokens and signatures."""
     for index, key in enumerate(settings.api_keys):
-        if key.key is not None and is_placeholder(key.key):
-            # Not fatal: published example files start as they are.
-            yield ("api_keys", index, "key"), _GUESSED, False
+        if is_guessable(key):
+            # Not fatal on this machine: published example files start as they are.
+            yield ("api_keys", index, "key"), GUESSED, False
+    secret = settings.auth.cache_secret
+    if len(secret) >= MIN_SIGNATURE_SECRET and (is_placeholder(secret) or len(set(secret)) < MIN_VARIETY):
+        yield ("auth", "cache_secret"), GUESSED, True
     if settings.metrics.token is not None and is_placeholder(settings.metrics.token):
-        yield ("metrics", "token"), _GUESSED, True
+        yield ("metrics", "token"), GUESSED, True
     for place, reporter in enumerate(settings.usage.reporters):
         if reporter.enabled and settings.usage.enabled:
             for index, secret in enumerate(reporter.secrets):
                 if is_placeholder(secret) or is_placeholder(_decoded(secret)):
-                    yield ("usage", "reporters", place, "secrets", index), _GUESSED, True
+                    yield ("usage", "reporters", place, "secrets", index), GUESSED, True
     yield from _sources(settings.auth.pipeline, is_file)
 
 
@@ -130,6 +155,6 @@ def _client(path: Path, client: SignatureClientSettings, first_with: dict[str, P
         if len(secret) < MIN_SIGNATURE_SECRET:
             yield place, f"expected at least {MIN_SIGNATURE_SECRET} characters, as `openssl rand -hex 32` makes", True
         elif is_placeholder(secret) or len(set(secret)) < MIN_VARIETY:
-            yield place, _GUESSED, True
+            yield place, GUESSED, True
         elif first_with.setdefault(f"secret {secret}", path) != path:
             yield place, "the same secret as another client's: each could sign for the other", True

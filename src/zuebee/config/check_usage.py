@@ -103,7 +103,10 @@ def _database(path: Path, database: ReporterDatabaseSettings | None, store: Stor
     except ValueError as error:
         yield (*path, "database", "dsn"), str(error), True
         return
-    own = database_url("sqlite", store.path) if store.url is None else database_url("postgres", store.url)
+    try:
+        own = database_url("sqlite", store.path) if store.url is None else database_url("postgres", store.url)
+    except ValueError:
+        return  # said where it is written
     if url == own and database.table.rpartition(".")[2].startswith(("usage_", "ledger_")):
         message = "is the store itself: use `type: builtin`, or a table name that does not begin with `usage_`"
         yield (*path, "database", "table"), message, True

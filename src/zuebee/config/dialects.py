@@ -33,9 +33,12 @@ _REFUSED: dict[Path, str] = {
     ("discovery",): "discovery of backends is not supported yet",
     ("hooks",): "hooks are not supported yet",
     ("scripts",): "scripts are not supported yet",
-    ("server", "cors"): "CORS is not supported yet",
     ("logging", "request"): "requests and answers are never logged",
 }
+_SAID_BY_US = (
+    "allow_methods", "allowed_methods", "allow_headers", "allowed_headers", "expose_headers", "exposed_headers",
+    "allow_credentials",
+)  # fmt: skip
 _LIMITS = ("read_timeout", "write_timeout", "idle_timeout", "max_header_bytes", "max_body_size")
 _DEFAULT_HEADER_TIMEOUT_S = 10.0
 
@@ -86,6 +89,22 @@ def _server(root: Mapping, notes: Notes) -> None:
     move(server, "read_timeout", server, "body_timeout", notes)
     if disabled(server.items.get("tls")):
         del server.items["tls"]
+    _cors(server, notes)
+
+
+def _cors(server: Mapping, notes: Notes) -> None:
+    cors = section(server, "cors")
+    if not cors:
+        return
+    if disabled(cors):
+        del server.items["cors"]
+        return
+    cors.items.pop("enabled", None)
+    for name in ("allow_origins", "allowed_origins"):
+        move(cors, name, cors, "origins", notes)
+    for name in _SAID_BY_US:
+        if node := cors.items.pop(name, None):
+            notes.warn(node, "has no effect: pages may use what the gateway has, and send no cookies")
 
 
 def _logs(root: Mapping, notes: Notes) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path as FilePath
 import msgspec
 
 from zuebee.config import Settings
-from zuebee.config.check import check, key_hash
+from zuebee.config.check import check, kept_here, key_hash
 from zuebee.config.dialects import translate
+from zuebee.config.money import StoreSettings
 from zuebee.config.overrides import apply_overrides, fill_proxies, resolve_references
+from zuebee.config.paths import rooted
 from zuebee.kit.struct_tree import build, place_of
 from zuebee.kit.yaml_tree import MAX_TEXT_BYTES, Mapping, Place, Problem, Scalar, parse
 
@@ -24,10 +26,13 @@ MAX_PROBLEMS = 100  # an alias can repeat one mistake thousands of times
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a file says. Keys are kept as SHA-256 only (`key_sha256`); `key` is always None."""
+    """What a file says. Keys are kept as SHA-256 only (`key_sha256`); `key` is always None. Relative paths are below
+    the folder of the file; in `as_written` they are as they were written.
+    """
 
     settings: Settings
     warnings: list[str]
+    as_written: StoreSettings
 
 
 class ConfigError(Exception):
@@ -42,6 +47,16 @@ class ConfigError(Exception):
 
 def load(path: str, environ: Environ[str, str]) -> Loaded:
     """Read the file; raises ConfigError with everything that is wrong with it."""
+    return loads(read_text(path), path, environ, _is_readable_file, folder_of(path))
+
+
+def folder_of(path: str) -> str:
+    """What relative paths in this file are relative to."""
+    return str(FilePath(path).parent)
+
+
+def read_text(path: str) -> str:
+    """The text of a configuration file. Raises ConfigError."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_TEXT_BYTES + 1)
@@ -50,20 +65,27 @@ def load(path: str, environ: Environ[str, str]) -> Loaded:
     if len(data) > MAX_TEXT_BYTES:
         raise ConfigError([Problem(Place(path), f"larger than {MAX_TEXT_BYTES} bytes")])
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ConfigError([Problem(Place(path, line), "not UTF-8")]) from None
-    return loads(text, path, environ, _is_readable_file)
 
 
-def loads(text: str, source: str, environ: Environ[str, str], is_file: Callable[[str], bool]) -> Loaded:
-    """Like `load`, of a text. `source` stands in messages in place of the file's name."""
+def tree(text: str, source: str) -> tuple[Mapping, list[Problem]]:
+    """A text as a tree of settings. Raises ConfigError if it is none."""
     root, problems = parse(text, source)
     if isinstance(root, Scalar) and root.is_null and not problems:
         root = Mapping(Place(source))
     if not isinstance(root, Mapping):
         raise ConfigError(problems or [Problem(root.place, "expected settings, such as `backends: [...]`")])
+    return root, problems
+
+
+def loads(
+    text: str, source: str, environ: Environ[str, str], is_file: Callable[[str], bool], folder: str = ""
+) -> Loaded:
+    """Like `load`, of a text. `source` stands in messages in place of the file's name."""
+    root, problems = tree(text, source)
     resolve_references(root, environ)
     notes = translate(root)
     problems += notes.problems + apply_overrides(root, Settings, environ)
@@ -71,11 +93,14 @@ def loads(text: str, source: str, environ: Environ[str, str], is_file: Callable[
     settings = build(root, Settings, problems)
     if problems:
         raise ConfigError(problems)
+    as_written = settings.store
+    settings = rooted(settings, folder)
     findings = check(settings, is_file)
     said = [(finding, Problem(place_of(root, finding.path), finding.message)) for finding in findings]
     if any(finding.fatal for finding, _ in said):
         raise ConfigError([problem for finding, problem in said if finding.fatal])
-    return Loaded(_without_keys(settings), _in_order([*notes.warnings, *(problem for _, problem in said)]))
+    warnings = _in_order([*notes.warnings, *(problem for _, problem in said)])
+    return Loaded(_without_keys(kept_here(settings)), warnings, as_written)
 
 
 def _in_order(problems: list[Problem]) -> list[str]:

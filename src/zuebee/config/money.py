@@ -36,12 +36,32 @@ class PriceSettings(Section, frozen=True, kw_only=True):
     cached_input_per_million: Annotated[
         str | None, Meta(description="Of prompt tokens that the server had in its cache; default: as input.")
     ] = None
+    cache_write_per_million: Annotated[
+        str | None, Meta(description="Of prompt tokens that the server put into its cache; default: as input.")
+    ] = None
+    reasoning_per_million: Annotated[
+        str | None, Meta(description="Of completion tokens that are thoughts; default: as output.")
+    ] = None
+
+
+class ModelLimitSettings(Section, frozen=True, kw_only=True):
+    """What is known of a model; it comes before what its servers say. The first entry that fits counts."""
+
+    model: Annotated[str, Meta(min_length=1, description="Model name; `*` at the end matches any rest.")]
+    context_tokens: Annotated[int, Meta(ge=0, description="Prompt and answer together; 0: not known.")] = 0
+    max_output_tokens: Annotated[int, Meta(ge=0, description="The longest answer; 0: not known.")] = 0
 
 
 class BillingSettings(Section, frozen=True, kw_only=True):
     """What requests cost, and what is held back for them while they run."""
 
-    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$", description="ISO 4217 code of all prices and budgets.")] = "USD"
+    currency: Annotated[
+        str,
+        Meta(
+            pattern="^[A-Z]{3}$",
+            description="ISO 4217 code of all prices and budgets; that of the store, once it has one.",
+        ),
+    ] = "USD"
     prices: Annotated[list[PriceSettings], Meta(description="Own prices.")] = []
     built_in_prices: Annotated[bool, Meta(description="Know the list prices of public models.")] = True
     margin_percent: Annotated[int, Meta(ge=-100, le=10000, description="Added to built-in prices.")] = 0
@@ -51,8 +71,22 @@ class BillingSettings(Section, frozen=True, kw_only=True):
     ] = "deny"
     cap: Annotated[PriceSettings | None, Meta(description="The price under `unknown_price: cap`.")] = None
     default_output_tokens: Annotated[
-        int, Meta(ge=1, description="Held back for an answer whose request names no `max_tokens`; streams extend it.")
+        int, Meta(ge=1, description="Counted by token limits for an answer whose request names no `max_tokens`.")
     ] = 1024
+    max_output_tokens: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Held back in budgets for such an answer, and its bound, where the model's own is not known.",
+        ),
+    ] = 16384
+    models: Annotated[
+        list[ModelLimitSettings], Meta(description="How long prompts and answers of a model can be.")
+    ] = []
+    reserve_wait_s: Annotated[
+        Duration,
+        Meta(description="How long a request waits for what others hold of its budget, before it is refused."),
+    ] = field(name="reserve_wait", default=seconds(2))
     when_exhausted: Annotated[
         Literal["cut", "finish"],
         Meta(description="A stream whose hold cannot be extended: cut with an error event, or finished on overdraft."),

@@ -6,9 +6,11 @@ The environment is passed in as a mapping; `config.environment()` is the one pla
 import re
 from collections.abc import Mapping as Environ
 from typing import Any, get_args, get_origin
+from urllib.parse import urlsplit
 
 import msgspec
 
+from zuebee.kit.http_connect import bypasses_proxy, port_of
 from zuebee.kit.struct_tree import strip
 from zuebee.kit.yaml_tree import Mapping, Node, Path, Place, Problem, Scalar, Sequence, parse, unknown
 
@@ -78,12 +80,37 @@ def fill_proxies(root: Mapping, environ: Environ[str, str]) -> None:
                 section.items[key] = Scalar(_source(name, ("proxy", key)), text, plain=False)
                 break
     direct = next((name for name in ("no_proxy", "NO_PROXY") if environ.get(name)), None)
+    no_proxy = re.split(r"[,\s]+", environ[direct]) if direct else []
+    unspoken = [key for key, node in section.items.items() if _is_socks(node)]
+    if not any(_is_needed(key, root, no_proxy) for key in unspoken):
+        for key in unspoken:
+            del section.items[key]
     if direct and section.items:
         place = _source(direct, ("proxy", "no_proxy"))
-        hosts = [host for host in re.split(r"[,\s]+", environ[direct]) if host]
+        hosts = [host for host in no_proxy if host]
         section.items["no_proxy"] = Sequence(place, [Scalar(place, host, plain=False) for host in hosts])
     if section.items:
         root.items["proxy"] = section
+
+
+def _is_socks(proxy: Node) -> bool:
+    return isinstance(proxy, Scalar) and proxy.text.lower().startswith("socks")
+
+
+def _is_needed(scheme: str, root: Mapping, no_proxy: list[str]) -> bool:
+    """Whether a backend is reached through the proxy for a scheme. One of a kind that is not spoken (SOCKS) is refused
+    only then: it is there for other programs.
+    """
+    backends = root.items.get("backends")
+    for backend in backends.items if isinstance(backends, Sequence) else ():
+        url = backend.items.get("url") if isinstance(backend, Mapping) else None
+        try:
+            parts = urlsplit(url.text if isinstance(url, Scalar) else "")
+            if parts.scheme == scheme and not bypasses_proxy(parts.hostname or "", no_proxy, port_of(parts)):
+                return True
+        except ValueError:
+            continue  # no URL: that is said elsewhere
+    return False
 
 
 class _UnknownError(Exception):

@@ -14,6 +14,9 @@ from zuebee.config.limits import RateLimitSettings, RedisSettings
 from zuebee.config.money import BillingSettings, ClientGoneSettings, IdempotencySettings, StoreSettings, UsageSettings
 from zuebee.kit.units import Duration, Size, Timeout
 
+Repeated = Literal["timeout", "broken", "5xx"]
+"""What may be sent again although a backend may have begun to work on it."""
+
 
 class TlsSettings(Section, frozen=True, kw_only=True):
     """HTTPS on the listener (TLS 1.2 or newer)."""
@@ -27,6 +30,18 @@ class TlsSettings(Section, frozen=True, kw_only=True):
     ] = "none"
 
 
+class CorsSettings(Section, frozen=True, kw_only=True):
+    """Which web pages may call the gateway from a browser (CORS); none, unless they are named."""
+
+    origins: Annotated[
+        list[str],
+        Meta(description="Such as `https://chat.example.com`, `https://*.example.com`; `*` alone: every page."),
+    ] = []
+    max_age_s: Annotated[
+        Timeout, Meta(description="How long a browser may remember what it was told before it sends.")
+    ] = field(name="max_age", default=seconds(600))
+
+
 class ServerSettings(Section, frozen=True, kw_only=True):
     """What clients touch: limits on what may be received, and by when."""
 
@@ -35,11 +50,11 @@ class ServerSettings(Section, frozen=True, kw_only=True):
         Timeout, Meta(description="From the first byte (or the connection) to the end of the headers.")
     ] = field(name="header_timeout", default=seconds(10))
     body_timeout_s: Annotated[
-        Timeout, Meta(description="From the end of the headers to the end of the body, for the first 15 kB.")
+        Timeout, Meta(description="To the end of the body from its beginning, and from its last byte that came.")
     ] = field(name="body_timeout", default=seconds(30))
     body_min_bytes_per_s: Annotated[
         int,
-        Meta(ge=1, description="Larger bodies get one more second for each of these many bytes received."),
+        Meta(ge=1, description="A body gets one more second for each of so many bytes, `body_timeout` ahead at most."),
     ] = 500
     keep_alive_s: Annotated[Timeout, Meta(description="How long an idle client connection is kept.")] = field(
         name="keep_alive", default=seconds(75)
@@ -50,13 +65,23 @@ class ServerSettings(Section, frozen=True, kw_only=True):
     max_headers: Annotated[int, Meta(ge=1, description="More header fields than this: 431.")] = 100
     max_header_bytes: Annotated[Size, Meta(description="More bytes of headers than this: 431.")] = Size(61440)
     max_body_size: Annotated[Size, Meta(description="A larger request body: 413.")] = Size(32 << 20)
-    max_connections: Annotated[int, Meta(ge=1, description="More client connections than this are closed at once.")] = (
-        10000
-    )
+    max_unfinished_bodies: Annotated[
+        Size,
+        Meta(
+            description="Bytes of bodies that are not all here yet, a quarter of them for each key; more has to wait."
+        ),
+    ] = Size(128 << 20)
+    max_connections: Annotated[
+        int, Meta(ge=1, description="Client connections in all; for one more the oldest idle one is closed.")
+    ] = 10000
+    max_connections_per_address: Annotated[
+        int, Meta(ge=1, description="Of them, those of one address or one /64 of IPv6; `trusted_proxies` are left out.")
+    ] = 7500
     trusted_proxies: Annotated[
         list[str],
         Meta(description="Addresses or CIDR ranges whose X-Forwarded-For is believed."),
     ] = []
+    cors: Annotated[CorsSettings, Meta(description="Web pages that call the gateway from a browser.")] = CorsSettings()
     allow_open: Annotated[
         bool, Meta(description="Permit serving without keys on an address that others can reach.")
     ] = False
@@ -67,6 +92,9 @@ class GrpcSettings(Section, frozen=True, kw_only=True):
 
     enabled: Annotated[bool, Meta(description="Its own switch.")] = True
     listen: Annotated[str, Meta(description="`host:port`, as the other `listen`.")] = ":50052"
+    max_message_size: Annotated[
+        Size, Meta(description="A larger request is refused, as one above server.max_body_size is.")
+    ] = Size(4 << 20)
     default_model: Annotated[str, Meta(description="Model of requests that name none; empty: they are refused.")] = ""
     reflection: Annotated[bool, Meta(description="Tell clients what services and messages there are.")] = True
 
@@ -74,7 +102,13 @@ class GrpcSettings(Section, frozen=True, kw_only=True):
 class BackendSettings(Section, frozen=True, kw_only=True):
     """One model server."""
 
-    url: Annotated[str, Meta(description="Base URL, http or https; its path is kept and the request path appended.")]
+    url: Annotated[
+        str,
+        Meta(
+            description="Base URL, http or https, as OpenAI's SDKs take it: `/chat/completions` is appended, and `/v1` "
+            "before it where no version is in it. A query goes along with each request."
+        ),
+    ]
     name: Annotated[str | None, Meta(description="Name in logs and errors; default: the URL's host and port.")] = None
     type: Annotated[
         Literal["openai", "vllm", "tgi", "ollama"], Meta(description="Kind of server; sets the health path.")
@@ -92,12 +126,23 @@ class BackendSettings(Section, frozen=True, kw_only=True):
         Literal["auto", "always", "never"],
         Meta(description="Ask for usage in streams: auto stops asking when the server refuses the option."),
     ] = "auto"
+    max_tokens_field: Annotated[
+        Literal["auto", "max_tokens", "max_completion_tokens"],
+        Meta(
+            description="Where a budget bounds a chat answer and its caller does not, the bound is written here; "
+            "auto: `max_completion_tokens` for OpenAI's and Azure's own addresses, else `max_tokens`."
+        ),
+    ] = "auto"
     health_path: Annotated[str | None, Meta(description="Overrides the health path of its kind.")] = None
     connect_timeout_s: Annotated[Timeout, Meta(description="To open a connection, TLS included.")] = field(
         name="connect_timeout", default=seconds(5)
     )
     first_byte_timeout_s: Annotated[
-        Timeout, Meta(description="From the request sent to the first event or byte of the answer.")
+        Timeout,
+        Meta(
+            description="Of a stream: from the request sent to its first event. A whole answer comes when all of it "
+            "is made: it has `timeout`."
+        ),
     ] = field(name="first_byte_timeout", default=seconds(60))
     idle_timeout_s: Annotated[Timeout, Meta(description="The longest silence inside an answer.")] = field(
         name="idle_timeout", default=seconds(60)
@@ -105,6 +150,14 @@ class BackendSettings(Section, frozen=True, kw_only=True):
     timeout_s: Annotated[Timeout, Meta(description="For one whole exchange.")] = field(
         name="timeout", default=seconds(600)
     )
+    repeat: Annotated[
+        tuple[Repeated, ...],
+        Meta(
+            description="What is sent again though it may have been begun: after silence (`timeout`), a lost "
+            "connection or an answer that is none (`broken`), an answer of 500 and above (`5xx`). **Each such try may "
+            "be one more generation to pay.**"
+        ),
+    ] = ()
     max_idle_connections: Annotated[int, Meta(ge=0, description="Idle connections kept for reuse.")] = field(
         name="max_idle_conns", default=256
     )
@@ -135,7 +188,10 @@ class RetrySettings(Section, frozen=True, kw_only=True):
     multiplier: Annotated[float, Meta(ge=1, description="Growth of the bound from wait to wait.")] = 2.0
     retry_on: Annotated[
         tuple[Literal["connect_failure", "timeout", "5xx", "429"], ...],
-        Meta(description="What is worth another try."),
+        Meta(
+            description="What is worth another try. Of what a backend may have begun only what its "
+            "`backends[].repeat` names."
+        ),
     ] = ("connect_failure", "timeout", "5xx", "429")
     budget_percent: Annotated[
         int, Meta(ge=0, le=100, description="Retries at once, as a share of running requests (at least 3).")
@@ -223,6 +279,13 @@ class StreamSettings(Section, frozen=True, kw_only=True):
         Duration,
         Meta(description="A comment is sent after this much silence, so that idle timers do not cut; 0: never."),
     ] = field(name="heartbeat", default=seconds(15))
+    max_event_size: Annotated[
+        Size,
+        Meta(
+            description="How much of one event (a generated picture, say) is held to be read. A larger one passes as "
+            "it comes, and where nothing else tells of its tokens they are estimated by its size.",
+        ),
+    ] = Size(8 << 20)
 
 
 class ShutdownSettings(Section, frozen=True, kw_only=True):

@@ -2,8 +2,9 @@
 admission answer.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final, Literal, Protocol
 
 from zuebee.contracts.errors import Refusal
@@ -107,6 +108,20 @@ class Principal:
 
 ANONYMOUS: Final = Principal()
 
+MAX_TAGS: Final = 50
+MAX_TAGS_CHARS: Final = 4096
+"""Of a principal: each of its usage records and events has all of them."""
+
+MAX_CLIENT_ID: Final = 200
+"""Characters of a caller's own request id that are kept for the access log."""
+
+
+def some_tags(*lists: Iterable[str]) -> tuple[str, ...]:
+    """All tags of these lists, each once; from the first on that does not fit into the bounds none any more."""
+    tags = tuple(dict.fromkeys(tag for tags in lists for tag in tags))[:MAX_TAGS]
+    ends = accumulate(map(len, tags))
+    return tuple(tag for tag, end in zip(tags, ends, strict=True) if end <= MAX_TAGS_CHARS)
+
 
 class Amount:
     """What a request costs: tokens, and money in nano-units. Both between 0 and MAX_AMOUNT."""
@@ -126,19 +141,54 @@ class Amount:
 
 
 MAX_AMOUNT: Final = 1 << 53
+"""The most that one request can cost or hold, in tokens or in nano-units."""
+
+MAX_BALANCE: Final = 1 << 62
+"""The most that a budget can grant, a payment bring and an account be granted in its life, or in a period."""
+
 NOTHING: Final = Amount(0)
+
+
+class Need:
+    """How many tokens a request may take: its prompt as estimated and at most, its answers at most and at least."""
+
+    def __init__(self, prompt: int, prompt_most: int, answers_most: int, answers_least: int) -> None:
+        self.prompt: Final = prompt
+        self.prompt_most: Final = prompt_most
+        self.answers_most: Final = answers_most
+        self.answers_least: Final = answers_least
 
 
 class Hold(Protocol):
     """A reservation in the ledger."""
 
     @property
+    def answer_tokens(self) -> int:
+        """How long the answers may be, all together, for what is held, if the prompt is as long as estimated."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether the worst case is held, not only what was left."""
+        ...
+
+    @property
     def secured(self) -> bool:
         """Whether it is on disk: no byte may reach the client before."""
         ...
 
-    async def wait(self) -> Refusal | None:
-        """Wait until it is on disk; a refusal when it cannot be: then the request must not be answered."""
+    @property
+    def joined(self) -> bool:
+        """Whether the settlement that `wait` was given is on disk with it."""
+        ...
+
+    async def wait(self, settlement: "Settlement | None" = None) -> Refusal | None:
+        """Wait until it is on disk; a refusal when it cannot be: then the request must not be answered.
+
+        `settlement`: what it is to be settled with at once. Where it has not gone out yet it is written together with
+        that, and is `joined` then, also for a caller who does not wait for the end: the settlement must stay as it is,
+        and `Admission.settle` only tells the others. Otherwise it is still to be settled.
+        """
         ...
 
 
@@ -153,9 +203,11 @@ class Place(Protocol):
 class Grant:
     """Permission for one request. It must be given back exactly once, to `Admission.settle`.
 
-    `estimate` is what was charged before the call, to limits and (through `hold`) to budgets; `prompt_tokens` of it are
-    the prompt's. The edge fills in `usage_so_far` as soon as a stream begins, so that `Admission.attend` can see what
-    it has cost.
+    `estimate` is what was charged before the call, to limits and (through `hold`) to budgets. The prompt probably has
+    `prompt_tokens`; `prompt_held` were held for it, and who leaves before the backend has counted it pays these.
+    `answer_bound`: how long each answer may be for what is held, where its caller has not said; 0: as long as it
+    likes. The edge fills in `usage_so_far` as soon as a stream begins, so that `Admission.attend` can see what it has
+    cost.
     """
 
     def __init__(
@@ -168,6 +220,8 @@ class Grant:
         place: Place | None = None,
         usage_so_far: "Callable[[], Usage | None] | None" = None,
         prompt_tokens: int = 0,
+        prompt_held: int = 0,
+        answer_bound: int = 0,
     ) -> None:
         self.principal = principal
         self.request_id = request_id
@@ -177,6 +231,8 @@ class Grant:
         self.place = place
         self.usage_so_far = usage_so_far
         self.prompt_tokens = prompt_tokens
+        self.prompt_held = prompt_held
+        self.answer_bound = answer_bound
 
 
 Ending = Literal["complete", "client_gone", "upstream_broken", "timeout", "shutdown", "cut", "refused", "failed"]
@@ -188,7 +244,8 @@ defect of ours."""
 class Settlement:
     """All there is to say about one request when it is over. Times in seconds; -1 where there was none.
 
-    `cost_nano` is filled in by billing. `backend_url` is where the answer came from.
+    `cost_nano` is filled in by billing. `backend_url` is where the answer came from. `early`: the place that was taken
+    before the body was read.
     """
 
     def __init__(
@@ -215,6 +272,7 @@ class Settlement:
         request_bytes: int = 0,
         response_bytes: int = 0,
         client_request_id: str = "",
+        early: Place | None = None,
     ) -> None:
         self.request_id = request_id
         self.method = method
@@ -238,6 +296,7 @@ class Settlement:
         self.request_bytes = request_bytes
         self.response_bytes = response_bytes
         self.client_request_id = client_request_id
+        self.early = early
 
 
 class Admission(Protocol):
@@ -254,6 +313,22 @@ class Admission(Protocol):
         """Who is calling, and may they knock here at all?"""
         ...
 
+    def may_use(self, principal: Principal, model: str) -> Refusal | None:
+        """Why no request of the principal for this model would be let in."""
+        ...
+
+    async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
+        """Take a place among the requests that run, for one whose body has to be waited for.
+
+        It is given back by `settle` (`Settlement.early`) or `leave`; `admit` makes it the place of the `Job.early`.
+        None: nobody counts.
+        """
+        ...
+
+    def leave(self, early: Place) -> None:
+        """Give such a place back."""
+        ...
+
     async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
         """May this run now? A `Grant` holds what was reserved."""
         ...
@@ -268,8 +343,11 @@ class Admission(Protocol):
         """
         ...
 
-    async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
-        """Look after running requests (once a second): renew what they hold. Answers with those to be cut, and why."""
+    async def attend(self, grants: Sequence[Grant], early: Sequence[Place] = ()) -> Sequence[tuple[Grant, Refusal]]:
+        """Look after running requests (once a second): renew what they hold. Answers with those to be cut, and why.
+
+        `early`: the places of those whose body still comes.
+        """
         ...
 
 
@@ -300,10 +378,18 @@ class Firewall(Protocol):
 class Limiter(Protocol):
     """How much, how fast? Behind admission."""
 
+    async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
+        """Take a place for one request in those limits on requests at once that its body does not decide about.
+
+        None: there are none. It must be given back (`release`), unless `acquire` took it over.
+        """
+        ...
+
     async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Place | Refusal:
         """Take a place for one request in all limits that it falls under, or in none.
 
-        `tokens` is the estimate that token limits are charged with.
+        `tokens` is the estimate that token limits are charged with. `job.early`, if there is one, is given up for it in
+        the same moment: nobody comes in between.
         """
         ...
 
@@ -327,12 +413,20 @@ class Limiter(Protocol):
 class Billing(Protocol):
     """What does it cost, and may it be spent? Behind admission."""
 
-    def quote(self, principal: Principal, job: Job, prompt_tokens: int, output_tokens: int) -> Amount | Refusal:
-        """What so many tokens of the job's model cost; a refusal when it has no price, but there are money budgets."""
+    def quote(self, principal: Principal, job: Job, need: Need) -> Amount | Refusal:
+        """What the worst case costs; a refusal when the model has no price, but there are money budgets."""
+        ...
+
+    def unpriced(self, principal: Principal, model: str) -> Refusal | None:
+        """Why no request of the principal for this model would be quoted."""
         ...
 
     async def reserve(self, principal: Principal, job: Job, amount: Amount) -> "Hold | Refusal":
-        """Hold `amount` in all budgets of the principal, or in none. The answer is sure, but not yet on disk."""
+        """Hold a quoted amount in all budgets of the principal, or in none. The answer is sure, but not yet on disk.
+
+        Where the worst case does not fit, what is left is held, if it covers what the request probably takes and no
+        other request lives on what is left. Else this waits a moment for others to give back what they do not need.
+        """
         ...
 
     def settle(self, settlement: Settlement) -> Awaitable[None] | None:

@@ -25,7 +25,8 @@ class Refusal:
     """An answer that is an error.
 
     `status` is an HTTP status; `code` a stable word for programs; `retry_after_s` when waiting helps;
-    `should_retry` False once a try may have cost something or would fail again. `headers` go out with it.
+    `should_retry` False once a try may have cost something or would fail again. `headers` go out with it. `told`: the
+    object that is shown as the error, where a model server said it in its own words.
     """
 
     status: int
@@ -36,11 +37,25 @@ class Refusal:
     retry_after_s: float | None = None
     should_retry: bool = False
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    told: bytes = b""
 
 
 def bad_request(message: str, *, param: str | None = None, code: str = "invalid_request") -> Refusal:
     """400: the request cannot be understood; `param` names the field."""
     return Refusal(400, "invalid_request_error", code, message, param)
+
+
+MAX_SHOWN_NAME: Final = 200
+WHICH_MODELS: Final = "`GET /v1/models` lists those that this key may use."
+NAMES_NO_MODEL: Final = bad_request(f"The field `model` is required. {WHICH_MODELS}", param="model")
+
+
+def no_such_model(model: str) -> Refusal:
+    """404, as OpenAI has it: no server has the model that a request names."""
+    if not model:
+        return NAMES_NO_MODEL
+    message = f"The model `{model[:MAX_SHOWN_NAME]}` does not exist here. {WHICH_MODELS}"
+    return Refusal(404, "not_found_error", "model_not_found", message, "model")
 
 
 NO_KEY: Final = Refusal(
@@ -60,6 +75,9 @@ KEY_REVOKED: Final = Refusal(401, "authentication_error", "key_revoked", "This A
 BODY_NOT_SIGNED: Final = Refusal(
     401, "authentication_error", "invalid_signature", "The signature of this request does not fit its body."
 )
+CLIENT_LEFT: Final = Refusal(499, "invalid_request_error", "client_closed_request", "The client left.")
+"""Nobody is told, but logs and records are: the client left before its answer had begun."""
+
 STORE_UNAVAILABLE: Final = Refusal(
     503,
     "api_error",

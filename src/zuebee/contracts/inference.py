@@ -25,13 +25,30 @@ or an estimate because the server said nothing. None is not 0."""
 
 
 class Usage:
-    """Tokens of one request, and who says so. `cached_tokens` of the prompt came from the server's cache."""
+    """Tokens of one request, and who says so.
 
-    def __init__(self, prompt_tokens: int, completion_tokens: int, source: UsageSource, cached_tokens: int = 0) -> None:
+    `cached_tokens` of the prompt came from the server's cache, `written_tokens` of it went there; `reasoning_tokens` of
+    the completion are thoughts. `odd`: the server's total and its parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        prompt_tokens: int,
+        completion_tokens: int,
+        source: UsageSource,
+        cached_tokens: int = 0,
+        written_tokens: int = 0,
+        reasoning_tokens: int = 0,
+        *,
+        odd: bool = False,
+    ) -> None:
         self.prompt_tokens: Final = prompt_tokens
         self.completion_tokens: Final = completion_tokens
         self.source: Final = source
         self.cached_tokens: Final = cached_tokens
+        self.written_tokens: Final = written_tokens
+        self.reasoning_tokens: Final = reasoning_tokens
+        self.odd: Final = odd
 
     @property
     def total_tokens(self) -> int:
@@ -47,12 +64,22 @@ class Usage:
     def __repr__(self) -> str:
         return f"Usage{self._all()}"
 
-    def _all(self) -> tuple[int, int, str, int]:
-        return self.prompt_tokens, self.completion_tokens, self.source, self.cached_tokens
+    def _all(self) -> tuple[int, int, str, int, int, int]:
+        return (
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.source,
+            self.cached_tokens,
+            self.written_tokens,
+            self.reasoning_tokens,
+        )
 
 
 class Sender(Protocol):
-    """On whose behalf a job runs, as far as the servers behind the gate may be told. Empty: not known."""
+    """On whose behalf a job runs. Empty: not known. The servers behind the gate may be told all but `key_id`."""
+
+    @property
+    def key_id(self) -> str: ...
 
     @property
     def user_id(self) -> str: ...
@@ -73,8 +100,14 @@ class Job:
     `path` is the canonical one (`/v1/chat/completions`), `query` what followed `?`. `stream_usage` tells whether the
     client itself asked for usage in a stream. `max_output_tokens` is the caller's own bound on one answer (None: it
     set none), `choices` how many answers it wants (`n`, or `best_of` where that is more) to each of its `prompts` (a
-    text completion may have many). `priority` and `sender` are filled in once it is known who calls. `waiting` is true
-    while the job stands in a queue and no backend has seen it. `memory`: of its header fields.
+    text completion may have many). `media`: how many pictures, sounds and files are in it, `media_bytes` of the body
+    are theirs. `priority` and `sender` are filled in once it is known who calls, `prompt_tokens` (the estimate) and
+    `answer_bound` (what to bound each answer to, for the caller has not; 0: nothing) once it is admitted. `waiting` is
+    true while the job stands in a queue and no backend has seen it. `memory`: of its header fields. `places`: where
+    fields stand in the body that the gateway may write itself (`Request.places` of the dialect). `early`: the place in
+    the limits (`Place`) that was taken before the body was read. `doubts`: how many times it was sent to a backend that
+    may have begun to work on it, and closed the connection without an answer. `shared`: besides the backend that
+    runs it there is another one that could. `cut_for`: why the gateway itself has ended it.
     """
 
     def __init__(
@@ -95,6 +128,12 @@ class Job:
         sender: Sender | None = None,
         waiting: bool = False,
         memory: Memory | None = None,
+        media: int = 0,
+        media_bytes: int = 0,
+        prompt_tokens: int = 0,
+        answer_bound: int = 0,
+        places: dict[str, tuple[int, int]] | None = None,
+        early: object = None,
     ) -> None:
         self.request_id = request_id
         self.operation = operation
@@ -112,6 +151,20 @@ class Job:
         self.sender = sender
         self.waiting = waiting
         self.memory = memory
+        self.media = media
+        self.media_bytes = media_bytes
+        self.prompt_tokens = prompt_tokens
+        self.answer_bound = answer_bound
+        self.places = places
+        self.early = early
+        self.doubts = 0
+        self.shared = False
+        self.cut_for: Refusal | None = None
+
+
+def is_bounded(job: Job) -> bool:
+    """Whether its answers cannot grow beyond what is known."""
+    return job.max_output_tokens is not None or job.answer_bound > 0
 
 
 class Sink(Protocol):
@@ -164,8 +217,11 @@ class Head:
         self.rest = rest
 
 
-FailureCause = Literal["none", "connect_failure", "timeout", "broken", "overload", "unwelcome"]
-"""`unwelcome`: the backend will have none of us (our key, say). Another one may; this one will not change its mind."""
+FailureCause = Literal["none", "connect_failure", "gone", "timeout", "died", "broken", "overload", "unwelcome"]
+"""`died`: the connection was lost before the answer was there, with the server, say. `gone`: the same of a kept one,
+which may have been closed before, and there was no new one to be had. `broken`: what it answered is no
+answer. `overload`: it says that it failed, or has no room. `unwelcome`: the backend will have none of us (our key,
+say). Another one may; this one will not change its mind."""
 
 
 class End:

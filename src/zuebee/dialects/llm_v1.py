@@ -9,18 +9,33 @@ from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct
 
 from zuebee.contracts.errors import ErrorType, Refusal, bad_request
-from zuebee.dialects import openai
+from zuebee.dialects import json_walk, openai
+from zuebee.dialects.json_mend import mend
+from zuebee.dialects.llm_v1_loose import LooseCall, LooseChoice, LooseFunction, LooseMessage, arguments_in, text_in
+from zuebee.dialects.openai_usage import Figures, Json, usage_figures
+from zuebee.dialects.proto_walk import crowded_field
 from zuebee.dialects.sse import event_data, split_events
 from zuebee.dialects.structs import plain
 from zuebee.protos.llm_pb2 import ChatCompletionRequest, ChatMessage, ToolCall
 
 OPTIONAL = ("temperature", "top_p", "max_tokens", "seed", "presence_penalty", "frequency_penalty")
+MAX_PARTS = 100_000
+"""Fields of a request, with those inside: a chat of twenty thousand messages has fewer."""
+INLINE_BYTES = 1 << 14
+"""No request up to here takes longer than a few milliseconds, whatever stands in it; nor does an answer."""
+MAX_CALLS = 1024
 _OWN = frozenset({"model", "messages", "stop", "user", "stream", "stream_options", *OPTIONAL})
 """What `extra` must not set: it has a field, or is not the caller's to say."""
 
 
 def read_request(data: bytes) -> ChatCompletionRequest | Refusal:
     """The message that the bytes are."""
+    if len(data) > 2 * MAX_PARTS:
+        field = crowded_field(data, ChatCompletionRequest.DESCRIPTOR, MAX_PARTS)
+        if field is not None:
+            most = f"in `{field}`" if field else "unknown"
+            text = f"The request has more than {MAX_PARTS} fields, most of them {most}."
+            return bad_request(text, param=field or None, code="too_many_fields")
     try:
         return ChatCompletionRequest.FromString(data)
     except DecodeError:
@@ -116,11 +131,14 @@ class _Call(msgspec.Struct):
     index: int | None = None
 
 
-class _Message(msgspec.Struct):
+class _Said(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
+
+
+class _Message(_Said):
     tool_calls: list[_Call] | None = None
 
 
@@ -137,7 +155,37 @@ class _Answer(msgspec.Struct):
     model: str | None = None
 
 
+class _LongMessage(_Said):
+    tool_calls: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _LongChoice(msgspec.Struct):
+    message: _LongMessage | None = None
+    delta: _LongMessage | None = None
+    finish_reason: str | None = None
+
+
+class _LongAnswer(msgspec.Struct):
+    choices: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    usage: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    model: str | None = None
+
+
+class _LooseAnswer(msgspec.Struct):
+    choices: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    usage: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    model: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
 _decode = msgspec.json.Decoder(_Answer).decode
+_decode_long = msgspec.json.Decoder(_LongAnswer).decode
+_long_choice = msgspec.json.Decoder(_LongChoice).decode
+_call = msgspec.json.Decoder(_Call).decode
+_decode_loose = msgspec.json.Decoder(_LooseAnswer).decode
+_loose_choice = msgspec.json.Decoder(LooseChoice).decode
+_loose_call = msgspec.json.Decoder(LooseCall).decode
 
 
 class Piece(msgspec.Struct):
@@ -148,7 +196,7 @@ class Piece(msgspec.Struct):
     tool_calls: list[ToolCall] = []
     finish_reason: str = ""
     model: str = ""
-    usage: openai.Figures | None = None
+    usage: Figures | None = None
     error: Refusal | None = None
 
     @property
@@ -164,11 +212,11 @@ class NotAnAnswer(Exception):
 def read_answer(body: bytes) -> Piece:
     """What a chat completion, or a chunk of one, says. Raises NotAnAnswer."""
     try:
-        answer = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        answer = _read(body)
+    except (msgspec.DecodeError, json_walk.NotJson, UnicodeDecodeError, RecursionError) as error:
         raise NotAnAnswer(str(error)) from None
-    piece = Piece(model=answer.model or "", usage=openai.usage_figures(answer.usage))
-    if answer.error is not msgspec.UNSET and bytes(answer.error) != b"null":
+    piece = Piece(model=answer.model or "", usage=usage_figures(answer.usage))
+    if openai.tells_of_error(answer.error):
         piece.error = told_refusal(answer.error)
     if answer.choices:
         choice = answer.choices[0]
@@ -179,6 +227,62 @@ def read_answer(body: bytes) -> Piece:
             piece.reasoning = message.reasoning_content or message.reasoning or ""
             piece.tool_calls = [_tool_call(call, index) for index, call in enumerate(message.tool_calls or ())]
     return piece
+
+
+def _read(body: bytes) -> _Answer:
+    try:
+        return _read_typed(body)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, json_walk.NotJson):
+        return _read_typed(mend(body))
+
+
+def _read_typed(body: bytes) -> _Answer:
+    try:
+        return _decode(body) if len(body) <= INLINE_BYTES else _read_long(body)
+    except msgspec.ValidationError:
+        return _read_loose(body)
+
+
+def _read_loose(body: bytes) -> _Answer:
+    """The same of an answer whose texts stand in parts or objects."""
+    found = _decode_loose(body)
+    answer = _Answer(None, found.usage, found.error, text_in(found.model))
+    if choices := _elements(found.choices, 0):
+        choice = _loose_choice(choices[0])
+        message = choice.message or choice.delta or LooseMessage()
+        said = message.said()
+        calls = [_plain_call(_loose_call(call)) for call in _elements(message.tool_calls, MAX_CALLS)]
+        told = _Message(said.text, said.thoughts, None, None, calls)
+        answer.choices = [_Choice(told, None, text_in(choice.finish_reason))]
+    return answer
+
+
+def _plain_call(call: LooseCall) -> _Call:
+    function = call.function or LooseFunction()
+    return _Call(call.id, _Function(function.name, arguments_in(function.arguments)), call.index)
+
+
+def _read_long(body: bytes) -> _Answer:
+    """The same answer with its first choice only, and the first calls of that: nothing is made of the others."""
+    found = _decode_long(body)
+    answer = _Answer(None, found.usage, found.error, found.model)
+    if choices := _elements(found.choices, 0):
+        choice = _long_choice(choices[0])
+        said = choice.message or choice.delta or _LongMessage()
+        calls = [_call(call) for call in _elements(said.tool_calls, MAX_CALLS)]
+        message = _Message(said.content, said.reasoning_content, said.reasoning, said.refusal, calls)
+        answer.choices = [_Choice(message, None, choice.finish_reason)]
+    return answer
+
+
+def _elements(raw: Json, most: int) -> list[bytes]:
+    """The first elements of a list, which may be null or missing. Raises as json_walk does."""
+    if raw is msgspec.UNSET or bytes(raw) == b"null":
+        return []
+    data = bytes(raw)
+    return [data[start:end] for start, end in json_walk.elements(data, 0, most)]
 
 
 def _tool_call(call: _Call, index: int) -> ToolCall:
@@ -231,10 +335,10 @@ class _Told(msgspec.Struct):
 _told = msgspec.json.Decoder(_Told).decode
 
 
-def told_refusal(raw: openai.Json, status: int = 0) -> Refusal:
+def told_refusal(raw: Json, status: int = 0) -> Refusal:
     """What stands under `error` in an answer, as a refusal; `status`: of the answer, 0 for an event of a stream."""
     try:
-        told = _told(raw)
+        told = _told(raw) if len(bytes(raw)) <= openai.MAX_ERROR_BYTES else _Told()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         told = _Told(message=openai.read_error(raw)[2])
     code = told.code if isinstance(told.code, str) and told.code else "backend_error"

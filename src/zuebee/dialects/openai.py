@@ -4,58 +4,170 @@ Reference: OpenAI API, "Chat", "Completions", "Embeddings". Bodies pass as they 
 """
 
 import re
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Raw
 
 from zuebee.contracts.errors import Refusal, bad_request
+from zuebee.dialects import json_walk
+from zuebee.dialects.json_mend import is_object_from_outside, mend, mend_halves
+from zuebee.dialects.json_walk import BOM
+from zuebee.dialects.media import media_of
+from zuebee.dialects.openai_loose import typed
 from zuebee.dialects.openai_shapes import (
-    MAX_TOKENS,
+    MAX_CHOICES,
     Answer,
+    Choice,
     Choices,
     Peek,
     Request,
     StreamOptions,
-    UsageFigures,
     UsualAnswer,
 )
+from zuebee.dialects.openai_usage import Figures, Json, believed, usage_figures
 
 MAX_CODE: Final = 64
 MAX_MESSAGE: Final = 2000
+MAX_ERROR_BYTES: Final = 1 << 18
+MAX_TEXTS: Final = MAX_CHOICES
+MAX_PROMPTS: Final = 2048
+MAX_MODEL: Final = 1024
+MAX_KNOWN_BYTES: Final = 6 * MAX_MODEL + 2  # a name, all of its letters escaped
+TAIL_BYTES: Final = 1 << 16
+"""Usage is looked for at the end of what cannot be read whole."""
+
+SMALL_BYTES: Final = 5 * json_walk.MAX_FIELDS
+"""A body for which it is cheaper to look for the words than to go from field to field. It cannot have too many."""
+INLINE_BYTES: Final = 1 << 18
+"""No body up to here takes longer than a few milliseconds, whatever stands in it."""
+
 _PEEKED: Final = ("model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "best_of", "prompt")
-_QUOTED: Final = tuple(f'"{name}"'.encode() for name in _PEEKED[:-1])  # `prompt` is looked for where there is one
+# Where a body has no `prompt` that one need not be looked for: many a text has the word.
+_NAMED: Final = re.compile(rb'"(stream(?:_options)?|m(?:odel|ax_(?:completion_)?tokens)|n|best_of)(?=")')
+_NAMED_PROMPT: Final = re.compile(rb'"(stream(?:_options)?|m(?:odel|ax_(?:completion_)?tokens)|n|best_of|prompt)(?=")')
 
-
-Json: TypeAlias = Any
-"""Bytes or `msgspec.Raw`. Its stubs say that the latter is a kind of the former, which it is not: a compiler that
-believes them would refuse it.
-"""
 
 _peek: Final = msgspec.json.Decoder(Peek)
 _stream_options: Final = msgspec.json.Decoder(StreamOptions | None)
-_raw_list: Final = msgspec.json.Decoder(list[Raw])
+_REPLACED: Final = "\ufffd"
 _ESCAPED_LETTER: Final = re.compile(rb"\\u00[5-7]")  # the letters, and the underscore
 
 
 def read_request(body: bytes) -> Request | Refusal:
     """Look at the few fields that matter. A key given twice is refused: two readers could read it differently."""
     try:
-        if not body.isascii():
-            body.decode()  # msgspec does not look at the bytes of what it skips
-        peek = _peek.decode(body)
-        options = _stream_options.decode(peek.stream_options) if peek.stream_options is not UNSET else None
+        json_walk.check_utf8(body)  # msgspec does not look at the bytes of what it skips
+        request = _read(body)
+        if isinstance(request, Request):
+            request.media, request.media_bytes = media_of(body)
+        return request
     except msgspec.ValidationError as error:
-        text = str(error)
-        param = text.rpartition("$.")[2].rstrip("`") if "$." in text else None
-        return bad_request(f"The request is not valid: {text.partition(' - at')[0]}.", param=param)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return bad_request(f"The body is not valid JSON: {error}", code="invalid_json")
-    prompts = 1 if peek.prompt is UNSET else _count_prompts(peek.prompt)
-    if _may_repeat(body, names_prompt=peek.prompt is not UNSET) and (repeated := _repeated_key(body)):
-        return bad_request(f"The field `{repeated}` is given more than once.", param=repeated)
-    bound = peek.max_tokens
-    if peek.max_completion_tokens is not None:
+        return _not_valid(str(error))
+    except json_walk.TooMany:
+        return bad_request(f"The body has more than {json_walk.MAX_FIELDS} fields.", code="too_many_fields")
+    except (json_walk.NotJson, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return bad_request(f"The body is not valid JSON: {error or 'malformed'}", code="invalid_json")
+
+
+def _not_valid(said: str) -> Refusal:
+    """What a strict reader says of a value, as `Expected `int`, got `str` - at `$.max_tokens``."""
+    what, _, place = said.partition(" - at ")
+    param = place.strip("`").removeprefix("$").removeprefix(".") or None
+    if param is None:
+        return bad_request(f"The request is not valid: {what}.")
+    return bad_request(f"The field `{param}` is not valid: {what[:1].lower()}{what[1:]}.", param=param)
+
+
+def _read(body: bytes) -> Request | Refusal:
+    try:
+        return _read_typed(body)
+    except msgspec.ValidationError:
+        raise
+    except (json_walk.NotJson, msgspec.DecodeError):
+        if body.startswith(BOM) and not body.startswith(BOM, len(BOM)):
+            return _behind_mark(body)
+        # Half a character, as it is left where a text was cut, is JSON, too. Not every reader takes it: ours does not.
+        mended = mend_halves(body)
+        if mended == body:
+            raise
+    request = _read_typed(mended)
+    if isinstance(request, Request) and _REPLACED in request.model:
+        return bad_request("The field `model` has half a character in it.", param="model")
+    return request
+
+
+def _behind_mark(body: bytes) -> Request | Refusal:
+    """A body that begins with a mark of its encoding, which goes on with it."""
+    request = _read(body[len(BOM) :])
+    if isinstance(request, Request) and request.places is not None:
+        request.places = {name: (start + len(BOM), end + len(BOM)) for name, (start, end) in request.places.items()}
+    return request
+
+
+def _read_typed(body: bytes) -> Request | Refusal:
+    """By the types that OpenAI names, or else by those that servers take for them."""
+    try:
+        return _read_small(body) if len(body) <= SMALL_BYTES else _read_large(body)
+    except msgspec.ValidationError:
+        return _read_large(body, loosely=True)
+
+
+def _read_small(body: bytes) -> Request | Refusal:
+    peek = _peek.decode(body)
+    options = None if peek.stream_options is UNSET else _options(peek.stream_options)
+    prompts = 1 if peek.prompt is UNSET else _count_prompts(bytes(peek.prompt), 0)
+    asked = peek.stream_options is UNSET or (options is not None and options.include_usage is True)
+    places: dict[str, tuple[int, int]] | Refusal | None = None
+    if (
+        _may_repeat(body, names_prompt=peek.prompt is not UNSET)
+        or not asked
+        or _bounds_nothing(peek.max_tokens)
+        or _bounds_nothing(peek.max_completion_tokens)
+    ):
+        places = _places(json_walk.fields(body))
+    return places if isinstance(places, Refusal) else _request(peek, options, prompts, places)
+
+
+def _read_large(body: bytes, *, loosely: bool = False) -> Request | Refusal:
+    """The same from field to field: nothing is made of those that do not matter."""
+    try:
+        found = json_walk.fields(body)
+    except json_walk.NotJson:
+        _peek.decode(body)  # for what msgspec says of it
+        raise
+    places = _places(found)
+    if isinstance(places, Refusal):
+        return places
+    known = []
+    for name, (start, end) in places.items():
+        if name != "prompt":
+            if end - start > MAX_KNOWN_BYTES:
+                return bad_request(f"The field `{name}` is too long.", param=name)
+            value = body[start:end]
+            known.append(b'"%b":%b' % (name.encode(), typed(name, value) if loosely else value))
+    peek = _peek.decode(b"{%b}" % b",".join(known))
+    options = None if peek.stream_options is UNSET else _options(peek.stream_options)
+    return _request(peek, options, _count_prompts(body, places["prompt"][0]) if "prompt" in places else 1, places)
+
+
+def _options(raw: Raw) -> StreamOptions | None:
+    try:
+        return cast(StreamOptions | None, _stream_options.decode(raw))
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).partition(" - at `$")
+        raise msgspec.ValidationError(f"{what} - at `$.stream_options{place or '`'}") from None
+
+
+def _request(
+    peek: Any, options: StreamOptions | None, prompts: int, places: dict[str, tuple[int, int]] | None
+) -> Request | Refusal:
+    if prompts > MAX_PROMPTS:
+        return bad_request(f"The field `prompt` has more than {MAX_PROMPTS} prompts.", param="prompt")
+    if len(peek.model) > MAX_MODEL:
+        return bad_request(f"The field `model` has more than {MAX_MODEL} characters.", param="model")
+    bound = peek.max_tokens if isinstance(peek.max_tokens, int) else None
+    if isinstance(peek.max_completion_tokens, int):
         # Servers differ in which of the two they obey: the larger one is the bound.
         bound = max(-1 if bound is None else bound, peek.max_completion_tokens or -1)
     return Request(
@@ -65,78 +177,48 @@ def read_request(body: bytes) -> Request | Refusal:
         None if bound is not None and bound < 0 else bound,
         1 if peek.n is peek.best_of is None else max(peek.n or 1, peek.best_of or 1),
         prompts,
+        places,
     )
 
 
-def _count_prompts(prompt: Raw) -> int:
-    """How many prompts stand in a list of texts, or of lists of tokens; a list of tokens is one prompt."""
-    if not bytes(prompt).startswith(b"["):
+def _bounds_nothing(bound: Any) -> bool:
+    """Whether a bound is there, and is none."""
+    return bound is not UNSET and (bound is None or bound < 0)
+
+
+def _count_prompts(data: bytes, start: int) -> int:
+    """How many prompts stand in a list of texts, or of lists of tokens; a list of tokens is one prompt.
+
+    Counted up to one more than MAX_PROMPTS.
+    """
+    if data[start : start + 1] != b"[":
         return 1
-    items = _raw_list.decode(prompt)
-    return len(items) if items and bytes(items[0]).startswith((b'"', b"[")) else 1
+    first = json_walk.inside(data, start, b"[")
+    return len(json_walk.elements(data, start, MAX_PROMPTS)) if data[first : first + 1] in (b'"', b"[") else 1
 
 
 def _may_repeat(body: bytes, *, names_prompt: bool) -> bool:
     # Cheap and never wrong in the safe direction: a repeated key is here twice, or spelled with an escape.
-    if max(map(body.count, _QUOTED)) > 1:
-        return True
-    return (names_prompt and body.count(b'"prompt"') > 1) or _ESCAPED_LETTER.search(body) is not None
+    names = (_NAMED_PROMPT if names_prompt else _NAMED).findall(body)
+    return len(set(names)) < len(names) or (b"\\" in body and _ESCAPED_LETTER.search(body) is not None)
 
 
-def _repeated_key(body: bytes) -> str | None:
-    seen = set()
-    for key, _, _ in top_level_items(body):
-        if key in seen and key in _PEEKED:
-            return key
-        seen.add(key)
-    return None
+def _places(found: list[tuple[str, int, int]]) -> dict[str, tuple[int, int]] | Refusal:
+    """Where the values of the fields that matter stand; a refusal when one is there twice."""
+    places: dict[str, tuple[int, int]] = {}
+    for name, start, end in found:
+        if name in _PEEKED:
+            if name in places:
+                return bad_request(f"The field `{name}` is given more than once.", param=name)
+            places[name] = start, end
+    return places
 
 
-_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],]', re.DOTALL)
-_COLON: Final = re.compile(rb"[ \t\n\r]*:[ \t\n\r]*")
-_BLANK: Final = b" \t\n\r"
-_read_key: Final = msgspec.json.Decoder(str).decode
-
-
-def top_level_items(data: bytes) -> list[tuple[str, int, int]]:
-    """Each key of a JSON object with the place of its value, from and to. `data` must be a valid object.
-
-    Works through any depth of nesting and any length of numbers: nothing but the keys is decoded.
-    """
-    items: list[tuple[str, int, int]] = []
-    depth = start = 0
-    key = None
-    for token in _TOKEN.finditer(data):
-        at = token.start()
-        mark = data[at : at + 1]
-        if mark == b'"':
-            if depth == 1 and key is None:
-                key = _read_key(token[0])
-                colon = _COLON.match(data, token.end())
-                start = colon.end() if colon else token.end()
-            continue
-        if depth == 1 and key is not None and mark in (b",", b"}"):
-            items.append((key, start, start + len(data[start:at].rstrip(_BLANK))))
-            key = None
-        depth += (mark in (b"{", b"[")) - (mark in (b"}", b"]"))
-    return items
-
-
-def ask_for_usage(body: bytes) -> bytes:
-    """The body of a stream request with `stream_options.include_usage` on, every other byte as it came."""
-    start = body.index(b"{") + 1
-    if b'"stream_options"' in body or _ESCAPED_LETTER.search(body) is not None:
-        for key, value_start, value_end in top_level_items(body):
-            if key == "stream_options":
-                value = _with_include_usage(body[value_start:value_end])
-                return body[:value_start] + value + body[value_end:]
-    return body[:start] + b'"stream_options":{"include_usage":true},' + body[start:]
-
-
-def _with_include_usage(options: bytes) -> bytes:
+def usage_asked(options: bytes) -> bytes:
+    """The value of `stream_options` with `include_usage` on, every other byte as it came."""
     if options == b"null":
         return b'{"include_usage":true}'
-    items = top_level_items(options)
+    items = json_walk.fields(mend_halves(options))
     for key, start, end in reversed(items):  # of a key given twice, the last one counts
         if key == "include_usage":
             return options[:start] + b"true" + options[end:]
@@ -146,18 +228,12 @@ def _with_include_usage(options: bytes) -> bytes:
 # --- answers ---
 
 
-class Figures(NamedTuple):
-    """Tokens as a server reports them, each from 0 to MAX_TOKENS. `cached` of the prompt came from its cache."""
-
-    prompt: int
-    completion: int
-    cached: int = 0
-
-
 _answer: Final = msgspec.json.Decoder(Answer)
 _usual_answer: Final = msgspec.json.Decoder(UsualAnswer)
 _choices: Final = msgspec.json.Decoder(Choices)
-_figures: Final = msgspec.json.Decoder(UsageFigures | None)
+_choice: Final = msgspec.json.Decoder(Choice)
+_anything: Final = msgspec.json.Decoder(Any)
+_NO_ERRORS: Final = (b"null", b"false", b'""', b"{}", b"[]", b"0")
 _USAGE_OBJECT: Final = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 
 
@@ -166,26 +242,56 @@ class NotJson(Exception):
 
 
 def answer_usage(body: bytes) -> Figures | None:
-    """The tokens that an answer reports, None if it reports none. Raises NotJson."""
+    """The tokens that an answer reports, None if it reports none. Raises NotJson where it is no object either."""
     try:
         try:
-            return _believed(_usual_answer.decode(body).usage)
+            return believed(_usual_answer.decode(body).usage)
         except msgspec.ValidationError:
-            _answer.decode(body)  # its usage is none, but is the rest JSON?
-    except msgspec.ValidationError:
-        pass  # not an object
+            _answer.decode(body)  # its usage is none, but is the rest an object?
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NotJson(str(error)) from None
+        if not is_object_from_outside(body):
+            raise NotJson(str(error)) from None
+        return _usage_of_odd(body)
     return None
 
 
-def answer_error(body: bytes) -> Raw | None:
-    """What stands under `error` in an answer, for `read_error`; None if it tells of none."""
+def _usage_of_odd(body: bytes) -> Figures | None:
+    """The same of an answer that a strict reader refuses."""
     try:
-        error = _answer.decode(body).error
+        return usage_figures(_answer.decode(mend(body)).usage)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return tail_usage(body[-TAIL_BYTES:])
+
+
+def answer_error(body: bytes) -> Raw | None:
+    """What an answer says went wrong, for `read_told`: under `error`, or all of an `"object": "error"`; else None."""
+    try:
+        answer = _decoded(_answer, body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return None if error is UNSET or bytes(error) == b"null" else error
+    if tells_of_error(answer.error):
+        return cast(Raw, answer.error)
+    return Raw(body) if is_error_object(answer.object) else None
+
+
+def tells_of_error(error: Json) -> bool:
+    """Whether what stands under `error` is one: some servers say in each event that there is none."""
+    return error is not UNSET and bytes(error).translate(None, b" \t\r\n") not in _NO_ERRORS
+
+
+def is_error_object(said: Json) -> bool:
+    """Whether what stands under `object` says that the whole of it is an error."""
+    return said is not UNSET and bytes(said).lower() == b'"error"'
+
+
+def _decoded(decoder: Any, body: bytes) -> Any:
+    """Read it strictly, or else mended."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        return decoder.decode(mend(body))
 
 
 def tail_usage(tail: bytes) -> Figures | None:
@@ -194,53 +300,65 @@ def tail_usage(tail: bytes) -> Figures | None:
     return usage_figures(found[-1]) if found else None
 
 
-def usage_figures(usage: Json | UnsetType) -> Figures | None:
-    """The tokens of a usage object; None if there is none, it is not whole, or it cannot be true.
-
-    Nothing at all for an answer is not true: servers that do not count say so with zeros.
-    What it says of the cache is believed only where the rest is, and never for more than the prompt has.
-    """
-    if usage is UNSET:
-        return None
-    try:
-        figures = _figures.decode(usage)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return _believed(figures)
-
-
-def _believed(figures: UsageFigures | None) -> Figures | None:
-    if figures is None or figures.prompt_tokens is None:
-        return None
-    prompt, completion, details = figures.prompt_tokens, figures.completion_tokens, figures.prompt_tokens_details
-    if completion is None and _plausible(prompt) and _plausible(figures.total_tokens):
-        completion = max(0, figures.total_tokens - prompt)
-    if not (_plausible(prompt) and _plausible(completion) and prompt + completion):
-        return None
-    if details is None:
-        return Figures(prompt, completion)
-    cached = details.get("cached_tokens") if type(details) is dict else 0
-    return Figures(prompt, completion, min(cached, prompt) if cached and _plausible(cached) else 0)
-
-
-def _plausible(tokens: object) -> bool:
-    return type(tokens) is int and 0 <= tokens <= MAX_TOKENS  # bool is a type of its own
-
-
 def answer_text_bytes(body: bytes) -> int:
-    """How many bytes of text the choices of an answer hold; 0 where that cannot be told."""
+    """How many bytes of text the choices of an answer hold: all its bytes where that cannot be told."""
     try:
-        choices = _choices.decode(body).choices
+        choices = bytes(_decoded(_choices, body).choices)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return len(body) if is_object_from_outside(body) else 0
+    try:
+        places = json_walk.elements(choices, 0, MAX_TEXTS)
+        if len(places) > MAX_TEXTS:
+            return len(choices)
+        return sum(_text_bytes(_choice.decode(choices[start:end])) for start, end in places)
+    except (msgspec.DecodeError, json_walk.NotJson, UnicodeDecodeError, RecursionError):
         return 0
-    return sum(len(msgspec.json.encode(choice.message or choice.text or "")) for choice in choices)
+
+
+def _text_bytes(choice: Any) -> int:
+    for raw in (choice.message, choice.text):
+        if raw is not UNSET and (text := bytes(raw)) != b"null":
+            return len(text)
+    return 0
 
 
 # --- errors ---
 
+NO_MESSAGE: Final = "The model server reported an error."
+_STATUS: Final = re.compile(r"[45][0-9]{2}")
+_STATUSES: Final = {
+    # Of OpenAI and those that speak as it does, of vLLM (Python's names of OpenAI's errors) and of Anthropic.
+    "badrequesterror": 400,
+    "contentfilter": 400,
+    "contentpolicyviolation": 400,
+    "contextlengthexceeded": 400,
+    "contextwindowexceedederror": 400,
+    "invalidprompt": 400,
+    "invalidrequest": 400,
+    "invalidrequesterror": 400,
+    "stringabovemaxlength": 400,
+    "authenticationerror": 401,
+    "invalidapikey": 401,
+    "permissiondeniederror": 403,
+    "permissionerror": 403,
+    "modelnotfound": 404,
+    "notfounderror": 404,
+    "requesttoolarge": 413,
+    "unprocessableentityerror": 422,
+    "insufficientquota": 429,
+    "ratelimiterror": 429,
+    "ratelimitexceeded": 429,
+    "engineoverloaded": 503,
+    "overloadederror": 503,
+    "serviceunavailableerror": 503,
+}
+"""By the code or the type of an error, without its underscores."""
+
 
 def render_error(refusal: Refusal) -> bytes:
     """The body of an error answer."""
+    if refusal.told:
+        return b'{"error":%b}' % refusal.told
     error = {
         "message": refusal.message,
         "type": refusal.type,
@@ -255,17 +373,66 @@ def render_error_event(refusal: Refusal) -> bytes:
     return b"data: " + render_error(refusal) + b"\n\n"
 
 
+class Told(NamedTuple):
+    """What a model server says of its failure.
+
+    `status`: as if it had said so at once, 0 if that cannot be told. `code`: the word that programs look for. `shown`:
+    the object that stands under `error`, with no other fields than OpenAI's, each with its own value; empty where that
+    is no object.
+    """
+
+    status: int
+    code: str
+    message: str
+    shown: bytes
+
+
+_NOTHING_TOLD: Final = Told(0, "", "", b"")
+
+
+def read_told(raw: Json) -> Told:
+    """What stands under `error`."""
+    if len(bytes(raw)) > MAX_ERROR_BYTES:
+        return _NOTHING_TOLD
+    try:
+        error = _decoded(_anything, bytes(raw))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _NOTHING_TOLD
+    if isinstance(error, str):
+        return Told(0, "", error[:MAX_MESSAGE], b"")
+    if not isinstance(error, dict):
+        return _NOTHING_TOLD
+    status, message = _status_of(error), str(error.get("message") or "")[:MAX_MESSAGE]
+    code, kind, param = error.get("code"), error.get("type"), error.get("param")
+    word = code if isinstance(code, str) and not code.isdigit() else ""
+    shown = {
+        "message": message or NO_MESSAGE,
+        "type": _cut(kind) or ("invalid_request_error" if 400 <= status < 500 else "api_error"),
+        "param": _cut(param),
+        "code": code if type(code) is int else _cut(code),
+    }
+    return Told(status, (word or str(kind or code or ""))[:MAX_CODE], message, msgspec.json.encode(shown))
+
+
+def _cut(value: Any) -> str | None:
+    return value[:MAX_CODE] if isinstance(value, str) else None
+
+
+def _status_of(error: dict[str, Any]) -> int:
+    """The status that an error would have had as an answer, as it says itself, or else by its code or its type."""
+    for name in ("code", "status", "status_code", "http_status"):
+        value = error.get(name)
+        number = int(value) if isinstance(value, str) and _STATUS.fullmatch(value) else value
+        if type(number) is int and 400 <= number <= 599:
+            return number
+    for name in ("code", "type"):
+        value = error.get(name)
+        if isinstance(value, str) and (status := _STATUSES.get(value.lower().replace("_", ""))):
+            return status
+    return 0
+
+
 def read_error(raw: Json) -> tuple[int, str, str]:
     """Status (0 if none), code and message (both cut to a sensible length) of what stands under `error`."""
-    try:
-        error = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return 0, "", ""
-    if isinstance(error, str):
-        return 0, "", error[:MAX_MESSAGE]
-    if not isinstance(error, dict):
-        return 0, "", ""
-    code = error.get("code")
-    status = code if isinstance(code, int) and not isinstance(code, bool) and 400 <= code <= 599 else 0
-    name = str(error.get("type") or code or "")
-    return status, name[:MAX_CODE], str(error.get("message") or "")[:MAX_MESSAGE]
+    told = read_told(raw)
+    return told.status, told.code, told.message

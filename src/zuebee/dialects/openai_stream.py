@@ -1,18 +1,32 @@
 """A stream of chat or text completion chunks on its way through: checked, metered, never re-rendered.
 
 Bytes in, bytes out, no I/O. Each event is decoded just far enough to see that it is whole and whether it tells of
-usage, an error or the end (about 0.3 µs).
+usage, an error or the end (about 0.3 µs). What cannot be decoded passes all the same, and is counted by its size.
 """
 
-from typing import Final
+import re
+from contextlib import suppress
+from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Raw
 
-from zuebee.dialects.openai import Figures, usage_figures
-from zuebee.dialects.openai_shapes import Chunk, FinishedChoice
+from zuebee.dialects.json_mend import is_object_from_outside, mend
+from zuebee.dialects.openai import TAIL_BYTES, is_error_object, tail_usage, tells_of_error
+from zuebee.dialects.openai_finish import all_finished, finished_by_index
+from zuebee.dialects.openai_hidden import without_usage
+from zuebee.dialects.openai_shapes import AnyChunk, Chunk, Groq
 from zuebee.dialects.openai_text import BYTES_PER_TOKEN, text_bytes
-from zuebee.dialects.sse import EventCutter, EventTooLarge, event_data, split_events
+from zuebee.dialects.openai_usage import Figures, Json, usage_figures, usage_in_choices
+from zuebee.dialects.sse import (
+    MAX_EVENT_BYTES,
+    EventCutter,
+    EventTooLarge,
+    end_of_event,
+    event_data,
+    names_error,
+    split_events,
+)
 
 DONE: Final = b"[DONE]"
 DONE_EVENT: Final = b"data: [DONE]\n\n"
@@ -20,47 +34,64 @@ LITTLE_TEXT_BYTES: Final = 24
 """Text of an event that may be a single token. With more of it, there are as many tokens as its size says."""
 
 MAX_WRAPPING_BYTES: Final = 1024
+MAX_TEXTS: Final = 10_000
+"""Of so many choices it is known which have finished."""
 
+_END_BYTES: Final = 2
+"""Of the end of an event these may have come before."""
+
+_NO_CHOICES: Final = (b"[]", b"null")
+_EMPTY_CHOICES: Final = re.compile(rb'"choices"\s*:\s*(?:\[\s*\]|null)')
 
 _decode_chunk: Final = msgspec.json.Decoder(Chunk).decode
 _decode_lines: Final = msgspec.json.Decoder(Chunk).decode_lines
-_choices: Final = msgspec.json.Decoder(list[FinishedChoice])
+_decode_any: Final = msgspec.json.Decoder(AnyChunk).decode
+_groq: Final = msgspec.json.Decoder(Groq).decode
 
 
 class StreamMeter:
     """Watches one stream. Nothing more of the stream counts once it is `over`.
 
     `usage`: tokens as last reported. `chunks`: events with choices so far; `tokens`: how many tokens those may be, one
-    each, or as their text says where a server puts much of it into an event. `error`: what the server said under
-    `error`. `fault`: why its bytes cannot be trusted. `last_words`: the event that says `[DONE]`; it is held back, for
-    whoever reads it stops reading.
+    each, or as their text says where a server puts much of it into an event. `error`: what the server said went wrong.
+    `fault`: why its bytes cannot be trusted. `unread`: some of it passed that could not be read. `last_words`: the
+    event that says `[DONE]`; it is held back, for whoever reads it stops reading.
+
+    `several`: more than one text comes in it. `max_event_bytes`: a larger event passes as it comes, without being read.
     """
 
-    def __init__(self, *, hide_usage: bool) -> None:
+    def __init__(self, *, hide_usage: bool, several: bool = False, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.over = False
         self.done = False
         self.error: Raw | None = None
         self.fault = ""
+        self.unread = False
         self.chunks = 0
         self.usage: Figures | None = None
         self.last_words = b""
         self._more_tokens = 0
         self._little_bytes = 0
         self._hide_usage = hide_usage
-        self._cutter = EventCutter()
+        self._shows_usage = False
+        self._several = several
+        self._finished: dict[int, bool] = {}
+        self._cutter = EventCutter(max_event_bytes)
         self._rest = self._cutter.rest
-        self._last_choices: Raw | UnsetType = UNSET
+        self._passing = False
+        self._tail = b""
+        self._first_choices: Json = UNSET
+        self._last_choices: Json = UNSET
 
     def feed(self, data: bytes) -> bytes:
         """What of the stream can be passed on by now: whole events, as they came.
 
-        Left out are the extra usage chunk when `hide_usage`, an error event (it is in `error`), `[DONE]`, and whatever
-        follows it.
+        Left out are usage when `hide_usage`, the extra chunk with it, an error event (it is in `error`), `[DONE]`, and
+        whatever follows it.
         """
         # Nearly always a read is one event or a few, each on one line: checked in one go, passed on as they are.
         if self.over:
             return b""
-        if self._rest or not data.startswith(b"data: ") or not data.endswith(b"\n\n"):
+        if self._rest or self._several or not data.startswith(b"data: ") or not data.endswith(b"\n\n"):
             return self._feed_any(data)
         done = data.endswith(DONE_EVENT)
         block = data[: -len(DONE_EVENT)] if done else data
@@ -86,54 +117,101 @@ class StreamMeter:
                 self._measure([*chunks, last], len(block))
             if not self._counts(last):
                 block = block[: block.rfind(b"\n\n", 0, -2) + 2] if chunks else b""
+            elif self._shows_usage:
+                block = self._without_usage(block, block.rfind(b"\n\n", 0, -2) + 2 if chunks else 0)
         if done:
             self.done = self.over = True
             self.last_words = DONE_EVENT
         return block
 
+    def end(self) -> bytes:
+        """No more comes: what of it is left, and can be passed on.
+
+        It may lack the empty line at its end, where the server left that out.
+        """
+        event = bytes(self._rest)
+        if self.over or self._passing or not event.strip():
+            return b""
+        payload = event_data(event)
+        if payload.strip() != DONE and not is_object_from_outside(payload):
+            return b""  # it was cut off
+        self._rest.clear()
+        passes = self._passes(event, payload)
+        if self.done:
+            self.last_words = event
+        if not passes:
+            return b""
+        if self._shows_usage:
+            event = self._without_usage(event, 0)
+        return event if self.whole else event.rstrip(b"\r\n") + b"\n\n"
+
     def _feed_any(self, data: bytes) -> bytes:
         """The same for whatever may come."""
+        if self._passing:
+            return self._pass_large(data)
+        large = b""
         try:
             block = self._cutter.feed(data)
         except EventTooLarge:
-            self._give_up("an event is too large")
-            return b""
+            begun = self._cutter.begun
+            block, large = bytes(self._rest[:begun]), bytes(self._rest[begun:])
+            self._rest.clear()
         kept = []
         for event in split_events(block):
             payload = event_data(event)
-            if not payload or self._passes(payload):
-                kept.append(event)
+            if not payload or self._passes(event, payload):
+                kept.append(self._without_usage(event, 0) if self._shows_usage else event)
             if self.over:
                 if self.done:
                     self.last_words = event
-                break
+                return b"".join(kept)
+        if large:
+            kept.append(self._begin_large(large))
         return b"".join(kept)
 
-    def _passes(self, data: bytes) -> bool:
+    def _passes(self, event: bytes, data: bytes) -> bool:
         """Take note of an event; whether it is to be passed on now."""
         try:
-            chunk = _decode_chunk(data)
+            chunk = _decode_any(data)
         except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
-            if data.strip() != DONE:
+            if data.strip() == DONE:
+                self.done = self.over = True
+                return False
+            if not is_object_from_outside(data):
                 self._give_up("an event is not a JSON object")
                 return False
-            self.done = self.over = True
-            return False
-        if chunk.error is not UNSET and bytes(chunk.error) != b"null":
-            self.error = chunk.error
+            try:
+                chunk = _decode_any(mend(data))
+            except (ValueError, RecursionError):
+                return self._passes_unread(data)
+        if (error := _error_in(chunk, event, data)) is not None:
+            self.error = error
             self.over = True
             return False
         if len(data) > self._little_bytes:
             self._measure([chunk], len(data))
+        if self._several and len(self._finished) < MAX_TEXTS:
+            self._finished.update(finished_by_index(chunk.choices))
         return self._counts(chunk)
 
-    def _measure(self, chunks: list[Chunk], size_bytes: int) -> None:
+    def _measure(self, chunks: list[Any], size_bytes: int) -> None:
         """Take note of text that is more than a token for each chunk; the first ones show how large a wrapping is."""
         sizes = [text_bytes(chunk.choices) for chunk in chunks]
         self._more_tokens += sum(size // BYTES_PER_TOKEN - 1 for size in sizes if size > LITTLE_TEXT_BYTES)
         if not self._little_bytes:
             wrapping_bytes = (size_bytes - sum(sizes)) // len(chunks)
             self._little_bytes = min(max(wrapping_bytes, 0), MAX_WRAPPING_BYTES) + LITTLE_TEXT_BYTES
+            self._first_choices = chunks[0].choices
+
+    @property
+    def begun_event(self) -> bytes:
+        """What came of an event that has not ended yet."""
+        return bytes(self._rest)
+
+    @property
+    def amid_event(self) -> bool:
+        """Whether a part of an event was passed on, so that nothing may be put in here."""
+        return self._passing
 
     @property
     def tokens(self) -> int:
@@ -144,26 +222,100 @@ class StreamMeter:
         self.fault = fault
         self.over = True
 
-    def _counts(self, chunk: Chunk) -> bool:
+    def _counts(self, chunk: Any) -> bool:
         """Count a chunk; False if it is the extra one that only tells of usage, and that is to be hidden."""
         if chunk.usage is not UNSET:
             self.usage = usage_figures(chunk.usage) or self.usage
-            empty = chunk.choices is UNSET or bytes(chunk.choices).translate(None, b" \t\r\n") == b"[]"
-            if empty and bytes(chunk.usage) != b"null":
-                return not self._hide_usage
+            empty = chunk.choices is UNSET or bytes(chunk.choices).translate(None, b" \t\r\n") in _NO_CHOICES
+            if bytes(chunk.usage) != b"null":
+                if empty:
+                    return not self._hide_usage
+                self._shows_usage = self._hide_usage
+        elif chunk.x_groq is not UNSET:
+            self._take_groq(chunk.x_groq)
         self.chunks += 1
         self._last_choices = chunk.choices
         return True
+
+    def _without_usage(self, block: bytes, start: int) -> bytes:
+        """The same without the usage that its last event, which begins at `start`, tells beside its choices."""
+        self._shows_usage = False
+        event = block[start:] if start else block
+        return block[:start] + without_usage(event, event_data(event))
+
+    def _take_groq(self, said: Raw) -> None:
+        with suppress(ValueError, RecursionError):
+            self.usage = usage_figures(_groq(said).usage) or self.usage
+
+    # --- what cannot be read ---
+
+    def _passes_unread(self, data: bytes) -> bool:
+        """Count an object that nobody can read; False if it tells of usage only, as far as can be seen."""
+        self.unread = True
+        usage = tail_usage(data[-TAIL_BYTES:])
+        self.usage = usage or self.usage
+        if usage is not None and data.count(b'"choices"') == len(_EMPTY_CHOICES.findall(data)):
+            return not self._hide_usage
+        self._shows_usage = self._hide_usage and usage is not None
+        self._count_unread(len(data))
+        return True
+
+    def _count_unread(self, size_bytes: int) -> None:
+        self.chunks += 1
+        self._more_tokens += max(size_bytes // BYTES_PER_TOKEN - 1, 0)
+        self._last_choices = UNSET
+
+    def _begin_large(self, begun: bytes) -> bytes:
+        """An event that is larger than may be held passes as it comes."""
+        if not event_data(begun).lstrip().startswith(b"{"):
+            self._give_up("an event is too large")
+            return b""
+        self.unread = self._passing = True
+        self._count_unread(len(begun))
+        self._rest += begun[-_END_BYTES:]
+        self._tail = begun[-TAIL_BYTES:]
+        return begun
+
+    def _pass_large(self, data: bytes) -> bytes:
+        known = len(self._rest)
+        joined = bytes(self._rest) + data
+        end = end_of_event(joined)
+        here = end - known if end else len(data)
+        self._tail = (self._tail + data[:here])[-TAIL_BYTES:]
+        self._more_tokens += here // BYTES_PER_TOKEN
+        if not end:
+            self._rest[:] = joined[-_END_BYTES:]
+            return data
+        self._rest.clear()
+        self.usage = tail_usage(self._tail) or self.usage
+        self._passing, self._tail = False, b""
+        return data[:here] + (self.feed(data[here:]) if here < len(data) else b"")
+
+    # --- how it ended ---
+
+    @property
+    def figures(self) -> Figures | None:
+        """The usage, also where only the last choices tell of it."""
+        return self.usage or usage_in_choices(self._last_choices)
 
     @property
     def whole(self) -> bool:
         """Whether the stream, if it ended now, would be whole: `[DONE]` came, or each choice gave its finish reason."""
         if self.done:
             return True
-        if self._last_choices is UNSET or self._rest.strip() or self.over:
+        if self._last_choices is UNSET or self._rest.strip() or self.over or self._passing:
             return False
-        try:
-            choices = _choices.decode(self._last_choices)
-        except ValueError:
+        if self._several:
+            return bool(self._finished) and all(self._finished.values())
+        if not all_finished(self._last_choices):
             return False
-        return bool(choices) and all(choice.finish_reason is not None for choice in choices)
+        # A server that gives a reason from the first chunk on says nothing by it.
+        return self.chunks == 1 or not all_finished(self._first_choices)
+
+
+def _error_in(chunk: AnyChunk, event: bytes, data: bytes) -> Raw | None:
+    """What an event says went wrong."""
+    if tells_of_error(chunk.error):
+        return chunk.error if isinstance(chunk.error, Raw) else None
+    empty = chunk.choices is UNSET or bytes(chunk.choices) in _NO_CHOICES
+    return Raw(data) if empty and (is_error_object(chunk.object) or names_error(event)) else None

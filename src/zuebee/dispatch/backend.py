@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from zuebee.config import Repeated
 from zuebee.contracts.inference import Inference
 from zuebee.dispatch.balancer import Node
 from zuebee.dispatch.health import Health
@@ -9,7 +10,7 @@ from zuebee.dispatch.queue import Load
 
 
 class Backend(Node):
-    """A node that can be talked to."""
+    """A node that can be talked to. `repeat`: what it may be sent again though it may have begun it."""
 
     def __init__(
         self,
@@ -21,7 +22,9 @@ class Backend(Node):
         health: Health,
         models: Sequence[str],
         load: Load | None = None,
+        repeat: Sequence[Repeated] = (),
     ) -> None:
         super().__init__(name, weight, health, models, load)
         self.url = url
         self.inference = inference
+        self.repeat = tuple(repeat)

@@ -14,6 +14,18 @@ from zuebee.dispatch.queue import Load
 EWMA_DECAY_S: Final = 10.0
 UNKNOWN_COST_S: Final = 0.001
 MAX_COOLDOWNS: Final = 100
+TRIAL_EVERY_S: Final = 1.0
+
+
+class _Cooldown:
+    """Until when; `who` it is for, "" for all."""
+
+    __slots__ = ("tried_at_s", "until_s", "who")
+
+    def __init__(self, until_s: float, who: str, now_s: float) -> None:
+        self.until_s = until_s
+        self.who = who
+        self.tried_at_s = now_s
 
 
 class Node:
@@ -31,7 +43,7 @@ class Node:
         self._current_weight = 0
         self._latency_s = 0.0
         self._latency_at_s = 0.0
-        self._cooldowns: dict[str, float] = {}
+        self._cooldowns: dict[str, _Cooldown] = {}
 
     @property
     def in_flight(self) -> int:
@@ -56,23 +68,51 @@ class Node:
         """The expected time to the first byte; it fades while nothing is observed."""
         return self._latency_s * math.exp(-(now_s - self._latency_at_s) / EWMA_DECAY_S)
 
-    def cool_down(self, model: str, until_s: float) -> None:
-        """The backend asked for no requests of this model until then."""
-        if len(self._cooldowns) >= MAX_COOLDOWNS:
-            self._cooldowns.clear()
-        self._cooldowns[model] = until_s
+    def cool_down(self, model: str, now_s: float, until_s: float, who: str = "") -> None:
+        """The backend asked `who` for no requests of this model until then; a shorter wish takes no longer one back.
 
-    def cooling_s(self, model: str, now_s: float) -> float:
-        """How long the backend still wants to be left alone."""
+        What it asks of one caller holds for that one: maybe it is its share that is used up. Two are all.
+        """
+        if len(self._cooldowns) >= MAX_COOLDOWNS and model not in self._cooldowns:
+            del self._cooldowns[min(self._cooldowns, key=lambda name: self._cooldowns[name].until_s)]
+        known = self._cooldowns.get(model)
+        if known is None or known.until_s <= now_s:
+            self._cooldowns[model] = _Cooldown(until_s, who, now_s)
+            return
+        known.until_s = max(until_s, known.until_s)
+        if who != known.who:
+            known.who = ""
+
+    def cooling_s(self, model: str, now_s: float, who: str = "") -> float:
+        """How long the backend still wants to be left alone by `who`."""
         if not self._cooldowns:
             return 0.0
-        until_s = self._cooldowns.get(model)
-        if until_s is None:
+        known = self._cooldowns.get(model)
+        if known is None:
             return 0.0
-        if until_s <= now_s:
+        if known.until_s <= now_s:
             del self._cooldowns[model]
             return 0.0
-        return until_s - now_s
+        return known.until_s - now_s if known.who in ("", who) else 0.0
+
+    def takes_trial(self, model: str, now_s: float) -> bool:
+        """Whether one may go to a backend that wants to be left alone, to find out if it still does; then no other one
+        for `TRIAL_EVERY_S`.
+        """
+        known = self._cooldowns.get(model)
+        if known is None or now_s - known.tried_at_s < TRIAL_EVERY_S:
+            return False
+        known.tried_at_s = now_s
+        return True
+
+    @property
+    def rests(self) -> bool:
+        """Whether it wants to be left alone with anything, by anybody."""
+        return bool(self._cooldowns)
+
+    def warm_up(self, model: str) -> None:
+        """It took a request of one whom it had asked to wait: it wants some again."""
+        self._cooldowns.pop(model, None)
 
 
 def matches(pattern: str, model: str) -> bool:

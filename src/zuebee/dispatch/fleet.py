@@ -12,6 +12,7 @@ from zuebee.config import BackendSettings, HealthCheckSettings
 from zuebee.contracts.inference import Inference
 from zuebee.dispatch.backend import Backend
 from zuebee.dispatch.health import Health
+from zuebee.kit import clock
 from zuebee.kit.tasks import Tasks
 
 _log = logging.getLogger("zuebee.dispatch")
@@ -37,6 +38,15 @@ class Member(NamedTuple):
     settings: BackendSettings
     backend: Backend
     inference: Reachable
+
+
+class Probed(NamedTuple):
+    """What a probe found. `silent`: there was no answer; `odd`: one that says that the probe was wrong."""
+
+    passed: bool
+    reason: str
+    silent: bool = False
+    odd: bool = False
 
 
 class Fleet:
@@ -98,7 +108,14 @@ class Fleet:
         # The server is the same, and what it still answers counts.
         load = None if old is None else old.backend.load
         backend = Backend(
-            name, settings.url, inference, weight=settings.weight, health=health, models=settings.models, load=load
+            name,
+            settings.url,
+            inference,
+            weight=settings.weight,
+            health=health,
+            models=settings.models,
+            load=load,
+            repeat=settings.repeat,
         )
         return Member(settings, backend, inference)
 
@@ -106,14 +123,16 @@ class Fleet:
         """Probe one backend for ever; the first time at once."""
         health = member.backend.health
         while True:
-            passed, reason = await self._probe(member, checks)
-            if passed and health.probe_passed():
+            found = await self._probe(member, checks)
+            # A busy server has no time for a probe, or no connection left; and some know no such path.
+            excused = found.odd or (found.silent and member.backend.load.in_flight > 0)
+            if found.passed and health.probe_passed():
                 _log.info("backend %s is back", member.backend.name)
-            elif not passed and health.probe_failed():
-                _log.warning("backend %s is out: %s", member.backend.name, reason)
+            elif not found.passed and health.probe_failed(clock.monotonic_s(), excused=excused):
+                _log.warning("backend %s is out: %s", member.backend.name, found.reason)
             await asyncio.sleep(checks.interval_s * random.uniform(1 - JITTER, 1 + JITTER))
 
-    async def _probe(self, member: Member, checks: HealthCheckSettings) -> tuple[bool, str]:
+    async def _probe(self, member: Member, checks: HealthCheckSettings) -> Probed:
         settings = member.settings
         chosen = settings.health_path or checks.path
         path = chosen or self._health_paths[settings.type]
@@ -121,7 +140,7 @@ class Fleet:
             async with asyncio.timeout(checks.timeout_s):
                 status, _ = await member.inference.get(path, checks.method, checks.timeout_s)
         except Exception as error:
-            return False, f"{path}: {str(error) or type(error).__name__}"
+            return Probed(False, f"{path}: {str(error) or type(error).__name__}", silent=True)
         if checks.expected_status is not None:
             passed = status == checks.expected_status
         elif settings.type == "openai" and chosen is None:
@@ -129,7 +148,7 @@ class Fleet:
             passed = status < 500
         else:
             passed = 200 <= status < 300
-        return passed, f"{path} answered {status}"
+        return Probed(passed, f"{path} answered {status}", odd=400 <= status < 500)
 
 
 def _alike(old: BackendSettings, new: BackendSettings) -> bool:

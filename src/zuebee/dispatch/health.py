@@ -1,7 +1,8 @@
 """PURE. Whether a backend is fit to be chosen: its probes (active) and how its requests end (passive).
 
 Passive ejection follows Envoy's outlier detection: 5 failures in a row take a backend out for 30 s, longer each time.
-Who ejects must see to it that somebody is left (`balancer.fit`).
+It takes none out that is the last: who asks knows the others. An answer says more than a probe: a backend that gives
+answers is there, whatever becomes of probes that it has no time for.
 """
 
 from typing import Final
@@ -9,6 +10,8 @@ from typing import Final
 CONSECUTIVE_FAILURES: Final = 5
 EJECTION_S: Final = 30.0
 MAX_EJECTION_S: Final = 300.0
+ANSWERS_SPEAK_S: Final = 60.0
+"""For so long after an answer a probe without one says nothing, if there is a reason for it."""
 
 
 class Health:
@@ -19,6 +22,7 @@ class Health:
         self.ejected_until_s = 0.0
         self.unhealthy_threshold = unhealthy_threshold
         self.healthy_threshold = healthy_threshold
+        self.answered_at_s = float("-inf")
         self._probed = False
         self._probes_failed = 0
         self._probes_passed = 0
@@ -29,16 +33,23 @@ class Health:
         """Whether neither its probes nor its requests speak against it."""
         return not self.probed_down and now_s >= self.ejected_until_s
 
-    def request_succeeded(self, now_s: float) -> None:
-        """A request was answered."""
+    def request_succeeded(self, now_s: float) -> bool:
+        """A request was answered; True if that brings the backend back, whatever had taken it out."""
         self._failures = 0
+        self.answered_at_s = now_s
         if self._ejections and now_s > self.ejected_until_s + MAX_EJECTION_S:
             self._ejections = 0
+        if not self.probed_down and now_s >= self.ejected_until_s:
+            return False
+        self.probed_down = False
+        self.ejected_until_s = 0.0
+        self._probes_failed = 0
+        return True
 
-    def request_failed(self, now_s: float) -> bool:
-        """A request failed through the backend's fault; True if that ejects it."""
+    def request_failed(self, now_s: float, *, others: bool = True) -> bool:
+        """A request failed through the backend's fault; True if that ejects it. `others`: some other one is fit."""
         self._failures += 1
-        if self._failures < CONSECUTIVE_FAILURES or now_s < self.ejected_until_s:
+        if not others or self._failures < CONSECUTIVE_FAILURES or now_s < self.ejected_until_s:
             return False
         self._failures = 0
         self._probes_passed = 0
@@ -58,8 +69,13 @@ class Health:
         self.ejected_until_s = 0.0
         return back
 
-    def probe_failed(self) -> bool:
-        """A probe failed; True if that takes the backend out. The first probe of all decides alone."""
+    def probe_failed(self, now_s: float, *, excused: bool = False) -> bool:
+        """A probe failed; True if that takes the backend out. The first probe of all decides alone.
+
+        `excused`: there is a reason for it other than that the backend is gone. Then answers count for more.
+        """
+        if excused and now_s - self.answered_at_s < ANSWERS_SPEAK_S:
+            return False
         first = not self._probed
         self._probed = True
         self._probes_passed = 0

@@ -1,13 +1,20 @@
 """One HTTP request on ASGI, as the pipeline's `Client`."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
+from io import BytesIO
 from typing import Any, Final, TypeAlias
 
 from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job, Operation, Sink
 from zuebee.dialects import openai
+from zuebee.edge.client import Enter
 from zuebee.edge.replies import error_reply
+from zuebee.edge.uploads import Upload, Uploads
+from zuebee.kit.aside import aside
+from zuebee.kit.networks import network_of
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -20,6 +27,15 @@ FIELDS: Final = "zuebee.fields"
 MEMORY: Final = "zuebee.memory"
 
 TOO_LARGE: Final = "request_too_large"
+TOO_MANY_UPLOADS: Final = Refusal(
+    503,
+    "overloaded_error",
+    "too_many_uploads",
+    "Too many large requests are on their way: there was no room for this one in time.",
+    retry_after_s=1.0,
+    should_retry=True,
+)
+UNBOUNDED: Final = Uploads(1 << 62, 3600.0)
 
 
 class AsgiClient:
@@ -30,8 +46,9 @@ class AsgiClient:
 
     __slots__ = (
         "_caller", "_cycle", "_events", "_headers", "_held", "_max_body_bytes", "_operation", "_receive", "_scope",
-        "_send", "_status", "_whole_body_read", "request_id",
+        "_send", "_status", "_upload", "_uploads", "_whole_body_read", "added", "request_id", "takes_comments",
     )  # fmt: skip
+    translates = False
 
     def __init__(
         self,
@@ -42,8 +59,11 @@ class AsgiClient:
         request_id: str,
         max_body_bytes: int,
         operation: Operation = "chat",
+        uploads: Uploads = UNBOUNDED,
     ) -> None:
         self.request_id = request_id
+        self.takes_comments = True
+        self.added: Headers | None = None  # header fields of each answer to this client
         self._scope = scope
         self._caller = caller
         self._cycle = scope.get(CYCLE)
@@ -51,23 +71,32 @@ class AsgiClient:
         self._send = send
         self._max_body_bytes = max_body_bytes
         self._operation: Operation = operation
+        self._uploads = uploads
+        self._upload: Upload | None = None
         self._whole_body_read = False
         self._events = False
         self._status = 0
         self._headers: Headers | None = None
         self._held = b""
 
-    async def read_job(self) -> Job | Refusal:
+    async def read_job(self, enter: Enter | None = None, holder: str = "", patience_s: float = 0.0) -> Job | Refusal:
         """See `Client.read_job`."""
         caller, body = self._caller, None
         if self._cycle is not None and b"content-encoding" not in caller.fields:
             body = self._cycle.take_whole_body(self._max_body_bytes)
             self._whole_body_read = body is not None
-        if body is None:
-            body = await self._read_body()
-            if isinstance(body, Refusal):
-                return body
-        request = openai.read_request(body)
+        try:
+            if body is None:
+                body = await self._read_body(enter, holder, patience_s)
+                if isinstance(body, Refusal):
+                    return body
+            if len(body) <= openai.INLINE_BYTES:
+                request = openai.read_request(body)
+            else:
+                request = await aside(len(body), partial(openai.read_request, body))
+        finally:
+            if self._upload is not None:
+                self._uploads.end(self._upload)
         if isinstance(request, Refusal):
             return request
         return Job(
@@ -84,31 +113,60 @@ class AsgiClient:
             request.choices,
             request.prompts,
             memory=caller.memory,
+            media=request.media,
+            media_bytes=request.media_bytes,
+            places=request.places,
         )
 
-    async def _read_body(self) -> bytes | Refusal:
+    async def _read_body(self, enter: Enter | None, holder: str, patience_s: float) -> bytes | Refusal:
         limit = self._max_body_bytes
         if int(self._caller.fields.get(b"content-length", 0)) > limit:
             return _too_large(limit)
         encoding = self._caller.fields.get(b"content-encoding")
         if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
             return Refusal(415, "invalid_request_error", "unsupported_encoding", "Compressed bodies are not read.")
-        message = await self._receive()
+        message: MutableMapping[str, Any] | None = None
+        if patience_s:
+            try:
+                async with asyncio.timeout(patience_s):
+                    message = await self._receive()
+            except TimeoutError:
+                pass
+        if enter is not None and (message is None or message.get("more_body")):
+            refusal = await enter()
+            if refusal is not None:
+                return refusal
+        if message is None:
+            message = await self._receive()
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
-            parts = [body]
-            size = len(body)
-            while message.get("more_body"):
-                message = await self._receive()
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > limit:
-                    return _too_large(limit)
-            body = b"".join(parts)
-        elif len(body) > limit:
+            read = await self._read_rest(body, holder)
+            if isinstance(read, Refusal):
+                return read
+            body = read
+        if len(body) > limit:
             return _too_large(limit)
         self._whole_body_read = True
         return body
+
+    async def _read_rest(self, begun: bytes, holder: str) -> bytes | Refusal:
+        """A body of several parts, once there is room for all of it."""
+        limit = self._max_body_bytes
+        try:
+            declared = self._caller.fields.get(b"content-length")
+            self._upload = await self._uploads.begin(network_of(holder), limit if declared is None else int(declared))
+        except TimeoutError:
+            return TOO_MANY_UPLOADS
+        whole = BytesIO()  # which gives what it holds without a second copy
+        size = whole.write(begun)
+        more = True
+        while more:
+            message = await self._receive()
+            size += whole.write(message.get("body", b""))
+            if size > limit:
+                return _too_large(limit)
+            more = bool(message.get("more_body"))
+        return whole.getvalue()
 
     async def start(self, status: int, headers: Headers, *, events: bool) -> None:
         """See `Client.start`."""
@@ -117,8 +175,15 @@ class AsgiClient:
         if events:
             await self._send_head()
 
+    async def start_early(self, headers: Headers) -> None:
+        """See `Client.start_early`."""
+        await self.start(200, headers, events=True)
+
     async def _send_head(self) -> None:
-        await self._send({"type": "http.response.start", "status": self._status, "headers": self._headers})
+        headers = self._headers
+        if self.added and headers is not None:
+            headers = [*headers, *self.added]
+        await self._send({"type": "http.response.start", "status": self._status, "headers": headers})
         self._headers = None
 
     async def write(self, data: bytes) -> None:
@@ -137,6 +202,10 @@ class AsgiClient:
         sink: Sink | None = self._cycle
         return sink
 
+    async def unfit(self, last: bytes) -> Refusal | None:
+        """See `Client.unfit`."""
+        return None
+
     def cancel(self) -> None:
         """See `Client.cancel`."""
         self._scope[CANCEL]()
@@ -154,6 +223,8 @@ class AsgiClient:
             await self._send({"type": "http.response.body", "body": self._held + last, "more_body": False})
 
     async def _respond(self, status: int, headers: Headers, body: bytes) -> None:
+        if self.added:
+            headers = [*headers, *self.added]
         if self._cycle is not None:
             self._cycle.respond(status, headers, body)
         else:

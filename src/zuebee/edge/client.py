@@ -1,21 +1,49 @@
 """The side of a request that its caller sees, as the pipeline knows it."""
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeAlias
 
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job, Sink
 
+Enter: TypeAlias = Callable[[], Awaitable[Refusal | None]]
+"""Takes a place among the running requests for one whose body is not all here, or refuses it."""
+
 
 class Client(Protocol):
-    """Reads one request and writes its answer."""
+    """Reads one request and writes its answer. One that `translates` may find that an answer cannot be told.
 
-    async def read_job(self) -> Job | Refusal:
-        """The request, once its body is there."""
+    `takes_comments`: while a stream has nothing to say, comments can show that it is alive.
+    """
+
+    takes_comments: bool
+
+    @property
+    def translates(self) -> bool:
+        """Whether to ask `unfit` before an answer is accounted for."""
+        ...
+
+    async def unfit(self, last: bytes) -> Refusal | None:
+        """Take the `last` of an answer that is no error, before it is accounted for. A refusal: it cannot be told.
+
+        The last may be given or written again.
+        """
+        ...
+
+    async def read_job(self, enter: Enter | None = None, holder: str = "", patience_s: float = 0.0) -> Job | Refusal:
+        """The request, once its body is there.
+
+        Where that has to be waited for (longer than `patience_s`), `enter` is asked before. What is here of it counts
+        as `holder`'s.
+        """
         ...
 
     async def start(self, status: int, headers: Headers, *, events: bool) -> None:
         """Send the head of the answer; `events`: its body goes out as it comes."""
+        ...
+
+    async def start_early(self, headers: Headers) -> None:
+        """Send the head of a stream that is to come, if all goes well; nothing but comments was there of it yet."""
         ...
 
     async def write(self, data: bytes) -> None:

@@ -2,10 +2,9 @@
 
 from typing import Final, NamedTuple
 
-from zuebee.contracts.admission import Ending
-from zuebee.contracts.inference import End
-
-CLIENT_GONE: Final = "client_closed_request"
+from zuebee.contracts.admission import Ending, Settlement
+from zuebee.contracts.errors import CLIENT_LEFT
+from zuebee.contracts.inference import End, Usage
 
 
 class Conclusion(NamedTuple):
@@ -17,7 +16,7 @@ class Conclusion(NamedTuple):
 
 _COMPLETE: Final = Conclusion("complete", "")
 _REFUSED: Final = Conclusion("refused", "backend_error")
-_LEFT: Final = Conclusion("client_gone", CLIENT_GONE)
+_LEFT: Final = Conclusion("client_gone", CLIENT_LEFT.code)
 
 
 def ending_of(end: End) -> Ending:
@@ -29,6 +28,17 @@ def ending_of(end: End) -> Ending:
             return "refused"
         case _:
             return "upstream_broken"
+
+
+def may_have_begun(end: End) -> bool:
+    """Whether a backend may have worked on what it did not answer: it had the request, and did not say no."""
+    return end.sent and end.cause in ("timeout", "gone", "died", "broken")
+
+
+def prompt_only(settlement: Settlement) -> Usage:
+    """The backend may have read the prompt; nobody can say what that cost."""
+    grant = settlement.grant
+    return Usage(0 if grant is None else grant.prompt_tokens, 0, "estimate")
 
 
 def conclusion(end: End, status: int, *, client_gone: bool) -> Conclusion:

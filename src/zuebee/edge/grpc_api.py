@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import unquote
 
-from zuebee.contracts.admission import Caller, Settlement
+from zuebee.contracts.admission import MAX_CLIENT_ID, Caller, Settlement
 from zuebee.contracts.inference import Headers
 from zuebee.edge.address import TrustedProxies
 from zuebee.edge.grpc_client import GrpcClient
@@ -54,7 +54,7 @@ class GrpcEdge:
             ROUTE.encode(),
         )  # fmt: skip
         settlement = Settlement(request_id, METHOD, ROUTE, caller.address, clock.wall_s())
-        settlement.client_request_id = fields.get(b"x-request-id", b"").decode("latin-1")
+        settlement.client_request_id = fields.get(b"x-request-id", b"")[:MAX_CLIENT_ID].decode("latin-1")
         client = GrpcClient(call, headers, settlement, self._default_model)
         await self._pipeline.serve(caller, client, settlement)
         client.close()

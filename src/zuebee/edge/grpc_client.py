@@ -2,14 +2,28 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from zuebee.contracts.admission import Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job, Sink
 from zuebee.dialects import openai
-from zuebee.dialects.llm_v1 import NotAnAnswer, Piece, chat_body, read_answer, read_events, read_request, told_refusal
+from zuebee.dialects.llm_v1 import (
+    INLINE_BYTES,
+    NotAnAnswer,
+    Piece,
+    chat_body,
+    read_answer,
+    read_events,
+    read_request,
+    told_refusal,
+)
+from zuebee.dialects.openai_shapes import Request
+from zuebee.dialects.sse import EventCutter, EventTooLarge
+from zuebee.edge.client import Enter
 from zuebee.edge.grpc_status import status_of
 from zuebee.kit import clock
+from zuebee.kit.aside import aside
 from zuebee.kit.grpc_server import Call
 from zuebee.protos.llm_pb2 import ChatCompletionChunkResponse, ChatCompletionResponse
 
@@ -29,7 +43,10 @@ class GrpcClient:
     message at once; what belongs into the last one waits until all is accounted for.
     """
 
+    translates = True
+
     def __init__(self, call: Call, headers: Headers, settlement: Settlement, default_model: str) -> None:
+        self.takes_comments = False
         self._call = call
         self._headers = headers
         self._settlement = settlement
@@ -39,26 +56,26 @@ class GrpcClient:
         self._status = 0
         self._answer_headers: Headers = []
         self._events = False
+        self._cutter = EventCutter(MAX_WHOLE_BYTES)
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._ended = False
         self._sent = 0
         self._last = Piece()
+        self._whole: Piece | Refusal | None = None
+        self._is_read = False
         self.cancel = call.cancel
 
-    async def read_job(self) -> Job | Refusal:
-        """See `Client.read_job`."""
-        asked = read_request(self._call.request)
-        if isinstance(asked, Refusal):
-            return asked
-        settlement = self._settlement
+    async def read_job(self, enter: Enter | None = None, holder: str = "", patience_s: float = 0.0) -> Job | Refusal:
+        """See `Client.read_job`. A call is all here when it begins."""
+        call, settlement = self._call, self._settlement
+        # What was made of it is all that is needed: nobody shall hold it until the call is over, and collected.
+        read = partial(_read, call.request, self._default_model, stream=call.streams)
+        size = len(call.request)
+        call.request = b""
+        named, body, request = read() if size <= INLINE_BYTES else await aside(size, read)
         if not settlement.client_request_id:
-            named = asked.meta.request_id[:MAX_ID]
             settlement.client_request_id = named if named.isascii() and named.isprintable() else ""
-        body = chat_body(asked, self._default_model, stream=self._call.streams)
-        if isinstance(body, Refusal):
-            return body
-        request = openai.read_request(body)
         if isinstance(request, Refusal):
             return request
         return Job(
@@ -74,6 +91,9 @@ class GrpcClient:
             request.max_output_tokens,
             request.choices,
             request.prompts,
+            places=request.places,
+            media=request.media,
+            media_bytes=request.media_bytes,
         )
 
     async def start(self, status: int, headers: Headers, *, events: bool) -> None:
@@ -83,17 +103,26 @@ class GrpcClient:
             shown = [(name.decode(), value.decode("latin-1")) for name, value in headers if name.startswith(_SHOWN)]
             await self._call.start(shown)
 
+    async def start_early(self, headers: Headers) -> None:
+        """See `Client.start_early`."""
+        await self.start(200, headers, events=True)
+
     async def write(self, data: bytes) -> None:
         """See `Client.write`."""
+        if self._is_read:
+            return
         if not self._events:
             self._held_bytes += len(data)
             if self._held_bytes <= MAX_WHOLE_BYTES:
                 self._held.append(data)
             return
         try:
-            for piece in read_events(data):
+            if not (data := self._cutter.feed(data)):
+                return
+            long = len(data) > openai.INLINE_BYTES
+            for piece in await aside(len(data), lambda: list(read_events(data))) if long else read_events(data):
                 await self._pass_on(piece)
-        except NotAnAnswer:
+        except (NotAnAnswer, EventTooLarge):
             self._last.error = BAD_ANSWER
 
     async def _pass_on(self, piece: Piece) -> None:
@@ -121,9 +150,25 @@ class GrpcClient:
         """See `Client.outlive`."""
         self._call.goes_on = goes_on
 
+    async def unfit(self, last: bytes) -> Refusal | None:
+        """See `Client.unfit`."""
+        await self._read_out(last)
+        if self._events:
+            return self._last.error
+        if self._held_bytes > MAX_WHOLE_BYTES:
+            return BAD_ANSWER
+        self._whole = piece = await self._read_whole(b"".join(self._held))
+        return piece if isinstance(piece, Refusal) else piece.error
+
+    async def _read_out(self, last: bytes) -> None:
+        await self.write(last)
+        if self._cutter.rest:  # of an event whose empty line was left out
+            await self.write(b"\n\n")
+        self._is_read = True
+
     async def finish(self, last: bytes = b"") -> None:
         """See `Client.finish`."""
-        await self.write(last)
+        await self._read_out(last)
         if self._held_bytes > MAX_WHOLE_BYTES:
             self._fail(BAD_ANSWER)
         elif not self._events:
@@ -151,19 +196,18 @@ class GrpcClient:
         self._ended = True
         self._call.fail(*status_of(refusal, self._settlement.request_id))
 
+    async def _read_whole(self, body: bytes) -> Piece | Refusal:
+        read = partial(_read_whole, body, self._status)
+        return read() if len(body) <= openai.INLINE_BYTES else await aside(len(body), read)
+
     async def _end_whole(self, body: bytes) -> None:
         """An answer in one piece, or an error that a model server gave."""
-        if self._status >= 400:
-            error = openai.answer_error(body)
+        piece = self._whole or await self._read_whole(body)
+        if isinstance(piece, Refusal):
             fields = dict(self._answer_headers)
-            refusal = told_refusal(b"{}" if error is None else error, self._status)
             retry = fields.get(b"x-should-retry") == b"true"
-            self._fail(replace(refusal, retry_after_s=_retry_after_s(fields), should_retry=retry))
-            return
-        try:
-            piece = read_answer(body)
-        except NotAnAnswer:
-            self._fail(BAD_ANSWER)
+            told = replace(piece, retry_after_s=_retry_after_s(fields), should_retry=retry)
+            self._fail(BAD_ANSWER if piece is BAD_ANSWER else told)
             return
         if piece.error is not None:
             self._fail(piece.error)
@@ -182,7 +226,7 @@ class GrpcClient:
                 tool_calls=piece.tool_calls,
                 reasoning_text=piece.reasoning,
                 model=piece.model,
-                request_id=self._settlement.request_id,
+                request_id=self._answered_id(),
                 usage_estimated=estimated,
                 cached_tokens=cached,
             )
@@ -217,8 +261,32 @@ class GrpcClient:
         prompt, completion, cached = (min(count, _MAX_COUNT) for count in counts)
         return prompt, completion, cached, usage.source != "provider"
 
+    def _answered_id(self) -> str:
+        """The id of the request that the answer was made for: of a repeated one, the first."""
+        return dict(self._answer_headers).get(b"x-request-id", b"").decode("latin-1") or self._settlement.request_id
+
     def _latency_ms(self) -> int:
         return round((clock.monotonic_s() - self._started_s) * 1000)
+
+
+def _read(data: bytes, default_model: str, *, stream: bool) -> tuple[str, bytes, Request | Refusal]:
+    """The caller's own id of a request, its body as HTTP has it, and what that asks for."""
+    asked = read_request(data)
+    if isinstance(asked, Refusal):
+        return "", b"", asked
+    body = chat_body(asked, default_model, stream=stream)
+    named = asked.meta.request_id[:MAX_ID]
+    return (named, b"", body) if isinstance(body, Refusal) else (named, body, openai.read_request(body))
+
+
+def _read_whole(body: bytes, status: int) -> Piece | Refusal:
+    if status >= 400:
+        error = openai.answer_error(body)
+        return told_refusal(b"{}" if error is None else error, status)
+    try:
+        return read_answer(body)
+    except NotAnAnswer:
+        return BAD_ANSWER
 
 
 def _retry_after_s(fields: Mapping[bytes, bytes]) -> float | None:

@@ -5,14 +5,17 @@ import os
 from collections.abc import Coroutine
 from typing import Any, Final, NamedTuple
 
-from zuebee.contracts.admission import Caller, Settlement
+from zuebee.contracts.admission import MAX_CLIENT_ID, Caller, Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Memory, Operation
 from zuebee.edge.address import TrustedProxies
-from zuebee.edge.asgi import FIELDS, MEMORY, AsgiClient, Receive, Scope, Send
+from zuebee.edge.asgi import FIELDS, MEMORY, UNBOUNDED, AsgiClient, Receive, Scope, Send
+from zuebee.edge.cors import Cors, is_preflight
 from zuebee.edge.operator import Operator
+from zuebee.edge.paths import tidy
 from zuebee.edge.pipeline import Pipeline
 from zuebee.edge.replies import error_reply
+from zuebee.edge.uploads import Uploads
 from zuebee.kit import clock
 
 
@@ -39,16 +42,35 @@ ROUTES: Final = (
 
 _INFERENCE: Final = {path: route for route in ROUTES if route.operation for path in (route.path, *route.aliases)}
 _OTHER: Final = "other"
+_NO_CORS: Final = Cors()
+_ORIGIN_NOT_ALLOWED: Final = Refusal(
+    403,
+    "permission_error",
+    "origin_not_allowed",
+    "Pages of this origin may not call this gateway: its operator names them in `server.cors.origins`.",
+)
 
 
 class HttpEdge:
     """The ASGI application."""
 
-    def __init__(self, pipeline: Pipeline, operator: Operator, *, max_body_bytes: int, proxies: TrustedProxies) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        operator: Operator,
+        *,
+        max_body_bytes: int,
+        proxies: TrustedProxies,
+        uploads: Uploads = UNBOUNDED,
+        cors: Cors = _NO_CORS,
+    ) -> None:
         self._pipeline = pipeline
         self._operator = operator
         self._max_body_bytes = max_body_bytes
         self._proxies = proxies
+        self._uploads = uploads
+        self._cors = cors
+        self._has_cors = cors.enabled
         # A prefix of its own for each process keeps ids apart without asking anybody.
         self._id_prefix = "req_" + os.urandom(8).hex()
         self._ids = itertools.count(1)
@@ -65,30 +87,50 @@ class HttpEdge:
             caller = self._caller(scope, fields, memory)
             route = _INFERENCE.get(caller.path)
             if route is None or route.operation is None or caller.method != "POST":
-                return self._answer_others(AsgiClient(scope, caller, receive, send, request_id, 0), caller, request_id)
+                other = AsgiClient(scope, caller, receive, send, request_id, 0)
+                if self._has_cors:
+                    other.added = self._cors.fields(fields.get(b"origin"))
+                return self._answer_others(other, caller, request_id)
             operation = route.operation
-            client_request_id = fields.get(b"x-request-id", b"").decode("latin-1")
+            client_request_id = fields.get(b"x-request-id", b"")[:MAX_CLIENT_ID].decode("latin-1")
             if memory is not None:
                 memory[self] = caller, operation, client_request_id
         settlement = Settlement(request_id, caller.method, caller.route, caller.address, clock.wall_s())
         settlement.client_request_id = client_request_id
-        client = AsgiClient(scope, caller, receive, send, request_id, self._max_body_bytes, operation)
+        client = AsgiClient(scope, caller, receive, send, request_id, self._max_body_bytes, operation, self._uploads)
+        if self._has_cors:
+            client.added = self._cors.fields(fields.get(b"origin"))
         return self._pipeline.serve(caller, client, settlement)
 
     async def _answer_others(self, client: AsgiClient, caller: Caller, request_id: str) -> None:
         """Answer what asks for nothing to be run."""
         settlement = Settlement(request_id, caller.method, caller.route, caller.address, clock.wall_s())
+        if self._has_cors and is_preflight(caller.method, caller.fields):
+            await self._answer_preflight(client, caller, settlement)
+            return
         if caller.path not in _INFERENCE:
             await self._operator.answer(caller.path, caller, client, settlement)
             return
         if id_of := caller.fields.get(b"x-request-id"):
-            settlement.client_request_id = id_of.decode("latin-1")
+            settlement.client_request_id = id_of[:MAX_CLIENT_ID].decode("latin-1")
         refusal = self._pipeline.admission.screen(caller) or wrong_method("POST")
         await self._pipeline.refuse(client, settlement, refusal, [(b"allow", b"POST")])
+
+    async def _answer_preflight(self, client: AsgiClient, caller: Caller, settlement: Settlement) -> None:
+        """Tell a browser what a page may send."""
+        refusal, headers = self._pipeline.admission.screen(caller), self._cors.preflight(caller.fields)
+        if refusal is not None or headers is None:
+            await self._pipeline.refuse(client, settlement, refusal or _ORIGIN_NOT_ALLOWED)
+            return
+        client.added = []
+        await client.answer(204, headers, b"")
 
     def _caller(self, scope: Scope, fields: dict[bytes, bytes], memory: Memory | None) -> Caller:
         path: str = scope["path"]
         route = _INFERENCE.get(path)
+        if route is None:
+            path = tidy(path)
+            route = _INFERENCE.get(path)
         peer = scope["client"][0] if scope["client"] else ""
         return Caller(
             scope["method"],

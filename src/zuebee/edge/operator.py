@@ -2,14 +2,16 @@
 
 import hmac
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 
-from zuebee.contracts.admission import Caller, Settlement
-from zuebee.contracts.errors import NOT_FOUND, UNKNOWN_KEY, Refusal
+from zuebee.contracts.admission import Caller, Principal, Settlement
+from zuebee.contracts.errors import UNKNOWN_KEY, Refusal, no_such_model
 from zuebee.contracts.inference import Headers
 from zuebee.edge.asgi import AsgiClient
+from zuebee.edge.paths import no_such_path
 from zuebee.edge.pipeline import Pipeline
 from zuebee.edge.replies import JSON
 
@@ -32,19 +34,21 @@ class OperatorPorts(NamedTuple):
 
     readiness: Callable[[], Readiness]
     models: Callable[[], Awaitable[list[dict[str, Any]]]]
-    exposition: Callable[[str], tuple[bytes, str]]
+    exposition: Callable[[str], Awaitable[tuple[bytes, str]]]
 
 
 class Operator:
-    """Answers the operator's routes. `metrics_path` None: no metrics."""
+    """Answers the operator's routes."""
 
-    def __init__(
-        self, pipeline: Pipeline, ports: OperatorPorts, *, metrics_path: str | None, metrics_token: str | None
-    ) -> None:
+    def __init__(self, pipeline: Pipeline, ports: OperatorPorts) -> None:
         self._pipeline = pipeline
         self._ports = ports
-        self._metrics_path = metrics_path
-        self._metrics_token = metrics_token
+        self._metrics_path: str | None = None
+        self._metrics_token: str | None = None
+
+    def show_metrics(self, path: str | None, token: str | None) -> None:
+        """Answer with metrics at this path (none: nowhere) to whoever has the token (none: to everybody)."""
+        self._metrics_path, self._metrics_token = path, token
 
     def route_of(self, path: str) -> str | None:
         """The canonical path that a path belongs to, None for an unknown one."""
@@ -61,12 +65,12 @@ class Operator:
         if not known and (refused := self._pipeline.admission.screen(caller)) is not None:
             await self._pipeline.refuse(client, settlement, refused)
         elif route is None:
-            await self._pipeline.refuse(client, settlement, NOT_FOUND)
+            await self._pipeline.refuse(client, settlement, no_such_path(path))
         elif caller.method not in ("GET", "HEAD"):
             refusal = Refusal(405, "invalid_request_error", "method_not_allowed", "This endpoint takes GET only.")
             await self._pipeline.refuse(client, settlement, refusal, [(b"allow", b"GET, HEAD")])
         elif route == "/v1/models":
-            await self._pipeline.serve_known(caller, client, settlement, lambda: self._models(path))
+            await self._pipeline.serve_known(caller, client, settlement, partial(self._models, path))
         elif route == "/metrics":
             await self._metrics(caller, client)
         else:
@@ -80,20 +84,22 @@ class Operator:
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), wanted.encode()):
                 await client.refuse(UNKNOWN_KEY)
                 return
-        body, content_type = self._ports.exposition(fields.get(b"accept", b"").decode("latin-1"))
+        body, content_type = await self._ports.exposition(fields.get(b"accept", b"").decode("latin-1"))
         headers: Headers = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(body))]
         await client.answer(200, headers, body)
 
-    async def _models(self, path: str) -> tuple[int, bytes] | Refusal:
+    async def _models(self, path: str, principal: Principal) -> tuple[int, bytes] | Refusal:
+        """The models that a caller may use, or one of them."""
+        may_use = self._pipeline.admission.may_use
         cards = await self._ports.models()
         if path in _MODELS:
-            return 200, msgspec.json.encode({"object": "list", "data": cards})
+            listed = [card for card in cards if may_use(principal, card["id"]) is None]
+            return 200, msgspec.json.encode({"object": "list", "data": listed})
         wanted = path.partition("/models/")[2]
         for card in cards:
-            if card["id"] == wanted:
+            if card["id"] == wanted and may_use(principal, wanted) is None:
                 return 200, msgspec.json.encode(card)
-        message = f"There is no model `{wanted[:200]}`."
-        return Refusal(404, "not_found_error", "model_not_found", message, "model")
+        return no_such_model(wanted)
 
 
 async def tell_health(client: AsgiClient, state: Readiness | None) -> None:

@@ -8,30 +8,31 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from zuebee.config import ClientGoneSettings
 from zuebee.contracts.admission import Admission, Caller, Grant, Principal, Settlement
-from zuebee.contracts.errors import BODY_NOT_SIGNED, DRAINED, INTERNAL, Refusal
-from zuebee.contracts.inference import End, Events, Head, Headers, Inference, Job, Usage
+from zuebee.contracts.errors import BODY_NOT_SIGNED, CLIENT_LEFT, DRAINED, INTERNAL, Refusal
+from zuebee.contracts.inference import End, Events, Head, Headers, Inference, Job, Reply, Usage
 from zuebee.dialects import openai, sse
 from zuebee.edge.client import Client
 from zuebee.edge.detached import DETACH, Departures, Onward
-from zuebee.edge.endings import CLIENT_GONE, conclusion, ending_of
+from zuebee.edge.early import early_places, enter
+from zuebee.edge.endings import conclusion, ending_of, may_have_begun, prompt_only
+from zuebee.edge.prelude import Prelude, as_stream, early_headers
 from zuebee.edge.recording import Recording, RecordingClient
 from zuebee.edge.replay import HEADER, Attempt, Replays, is_signed_for
 from zuebee.edge.replies import JSON, relayed_headers
 from zuebee.kit import clock
-
-CLIENT_CLOSED_REQUEST: Final = 499
+from zuebee.kit.tasks import Tasks
 
 
 class Exchange:
     """One request on its way. `end` cuts it short from outside."""
 
     __slots__ = (
-        "_attempt", "_began", "_client", "_cut_for", "_events", "_head", "_job", "_onward", "_pipeline", "_settled",
-        "_started_s", "settlement",
+        "_asked", "_attempt", "_began", "_client", "_cut_for", "_events", "_head", "_job", "_onward", "_pipeline",
+        "_prelude", "_settled", "_started_s", "settlement",
     )  # fmt: skip
 
     def __init__(self, pipeline: "Pipeline", client: Client, settlement: Settlement) -> None:
@@ -41,16 +42,20 @@ class Exchange:
         self._started_s = clock.monotonic_s()
         self._settled = False
         self._cut_for: Refusal | None = None
-        self._job: Job | None = None
+        self._asked: Job | None = None
+        self._job: Job | None = None  # since a backend may see it
         self._head: Head | None = None
         self._began = False
         self._events = False
         self._onward: Onward | None = None
         self._attempt: Attempt | None = None
+        self._prelude: Prelude | None = None
 
     def end(self, reason: Refusal = DRAINED) -> None:
         """Cut it short: tell the client why, settle, and be done."""
         self._cut_for = reason
+        if self._asked is not None:
+            self._asked.cut_for = reason
         self._client.cancel()
 
     async def run(self, caller: Caller) -> None:
@@ -61,7 +66,7 @@ class Exchange:
             refusal = await self._admit_and_relay(caller)
             if refusal is not None:
                 self._refused(refusal)
-                await self._client.refuse(refusal)
+                await self._tell(refusal)
         except asyncio.CancelledError:
             # Settled is settled: its client had the whole answer, and is free to leave before we are done with it.
             if not self._settled:
@@ -75,6 +80,8 @@ class Exchange:
                     await self._client.refuse(INTERNAL)
             raise
         finally:
+            if self._prelude is not None:
+                self._prelude.stop()
             if not self._settled:
                 self._settle()
             if self._onward is not None:
@@ -87,15 +94,18 @@ class Exchange:
         if not isinstance(principal, Principal):
             return principal
         settlement.principal = principal
-        job = await self._client.read_job()
+        entering = partial(enter, self._pipeline.admission, caller, principal, settlement)
+        job = await self._client.read_job(entering, principal.key_id or caller.address, self._pipeline.patience_s)
         if not isinstance(job, Job):
             return job
         settlement.model = job.model
         settlement.stream = job.stream
         settlement.request_bytes = len(job.body)
+        job.early = settlement.early
+        self._asked = job
         if HEADER not in caller.fields or not principal.key_id or (replays := self._pipeline.replays) is None:
             return await self._run_job(caller, principal, job)
-        if not is_signed_for(caller, job.body):
+        if not await is_signed_for(caller, job.body):
             return BODY_NOT_SIGNED
         # Who names a request wants its outcome, also when the connection is lost meanwhile.
         self._go_on(DETACH)
@@ -120,7 +130,9 @@ class Exchange:
         self._job = job
         job.priority = principal.priority
         job.sender = principal
-        first, rest = await self._pipeline.inference.run(job)
+        job.prompt_tokens = grant.prompt_tokens
+        job.answer_bound = grant.answer_bound
+        first, rest = await self._pipeline.inference.run(job) if not job.stream else await self._run_stream(job)
         if isinstance(first, End):
             return await self._finish(first)
         if rest is None:
@@ -128,6 +140,30 @@ class Exchange:
             self._head = first
             return await self._answer(first)
         return await self._relay(first, rest)
+
+    async def _run_stream(self, job: Job) -> Reply:
+        """Run a job that asks for a stream, whose reader shall not wait in silence for its first event."""
+        pipeline = self._pipeline
+        if not pipeline.heartbeat_s or not self._client.takes_comments:
+            return await pipeline.inference.run(job)
+        prelude = Prelude(
+            pipeline.heartbeat_s, self._begin_early, partial(self._client.write, sse.COMMENT), pipeline.tasks
+        )
+        self._prelude = prelude
+        reply = await pipeline.inference.run(job)
+        prelude.stop()
+        return await as_stream(reply, usage=job.stream_usage) if self._began else reply
+
+    async def _begin_early(self) -> bool:
+        """Begin a stream before there is anything of it; False: its hold is not on disk yet."""
+        settlement, grant = self.settlement, self.settlement.grant
+        if grant is not None and grant.hold is not None and not grant.hold.secured:
+            return False
+        self._began = self._events = True
+        settlement.status = 200
+        limits = grant.place.headers() if grant is not None and grant.place is not None else []
+        await self._client.start_early(early_headers(limits, settlement.request_id))
+        return True
 
     async def _relay(self, head: Head, rest: Events) -> Refusal | None:
         """Pass an answer on as it comes."""
@@ -147,6 +183,7 @@ class Exchange:
                         continue
                     if settlement.response_bytes and (refusal := await self._secure()) is not None:
                         return refusal  # the first piece was held back, and with it the head
+                    self._began = settlement.response_bytes > 0
                     settlement.response_bytes += len(event)
                     await client.write(event)
                 elif isinstance(event, End):
@@ -162,6 +199,9 @@ class Exchange:
         assert head.rest is not None
         body, end = head.rest
         settlement = self.settlement
+        if head.status < 400 and self._client.translates and (unfit := await self._client.unfit(body)) is not None:
+            self._begin(head)
+            return self._untold(unfit)
         settlement.response_bytes += len(body)
         if self._attempt is not None:
             await self._start(head)
@@ -170,11 +210,21 @@ class Exchange:
         headers = self._begin(head)
         settlement.usage = end.usage
         self._conclude(end)
+        settlement.duration_s = clock.monotonic_s() - self._started_s
+        try:
+            # First, for whoever is refused is not charged: what was settled is never taken back.
+            refusal = await self._secure(settlement)
+        except asyncio.CancelledError:
+            if (grant := settlement.grant) is None or grant.hold is None or not grant.hold.joined:
+                raise
+            self._settle()  # it is on disk as what it is
+            if self._cut_for is None:
+                raise
+            refusal = None
+        if refusal is not None:
+            settlement.usage, settlement.ending = None, "failed"
+            return refusal
         stored = self._settle()
-        # If the disk fails now, the answer is not given away. Most are settled in the batch of their hold.
-        if (refusal := await self._secure()) is not None:
-            await self._client.refuse(refusal)
-            return None
         if stored is not None:
             await stored
         await self._client.answer(head.status, headers, body)
@@ -189,6 +239,8 @@ class Exchange:
         """Give an answer that another request got, or is getting; at no cost."""
         settlement = self.settlement
         self._client.outlive(lambda: False)
+        if settlement.early is not None:
+            self._pipeline.admission.leave(settlement.early)  # what others run is counted there
 
         def on_start(status: int, events: bool) -> None:
             self._began, self._events = True, events
@@ -202,12 +254,12 @@ class Exchange:
 
         return await recording.play(self._client, self._pipeline.heartbeat_s, on_start, on_end)
 
-    async def _secure(self) -> Refusal | None:
-        """Wait until the hold is on disk: no byte of an answer leaves before it."""
+    async def _secure(self, settlement: Settlement | None = None) -> Refusal | None:
+        """Wait until the hold is on disk: no byte of an answer leaves before it. `settlement`: see `Hold.wait`."""
         grant = self.settlement.grant
         if grant is None or grant.hold is None or grant.hold.secured:
             return None
-        return await grant.hold.wait()
+        return await grant.hold.wait(settlement)
 
     async def _first_events(self, block: bytes) -> None:
         """Pass events on; the first ones tell when the first token came, and open the short way for the rest."""
@@ -224,14 +276,15 @@ class Exchange:
                     self.settlement.response_bytes += sink.written_bytes
 
     async def _start(self, head: Head) -> None:
+        early = self._began
         headers = self._begin(head)
-        await self._client.start(head.status, headers, events=head.events)
+        if not early:
+            await self._client.start(head.status, headers, events=head.events)
 
     def _begin(self, head: Head) -> Headers:
         """Take note of a head; the header fields that go to the client."""
         self._head = head
-        self._began = True
-        self._events = head.events
+        self._began = self._events = head.events  # the head of another answer is held back
         settlement = self.settlement
         settlement.status = head.status
         settlement.backend = head.backend
@@ -247,23 +300,32 @@ class Exchange:
 
     async def _finish(self, end: End) -> Refusal | None:
         settlement = self.settlement
-        settlement.usage = end.usage
         if self._head is None:
+            settlement.usage = end.usage
             settlement.backend = end.backend
             settlement.backend_url = end.backend_url
             settlement.attempts = end.attempts
             settlement.ending = ending_of(end)
+            if end.usage is None and may_have_begun(end):
+                settlement.usage = prompt_only(settlement)
             return end.refusal or INTERNAL
+        if not self._events and (refusal := await self._secure()) is not None:
+            return refusal
+        unfit = None
+        if self._client.translates and end.refusal is None and settlement.status < 400:
+            unfit = await self._client.unfit(end.last_words)
+            if unfit is not None and not self._events:
+                return self._untold(unfit)
+        settlement.usage = end.usage
         if self._attempt is not None and (end.refusal is None or self._events):
             await self._attempt.decide(
                 end.last_words if end.refusal is None else openai.render_error_event(end.refusal)
             )
         self._conclude(end)
+        if unfit is not None:
+            settlement.ending, settlement.code = "upstream_broken", _known_code(unfit)
         settlement.response_bytes += len(end.last_words)
         stored = self._settle()
-        if not self._events and (refusal := await self._secure()) is not None:
-            await self._client.refuse(refusal)
-            return None
         if stored is not None:
             await stored
         if end.refusal is not None:
@@ -272,10 +334,30 @@ class Exchange:
             await self._client.finish(end.last_words)
         return None
 
+    def _untold(self, unfit: Refusal) -> Refusal:
+        """Nobody sees anything of this answer: it is accounted for like one that makes no sense to begin with."""
+        self._began = False
+        self._close(unfit)
+        settlement = self.settlement
+        settlement.usage, settlement.ending, settlement.code = (
+            prompt_only(settlement),
+            "upstream_broken",
+            _known_code(unfit),
+        )
+        self._settle()
+        return unfit
+
     def _conclude(self, end: End) -> None:
         settlement = self.settlement
         gone = self._onward is not None and self._onward.gone
         settlement.ending, settlement.code = conclusion(end, settlement.status, client_gone=gone)
+
+    async def _tell(self, refusal: Refusal) -> None:
+        """Refuse, by what is left to do so."""
+        if self._began:
+            await self._break_off(refusal)
+        else:
+            await self._client.refuse(refusal)
 
     async def _break_off(self, refusal: Refusal) -> None:
         """The rest is missing: an event stream can say so; any other answer must not look whole."""
@@ -284,28 +366,32 @@ class Exchange:
 
     async def _cut(self) -> None:
         """The task was cancelled: by `end`, or because the client left."""
-        settlement = self.settlement
+        if self._prelude is not None:
+            self._prelude.stop()
+        settlement, job = self.settlement, self._job
+        reason = self._cut_for
+        if job is not None and reason is None and settlement.grant is not None:
+            # Who leaves before the backend has counted the prompt pays what was held for it: to leave saves nothing.
+            job.prompt_tokens = max(job.prompt_tokens, settlement.grant.prompt_held)
         if self._head is not None:
             settlement.usage = self._head.usage_so_far()
-        elif self._job is not None and not self._job.waiting:
+        elif job is not None and not job.waiting:
             # The backend may have read the prompt; nobody can say what that cost.
-            prompt_tokens = settlement.grant.prompt_tokens if settlement.grant is not None else 0
-            settlement.usage = Usage(prompt_tokens, 0, "estimate")
-        reason = self._cut_for
+            settlement.usage = Usage(job.prompt_tokens, 0, "estimate")
         if reason is None:
             settlement.ending = "client_gone"
-            settlement.status = settlement.status or CLIENT_CLOSED_REQUEST
-            settlement.code = CLIENT_GONE
+            if not self._began:
+                settlement.status, settlement.response_bytes = CLIENT_LEFT.status, 0
+            settlement.code = CLIENT_LEFT.code
             return
         settlement.ending = "shutdown" if reason is DRAINED else "cut"
         self._close(reason)
         self._settle()
-        if not self._began:
-            await self._client.refuse(reason)
-        else:
-            await self._break_off(reason)
+        await self._tell(reason)
 
     def _refused(self, refusal: Refusal) -> None:
+        if self._settled:
+            return
         if self.settlement.ending == "failed":
             self.settlement.ending = "refused"
         self._close(refusal)
@@ -314,7 +400,7 @@ class Exchange:
     def _close(self, refusal: Refusal) -> None:
         self.settlement.code = refusal.code
         if not self._began:
-            self.settlement.status = refusal.status
+            self.settlement.status, self.settlement.response_bytes = refusal.status, 0
 
     def _settle(self) -> Awaitable[None] | None:
         if self._settled:
@@ -322,6 +408,11 @@ class Exchange:
         self._settled = True
         self.settlement.duration_s = clock.monotonic_s() - self._started_s
         return self._pipeline.admission.settle(self.settlement)
+
+
+def _known_code(unfit: Refusal) -> str:
+    """A code for the record, which has none that a model server made up."""
+    return "bad_answer" if unfit.code == "bad_answer" else "backend_error"
 
 
 class Pipeline:
@@ -337,7 +428,9 @@ class Pipeline:
         self.inference = inference
         self.replays = replays
         self.heartbeat_s = heartbeat_s
+        self.patience_s = 0.0  # how long a body is waited for before it takes a place
         self.departures = Departures()
+        self.tasks = Tasks()
         self.running: set[Exchange] = set()
 
     def serve(self, caller: Caller, client: Client, settlement: Settlement) -> Coroutine[Any, Any, None]:
@@ -361,12 +454,12 @@ class Pipeline:
         caller: Caller,
         client: Client,
         settlement: Settlement,
-        answer: Callable[[], Awaitable[tuple[int, bytes] | Refusal]],
+        answer: Callable[[Principal], Awaitable[tuple[int, bytes] | Refusal]],
     ) -> None:
         """Give a JSON answer, at no cost, to callers who are known."""
         started_s = clock.monotonic_s()
         principal = await self.admission.identify(caller)
-        reply = await answer() if isinstance(principal, Principal) else principal
+        reply = await answer(principal) if isinstance(principal, Principal) else principal
         if isinstance(principal, Principal):
             settlement.principal = principal
         settlement.duration_s = clock.monotonic_s() - started_s
@@ -383,7 +476,7 @@ class Pipeline:
         granted: list[tuple[Exchange, Grant]] = [
             (exchange, grant) for exchange in self.running if (grant := exchange.settlement.grant) is not None
         ]
-        for grant, refusal in await self.admission.attend([grant for _, grant in granted]):
+        for grant, refusal in await self.admission.attend([grant for _, grant in granted], early_places(self.running)):
             for exchange, other in granted:
                 if other is grant and exchange in self.running:
                     exchange.end(refusal)

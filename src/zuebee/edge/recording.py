@@ -31,7 +31,10 @@ OUTGROWN = Refusal(
 
 
 class Recording:
-    """What was said so far of one answer, up to `max_bytes`; beyond, it is `outgrown` and forgotten."""
+    """What was said so far of one answer, up to `max_bytes`; beyond, it is `outgrown` and forgotten.
+
+    `early`: its head is there, but nothing yet that was answered.
+    """
 
     def __init__(self, ticket: Ticket, max_bytes: int) -> None:
         self.ticket = ticket
@@ -40,6 +43,7 @@ class Recording:
         self.whole = False
         self.refusal: Refusal | None = None
         self.head: tuple[int, Headers, bool] | None = None
+        self.early = False
         self._max_bytes = max_bytes
         self._pieces: list[bytes] = []
         self._size = 0
@@ -47,15 +51,16 @@ class Recording:
 
     # --- for who runs it ---
 
-    def begin(self, status: int, headers: Headers, *, events: bool) -> None:
+    def begin(self, status: int, headers: Headers, *, events: bool, early: bool = False) -> None:
         """The head of the answer."""
-        self.head = (status, list(headers), events)
+        self.head, self.early = (status, list(headers), events), early
         self._tell()
 
     def add(self, data: bytes) -> None:
         """More of its body."""
         if self.outgrown or self.over:
             return
+        self.early = False
         self._size += len(data)
         if self._size > self._max_bytes:
             self.outgrown = True
@@ -163,6 +168,9 @@ class RecordingClient:
     def __init__(self, client: Client, recording: Recording) -> None:
         self._client = client
         self._recording = recording
+        self.takes_comments = client.takes_comments
+        self.translates = client.translates
+        self.unfit = client.unfit
         self.read_job = client.read_job
         self.cancel = client.cancel
         self.outlive = client.outlive
@@ -173,6 +181,11 @@ class RecordingClient:
         """See `Client.start`."""
         self._recording.begin(status, headers, events=events)
         await self._client.start(status, headers, events=events)
+
+    async def start_early(self, headers: Headers) -> None:
+        """See `Client.start_early`."""
+        self._recording.begin(200, headers, events=True, early=True)
+        await self._client.start_early(headers)
 
     async def write(self, data: bytes) -> None:
         """See `Client.write`."""

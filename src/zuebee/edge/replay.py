@@ -8,14 +8,17 @@ a request whose end was lost is never charged twice.
 
 import hmac
 from collections.abc import Awaitable, Callable
+from functools import partial
 from hashlib import sha256
 
 from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.answers import Answers, KeptAnswer, Ticket
 from zuebee.contracts.errors import INTERNAL, Refusal, bad_request
 from zuebee.contracts.inference import Job
+from zuebee.dialects.openai import INLINE_BYTES
 from zuebee.edge.recording import LOST, Recording
 from zuebee.edge.replies import error_reply
+from zuebee.kit.aside import aside
 from zuebee.kit.tasks import Tasks
 
 HEADER = b"idempotency-key"
@@ -69,7 +72,7 @@ class Attempt:
 
     async def decide_refusal(self, refusal: Refusal, request_id: str) -> None:
         """It ended in an error: keep that, if a backend may have worked for it, else free the key."""
-        head_sent = self.recording.head is not None
+        head_sent = self.recording.head is not None and not self.recording.early
         if refusal.status < 500 or refusal.should_retry or refusal is INTERNAL or head_sent:
             await self.free()
         elif self._claimed:
@@ -83,8 +86,8 @@ class Attempt:
             self._claimed = False
 
     async def _keep(self, answer: KeptAnswer | None) -> None:
+        self._claimed = False  # from here on it is kept, whatever becomes of this request
         await self._answers.keep(self.recording.ticket, answer)
-        self._claimed = False
 
 
 Execute = Callable[[Attempt], Awaitable[Refusal | None]]
@@ -113,7 +116,10 @@ class Replays:
             return INVALID_KEY
         if sum(name == HEADER for name, _ in job.headers) > 1:
             return TWO_KEYS
-        ticket = self._answers.ticket(principal, key, job)
+        if len(job.body) <= INLINE_BYTES:
+            ticket = self._answers.ticket(principal, key, job)
+        else:
+            ticket = await aside(len(job.body), partial(self._answers.ticket, principal, key, job))
         running = self._running.get(ticket.id)
         if running is None:
             return await self._first(ticket, request_id, execute, play)
@@ -157,9 +163,12 @@ class Replays:
             self._running.pop(attempt.recording.ticket.id, None)
 
 
-def is_signed_for(caller: Caller, body: bytes) -> bool:
+async def is_signed_for(caller: Caller, body: bytes) -> bool:
     """Whether the caller's signature, if it gave one, is for this body: admission asks only about what is to run."""
-    return not caller.body_sha256 or hmac.compare_digest(caller.body_sha256.lower(), sha256(body).hexdigest())
+    if not caller.body_sha256:
+        return True
+    digest = sha256(body) if len(body) <= INLINE_BYTES else await aside(len(body), partial(sha256, body))
+    return hmac.compare_digest(caller.body_sha256.lower(), digest.hexdigest())
 
 
 def _may_have_cost(status: int) -> bool:

@@ -10,6 +10,10 @@ from zuebee.dialects import openai
 JSON: Final = (b"content-type", b"application/json")
 STREAM_HEADERS: Final[Headers] = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
+_CLIENTS_OWN: Final = (408, 409)
+"""Statuses after which clients try again by themselves, for what only they can know; the gateway never does."""
+NOT_BEGUN: Final = (429, 503, 529)
+
 
 def error_reply(refusal: Refusal, request_id: str) -> tuple[int, Headers, bytes]:
     """Status, headers and body.
@@ -51,7 +55,7 @@ def relayed_headers(head: Head, limits: Headers, request_id: str) -> Headers:
 
 def relayed_error_headers(status: int, headers: Headers, attempts: int) -> Headers:
     """What is added to an error answer that a backend gave after `attempts`: whether the client should try again."""
-    if any(name == b"x-should-retry" for name, _ in headers):
+    if status in _CLIENTS_OWN or any(name == b"x-should-retry" for name, _ in headers):
         return []
     # Where the gateway has tried again, the client's retries would multiply its own: an outage must not become a storm.
-    return [(b"x-should-retry", b"true" if status in (429, 503) and attempts == 1 else b"false")]
+    return [(b"x-should-retry", b"true" if status in NOT_BEGUN and attempts == 1 else b"false")]

@@ -15,8 +15,7 @@ def database_url(driver: str, dsn: str) -> str:
     """
     if driver == "sqlite":
         # As SQLAlchemy has it: three slashes before a relative path, four before an absolute one.
-        path = re.sub(r"^(sqlite3?:///?|file:(//)?)", "", dsn).partition("?")[0]
-        return f"sqlite:///{path}"
+        return f"sqlite:///{sqlite_path(dsn)}"
     scheme, separator, rest = dsn.partition("://")
     if separator:
         if scheme.partition("+")[0] not in ("mysql", "mariadb", "postgres", "postgresql"):
@@ -40,6 +39,11 @@ def database_url(driver: str, dsn: str) -> str:
     if found["net"] == "unix":
         return f"{_DRIVERS[driver]}://{login}/{name}?unix_socket={quote(found['host'], safe='')}"
     return f"{_DRIVERS[driver]}://{login}{found['host'] or '127.0.0.1:3306'}/{name}"
+
+
+def sqlite_path(dsn: str) -> str:
+    """The path in what names a SQLite file: a path, or a URL."""
+    return re.sub(r"^(sqlite3?:///?|file:(//)?)", "", dsn).partition("?")[0]
 
 
 def _without_foreign(driver: str, rest: str) -> str:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
+from zuebee.kit.grpc_reflection import add_reflection
 from zuebee.kit.tasks import Tasks
 
 Fields = Sequence[tuple[str, str | bytes]]
@@ -20,6 +20,7 @@ Fields = Sequence[tuple[str, str | bytes]]
 CLOSE_WAIT_S = 5.0
 WATCH_INTERVAL_S = 1.0
 MAX_WATCHERS = 100
+PING_INTERVAL_MS = 10_000
 FOREVER_S = 3600.0 * 24
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -172,7 +173,7 @@ class GrpcServer:
             # Dead clients are found, and live ones may say that they live as often as every ten seconds.
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),  # of pings received, despite its name
             ("grpc.keepalive_permit_without_calls", 1),
         )
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=limits.max_calls)
@@ -182,7 +183,7 @@ class GrpcServer:
         names = (*self._services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         health_pb2_grpc.add_HealthServicer_to_server(_Health(self._services, self._is_ready), server)
         if self._reflects:
-            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+            add_reflection(server, names)
         address = f"{f'[{host}]' if ':' in host else host or '[::]'}:{port}"
         try:
             if self.tls is None:
@@ -212,13 +213,19 @@ class GrpcServer:
         return grpc.unary_unary_rpc_method_handler(partial(self._answer, method.handler))
 
     async def _answer(self, handler: Handler, request: bytes, context: Any) -> bytes:
-        return await self._serve(handler, request, context, streams=False)
+        call = Call(context, request, streams=False, write_timeout_s=self._limits.write_timeout_s)
+        del request  # see `_serve`
+        return await self._serve(handler, call)
 
     async def _stream(self, handler: Handler, request: bytes, context: Any) -> None:
-        await self._serve(handler, request, context, streams=True)
+        call = Call(context, request, streams=True, write_timeout_s=self._limits.write_timeout_s)
+        del request  # see `_serve`
+        await self._serve(handler, call)
 
-    async def _serve(self, handler: Handler, request: bytes, context: Any, *, streams: bool) -> bytes:
-        call = Call(context, request, streams=streams, write_timeout_s=self._limits.write_timeout_s)
+    async def _serve(self, handler: Handler, call: Call) -> bytes:
+        """Answer a call. Errors and what was called know each other until Python's collector comes by, which may take
+        long: nothing of that may hold the request, which may be large.
+        """
         # A task of its own: gRPC cancels ours as soon as the client leaves, and the answer may have to go on.
         call.task = task = self._tasks.spawn(handler(call), "grpc")
         self.running_count += 1

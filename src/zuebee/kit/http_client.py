@@ -4,7 +4,7 @@ A connection whose exchange did not end cleanly is closed and never given out ag
 """
 
 import asyncio
-from typing import Final
+from typing import Final, Protocol
 
 from zuebee.kit.http_connect import Connector
 from zuebee.kit.http_connection import Connection
@@ -13,6 +13,18 @@ from zuebee.kit.http_failure import HttpFailure, Timeouts
 __all__ = ["Connection", "HttpFailure", "HttpPool", "Timeouts"]
 
 IDLE_LIMIT_S: Final = 60.0
+UNSEEN_S: Final = 2.0
+"""A kept connection that closes later than this after a request was sent had brought it to the server: the news that
+it was closed before is no longer on its way."""
+
+
+class Sent(Protocol):
+    """What is known of the sendings of one request. `doubts`: how many of them a server may have acted upon, and none
+    was answered.
+    """
+
+    doubts: int
+    shared: bool
 
 
 class HttpPool:
@@ -30,13 +42,17 @@ class HttpPool:
         self._idle: list[Connection] = []
         self._closed = False
 
-    async def send(self, head: bytes, body: bytes, timeouts: Timeouts, *, is_head: bool = False) -> Connection:
+    async def send(
+        self, head: bytes, body: bytes, timeouts: Timeouts, *, is_head: bool = False, request: Sent | None = None
+    ) -> Connection:
         """Send a request and return the connection once the head of the answer is there.
 
         The caller reads the body and must call `finish`. Raises HttpFailure. A kept connection that the server
-        closed before it saw the request is replaced by a new one, once (RFC 9112, section 9.3.1).
+        closed before it saw the request is replaced by a new one, once (RFC 9112, section 9.3.1), and `request` told
+        so; not where that has another server, for this one may have died of it. A request that is in doubt already is
+        sent on a new connection only, and not again.
         """
-        kept = self._take_idle()
+        kept = self._take_idle() if request is None or not request.doubts else None
         sent = False
         if kept is not None:
             kept.begin(head, body, timeouts, is_head=is_head)
@@ -46,7 +62,11 @@ class HttpPool:
             except HttpFailure as failure:
                 if kept.answered or failure.kind != "reset":
                     raise
-                sent = failure.sent
+                if sent := failure.sent:
+                    if self._loop.time() - kept.begun_s > UNSEEN_S or (request is not None and request.shared):
+                        raise
+                    if request is not None:
+                        request.doubts += 1
         try:
             fresh = await self._open()
             fresh.begin(head, body, timeouts, is_head=is_head)

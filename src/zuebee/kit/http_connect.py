@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import ipaddress
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
@@ -11,6 +12,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 P = TypeVar("P", bound="Connectable")
 
 MAX_PROXY_ANSWER_BYTES = 16384
+KEEP_ALIVE_S = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""A host that vanished without a word is noticed after a minute, however long its answer may take; and nothing on the
+way forgets a connection on which a long answer is waited for."""
 
 
 class Connectable(Protocol):
@@ -36,7 +40,7 @@ class Origin:
         parts = urlsplit(url)
         self.secure = parts.scheme == "https"
         self.host = parts.hostname or ""
-        self.port = parts.port or (443 if self.secure else 80)
+        self.port = port_of(parts)
         self.authority = _authority(parts)
         self._timeout_s = timeout_s
         self._tls = _tls_context(ca_file) if self.secure else None
@@ -60,12 +64,12 @@ class Origin:
             loop = asyncio.get_running_loop()
             made: Any = factory  # asyncio's types ask for its own base class, asyncio does not
             if self._proxy is None:
-                _, protocol = await loop.create_connection(made, self.host, self.port, ssl=self._tls)
-                return cast(P, protocol)
+                transport, protocol = await loop.create_connection(made, self.host, self.port, ssl=self._tls)
+                return _kept_alive(transport, cast(P, protocol))
             proxy_host, proxy_port = self._proxy.hostname or "", self._proxy.port or 80
             if self._tls is None:
-                _, protocol = await loop.create_connection(made, proxy_host, proxy_port)
-                return cast(P, protocol)
+                transport, protocol = await loop.create_connection(made, proxy_host, proxy_port)
+                return _kept_alive(transport, cast(P, protocol))
             return await self._tunnel(loop, factory, proxy_host, proxy_port)
 
     async def _tunnel(
@@ -92,7 +96,7 @@ class Origin:
             transport.abort()
             raise
         protocol.connection_made(secured)
-        return protocol
+        return _kept_alive(transport, protocol)
 
 
 class _Opening(asyncio.Protocol):
@@ -121,6 +125,17 @@ class _Opening(asyncio.Protocol):
             self.established.set_exception(exc or ConnectionError("the proxy closed the connection"))
 
 
+def _kept_alive(transport: asyncio.BaseTransport, protocol: P) -> P:
+    """Let the kernel look after a silent connection (RFC 9293, section 3.8.4)."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEP_ALIVE_S.items():
+            if (option := getattr(socket, name, None)) is not None:
+                connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    return protocol
+
+
 def _tls_context(ca_file: str | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
@@ -141,8 +156,10 @@ def _proxy_authorization(proxy: SplitResult) -> bytes:
     return b"proxy-authorization: Basic " + base64.b64encode(pair) + b"\r\n"
 
 
-def bypasses_proxy(host: str, no_proxy: list[str]) -> bool:
-    """Whether `host` is to be reached directly: `*`, a host, a domain suffix or a CIDR range in the list."""
+def bypasses_proxy(host: str, no_proxy: list[str], port: int | None = None) -> bool:
+    """Whether `host` is to be reached directly: `*`, a host, a domain (`a.b`, `.a.b` or `*.a.b`, and all below it) or a
+    CIDR range in the list. An entry with a port holds for that port only.
+    """
     host = host.lower().strip("[]")
     try:
         address = ipaddress.ip_address(host)
@@ -151,7 +168,10 @@ def bypasses_proxy(host: str, no_proxy: list[str]) -> bool:
     if host == "localhost" or (address is not None and address.is_loopback):
         return True
     for entry in no_proxy:
-        entry = entry.strip().lower().lstrip(".")
+        entry, port_of_entry = _split_port(entry.strip().lower())
+        if port_of_entry and port_of_entry != port:
+            continue
+        entry = entry.removeprefix("*.").lstrip(".")
         if entry == "*" or host == entry or (entry and host.endswith("." + entry)):
             return True
         if address is not None and "/" in entry:
@@ -161,3 +181,16 @@ def bypasses_proxy(host: str, no_proxy: list[str]) -> bool:
             except ValueError:
                 continue
     return False
+
+
+def _split_port(entry: str) -> tuple[str, int]:
+    """An entry without its port, and that; 0: it has none. An IPv6 address with a port stands in brackets."""
+    host, colon, port = entry.rpartition(":")
+    if colon and port.isdecimal() and (":" not in host or host.endswith("]")):
+        return host.strip("[]"), int(port)
+    return entry.strip("[]"), 0
+
+
+def port_of(parts: SplitResult) -> int:
+    """The port of a URL, written or not."""
+    return parts.port or (443 if parts.scheme == "https" else 80)

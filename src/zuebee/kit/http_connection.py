@@ -10,8 +10,9 @@ from typing import Final, Protocol, cast
 
 import httptools
 
+from zuebee.kit.http_deadlines import Deadlines
 from zuebee.kit.http_failure import Failure, HttpFailure, Timeouts
-from zuebee.kit.http_framing import ends_with_connection
+from zuebee.kit.http_framing import ends_with_connection, is_framed_twice
 from zuebee.kit.http_known_head import KnownHead, Memory
 
 HIGH_WATER_BYTES: Final = 256 * 1024
@@ -33,7 +34,7 @@ class Owner(Protocol):
         ...
 
 
-class Connection:
+class Connection(Deadlines):
     """One connection to the origin, and the answer of the exchange it carries: an `asyncio.Protocol`.
 
     `status` and `headers` (names in lower case) are set once `HttpPool.send` returned; then `read` gives the body.
@@ -48,31 +49,19 @@ class Connection:
         self.answered = False
         self.complete = False
         self.idle_since_s = 0.0
+        super().__init__(loop)
         self._owner = owner
-        self._loop = loop
-        self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._parser: httptools.HttpResponseParser = None  # type: ignore[assignment]
         self._failure: HttpFailure | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._chunks: list[bytes] = []
         self._buffered_bytes = self._header_bytes = 0
         self._take: Callable[[bytes], bool] | None = None
         self._poured = False
-        self._heard_s = 0.0
-        self._paused = False
-        self._busy = False
         self._lost = False
         self._keep_alive = False
         self._head_seen = False
         self._until_close = self._skip_body = False
         self._interim = 0
-        self._timeouts = Timeouts(0, 0, 0)
-        self._total_deadline_s = 0.0
-        self._deadline_s = 0.0
-        self._deadline_kind: Failure = "first_byte_timeout"
-        self._quiet_s = self._quiet_at_s = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at_s = 0.0
         self._known = KnownHead(dated=True)
 
     # --- the exchange, as its user sees it ---
@@ -124,9 +113,8 @@ class Connection:
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         self._buffered_bytes = 0
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
+        if self._paused_s:
+            self._resume()
         return data
 
     @property
@@ -169,10 +157,7 @@ class Connection:
         if self._lost:
             self._failure = HttpFailure("reset", "the server closed the connection", sent=False)
             return
-        now = self._loop.time()
-        self._timeouts = timeouts
-        self._total_deadline_s = now + timeouts.total_s
-        self._set_deadline(now + timeouts.first_byte_s, "first_byte_timeout")
+        self._start_clock(timeouts)
         if len(body) < JOIN_BYTES:
             self._transport.write(head + body)
         else:
@@ -214,46 +199,6 @@ class Connection:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    # One timer serves all deadlines of all exchanges. To move one back costs nothing: the timer looks when it fires.
-
-    def _set_deadline(self, at_s: float, kind: Failure) -> None:
-        if at_s >= self._total_deadline_s:
-            at_s, kind = self._total_deadline_s, "total_timeout"
-        self._deadline_s = at_s
-        self._deadline_kind = kind
-        self._heard_s = 0.0
-        if self._timer is None or at_s < self._timer_at_s:
-            self._arm(at_s)
-
-    def _arm(self, at_s: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at_s = at_s
-        self._timer = self._loop.call_later(max(at_s - self._loop.time(), 0.0), self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        if not self._busy:
-            return
-        now = self._loop.time() + 0.001
-        if self._heard_s:
-            self._deadline_s = min(self._heard_s + self._timeouts.idle_s, self._total_deadline_s)
-            self._deadline_kind = "idle_timeout" if self._deadline_s < self._total_deadline_s else "total_timeout"
-            if self._quiet_at_s:
-                self._quiet_at_s = max(self._quiet_at_s, self._heard_s + self._quiet_s)
-            self._heard_s = 0.0
-        if self._quiet_at_s and now >= self._quiet_at_s:
-            self._wake()
-            self._quiet_at_s = 0.0
-        if now < self._deadline_s:
-            quiet = self._quiet_at_s
-            self._arm(min(self._deadline_s, quiet) if quiet else self._deadline_s)
-        elif self._chunks and now < self._total_deadline_s:
-            # The consumer is slow, not the server: only the total deadline counts.
-            self._set_deadline(now + self._timeouts.idle_s, "idle_timeout")
-        else:
-            self._fail(self._deadline_kind, "the server took too long")
-
     def _fail(self, kind: Failure, message: str) -> None:
         if self._failure is None and not self.complete:
             self._failure = HttpFailure(kind, message)
@@ -265,6 +210,8 @@ class Connection:
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._parser = httptools.HttpResponseParser(self)
+        # Length and chunks at once: the chunks count, and the connection is closed afterwards (RFC 9112, section 6.3).
+        self._parser.set_dangerous_leniencies(lenient_chunked_length=True)
 
     # A request goes out in one piece: there is nobody to stop. A server that says no more is parted from.
     def pause_writing(self) -> None: ...
@@ -312,9 +259,8 @@ class Connection:
         elif self.complete:
             self._wake()
         elif self._chunks:
-            if self._buffered_bytes > HIGH_WATER_BYTES and not self._paused:
-                self._paused = True
-                self._transport.pause_reading()
+            if self._buffered_bytes > HIGH_WATER_BYTES:
+                self._pause()
             self._set_deadline(self._loop.time() + self._timeouts.idle_s, "idle_timeout")
             self._wake()
         elif self._header_bytes > MAX_HEADER_BYTES:
@@ -372,6 +318,8 @@ class Connection:
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
+        if status < 100 or status > 599:
+            raise ValueError("a status that HTTP does not know")  # RFC 9110, section 15
         if status < 200:
             self._interim += 1
             if self._interim > MAX_INTERIM:
@@ -385,6 +333,8 @@ class Connection:
         if len(self.headers) > MAX_HEADERS:
             raise ValueError("too many header fields")
         self._until_close = ends_with_connection(status, self.headers)
+        if self._keep_alive and is_framed_twice(self.headers):
+            self._keep_alive = False
         if self._skip_body:
             self.complete = True
             self._keep_alive = False

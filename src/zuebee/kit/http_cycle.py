@@ -7,11 +7,13 @@ they are checked once, as a whole.
 
 import asyncio
 from collections.abc import Callable, MutableMapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from zuebee.kit.http_flow import Flow
 from zuebee.kit.http_framing import STATUS_LINE, Fields
 from zuebee.kit.http_limits import Phase
+
+JOIN_BYTES: Final = 16 * 1024
 
 
 class Line(Protocol):
@@ -29,8 +31,8 @@ class Line(Protocol):
     @property
     def phase(self) -> Phase: ...
 
-    def on_response_complete(self) -> None:
-        """The answer is out."""
+    def on_response_complete(self, cycle: "Cycle") -> None:
+        """The answer is out; where the cycle does not keep the connection alive, this ends it."""
         ...
 
 
@@ -38,17 +40,16 @@ class Cycle:
     """Offers ASGI's `receive` and `send` to the application, and `write` for those in a hurry."""
 
     __slots__ = (
-        "_body_waiter", "_chunked", "_connection", "_expects_continue", "_head", "body", "disconnected", "flow",
-        "goes_on", "keep_alive", "more_body", "response_complete", "response_started", "scope", "transport",
-        "written_bytes",
+        "_body_waiter", "_chunked", "_connection", "_head", "_transport", "body", "disconnected", "expects_continue",
+        "flow", "goes_on", "keep_alive", "more_body", "response_complete", "response_started", "scope", "written_bytes",
     )  # fmt: skip
 
     def __init__(
         self, connection: Line, scope: MutableMapping[str, Any], expects_continue: bool, keep_alive: bool
     ) -> None:
         self.scope = scope
-        self.transport = connection.transport
         self.flow = connection.flow
+        self._transport = connection.transport
         self.keep_alive = keep_alive
         self.body: bytes | bytearray = bytearray()
         self.more_body = True
@@ -58,7 +59,7 @@ class Cycle:
         self.written_bytes = 0
         self.goes_on: Callable[[], bool] | None = None  # asked when the client leaves: shall the task run on?
         self._connection = connection
-        self._expects_continue = expects_continue
+        self.expects_continue = expects_continue
         self._body_waiter: asyncio.Future[None] | None = None
         self._head = b""
         self._chunked = False
@@ -71,9 +72,9 @@ class Cycle:
 
     async def receive(self) -> dict[str, Any]:
         """ASGI: what came of the body since the last call; waits when nothing did."""
-        if self._expects_continue and not self.response_started:
-            self._expects_continue = False
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self.expects_continue and not self.response_started:
+            self.expects_continue = False
+            self.flow.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while self.more_body and not self.body and not self.disconnected:
             self.flow.resume_reading()
             self._body_waiter = waiter = self._connection.loop.create_future()
@@ -88,7 +89,7 @@ class Cycle:
 
     def take_whole_body(self, max_bytes: int) -> bytes | None:
         """The body, if all of it is here, nobody has taken any of it and it is no larger; None: ask `receive`."""
-        if self.more_body or self.disconnected or self._expects_continue or len(self.body) > max_bytes:
+        if self.more_body or self.disconnected or self.expects_continue or len(self.body) > max_bytes:
             return None
         body, self.body = bytes(self.body), b""
         if self.flow.read_paused:
@@ -116,7 +117,7 @@ class Cycle:
             data = self._head + body
         self._head = b""
         if data:
-            self.transport.write(data)
+            self.flow.write(data)
         if not more_body:
             self._end()
 
@@ -125,7 +126,11 @@ class Cycle:
         if not self.disconnected:
             size = len(data)
             self.written_bytes += size
-            self.transport.write(b"%x\r\n%b\r\n" % (size, data) if self._chunked else data)
+            if self._chunked:
+                data = b"%x\r\n%b\r\n" % (size, data)
+                size = len(data)
+            self.flow.handed_bytes += size  # as `Flow.write` does: each chunk passes here
+            self._transport.write(data)
         return not self.flow.write_paused
 
     def respond(self, status: int, headers: Fields, body: bytes) -> None:
@@ -133,14 +138,18 @@ class Cycle:
         if self.disconnected:
             return
         self._start(status, headers)
-        self.transport.write(self._head if self.scope["method"] == "HEAD" else self._head + body)
+        if self.scope["method"] == "HEAD":
+            self.flow.write(self._head)
+        elif len(body) < JOIN_BYTES:
+            self.flow.write(self._head + body)
+        else:  # who asks for the same large body again and again shares it, also while it is unsent
+            self.flow.write(self._head)
+            self.flow.write(body)
         self._end()
 
     def _end(self) -> None:
         self.response_complete = True
-        if not self.keep_alive:
-            self.transport.close()
-        self._connection.on_response_complete()
+        self._connection.on_response_complete(self)
 
     async def drain(self) -> None:
         """Wait until the client takes more, or is gone."""
@@ -154,7 +163,8 @@ class Cycle:
         # Not `in`: for bytes that first tries to take the needle for a number, and makes an exception of it.
         if flat.find(b"\n") >= 0 or flat.find(b"\r") >= 0:
             raise ValueError("a line break in a header field of an answer")
-        head = STATUS_LINE[status] + b"\r\n".join(lines)
+        # No rule of ours lets another status pass; if one does, a client must still get an answer that it can read.
+        head = (STATUS_LINE.get(status) or STATUS_LINE[500]) + b"\r\n".join(lines)
         end = b"\r\n"
         if head.find(b"\r\nconnection: close\r\n") >= 0:
             self.keep_alive = False

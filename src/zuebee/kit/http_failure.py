@@ -4,8 +4,9 @@ from typing import Literal
 
 Failure = Literal[
     "connect", "overflow", "connect_timeout", "first_byte_timeout", "idle_timeout", "total_timeout",
-    "reset", "truncated", "malformed",
+    "reader_timeout", "reset", "truncated", "ended_early", "malformed",
 ]  # fmt: skip
+"""`truncated`: the connection ended in an answer. `ended_early`: the answer came to its end, but it is not whole."""
 
 
 class HttpFailure(Exception):

@@ -24,3 +24,9 @@ def ends_with_connection(status: int, headers: Fields) -> bool:
             raise ValueError("a transfer encoding that was not asked for")
         return False
     return b"content-length" not in fields and status not in (204, 304)
+
+
+def is_framed_twice(headers: Fields) -> bool:
+    """Whether a length is given beside the chunks: these count, but what follows is not to be trusted (section 6.3)."""
+    names = [name for name, _ in headers]
+    return b"transfer-encoding" in names and b"content-length" in names

@@ -1,88 +1,64 @@
-"""One client connection: HTTP/1.1 on httptools' parser, for an ASGI application, with the guards that a server facing
-strangers needs.
+"""One client connection: requests that come in, an ASGI application that answers them, and the guards that a server
+facing strangers needs.
 
-Deadlines for receiving headers and bodies, limits on header count and size, exactly one well-formed Host, cutting off
-clients that stop reading, the end of a request's task when its client leaves, and error answers in the application's
-own words. References: RFC 9110 and 9112.
+One request after the other, in their order; deadlines; cutting off clients that stop reading; the end of a request's
+task when its client leaves; error answers in the application's own words. References: RFC 9110 and 9112.
 """
 
 import asyncio
 import logging
-from collections import deque
+import math
 from typing import Any, Final, cast
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-
+from zuebee.kit import clock
 from zuebee.kit.http_cycle import Cycle
-from zuebee.kit.http_flow import HIGH_WATER_BYTES, Flow
-from zuebee.kit.http_framing import STATUS_LINE, Fields
-from zuebee.kit.http_head_rules import fault_of
-from zuebee.kit.http_known_head import KnownHead
-from zuebee.kit.http_limits import (
-    HEADERS_TOO_LARGE,
-    INVALID_HTTP,
-    UNKNOWN_METHOD,
-    URI_TOO_LONG,
-    Fault,
-    Phase,
-    ReceiveLimits,
-    Refused,
-    RenderError,
-)
-from zuebee.kit.http_scope import Scope, address_of, scope_of
+from zuebee.kit.http_flow import Flow
+from zuebee.kit.http_framing import STATUS_LINE
+from zuebee.kit.http_limits import OVERDUE, Fault, Phase, ReceiveLimits, RenderError
+from zuebee.kit.http_linger import Linger
+from zuebee.kit.http_reader import RequestReader
+from zuebee.kit.http_scope import Scope, address_of
+from zuebee.kit.http_table import FRESH, LINGERING, Guest, Table
 
 _log: Final = logging.getLogger("zuebee.http")
 
-MAX_PIPELINED: Final = 8
+MAX_UNSENT_BYTES: Final = 16 * 1024
+"""No request is begun while more of the answers before it waits for the client."""
 
 
-class GuardedProtocol:
-    """One client connection. `sweep` is called a few times a second by the server and acts on overdue deadlines."""
+class GuardedProtocol(RequestReader):
+    """One client connection. `sweep` is called a few times a second by the server and acts on overdue deadlines.
 
-    transport: asyncio.Transport  # both from `connection_made` on
-    flow: Flow
+    `lingering`: only the end of the connection is missing.
+    """
 
     def __init__(
         self,
         app: Any,
-        connections: "set[GuardedProtocol]",
+        table: Table,
         loop: asyncio.AbstractEventLoop,
         limits: ReceiveLimits,
         keep_alive_s: float,
         render_error: RenderError,
         phase: Phase,
+        replaces: Guest | None = None,
     ) -> None:
-        self.loop = loop
-        self.phase = phase
+        super().__init__(loop, limits, phase)
         self._app = app
-        self._connections = connections
-        self._limits = limits
+        self._table = table
+        self._replaces = replaces
         self._keep_alive_s = keep_alive_s
         self._render_error = render_error
-        self._parser = _new_parser(self)
-        self._url = b""
-        self._headers: Fields = []
-        self._expects_continue = False
-        self._secure = False
-        self._server: tuple[str, int] | None = None
-        self._client: tuple[str, int] | None = None
-        self._cycle: Cycle | None = None
-        self._running: Cycle | None = None
-        self._waiting: deque[Cycle] = deque()
-        self._receiving = False
-        self._good_host = b""
         self._worker: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
-        self._deadline_s = 0.0
-        self._in_headers = True
-        self._offers_upgrade = False
-        self._header_bytes = 0
-        self._idle_since_s = 0.0
-        self._refusal: Fault | None = None
-        self._unsent_bytes = 0
-        self._stalled_since_s = 0.0
-        self._known = KnownHead(dated=False)
-        self._known_scope: Scope = {}
+        self._last_fault: Fault | None = None
+        self._room: asyncio.Future[None] | None = None
+        self.lingering: Linger | None = None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the last answers are still on their way."""
+        return self.lingering is not None or self.transport.get_write_buffer_size() > 0
 
     # --- transport callbacks ---
 
@@ -92,10 +68,13 @@ class GuardedProtocol:
         self._server = address_of(transport.get_extra_info("sockname"))
         self._client = address_of(transport.get_extra_info("peername"))
         self._secure = transport.get_extra_info("sslcontext") is not None
-        self._connections.add(self)
+        address = self._client[0] if self._client else ""
+        if self._replaces is not None:
+            self._table.leave(self._replaces, address)
+            self._replaces = None
         self._deadline_s = self.loop.time() + self._limits.header_timeout_s
-        if len(self._connections) > self._limits.max_connections:
-            self.transport.close()
+        if not self._table.enter(self, address, clock.monotonic_s()):  # the loop knows no more than its round
+            self.transport.abort()
 
     def eof_received(self) -> None: ...
 
@@ -104,9 +83,10 @@ class GuardedProtocol:
 
     def resume_writing(self) -> None:
         self.flow.resume_writing()
+        self._tell_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connections.discard(self)
+        self._table.leave(self, self._client[0] if self._client else "")
         self._deadline_s = self._idle_since_s = 0.0
         cycle = self._cycle
         if cycle is not None and not cycle.response_complete:
@@ -115,6 +95,7 @@ class GuardedProtocol:
         goes_on = self._goes_on()
         self.flow.resume_writing()
         self._waiting.clear()
+        self._forget_unread()
         self.transport.close()
         # What knows this connection and is known by it: parted, it is freed at once, not by a rare collection.
         self._parser = None  # type: ignore[assignment]
@@ -131,94 +112,7 @@ class GuardedProtocol:
         running.disconnected = True
         return True
 
-    def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
-            return
-        between = not self._receiving and not self._header_bytes
-        if between and (body := self._known.body_of(data)) is not None:
-            self._repeat(body)
-            return
-        self._header_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-            if between and not self._receiving:
-                self._remember(data)
-            if self._header_bytes > self._limits.max_header_bytes:
-                # A head, or a line between or behind the chunks of a body, that does not come to its end.
-                too_long = self._in_headers and not self._headers and self._url
-                self._refuse(URI_TOO_LONG if too_long else HEADERS_TOO_LARGE)
-        except HttpParserUpgrade as stop:
-            if self._offers_upgrade:
-                self._decline_upgrade(data[stop.args[0] :])
-        except (HttpParserError, Refused):
-            self.send_400_response("")
-
-    def _decline_upgrade(self, rest: bytes) -> None:
-        """Read the request again without its offer to speak something else (h2c, websocket).
-
-        With the offer httptools takes what follows the head for another protocol. Java's HTTP client makes it in
-        every first request, also in those with a body.
-        """
-        parser = self._parser
-        lines = [b"%b %b HTTP/%b\r\n" % (parser.get_method(), self._url, parser.get_http_version().encode())]
-        lines += [b"%b: %b\r\n" % field for field in self._headers if field[0] != b"upgrade"]
-        self._parser = _new_parser(self)
-        self._offers_upgrade = False
-        self._header_bytes = 0
-        self.data_received(b"".join((*lines, b"\r\n", rest)))
-
-    # --- parser callbacks ---
-
-    def on_message_begin(self) -> None:
-        self._url = b""
-        self._expects_continue = False
-        self._headers = []
-        self._deadline_s = self.loop.time() + self._limits.header_timeout_s
-        self._receiving = True
-        # Not before: line ends between requests are no sign of life.
-        self._idle_since_s = 0.0
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # Trailers come after the application has decided by the headers; they are not read.
-        if self._in_headers:
-            self._headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        if self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT":
-            self._offers_upgrade = True
-            return
-        parser = self._parser
-        version = parser.get_http_version()
-        fields = dict(self._headers)
-        if fault := fault_of(version, parser.get_method(), self._url, self._headers, fields, self._good_host):
-            self._refuse(fault)
-        self._good_host = fields.get(b"host", b"")
-        self._expects_continue = fields.get(b"expect", b"").lower() == b"100-continue"
-        if len(self._headers) > self._limits.max_headers or self._header_bytes > self._limits.max_header_bytes:
-            self._check_head_size()
-        self._header_bytes = 0
-        if parser.should_upgrade():
-            self._refuse(UNKNOWN_METHOD)
-        self._in_headers = False
-        self._deadline_s = self.loop.time() + self._limits.body_timeout_s
-        self._begin_cycle(self._scope(version, fields), keep_alive=version != "1.0" and parser.should_keep_alive())
-
-    def _scope(self, version: str, fields: dict[bytes, bytes]) -> Scope:
-        scope = scope_of(
-            version,
-            self._parser.get_method().decode("ascii"),
-            self._url,
-            self._headers,
-            server=self._server,
-            client=self._client,
-            secure=self._secure,
-        )
-        scope["zuebee.fields"] = fields
-        scope["zuebee.cancel"] = self.cancel
-        return scope
+    # --- the requests of a connection, one after the other ---
 
     def _begin_cycle(self, scope: Scope, *, keep_alive: bool) -> Cycle:
         """Hand the request to the application, behind those that came before it on this connection."""
@@ -227,75 +121,21 @@ class GuardedProtocol:
         self._waiting.append(cycle)
         if self._worker is None:
             self._worker = self.loop.create_task(self._work())
-        elif self._idle is not None:
-            if not self._idle.done():
-                self._idle.set_result(None)
-        elif len(self._waiting) > MAX_PIPELINED:
-            # Not sooner: while nobody reads, nobody sees the client leave.
-            self.flow.pause_reading()
+        elif self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
         return cycle
-
-    # --- heads that come again ---
-
-    def _remember(self, data: bytes) -> None:
-        """Know this head again, if `data` was one whole request."""
-        cycle, known = self._cycle, self._known
-        if cycle is None or cycle.more_body or not cycle.keep_alive or cycle.scope["method"] != "POST":
-            return
-        if known.learn(data, len(cycle.body), self._headers):
-            self._known_scope = {**cycle.scope, "zuebee.memory": known.memory}
-            del self._known_scope["zuebee.cycle"]
-
-    def _repeat(self, body: bytes) -> None:
-        """A request with the known head, all of it here: what the parser's callbacks would do, at once."""
-        self._idle_since_s = 0.0
-        self._expects_continue = False
-        scope, fields = self._known_scope, self._known.fields
-        if scope["headers"] is not fields:
-            scope["headers"] = fields
-            scope["zuebee.fields"] = dict(fields)
-        cycle = self._begin_cycle(scope.copy(), keep_alive=True)
-        cycle.body = body
-        cycle.more_body = False
-
-    def _check_head_size(self) -> None:
-        """What came in may be more than the head; now the head itself is measured."""
-        head_bytes = len(self._url) + sum(len(name) + len(value) for name, value in self._headers)
-        if len(self._headers) > self._limits.max_headers or head_bytes > self._limits.max_header_bytes:
-            self._refuse(URI_TOO_LONG if len(self._url) > self._limits.max_header_bytes else HEADERS_TOO_LARGE)
-
-    def on_body(self, body: bytes) -> None:
-        self._header_bytes = 0
-        self._deadline_s += len(body) / self._limits.body_min_bytes_per_s
-        cycle = self._cycle
-        if cycle is None or cycle.response_complete:
-            return
-        cycle.body += body
-        if len(cycle.body) > HIGH_WATER_BYTES:
-            self.flow.pause_reading()
-        cycle.wake()
-
-    def on_message_complete(self) -> None:
-        if self._offers_upgrade:
-            return
-        self._deadline_s = 0.0
-        self._receiving = False
-        self._in_headers = True
-        self._header_bytes = 0
-        if (cycle := self._cycle) is not None:
-            cycle.more_body = False
-            cycle.wake()
-
-    # --- the requests of a connection, one after the other ---
 
     async def _work(self) -> None:
         """Run the requests of this connection. One task for all of them: a new one each time costs more."""
         phase = self.phase
-        while not self.transport.is_closing():
+        while self.lingering is None and not self.transport.is_closing():
             if not self._waiting:
-                self._idle = self.loop.create_future()
-                await self._idle
-                self._idle = None
+                if self._unread or self._last_fault is not None:
+                    await self._find_next()
+                else:
+                    self._idle = self.loop.create_future()
+                    await self._idle
+                    self._idle = None
                 continue
             self._running = cycle = self._waiting.popleft()
             phase.running += 1
@@ -305,24 +145,56 @@ class GuardedProtocol:
                 _log.exception("the application failed")
             finally:
                 phase.running -= 1
-                if not cycle.response_complete and not self.transport.is_closing():
+                if not cycle.response_complete and self.lingering is None and not self.transport.is_closing():
                     self.transport.close()  # an answer without its end must not look whole
                 # The scope and its cycle know each other; parted, they need no garbage collector.
                 cycle.scope.pop("zuebee.cycle", None)
                 self._running = None
         self._worker = None
 
-    def on_response_complete(self) -> None:
+    async def _find_next(self) -> None:
+        """See to what came behind the last request."""
+        if self._last_fault is not None:
+            self._answer_fault(self._last_fault)
+            return
+        if self._unread and not self._receiving:
+            await self._take_turn()
+            self._go_on()
+            if self._waiting or self._deaf:
+                return
+        self._idle = self.loop.create_future()
+        await self._idle
+        self._idle = None
+
+    async def _take_turn(self) -> None:
+        """Before another request of the same client: let others pass, and let the client take its answers."""
+        await self.phase.turns.enter(self.loop)
+        while self.flow.write_paused or self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self._room = room = self.loop.create_future()
+            await room
+
+    def _tell_room(self) -> None:
+        """The client may have taken something."""
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def on_response_complete(self, cycle: Cycle) -> None:
         """The answer is out: go on reading, and wait for the next request."""
-        if not self.transport.is_closing():
-            if self.flow.read_paused:
-                self.flow.resume_reading()
-            if not self._waiting:
-                self._idle_since_s = self.loop.time()
+        if self.transport.is_closing():
+            return
+        if not cycle.keep_alive:
+            self._part()
+            return
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        if not self._waiting and not self._receiving:
+            self._idle_since_s = self.loop.time()
 
     def shutdown(self) -> None:
         """Close now if nothing runs here, else after the running answer."""
-        if self._cycle is None or self._cycle.response_complete:
+        if self.lingering is not None:
+            self.lingering.hurry(self.loop.time())
+        elif self._cycle is None or self._cycle.response_complete:
             self.transport.close()
         else:
             self.end_with_answer()
@@ -337,64 +209,130 @@ class GuardedProtocol:
         if self._worker is not None:
             self._worker.cancel()
 
-    def _refuse(self, refusal: tuple[int, str, str]) -> None:
-        # Raised through the parser, so that nothing after this byte is looked at.
-        self._refusal = refusal
-        raise Refused(refusal[1])
+    # --- the connection among others ---
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer a request that could not be parsed or was refused while being received, and close."""
-        self._close_with(*(self._refusal or INVALID_HTTP))
+    def idle_key(self) -> float:
+        """See `Guest`."""
+        if self._running is not None or self._waiting or self._unread or self._last_fault is not None:
+            return math.inf
+        if self.transport.get_write_buffer_size():
+            return math.inf
+        if self.lingering is not None:
+            return LINGERING + self.lingering.began_s
+        if self._deadline_s:  # that of a head: it began when the connection or the head did
+            return FRESH + self._deadline_s - self._limits.header_timeout_s if self._in_headers else math.inf
+        return self._idle_since_s or math.inf
 
-    def _close_with(self, status: int, code: str, message: str) -> None:
-        self._deadline_s = 0.0
-        cycle = self._cycle
-        # In the body of a request, whatever was begun is its answer; before, an older one may still be on its way.
-        unfinished = cycle is not None and not cycle.response_complete
-        in_answer = cycle is not None and cycle.response_started and (unfinished or not self._in_headers)
-        if in_answer or not self._receiving:
-            # An error in the middle of an answer would look like a part of it, and nobody asked for one in silence.
+    def give_way(self) -> None:
+        """See `Guest`."""
+        self.transport.abort()
+
+    def drop_held(self) -> None:
+        """See `Guest`."""
+        last = self._waiting[-1] if self._waiting else self._running
+        self._forget_unread()
+        if last is None:
             self.transport.abort()
             return
-        peer = self._client[0] if self._client and self._in_headers else ""
+        last.keep_alive = False
+        if last.response_complete:
+            self._part()
+
+    # --- ends ---
+
+    def _part(self) -> None:
+        """Close after the last answer: at once where nothing more may come, else by and by."""
+        if not (self._receiving or self._unread or self._deaf or self.flow.read_paused):
+            self.transport.close()
+            return
+        self._forget_unread()
+        self._last_fault = None
+        self._deadline_s = self._idle_since_s = 0.0
+        now_s = self.loop.time()
+        self.lingering = Linger(now_s, self._limits.max_discarded_bytes)
+        if self.phase.draining:
+            self.lingering.hurry(now_s)
+        if self.transport.can_write_eof():  # not over TLS: there the answer must tell its end itself
+            self.transport.write_eof()
+        self.flow.full = False
+        self.flow.resume_reading()
+
+    def _forget_unread(self) -> None:
+        """Look at nothing any more."""
+        self._deaf = True
+        self._unread = b""
+        self.phase.held_bytes -= self.held_bytes
+        self.held_bytes = 0
+
+    def _discard(self, count: int) -> None:
+        """Bytes came that nobody will look at."""
+        lingering = self.lingering
+        if lingering is None:
+            # The last answers are still to be given: whoever sends on waits until then.
+            self.flow.full = True
+            self.flow.pause_reading()
+        elif not lingering.discard(count, self.loop.time()):
+            self.transport.close()
+
+    def _break_off(self, fault: Fault) -> None:
+        """What comes cannot be understood or is not wanted: say so in its turn, and close."""
+        self._deadline_s = 0.0
+        self._forget_unread()
+        faulty = None if self._in_headers else self._cycle
+        begun = faulty is not None and faulty not in self._waiting
+        if faulty is not None and not begun:
+            self._waiting.remove(faulty)
+        running = None if self._running is faulty else self._running
+        if self._waiting or (running is not None and not running.response_complete):
+            # Those before it are answered first. Nobody is told a fault in bytes that began no request.
+            last = self._waiting[-1] if self._waiting else running
+            if self._receiving:
+                self._last_fault = fault
+            elif last is not None:
+                last.keep_alive = False
+        elif not self._receiving:
+            self.transport.abort()
+        elif not begun or faulty is None:
+            self._answer_fault(fault)
+        elif faulty.response_complete:
+            self._part()
+        elif faulty.response_started:
+            # An error in the middle of an answer would look like a part of it.
+            self.transport.abort()
+        else:
+            faulty.disconnected = True
+            self._answer_fault(fault, counted=True)
+            self.cancel()
+
+    def _answer_fault(self, fault: Fault, *, counted: bool = False) -> None:
+        """Give the last answer. `counted`: the application knows of the request, and counts it."""
+        status, code, message = fault
+        peer = self._client[0] if self._client and not counted else ""
         headers, body = self._render_error(status, code, message, peer)
         head = [STATUS_LINE[status]]
         head += [name + b": " + value + b"\r\n" for name, value in headers]
         head.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body))
-        self.transport.write(b"".join(head) + body)
-        if cycle is not None and unfinished:
-            cycle.disconnected = True
-        self.cancel()
-        self.transport.close()
+        self.flow.write(b"".join(head) + body)
+        self._part()
 
     # --- deadlines ---
 
     def sweep(self, now_s: float) -> None:
         """Close the connection if its client is overdue with a request, or takes nothing of an answer."""
-        if self._deadline_s and now_s > self._deadline_s:
-            if self.flow.read_paused:
-                # Nobody listens to the client, so it is not late.
-                self._deadline_s = now_s + self._limits.body_timeout_s
-            else:
-                self._close_with(408, "request_timeout", "The request took too long to arrive.")
+        if self._deadline_s:
+            cycle = self._cycle
+            not_asked = cycle is not None and cycle.expects_continue and not cycle.response_started
+            if (self.flow.read_paused or not_asked) and not self._in_headers:
+                # Nobody listens to the client, or has told it to go on, so it is not late.
+                self._deadline_s = max(self._deadline_s, now_s + self._limits.body_timeout_s)
+            elif now_s > self._deadline_s:
+                self._break_off(OVERDUE)
         if self._idle_since_s and now_s - self._idle_since_s > self._keep_alive_s:
             self._idle_since_s = 0.0
             self.transport.close()
+        elif self.lingering is not None and self.lingering.is_over(now_s):
+            self.transport.close()
         self._known.tidy()
-        unsent_bytes = self.transport.get_write_buffer_size()
-        # The rest of a finished answer lies below the mark at which writing pauses, and keeps a closing transport open.
-        if not unsent_bytes or not (self.flow.write_paused or self.transport.is_closing()):
-            self._stalled_since_s = 0.0
-            return
-        if not self._stalled_since_s or unsent_bytes < self._unsent_bytes:
-            self._stalled_since_s = now_s
-        elif now_s - self._stalled_since_s > self._limits.write_timeout_s:
+        self._tell_room()
+        if self.flow.stalled_s(now_s) > self._limits.write_timeout_s:
             self.transport.abort()
-        self._unsent_bytes = unsent_bytes
-
-
-def _new_parser(protocol: GuardedProtocol) -> HttpRequestParser:
-    parser = HttpRequestParser(protocol)
-    # A request may follow one that closes the connection: it is not looked at, and no reason to complain.
-    parser.set_dangerous_leniencies(lenient_data_after_close=True)
-    return parser

@@ -6,6 +6,7 @@ a caller, and in a list.
 
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TypeAlias
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -45,3 +46,14 @@ def within(address: str, networks: Iterable[Network]) -> bool:
     """Whether an address lies in one of the networks; what is no address lies in none."""
     parsed = parse_address(address)
     return parsed is not None and any(parsed in network for network in networks if network.version == parsed.version)
+
+
+@lru_cache(maxsize=4096)
+def network_of(address: str) -> str:
+    """Who an address stands for: of IPv6 the /64, of which anybody has a whole one; else itself."""
+    parsed = parse_address(address)
+    if parsed is None:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))

@@ -4,13 +4,14 @@ Scalars stay text: what `8000`, `off` or `0123` means depends on the setting tha
 `struct_tree` decides that. Values never appear in messages, for they may be secrets.
 """
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import yaml
+
+from zuebee.kit.nearest import nearest
 
 MAX_TEXT_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -22,6 +23,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG_PREFIX = "tag:yaml.org,2002:"
 _TAGS = frozenset(["str", "int", "float", "bool", "null", "timestamp", "map", "seq", "merge", "value"])
 _PLAIN_NAME = re.compile(r"[A-Za-z]{1,16}\d{0,3}([_-][A-Za-z]{1,16}\d{0,3}){0,7}")
+_TAB = "a tab, which YAML does not take before a setting: write spaces"
 _HIDDEN = "(not shown: it could be a secret)"
 
 
@@ -123,8 +125,8 @@ def shown(key: str) -> str:
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """The message for a name that does not exist, with the nearest that does."""
     names = sorted(known)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
-    hint = f"did you mean `{near[0]}`?" if near else "known: " + ", ".join(f"`{each}`" for each in names)
+    near = nearest(name, names)
+    hint = f"did you mean `{near}`?" if near else "known: " + ", ".join(f"`{each}`" for each in names)
     return f"unknown {what} `{shown(name)}`; {hint}"
 
 
@@ -210,6 +212,12 @@ def _check_depth(text: str) -> None:
             depth -= 1
 
 
+def _begins_with_tab(text: str, line: int) -> bool:
+    """Whether a tab stands before what a line says, where YAML wants spaces."""
+    found = text.splitlines()[line : line + 1]
+    return bool(found) and "\t" in found[0][: len(found[0]) - len(found[0].lstrip(" \t-"))]
+
+
 def _syntax_problem(error: yaml.YAMLError, text: str, origin: Place, fixed_line: int | None) -> Problem:
     line = 0
     message = "not readable as YAML"
@@ -217,6 +225,8 @@ def _syntax_problem(error: yaml.YAMLError, text: str, origin: Place, fixed_line:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 0
         message = ": ".join(part for part in (error.context, error.problem) if part) or message
+        if mark and _begins_with_tab(text, mark.line):
+            return Problem(replace(origin, line=line if fixed_line is None else fixed_line), f"YAML: {_TAB}")
     elif isinstance(error, yaml.reader.ReaderError):
         line = text.encode()[: error.position].count(b"\n") + 1
         message = "a control character, which YAML does not allow"

@@ -4,7 +4,7 @@ import math
 
 from zuebee.config import AbuseSettings
 from zuebee.contracts.errors import Refusal
-from zuebee.limits.rules import network_of
+from zuebee.kit.networks import network_of
 
 MAX_ADDRESSES = 10_000
 

@@ -46,6 +46,7 @@ class PlanBook:
         self._counters = Counters()
         self._replaced = 0
         self._plans: dict[tuple[int, str, str, str], Plan] = {}
+        self._early: dict[tuple[int, str, str], Plan] = {}
         self._decided: dict[tuple[str, str, str], float] = {}
         self._scopes = Scopes(settings)
 
@@ -72,6 +73,24 @@ class PlanBook:
             if plan is not None:
                 self._retire(plan)
             self._plans[key] = plan = made
+        return plan
+
+    def early_plan_of(self, caller: Caller, principal: Principal) -> Plan:
+        """The rules on requests at once that are known before the body is."""
+        scopes = self._scopes
+        route = caller.route if scopes.by_route else ""
+        key = (id(principal), route, caller.address if scopes.by_address else "")
+        plan = self._early.get(key)
+        if plan is None or plan.owner is not principal:
+            if len(self._early) >= MAX_PLANS:
+                self._forget_plans()
+            limits = scopes.limits_for(principal, caller.route, "", caller.address)
+            at_once = [each for each in limits if each.kind == "concurrent" and scope_of(each) != "model"]
+            made = self._plan(at_once, principal)
+            self._drop_stale_plans()
+            if plan is not None:
+                self._retire(plan)
+            self._early[key] = plan = made
         return plan
 
     def settle_tokens(self, place: Taken, used: int, now_s: float) -> None:
@@ -133,9 +152,10 @@ class PlanBook:
             self._forget_plans()
 
     def _forget_plans(self) -> None:
-        for plan in self._plans.values():
+        for plan in [*self._plans.values(), *self._early.values()]:
             self._retire(plan)
         self._plans.clear()
+        self._early.clear()
 
     def _retire(self, plan: Plan) -> None:
         self._count_admitted(plan)

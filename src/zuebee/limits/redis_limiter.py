@@ -62,11 +62,19 @@ class RemotePlace(Taken):
 
 
 class Ask:
-    """A request that waits for its verdict."""
+    """A request that waits for its verdict. `early`: the place that it gives up for what it asks for."""
 
-    __slots__ = ("future", "lease", "plan", "tokens")
+    __slots__ = ("early", "future", "lease", "plan", "tokens")
 
-    def __init__(self, plan: Plan, tokens: int, lease: str, future: "asyncio.Future[Verdict | None]") -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        tokens: int,
+        lease: str,
+        future: "asyncio.Future[Verdict | None]",
+        early: RemotePlace | None = None,
+    ) -> None:
+        self.early = early
         self.plan = plan
         self.tokens = tokens
         self.lease = lease
@@ -112,16 +120,29 @@ class RedisLimiter:
         self._abuse.settings = settings.abuse
         self._book.apply(settings)
 
+    async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
+        """See `Limiter.enter`."""
+        plan = self._book.early_plan_of(caller, principal)
+        return await self._take(plan, 0, None) if plan.limits else None
+
     async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Place | Refusal:
         """See `Limiter.acquire`. Never waits for longer than two calls of Redis may take."""
         plan = self._book.plan_of(caller, principal, job)
+        early = job.early
+        assert early is None or isinstance(early, RemotePlace)
+        place = await self._take(plan, tokens, early)
+        if isinstance(place, RemotePlace) and plan.limits:
+            plan.admitted += 1
+        return place
+
+    async def _take(self, plan: Plan, tokens: int, early: RemotePlace | None) -> RemotePlace | Refusal:
         lease = f"{self._owner}.{next(self._numbers)}"
         if not plan.limits:
             return RemotePlace(plan, tokens, 0.0, lease, None)
         if self._recovering or len(self._asking) >= MAX_ASKING:
-            return self._without_redis(plan, tokens, lease)
+            return self._without_redis(plan, tokens, lease, early)
         future: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
-        self._asking.append(Ask(plan, tokens, lease, future))
+        self._asking.append(Ask(plan, tokens, lease, future, early))
         self._talk()
         try:
             verdict = await future
@@ -131,12 +152,11 @@ class RedisLimiter:
                 self._give_back_unused(plan, tokens, lease, verdict)
             raise
         if verdict is None:
-            return self._without_redis(plan, tokens, lease)
+            return self._without_redis(plan, tokens, lease, early)
         if verdict.refused_by >= 0:
             limit = plan.limits[verdict.refused_by]
             self._book.refused(limit)
             return refusal_of(limit, verdict.wait_s, tokens, verdict.states(plan.limits))
-        plan.admitted += 1
         place = RemotePlace(plan, tokens, clock.monotonic_s(), lease, verdict)
         for rule in plan.at_once:
             rule.counter.count += 1  # known here as well, for when Redis goes down
@@ -206,8 +226,10 @@ class RedisLimiter:
     def _share(self, limit: Limit) -> Limit | None:
         return share_of(limit, self._processes)
 
-    def _without_redis(self, plan: Plan, tokens: int, lease: str) -> Place | Refusal:
+    def _without_redis(self, plan: Plan, tokens: int, lease: str, early: RemotePlace | None) -> RemotePlace | Refusal:
         self._without += 1
+        if early is not None:
+            self.release(early, None)
         closed = next((limit for limit in plan.limits if limit.when_down == "closed"), None)
         if closed is not None:
             self._book.refused(closed)
@@ -217,7 +239,6 @@ class RedisLimiter:
             limit, refusal = plan.refusal(tokens, now_s)
             self._book.refused(limit)
             return refusal
-        plan.admitted += 1
         place = RemotePlace(plan, tokens, now_s, lease, None)
         self._book.hold(place)
         return place
@@ -261,6 +282,8 @@ class RedisLimiter:
             else:
                 batch.give_back(place.lease, place.plan.limits, place.tokens, chore.used, place.verdict)
         for ask in asks:
+            if ask.early is not None:
+                batch.give_back(ask.early.lease, ask.early.plan.limits, 0, 0, None)
             batch.take(ask.lease, ask.plan.limits, ask.tokens)
         verdicts: list[Verdict | None] = [None] * len(asks)
         try:
@@ -273,6 +296,10 @@ class RedisLimiter:
             self._lost(chores, asks, "no sense")
         finally:
             for ask, verdict in zip(asks, verdicts, strict=True):
+                if ask.early is not None and verdict is not None:
+                    # At once, so that its lease is not renewed any more.
+                    ask.early.over = True
+                    self._book.free(ask.early)
                 if not ask.future.done():
                     ask.future.set_result(verdict)
                 elif verdict is not None:

@@ -1,13 +1,11 @@
 """PURE. Which limits a request falls under."""
 
-import ipaddress
 from collections.abc import Iterator
-from functools import lru_cache
 
 from zuebee.config import LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import Limit, Principal
 from zuebee.contracts.limits import limits_of
-from zuebee.kit.networks import parse_address
+from zuebee.kit.networks import network_of
 
 SCOPES = (
     "global", "priority", "organisation", "team", "user", "key", "path", "model", "address", "anonymous"
@@ -74,17 +72,6 @@ def scope_of(limit: Limit) -> str:
     """The scope of a limit, of which there are few: what its subject begins with."""
     scope = limit.subject.partition(":")[0]
     return scope if scope in SCOPES else "other"
-
-
-@lru_cache(maxsize=4096)
-def network_of(address: str) -> str:
-    """Who an address stands for: of IPv6 the /64, of which anybody has a whole one; else itself."""
-    parsed = parse_address(address)
-    if parsed is None:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
 
 
 def _is_on(rates: LimitSettings | None) -> bool:

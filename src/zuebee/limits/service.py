@@ -9,6 +9,7 @@ from zuebee.contracts.inference import Headers, Job
 from zuebee.kit import clock
 from zuebee.limits.abuse import AbuseGuard
 from zuebee.limits.book import PlanBook, Series, Taken
+from zuebee.limits.plans import Plan
 
 
 class LocalPlace(Taken):
@@ -37,15 +38,28 @@ class MemoryLimiter:
         self._abuse.settings = settings.abuse
         self._book.apply(settings)
 
+    async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
+        """See `Limiter.enter`."""
+        plan = self._book.early_plan_of(caller, principal)
+        return self._take(plan, 0) if plan.at_once else None
+
     async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Place | Refusal:
         """See `Limiter.acquire`."""
         plan = self._book.plan_of(caller, principal, job)
+        if job.early is not None:
+            assert isinstance(job.early, LocalPlace)
+            self.release(job.early, None)
+        place = self._take(plan, tokens)
+        if isinstance(place, LocalPlace):
+            plan.admitted += 1
+        return place
+
+    def _take(self, plan: Plan, tokens: int) -> LocalPlace | Refusal:
         now_s = clock.monotonic_s()
         if plan.take(tokens, now_s) is not None:
             limit, refusal = plan.refusal(tokens, now_s)
             self._book.refused(limit)
             return refusal
-        plan.admitted += 1
         place = LocalPlace(plan, tokens, now_s)
         if plan.at_once:
             self._book.places.add(place)

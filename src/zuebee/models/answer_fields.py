@@ -1,5 +1,5 @@
-"""PURE. Which header fields of an answer pass: all but hop-by-hop fields (RFC 9110, section 7.6.1) and what the gateway
-says itself.
+"""PURE. Which header fields of an answer pass: all but hop-by-hop fields, those that `Connection` names among them (RFC
+9110, section 7.6.1), and what the gateway says itself: a backend's limits are not the caller's.
 """
 
 from typing import Final
@@ -8,6 +8,12 @@ from zuebee.contracts.inference import Headers
 
 _NOT_DOWNSTREAM: Final = frozenset(
     {
+        b"access-control-allow-credentials",  # which pages may call is the gateway's to say
+        b"access-control-allow-headers",
+        b"access-control-allow-methods",
+        b"access-control-allow-origin",
+        b"access-control-expose-headers",
+        b"access-control-max-age",
         b"alt-svc",
         b"connection",
         b"content-length",
@@ -27,23 +33,34 @@ _NOT_DOWNSTREAM: Final = frozenset(
     }
 )
 
+_LIMITS: Final = b"x-ratelimit-"
+_NEEDED: Final = frozenset({b"content-type", b"content-encoding"})
+"""Without these a body cannot be read: whoever calls them hop-by-hop is mistaken."""
+
 
 class AnswerFields:
     """The header fields of a backend's answer: those that go on to the client, and what the gateway reads in them."""
 
-    def __init__(self, passed: Headers, content_type: bytes, content_length: bytes, encoded: bool) -> None:
+    def __init__(self, passed: Headers, content_type: bytes, content_length: bytes, coding: bytes) -> None:
         self.passed: Final = passed
+        self.coding: Final = coding
         self.content_type: Final = content_type
         self.content_length: Final = content_length
-        self.encoded: Final = encoded
+        self.encoded: Final = coding != b""
 
 
 def downstream(headers: Headers) -> AnswerFields:
     """Sort the header fields of a backend's answer."""
     fields = dict(headers)
+    coding = fields.get(b"content-encoding", b"").strip().lower()
+    passed = [field for field in headers if field[0] not in _NOT_DOWNSTREAM and not field[0].startswith(_LIMITS)]
+    if b"connection" in fields:
+        said = b",".join(value for name, value in headers if name == b"connection")
+        named = {name.strip().lower() for name in said.split(b",")} - _NEEDED
+        passed = [field for field in passed if field[0] not in named]
     return AnswerFields(
-        [field for field in headers if field[0] not in _NOT_DOWNSTREAM],
+        passed,
         fields.get(b"content-type", b""),
         fields.get(b"content-length", b""),
-        b"content-encoding" in fields,
+        b"" if coding == b"identity" else coding,
     )

@@ -1,25 +1,41 @@
 """PURE. An answer too long to hold, on its way through: what it has cost so far, and what it says itself in the end."""
 
-from zuebee.contracts.inference import Job, Usage
+from zuebee.contracts.inference import Job, Usage, UsageSource
 from zuebee.dialects import openai
+from zuebee.dialects.openai_usage import Figures
+from zuebee.models.unpacking import READABLE, Unpacker
 
-TAIL_BYTES = 1 << 16
+TAIL_BYTES = openai.TAIL_BYTES
 BYTES_PER_TOKEN = 4
 BYTES_PER_TOKEN_WITH_LOGPROBS = 100
 
 
 class LongAnswer:
-    """Counts what passes. Usage stands at the end of an answer, as a rule, else before it; `begun` is its beginning."""
+    """Counts what passes. Usage stands at the end of an answer, as a rule, else before it; `begun` is its beginning.
 
-    def __init__(self, job: Job, prompt_estimate: int, begun: bytes) -> None:
+    `coding`: how it is compressed. What cannot be unpacked counts by the size in which it comes.
+    """
+
+    def __init__(self, job: Job, begun: bytes, *, coding: bytes = b"") -> None:
         self._job = job
-        self._prompt_estimate = prompt_estimate
-        self._begun = openai.tail_usage(begun)
+        self._unpacker = Unpacker(coding) if coding in READABLE else None
+        self._looks_at_beginning = self._unpacker is not None
+        self._begun = None if self._looks_at_beginning else openai.tail_usage(begun)
         self._tail = b""
         self._passed_bytes = 0
+        self._per_token = 0
 
     def passes(self, data: bytes) -> None:
         """A piece of it goes to the client."""
+        if self._unpacker is None or self._unpacker.broken:
+            self._count(data)
+            return
+        for piece in self._unpacker.pieces(data):
+            if self._looks_at_beginning:
+                self._begun, self._looks_at_beginning = openai.tail_usage(piece), False
+            self._count(piece)
+
+    def _count(self, data: bytes) -> None:
         self._tail = (self._tail + data)[-TAIL_BYTES:]
         self._passed_bytes += len(data)
 
@@ -27,15 +43,22 @@ class LongAnswer:
         """The figures of the answer where they have come by, else an estimate from its size."""
         figures = openai.tail_usage(self._tail) or self._begun
         if figures is not None:
-            return Usage(figures.prompt, figures.completion, "provider" if whole else "partial", figures.cached)
-        return Usage(self._prompt_estimate, self._completion_estimate(), "estimate" if whole else "partial")
+            return reported_usage(figures, "provider" if whole else "partial")
+        return Usage(self._job.prompt_tokens, self._completion_estimate(), "estimate" if whole else "partial")
 
     def _completion_estimate(self) -> int:
         job = self._job
         if job.operation == "embeddings":
             return 0
-        is_verbose = b'"logprobs"' in job.body
-        tokens = self._passed_bytes // (BYTES_PER_TOKEN_WITH_LOGPROBS if is_verbose else BYTES_PER_TOKEN)
+        if not self._per_token:  # looked for once: this is asked every second
+            self._per_token = BYTES_PER_TOKEN_WITH_LOGPROBS if b'"logprobs"' in job.body else BYTES_PER_TOKEN
+        tokens = self._passed_bytes // self._per_token
         if job.max_output_tokens is None:
             return tokens
         return min(tokens, job.max_output_tokens * job.choices * job.prompts)
+
+
+def reported_usage(figures: Figures, source: UsageSource = "provider") -> Usage:
+    """The usage that a backend tells of."""
+    f = figures
+    return Usage(f.prompt, f.completion, source, f.cached, f.written, f.reasoning, odd=f.odd)

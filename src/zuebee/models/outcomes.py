@@ -20,10 +20,15 @@ _FAILURES: Final[dict[str, tuple[int, str, FailureCause, str]]] = {
     "first_byte_timeout": (504, "backend_timeout", "timeout", "The model server did not answer in time."),
     "idle_timeout": (504, "backend_stalled", "timeout", "The model server stopped in the middle of its answer."),
     "total_timeout": (504, "backend_timeout", "timeout", "The answer took longer than allowed."),
-    "reset": (502, "backend_broken", "broken", "The model server closed the connection."),
-    "truncated": (502, "incomplete_answer", "broken", "The model server's answer broke off."),
+    "reader_timeout": (408, "client_too_slow", "none", "The answer was taken too slowly."),
+    "reset": (502, "backend_broken", "died", "The model server closed the connection."),
+    "truncated": (502, "incomplete_answer", "died", "The model server's answer broke off."),
+    "ended_early": (502, "incomplete_answer", "broken", "The model server's answer broke off."),
     "malformed": (502, "bad_answer", "broken", "The model server's answer is not valid."),
 }
+
+_SENT_ELSEWHERE: Final = frozenset({301, 302, 307, 308})
+"""Redirects of a request that nobody acted upon (RFC 9110, section 15.4). They are not followed."""
 
 
 class Outcomes:
@@ -42,10 +47,12 @@ class Outcomes:
     def failed(self, failure: HttpFailure, usage: Usage | None = None) -> End:
         """The connection, or what came over it, failed."""
         status, code, cause, message = _FAILURES[failure.kind]
+        if cause == "connect_failure" and failure.sent:
+            cause = "gone"
         _log.info("%s: %s: %s", self._name, failure.kind, failure.message)
         refusal = Refusal(
             status,
-            "timeout_error" if status == 504 else "overloaded_error" if status == 503 else "api_error",
+            "timeout_error" if status in (408, 504) else "overloaded_error" if status == 503 else "api_error",
             code,
             message,
             retry_after_s=None if failure.sent else 1.0,
@@ -55,21 +62,35 @@ class Outcomes:
 
     def reported(self, error: Raw, usage: Usage | None) -> End:
         """A backend that answered 200 says in the answer that it failed."""
-        status, code, message = openai.read_error(error)
+        told = openai.read_told(error)
+        if told.status == 401:
+            return self._refuses_us(usage)
         refusal = Refusal(
-            status or 502,
-            "invalid_request_error" if 400 <= status < 500 else "api_error",
-            code or "backend_error",
-            message or "The model server reported an error.",
+            told.status or 502,
+            "invalid_request_error" if 400 <= told.status < 500 else "api_error",
+            told.code or "backend_error",
+            told.message or openai.NO_MESSAGE,
+            told=told.shown,
         )
-        return self.end(usage, refusal, "none" if 400 <= status < 500 else "overload")
+        return self.end(usage, refusal, "none" if 400 <= told.status < 500 else "overload")
 
-    def unfit(self, status: int, fields: AnswerFields) -> End | None:
-        """What must not reach a client: redirects, pages, and the backend's opinion of the gateway's own key."""
+    def _refuses_us(self, usage: Usage | None) -> End:
+        _log.error("%s refuses the gateway's own key: check api_key of this backend", self._name)
+        refusal = Refusal(502, "api_error", "backend_refused_key", "The model server refuses the gateway's key.")
+        return self.end(usage, refusal, "unwelcome")
+
+    def unfit(self, status: int, fields: AnswerFields, body: bytes) -> End | None:
+        """What must not reach a client: redirects, pages, and the backend's opinion of the gateway's own key.
+
+        What calls itself a page and begins as an answer does is an answer.
+        """
         if status == 401:
-            _log.error("%s refuses the gateway's own key: check api_key of this backend", self._name)
-            refusal = Refusal(502, "api_error", "backend_refused_key", "The model server refuses the gateway's key.")
-            return self.end(None, refusal, "unwelcome")
-        if 300 <= status < 400 or (status < 300 and b"text/html" in fields.content_type):
-            return self.failed(HttpFailure("malformed", f"status {status}, not an answer of a model server"))
+            return self._refuses_us(None)
+        page = status < 300 and b"text/html" in fields.content_type.lower() and not body.lstrip().startswith(b"{")
+        if 300 <= status < 400 or page:
+            failure = HttpFailure("malformed", f"status {status}, not an answer of a model server")
+            end = self.failed(failure, Usage(0, 0, "estimate"))  # whoever said that did no work
+            if status in _SENT_ELSEWHERE:
+                end.cause = "unwelcome"
+            return end
         return None

@@ -1,8 +1,7 @@
 """PURE. The head of a request to a backend: request line and header lines, as bytes."""
 
-from urllib.parse import urlsplit
-
 from zuebee.contracts.inference import Job
+from zuebee.models.base_url import BaseUrl
 from zuebee.models.caller_lines import PREFIX, caller_lines
 from zuebee.models.headers import AllowList, upstream_lines
 
@@ -26,30 +25,35 @@ class RequestHead:
         tell_caller: bool = False,
         timeout_s: float = 0.0,
     ) -> None:
-        self._base = request_prefix + urlsplit(url).path.rstrip("/").encode()
-        # What the gateway says of the caller, no caller can say of itself.
-        self._allowed = AllowList(forward_headers, but=lambda name: tell_caller and name.startswith(PREFIX))
+        self._base = BaseUrl(url)
+        self._prefix = request_prefix
         self._tells_caller = tell_caller
-        lines = [b"host: " + authority.encode(), b"accept-encoding: identity"]
+        fields = {"host": authority, "accept-encoding": "identity"}
         if api_key:
-            lines.append(b"authorization: Bearer " + api_key.encode())
-        lines += [f"{name.lower()}: {value}".encode("latin-1") for name, value in headers.items()]
+            fields["authorization"] = f"Bearer {api_key}"
+        # What the operator says replaces what the gateway would say.
+        fields |= {name.lower(): value for name, value in headers.items()}
+        own = frozenset(name.encode() for name in fields)
+        # What the gateway says, of the caller, too, no caller can say of itself.
+        self._allowed = AllowList(
+            forward_headers, but=lambda name: name in own or (tell_caller and name.startswith(PREFIX))
+        )
+        lines = [f"{name}: {value}".encode("latin-1") for name, value in fields.items()]
         if tell_caller:
             lines.append(b"%btimeout-ms: %d" % (PREFIX, timeout_s * 1000))
         self._lines = b" HTTP/1.1\r\n" + b"\r\n".join(lines) + b"\r\n" + proxy_lines
         self._paths: dict[str, bytes] = {}
 
     def _path(self, path: str) -> bytes:
-        # A base URL may or may not end in /v1, as OpenAI's own does: never say it twice, nor before `/health`.
-        return self._base.removesuffix(b"/v1") + path.encode()
+        return self._prefix + self._base.path(path)
 
     def post(self, job: Job, body_bytes: int) -> bytes:
         """The head of a job's request."""
         path = self._paths.get(job.path)
         if path is None:
             path = self._paths[job.path] = b"POST " + self._path(job.path)
-        if job.query:
-            path += b"?" + job.query
+        if query := self._base.queried(job.query):
+            path += b"?" + query
         fields = self._fields(job)
         if self._tells_caller:
             fields += caller_lines(job)
@@ -68,4 +72,5 @@ class RequestHead:
 
     def get(self, path: str, method: str = "GET") -> bytes:
         """The head of a request without a body."""
-        return b"%b %b%b\r\n" % (method.encode(), self._path(path), self._lines)
+        query = b"?" + self._base.query if self._base.query else b""
+        return b"%b %b%b%b\r\n" % (method.encode(), self._path(path), query, self._lines)

@@ -1,31 +1,49 @@
 """One backend as an `Inference`: sends the client's bytes, passes the answer on as it comes, reads the usage.
 
-The body goes out as it came, but for `stream_options.include_usage` in streams.
+The body goes out as it came, but for `stream_options.include_usage` in streams, and for a bound of the answer where a
+budget asks for one.
 """
+
+from typing import Final
 
 from zuebee.config import BackendSettings
 from zuebee.contracts.inference import Job, Reply, begin
+from zuebee.dialects.openai_bound import write_fields
+from zuebee.dialects.sse import MAX_EVENT_BYTES
 from zuebee.kit.http_client import Connection, HttpFailure, HttpPool, Timeouts
 from zuebee.kit.http_connect import Origin
-from zuebee.models.estimate import TokenRatios
+from zuebee.models.base_url import BaseUrl
+from zuebee.models.bounds import REFUSED, Bounds
+from zuebee.models.estimate import PromptSizes
 from zuebee.models.outcomes import Outcomes
 from zuebee.models.request_head import RequestHead
 from zuebee.models.streams import Streams
 from zuebee.models.whole_answer import MAX_HELD_BYTES, WholeAnswers, read_body
+
+MAX_OWN_REQUESTS: Final = 4
+"""Probes and lists of models at once."""
 
 
 class BackendInference:
     """Runs jobs on one backend over a pool of kept connections."""
 
     def __init__(
-        self, settings: BackendSettings, name: str, proxy_url: str | None, quiet_s: float, ratios: TokenRatios
+        self,
+        settings: BackendSettings,
+        name: str,
+        proxy_url: str | None,
+        quiet_s: float,
+        sizes: PromptSizes,
+        max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
         origin = Origin(
             settings.url, timeout_s=settings.connect_timeout_s, ca_file=settings.ca_file, proxy_url=proxy_url
         )
         self.name = name
-        self.url = settings.url
+        self.url = url = BaseUrl(settings.url).shown  # in records and logs
         self._pool = HttpPool(origin, max_idle=settings.max_idle_connections, max_connections=settings.max_connections)
+        # Of its own, for a probe that finds no connection left says nothing of the server.
+        self._probes = HttpPool(origin, max_idle=1, max_connections=MAX_OWN_REQUESTS)
         self._head = RequestHead(
             settings.url,
             api_key=settings.api_key,
@@ -38,25 +56,30 @@ class BackendInference:
             timeout_s=settings.timeout_s,
         )
         self._timeouts = Timeouts(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.timeout_s)
-        self._outcomes = Outcomes(name, settings.url)
-        self._whole_answers = WholeAnswers(name, settings.url, self._outcomes, ratios)
+        # The first byte of a whole answer comes when all of it is made, however long that takes.
+        self._whole_timeouts = Timeouts(settings.timeout_s, settings.idle_timeout_s, settings.timeout_s)
+        self._outcomes = Outcomes(name, url)
+        self._whole_answers = WholeAnswers(name, url, self._outcomes, sizes)
+        self._bounds = Bounds(settings)
         self._streams = Streams(
             name,
-            settings.url,
+            url,
             self._pool,
             self._head,
             self._timeouts,
             self._outcomes,
             self._whole_answers,
-            ratios,
+            sizes,
+            self._bounds,
             include_usage=settings.include_usage,
             quiet_s=quiet_s,
+            max_event_bytes=max_event_bytes,
         )
 
     async def get(self, path: str, method: str, timeout_s: float, max_bytes: int = MAX_HELD_BYTES) -> tuple[int, bytes]:
         """Status and body of a small request of the gateway's own (probes, model lists). Raises HttpFailure."""
         timeouts = Timeouts(timeout_s, timeout_s, timeout_s)
-        connection = await self._pool.send(self._head.get(path, method), b"", timeouts, is_head=method == "HEAD")
+        connection = await self._probes.send(self._head.get(path, method), b"", timeouts, is_head=method == "HEAD")
         try:
             return connection.status, await read_body(connection, max_bytes)
         finally:
@@ -65,6 +88,7 @@ class BackendInference:
     def close(self) -> None:
         """Let go of the idle connections; running jobs finish."""
         self._pool.close()
+        self._probes.close()
 
     async def run(self, job: Job) -> Reply:
         """See `Inference.run`."""
@@ -72,11 +96,22 @@ class BackendInference:
             return await begin(self._streams.run(job))
         connection: Connection | None = None
         try:
-            connection = await self._pool.send(self._head.post(job, len(job.body)), job.body, self._timeouts)
+            sent = write_fields(job.body, job.places, usage=False, bound=self._bounds.of(job))
+            connection = await self._pool.send(self._head.post(job, len(sent)), sent, self._whole_timeouts, request=job)
             body = connection.take_whole()
+            if job.answer_bound and connection.status in REFUSED:
+                refused = body if body is not None else await read_body(connection, MAX_HELD_BYTES)
+                connection.finish()
+                connection = None
+                other = self._bounds.another(job, refused)
+                sent = write_fields(job.body, job.places, usage=False, bound=other)
+                connection = await self._pool.send(
+                    self._head.post(job, len(sent)), sent, self._whole_timeouts, request=job
+                )
+                body = connection.take_whole()
             if body is None:
                 body = await read_body(connection, MAX_HELD_BYTES)
-                if not connection.complete or connection.buffered_bytes:
+                if connection.status < 400 and (not connection.complete or connection.buffered_bytes):
                     long, connection = connection, None
                     return await begin(self._streams.long_answer(job, long, body))
             return self._whole_answers.read(job, connection, body), None

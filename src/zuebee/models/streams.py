@@ -5,28 +5,44 @@ replaced by another.
 """
 
 import logging
-from contextlib import suppress
+from contextlib import aclosing, suppress
+from typing import NamedTuple
 
 from zuebee.contracts.inference import End, Events, Head, Headers, Job, Usage
-from zuebee.dialects import openai
+from zuebee.dialects.openai_bound import Bound, write_fields
 from zuebee.dialects.openai_stream import StreamMeter
+from zuebee.dialects.sse import begins_events
 from zuebee.kit.http_client import Connection, HttpFailure, HttpPool, Timeouts
-from zuebee.models.estimate import TokenRatios
-from zuebee.models.long_answer import LongAnswer
+from zuebee.models.answer_fields import AnswerFields
+from zuebee.models.bounds import REFUSED, Bounds
+from zuebee.models.estimate import PromptSizes
+from zuebee.models.long_answer import LongAnswer, reported_usage
 from zuebee.models.outcomes import Outcomes
 from zuebee.models.request_head import RequestHead
 from zuebee.models.stream import StreamRelay
-from zuebee.models.whole_answer import MAX_HELD_BYTES, WholeAnswers, read_body, reported_usage, sorted_fields
+from zuebee.models.unpacking import READABLE, SELDOM_READ, Unpacker
+from zuebee.models.usage_option import UsageOption
+from zuebee.models.whole_answer import MAX_HELD_BYTES, WholeAnswers, read_body, sorted_fields, without_coding
 
 DONE_WAIT_S = 0.05
 
 _log = logging.getLogger("zuebee.models")
 
 
+class _Opened(NamedTuple):
+    """An answer whose beginning is known: `held` is the whole of it where it is no stream of events, else None, and
+    `begun` what was read of the stream.
+    """
+
+    connection: Connection
+    held: bytes | None = None
+    begun: bytes = b""
+
+
 class Streams:
     """Runs the jobs of one backend whose answers are passed on piece by piece.
 
-    `include_usage`: `always`, `never`, or `auto`, which stops asking streams for their usage once the backend refuses.
+    `include_usage`: see `UsageOption`.
     """
 
     def __init__(
@@ -38,10 +54,12 @@ class Streams:
         timeouts: Timeouts,
         outcomes: Outcomes,
         whole_answers: WholeAnswers,
-        ratios: TokenRatios,
+        sizes: PromptSizes,
+        bounds: Bounds,
         *,
         include_usage: str,
         quiet_s: float,
+        max_event_bytes: int,
     ) -> None:
         self._name = name
         self._url = url
@@ -50,32 +68,44 @@ class Streams:
         self._timeouts = timeouts
         self._outcomes = outcomes
         self._whole_answers = whole_answers
-        self._ratios = ratios
+        self._sizes = sizes
+        self._bounds = bounds
         self._quiet_s = quiet_s
-        self._asks_usage = include_usage != "never"
-        self._may_stop_asking = include_usage == "auto"
+        self._max_event_bytes = max_event_bytes
+        self._usage_option = UsageOption(include_usage)
 
     async def long_answer(self, job: Job, connection: Connection, begun: bytes) -> Events:
         """An answer too long to hold: passed on as it comes, its usage read from its last bytes."""
-        answer = LongAnswer(job, self._prompt_estimate(job), begun) if connection.status < 300 else None
+
+        fields = sorted_fields(connection)
+        answer = LongAnswer(job, begun, coding=fields.coding) if connection.status < 300 else None
+        unpacker = Unpacker(fields.coding) if fields.coding in SELDOM_READ else None
 
         def usage(*, whole: bool = False) -> Usage | None:
             return None if answer is None else answer.usage(whole=whole)
 
         try:
-            fields = sorted_fields(connection)
-            if (refused := self._outcomes.unfit(connection.status, fields)) is not None:
+            if (refused := self._outcomes.unfit(connection.status, fields, begun)) is not None:
                 yield refused
                 return
             passed = fields.passed.copy()
-            if fields.content_length:
+            chunked = any(name == b"transfer-encoding" for name, _ in connection.headers)
+            if unpacker is not None:
+                passed = without_coding(passed)
+            elif fields.content_length and not chunked:  # of both, the chunks count (RFC 9112, section 6.3)
                 passed.append((b"content-length", fields.content_length))
             yield Head(connection.status, passed, self._name, usage, backend_url=self._url)
             data: bytes | None = begun
             while data:
                 if answer is not None:
                     answer.passes(data)
-                yield data
+                if unpacker is None:
+                    yield data
+                else:
+                    for piece in unpacker.pieces(data):
+                        yield piece
+                    if unpacker.broken:
+                        raise HttpFailure("malformed", "it cannot be unpacked")
                 data = await connection.read()
             yield self._outcomes.end(usage(whole=True))
         except HttpFailure as failure:
@@ -86,23 +116,36 @@ class Streams:
     async def run(self, job: Job) -> Events:
         """The answer to a job that asks for an event stream."""
         connection = None
-        stream = StreamRelay(StreamMeter(hide_usage=not job.stream_usage), self._quiet_s)
-        meter = stream.meter
+        stream = StreamRelay(self._meter(job), self._quiet_s)
+        meter, started = stream.meter, False
         try:
-            connection, held = await self._open(job)
+            connection, held, read = await self._open(job)
             if held is not None:
-                yield self._whole_answers.read(job, connection, held)
+                if connection.status >= 400 or (connection.complete and not connection.buffered_bytes):
+                    yield self._whole_answers.read(job, connection, held)
+                    return
+                async with aclosing(self.long_answer(job, connection, held)) as events:
+                    async for event in events:
+                        yield event
                 return
-            begun = await stream.begin(connection)
+            if (fields := sorted_fields(connection)).coding:
+                stream.unpack(fields.coding)
+            begun = await stream.begin(connection, read)
+            if not fields.coding and (body := _no_stream(connection, meter, begun)) is not None:
+                yield self._whole_answers.read(job, connection, body)
+                return
             if meter.chunks or meter.done:
-                yield self._stream_head(job, connection, stream)
+                started = True
+                yield self._stream_head(job, connection, stream, fields)
                 if begun:
                     yield begun
                 while (more := await stream.next_event(connection)) is not None:
                     yield more
             yield self._end(job, meter)
         except HttpFailure as failure:
-            if meter.whole:
+            if started and (last := meter.end()):
+                yield last
+            if meter.whole or meter.error is not None:
                 yield self._end(job, meter)
             else:
                 yield self._outcomes.failed(failure, self._usage(job, meter) if meter.chunks else None)
@@ -110,31 +153,49 @@ class Streams:
             if connection is not None:
                 await _leave(connection, meter)
 
-    async def _open(self, job: Job) -> tuple[Connection, bytes | None]:
-        """Send the job. The second value is the whole body where the answer is no event stream."""
-        asks = self._asks_usage and not job.stream_usage
-        body = openai.ask_for_usage(job.body) if asks else job.body
-        connection = await self._pool.send(self._head.post(job, len(body)), body, self._timeouts)
-        if connection.status == 200 and _is_event_stream(connection.headers):
-            return connection, None
+    def _meter(self, job: Job) -> StreamMeter:
+        several = job.choices > 1 or job.prompts > 1
+        return StreamMeter(hide_usage=not job.stream_usage, several=several, max_event_bytes=self._max_event_bytes)
+
+    async def _open(self, job: Job) -> _Opened:
+        """Send the job."""
+        return await self._send(job, self._bounds.of(job), asks=self._usage_option.asks(job))
+
+    async def _send(self, job: Job, bound: Bound | None, *, asks: bool, again: bool = False) -> _Opened:
+        body = write_fields(job.body, job.places, usage=asks, bound=bound)
+        connection = await self._pool.send(self._head.post(job, len(body)), body, self._timeouts, request=job)
+        good = connection.status < 300
+        if good and _is_event_stream(connection.headers) and _is_readable(sorted_fields(connection)):
+            return _Opened(connection)
         try:
-            held = await read_body(connection, MAX_HELD_BYTES)
-            if asks and self._may_stop_asking and connection.status in (400, 422) and b"stream_options" in held:
-                self._asks_usage = False
-                _log.warning("%s refuses stream_options: usage of its streams will be estimated", self._name)
+            # What is called something else, or nothing at all, may be the stream that was asked for.
+            begun = await _begun(connection) if good else b""
+            if good and sorted_fields(connection).coding:
+                return _Opened(connection, begun)  # it passes as it comes
+            if good and begins_events(begun):
+                return _Opened(connection, begun=begun)
+            held = await read_body(connection, MAX_HELD_BYTES, begun)
+            if asks and self._usage_option.may_be_refused(connection.status, held):
                 connection.finish()
-                return await self._open(job)
-            if not connection.complete:
+                opened = await self._send(job, bound, asks=False, again=again)
+                if opened.connection.status == 200 and self._usage_option.taken_without(job):
+                    _log.warning("%s refuses stream_options: usage of its streams will be estimated", self._name)
+                return opened
+            if bound is not None and not again and connection.status in REFUSED:
+                connection.finish()
+                return await self._send(job, self._bounds.another(job, held), asks=asks, again=True)
+            if not connection.complete and 300 <= connection.status < 400:
                 raise HttpFailure("malformed", "not an event stream, and too long")
         except BaseException:
             connection.finish()
             raise
-        return connection, held
+        return _Opened(connection, held)
 
-    def _stream_head(self, job: Job, connection: Connection, stream: StreamRelay) -> Head:
+    def _stream_head(self, job: Job, connection: Connection, stream: StreamRelay, fields: AnswerFields) -> Head:
+        passed = without_coding(fields.passed) if fields.coding else fields.passed.copy()
         return Head(
-            200,
-            sorted_fields(connection).passed.copy(),
+            connection.status,
+            passed,
             self._name,
             lambda: self._usage(job, stream.meter),
             events=True,
@@ -142,20 +203,20 @@ class Streams:
             backend_url=self._url,
         )
 
-    def _prompt_estimate(self, job: Job) -> int:
-        return self._ratios.estimate(job.model, len(job.body))
-
     def _usage(self, job: Job, meter: StreamMeter) -> Usage:
         whole = meter.whole
-        if meter.usage is not None:
-            return reported_usage(meter.usage, "provider" if whole else "partial")
-        return Usage(self._prompt_estimate(job), meter.tokens, "estimate" if whole else "partial")
+        if (figures := meter.figures) is not None:
+            return reported_usage(figures, "provider" if whole else "partial")
+        tokens = meter.tokens
+        if meter.unread and job.max_output_tokens is not None:  # its size says less than its bound
+            tokens = min(tokens, job.max_output_tokens * job.choices * job.prompts)
+        return Usage(job.prompt_tokens, tokens, "estimate" if whole else "partial")
 
     def _end(self, job: Job, meter: StreamMeter) -> End:
         usage = self._usage(job, meter) if meter.chunks or meter.usage else None
         if meter.whole:
-            if meter.usage is not None:
-                self._ratios.learn(job.model, len(job.body), meter.usage.prompt)
+            if (figures := meter.figures) is not None:
+                self._sizes.learn(job, figures.prompt)
             end = self._outcomes.end(usage)
             end.last_words = meter.last_words
             return end
@@ -163,7 +224,7 @@ class Streams:
             return self._outcomes.reported(meter.error, usage)
         if meter.fault:
             return self._outcomes.failed(HttpFailure("malformed", meter.fault), usage)
-        return self._outcomes.failed(HttpFailure("truncated", "the stream ended early"), usage)
+        return self._outcomes.failed(HttpFailure("ended_early", "the stream ended early"), usage)
 
 
 async def _leave(connection: Connection, meter: StreamMeter) -> None:
@@ -176,5 +237,30 @@ async def _leave(connection: Connection, meter: StreamMeter) -> None:
         connection.finish()
 
 
+def _is_readable(fields: AnswerFields) -> bool:
+    return not fields.coding or fields.coding in READABLE
+
+
+async def _begun(connection: Connection) -> bytes:
+    """The beginning of a body, as much of it as tells whether it is a stream of events."""
+    begun = b""
+    while data := await connection.read():
+        begun += data
+        if begins_events(begun) is not None:
+            break
+    return begun
+
+
+def _no_stream(connection: Connection, meter: StreamMeter, begun: bytes) -> bytes | None:
+    """The whole answer, where what called itself a stream of events is a JSON object."""
+    if meter.chunks or meter.over or not connection.complete:
+        return None
+    body = begun + meter.begun_event
+    return body if body.lstrip().startswith(b"{") else None
+
+
 def _is_event_stream(headers: Headers) -> bool:
-    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
+    for name, value in headers:
+        if name == b"content-type":
+            return value.lstrip()[:17].lower() == b"text/event-stream"  # RFC 9110, section 8.3.1
+    return False

@@ -1,6 +1,7 @@
 """Takes a store through the migrations it has not seen. Only imported when there are any."""
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
+from zuebee.kit.driver_words import reason
 from zuebee.schema.version import (
     CONNECT_TIMEOUT_S,
+    HEAD,
     LOCK_TIMEOUT_S,
     SchemaError,
     StoreUnreachable,
@@ -38,15 +41,18 @@ def scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(config)
 
 
-def upgrade(url_or_path: str, revision: str = "head") -> None:
-    """Run the missing migrations, up to `revision`, in one transaction. Raises `SchemaError`."""
+def upgrade(url_or_path: str, revision: str = "head", said: Callable[[str], None] = lambda _: None) -> None:
+    """Run the missing migrations, up to `revision`, in one transaction. `said` hears of each that is done.
+
+    Raises `SchemaError`.
+    """
     if is_postgres(url_or_path):
-        _upgrade_postgres(url_or_path, revision)
+        _upgrade_postgres(url_or_path, revision, said)
     else:
-        _upgrade_sqlite(Path(url_or_path), revision)
+        _upgrade_sqlite(Path(url_or_path), revision, said)
 
 
-def _upgrade_sqlite(path: Path, revision: str) -> None:
+def _upgrade_sqlite(path: Path, revision: str, said: Callable[[str], None]) -> None:
     engine: Engine | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +62,7 @@ def _upgrade_sqlite(path: Path, revision: str) -> None:
         with engine.connect() as connection:
             # The driver would begin no transaction for CREATE TABLE; IMMEDIATE lets one process at a time through.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-            _migrate(connection, revision)
+            _migrate(connection, revision, said)
             connection.exec_driver_sql("COMMIT")
     except sqlite3.Error as error:
         raise unusable(path, error) from None
@@ -80,30 +86,29 @@ def _open_sqlite(path: Path) -> sqlite3.Connection:
 def _failed(path: Path, error: sqlalchemy.exc.DBAPIError) -> SchemaError:
     if isinstance(error.orig, sqlite3.Error):
         return unusable(path, error.orig)
-    return StoreUnreadable(f"{path}: {type(error.orig).__name__}")
+    return StoreUnreadable(f"{path}: {reason(error)}")
 
 
-def _upgrade_postgres(url: str, revision: str) -> None:
+def _upgrade_postgres(url: str, revision: str, said: Callable[[str], None]) -> None:
     def connect() -> psycopg.Connection[Any]:
-        return psycopg.connect(url, connect_timeout=round(CONNECT_TIMEOUT_S))
+        # Behind a pooler, names of prepared statements would be left on a server that others use.
+        return psycopg.connect(url, connect_timeout=round(CONNECT_TIMEOUT_S), prepare_threshold=None)
 
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=connect, poolclass=sqlalchemy.pool.NullPool)
     try:
         with engine.begin() as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(LOCK_TIMEOUT_S * 1000)}")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-            _migrate(connection, revision)
+            _migrate(connection, revision, said)
     except sqlalchemy.exc.OperationalError as error:
-        # The driver's words may hold the address.
-        raise StoreUnreachable(f"the database was lost while migrating ({type(error.orig).__name__})") from None
+        raise StoreUnreachable(f"the database was lost while migrating: {reason(error)}") from None
     except sqlalchemy.exc.DBAPIError as error:
-        reason = getattr(getattr(error.orig, "diag", None), "message_primary", None) or type(error.orig).__name__
-        raise SchemaError(f"the migration failed and changed nothing: {reason}") from None
+        raise SchemaError(f"the migration failed and changed nothing: {reason(error)}") from None
     finally:
         engine.dispose()
 
 
-def _migrate(connection: Connection, revision: str) -> None:
+def _migrate(connection: Connection, revision: str, said: Callable[[str], None]) -> None:
     script = scripts()
     # Again, now that nobody else is migrating.
     check(parsed(MigrationContext.configure(connection).get_current_revision()))
@@ -111,6 +116,9 @@ def _migrate(connection: Connection, revision: str) -> None:
     def steps(current: Any, _: MigrationContext) -> Any:
         return script._upgrade_revs(revision, current)
 
+    def done(ctx: Any, step: Any, heads: Any, run_args: Any) -> None:
+        said(f"the store has schema {int(step.up_revision_id)} of {HEAD}")
+
     with EnvironmentContext(Config(), script) as environment:
-        environment.configure(connection=connection, fn=steps)
+        environment.configure(connection=connection, fn=steps, on_version_apply=done)
         environment.run_migrations()

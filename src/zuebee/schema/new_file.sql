@@ -101,7 +101,7 @@ CREATE TABLE ledger_owners (
 	started_at_s DOUBLE DEFAULT '0' NOT NULL, 
 	seen_at_s DOUBLE DEFAULT '0' NOT NULL, 
 	ended_at_s DOUBLE DEFAULT '0' NOT NULL, 
-	applied BIGINT DEFAULT '0' NOT NULL, 
+	applied BIGINT DEFAULT '0' NOT NULL, currency TEXT DEFAULT '' NOT NULL, 
 	PRIMARY KEY (id)
 );
 CREATE TABLE ledger_balances (
@@ -115,7 +115,7 @@ CREATE TABLE ledger_balances (
 	used BIGINT DEFAULT '0' NOT NULL, 
 	overdraft BIGINT DEFAULT '0' NOT NULL, 
 	limited BIGINT DEFAULT '0' NOT NULL, 
-	changes BIGINT DEFAULT '0' NOT NULL, 
+	changes BIGINT DEFAULT '0' NOT NULL, owed BIGINT DEFAULT '0' NOT NULL, apart BIGINT DEFAULT '0' NOT NULL, 
 	PRIMARY KEY (id)
 );
 CREATE TABLE ledger_paths (
@@ -148,7 +148,7 @@ CREATE TABLE ledger_holds (
 	expires_at_s DOUBLE DEFAULT '0' NOT NULL, 
 	progress_tokens BIGINT DEFAULT '0' NOT NULL, 
 	progress_cost_nano BIGINT DEFAULT '0' NOT NULL, 
-	record TEXT DEFAULT '' NOT NULL, 
+	record TEXT DEFAULT '' NOT NULL, swept_at_s DOUBLE DEFAULT '0' NOT NULL, owed_tokens BIGINT DEFAULT '0' NOT NULL, owed_cost_nano BIGINT DEFAULT '0' NOT NULL, 
 	PRIMARY KEY (hold)
 );
 CREATE TABLE ledger_batches (
@@ -189,7 +189,7 @@ CREATE TABLE usage_records (
 	first_token_ms DOUBLE, 
 	tags TEXT DEFAULT '[]' NOT NULL, 
 	total_tokens BIGINT GENERATED ALWAYS AS (prompt_tokens + completion_tokens) VIRTUAL, 
-	timestamp TEXT GENERATED ALWAYS AS (strftime('%Y-%m-%dT%H:%M:%fZ', at_s, 'unixepoch')) VIRTUAL, 
+	timestamp TEXT GENERATED ALWAYS AS (strftime('%Y-%m-%dT%H:%M:%fZ', at_s, 'unixepoch')) VIRTUAL, currency TEXT DEFAULT '' NOT NULL, 
 	PRIMARY KEY (id)
 );
 CREATE TABLE usage_days (
@@ -204,16 +204,6 @@ CREATE TABLE usage_days (
  WITHOUT ROWID
 
 ;
-CREATE TABLE usage_outbox (
-	id INTEGER NOT NULL, 
-	event_id TEXT DEFAULT '' NOT NULL, 
-	reporter TEXT DEFAULT '' NOT NULL, 
-	payload TEXT DEFAULT '' NOT NULL, 
-	attempts INTEGER DEFAULT '0' NOT NULL, 
-	created_at_s DOUBLE DEFAULT '0' NOT NULL, 
-	due_at_s DOUBLE DEFAULT '0' NOT NULL, record BIGINT DEFAULT '0' NOT NULL, currency TEXT DEFAULT '' NOT NULL, 
-	PRIMARY KEY (id)
-);
 CREATE TABLE kept_answers (
 	id TEXT NOT NULL, 
 	fingerprint TEXT DEFAULT '' NOT NULL, 
@@ -250,6 +240,38 @@ CREATE TABLE invoices (
 	created_at_s DOUBLE DEFAULT '0' NOT NULL, 
 	PRIMARY KEY (number)
 );
+CREATE TABLE usage_outbox (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	event_id TEXT DEFAULT '' NOT NULL, 
+	reporter TEXT DEFAULT '' NOT NULL, 
+	payload TEXT DEFAULT '' NOT NULL, 
+	attempts INTEGER DEFAULT '0' NOT NULL, 
+	created_at_s DOUBLE DEFAULT '0' NOT NULL, 
+	due_at_s DOUBLE DEFAULT '0' NOT NULL, 
+	record BIGINT DEFAULT '0' NOT NULL, 
+	currency TEXT DEFAULT '' NOT NULL
+);
+CREATE TABLE unbilled_usage (
+	organisation_id TEXT NOT NULL, 
+	month BIGINT NOT NULL, 
+	user_id TEXT NOT NULL, 
+	model TEXT NOT NULL, 
+	currency TEXT NOT NULL, 
+	requests BIGINT DEFAULT '0' NOT NULL, 
+	prompt_tokens BIGINT DEFAULT '0' NOT NULL, 
+	cached_tokens BIGINT DEFAULT '0' NOT NULL, 
+	completion_tokens BIGINT DEFAULT '0' NOT NULL, 
+	cost_nano BIGINT DEFAULT '0' NOT NULL, 
+	PRIMARY KEY (organisation_id, month, user_id, model, currency)
+)
+ WITHOUT ROWID
+
+;
+CREATE TABLE store_facts (
+	name TEXT NOT NULL, 
+	value TEXT DEFAULT '' NOT NULL, 
+	PRIMARY KEY (name)
+);
 CREATE INDEX budgets_scope ON budgets (scope, scope_id);
 CREATE UNIQUE INDEX invoices_period ON invoices (organisation_id, starts_at_s, ends_at_s);
 CREATE INDEX kept_answers_expiry ON kept_answers (expires_at_s);
@@ -261,5 +283,5 @@ CREATE UNIQUE INDEX ledger_entries_once ON ledger_entries (hold, step);
 CREATE INDEX teams_organisation ON teams (organisation_id);
 CREATE INDEX usage_outbox_due ON usage_outbox (reporter, due_at_s, id);
 CREATE INDEX users_organisation ON users (organisation_id);
-INSERT INTO alembic_version VALUES ('0002');
+INSERT INTO alembic_version VALUES ('0005');
 PRAGMA user_version=2

@@ -3,36 +3,19 @@
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from zuebee.schema.version import StoreRefused, StoreUnreachable
-
-# Libpq does not tell the code of a failure to connect, so its words must do. Words that are not known (a server may
-# speak any language) are waited for: they are in the log.
-_MISTAKES = (
-    "authentication failed", "does not exist", "no such database", "no such user", "no password supplied",
-    "no pg_hba.conf entry", "not permitted to log in", "permission denied", "unrecognized configuration parameter",
-    "certificate", "but SSL was required",
-)  # fmt: skip
-_NOT_YET = ("starting up", "shutting down", "accepting connections", "in recovery mode")
-_FULL = ("too many", "slots are reserved", "no more connections")
+from zuebee.kit.postgres import connect
+from zuebee.schema.version import StoreRefused, meaning_of
 
 
 def reach(url: str, timeout_s: int) -> None:
-    """Connect once. Raises StoreUnreachable (nobody listens, no answer, starting up, too many connections), and
-    StoreRefused for what waiting does not mend. Blocks.
+    """Ask once, in a transaction. Raises StoreUnreachable (nobody listens, no answer, starting up, too many
+    connections), and StoreRefused for what waiting does not mend. Blocks.
     """
-    secret = str(_parts(url).get("password") or "")
     try:
-        psycopg.connect(url, connect_timeout=timeout_s).close()
+        with connect(url, timeout_s=timeout_s) as link:
+            link.execute("SELECT 1")  # a pooler lets us in where no server is
     except psycopg.Error as error:
-        words = _words(error)
-        shown = words.replace(secret, "***") if secret else words
-        if any(sign in words for sign in _MISTAKES):
-            raise StoreRefused(f"the database does not let us in: {shown}") from None
-        if any(sign in words for sign in _FULL):
-            raise StoreUnreachable(f"it has too many connections ({shown})") from None
-        if any(sign in words for sign in _NOT_YET):
-            raise StoreUnreachable(f"it takes no connections yet ({shown})") from None
-        raise StoreUnreachable(f"it does not answer ({shown})") from None
+        raise meaning_of(error, str(_parts(url).get("password") or "")) from None
 
 
 def place(url: str) -> str:
@@ -50,10 +33,3 @@ def _parts(url: str) -> dict[str, object]:
     if not all(port.isdigit() for port in str(parts.get("port", 5432)).split(",")):
         raise StoreRefused("store.url cannot be understood: special characters of a password must be escaped")
     return parts
-
-
-def _words(error: psycopg.Error) -> str:
-    """What the server or the driver said, without the address before it."""
-    said, fatal, refusal = str(error).partition("FATAL:")
-    line = refusal if fatal else said.rpartition("failed: ")[2]
-    return line.strip().partition("\n")[0] or type(error).__name__

@@ -14,7 +14,8 @@ def new_file(folder: Path) -> str:
     try:
         # Tables as they were made, indexes by name: the order in which those are made is left to chance.
         order = "ORDER BY type DESC, iif(type = 'table', rowid, 0), name"
-        found = connection.execute(f"SELECT sql FROM sqlite_master WHERE sql IS NOT NULL {order}")
+        ours = "sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"
+        found = connection.execute(f"SELECT sql FROM sqlite_master WHERE {ours} {order}")
         made = [row[0] for row in found]
         (version,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         (user_version,) = connection.execute("PRAGMA user_version").fetchone()

@@ -135,6 +135,7 @@ ledger_owners = Table(
     Column("id", Serial, primary_key=True),  # the epoch: each start of a process is a new owner
     _text("name"), _time("started_at_s"), _time("seen_at_s"), _time("ended_at_s"),
     _number("applied"),  # PostgreSQL: the newest of its batches that was committed
+    _text("currency"),  # PostgreSQL: what it counts in; who finds another one there does not write any more
 )  # fmt: skip
 
 ledger_balances = Table(
@@ -144,6 +145,8 @@ ledger_balances = Table(
     _number("granted"), _number("held"), _number("used"), _number("overdraft"),
     _number("limited"),  # how much of `granted` came from the budget's limit
     _number("changes"),  # how often the limit was set, the first time included
+    _number("owed"),  # PostgreSQL: what open holds that were cut down may need beyond what they hold
+    _number("apart"),  # how much of `used` was paid for when the limit came; -1: it went, the account is prepaid
     Index("ledger_balances_account", "account", "starts_at_s", unique=True),
 )  # fmt: skip
 
@@ -171,6 +174,8 @@ ledger_holds = Table(
     Column("hold", Text, primary_key=True),
     _number("path"), _number("tokens"), _number("cost_nano"), _number("owner"), _time("expires_at_s"),
     _number("progress_tokens"), _number("progress_cost_nano"), _text("record", ""),
+    _time("swept_at_s"),  # when a process last found that it has expired, and took it upon itself
+    _number("owed_tokens"), _number("owed_cost_nano"),  # PostgreSQL: what it lacks of its worst case
 )  # fmt: skip
 
 ledger_batches = Table(
@@ -204,6 +209,7 @@ usage_records = Table(
         "timestamp", Text().with_variant(TIMESTAMP(timezone=True), "postgresql"),
         _derived(sqlite="strftime('%Y-%m-%dT%H:%M:%fZ', at_s, 'unixepoch')", postgresql="to_timestamp(at_s)"),
     ),
+    _text("currency"),  # of its cost; empty: that of the store (from before schema 5)
 )  # fmt: skip
 
 usage_days = Table(
@@ -211,6 +217,18 @@ usage_days = Table(
     Column("key_id", Text, primary_key=True),
     Column("day", Integer, primary_key=True),
     _number("requests"), _number("prompt_tokens"), _number("completion_tokens"), _number("cost_nano"),
+    sqlite_with_rowid=False,
+)  # fmt: skip
+
+unbilled_usage = Table(
+    "unbilled_usage", metadata,  # what is on no invoice yet: an invoice takes it away
+    Column("organisation_id", Text, primary_key=True),
+    Column("month", BigInteger, primary_key=True),  # its first second
+    Column("user_id", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("currency", Text, primary_key=True),  # empty: that of the store (from before schema 3)
+    _number("requests"), _number("prompt_tokens"), _number("cached_tokens"), _number("completion_tokens"),
+    _number("cost_nano"),
     sqlite_with_rowid=False,
 )  # fmt: skip
 
@@ -225,6 +243,7 @@ usage_outbox = Table(
     _number("record"),  # the usage record that the event is made of when it is delivered
     _text("currency"),  # of its cost
     Index("usage_outbox_due", "reporter", "due_at_s", "id"),
+    sqlite_autoincrement=True,  # no id comes again: whoever delivers remembers them
 )  # fmt: skip
 
 # --- answers kept for repeated requests ---
@@ -259,4 +278,10 @@ counters = Table(
     "counters", metadata,  # numbers without gaps: the row is locked until the one who took a number has used it
     Column("name", Text, primary_key=True),
     _number("value"),
+)  # fmt: skip
+
+store_facts = Table(
+    "store_facts", metadata,  # `currency`: that of all money; missing: nobody has said it yet
+    Column("name", Text, primary_key=True),
+    _text("value"),
 )  # fmt: skip

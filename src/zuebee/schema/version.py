@@ -3,7 +3,9 @@
 import sqlite3
 from pathlib import Path
 
-HEAD = 2
+from zuebee.kit.driver_words import connection_words, reason
+
+HEAD = 5
 """The newest schema that this code knows; a test holds it to the migrations."""
 
 CONNECT_TIMEOUT_S = 10.0
@@ -13,12 +15,29 @@ LOCK_TIMEOUT_S = 120.0
 _VERSION = "SELECT version_num FROM alembic_version"
 
 
+# Libpq does not tell the code of a failure to connect, so its words must do. Words that are not known (a server may
+# speak any language) are waited for: they are in the log.
+_MISTAKES = (
+    "authentication failed", "does not exist", "no such database", "no such user", "no password supplied",
+    "no pg_hba.conf entry", "not permitted to log in", "permission denied", "unrecognized configuration parameter",
+    "certificate", "but SSL was required", "unsupported startup parameter",
+)  # fmt: skip
+_NO_TRANSACTIONS = "statement pooling mode"  # PgBouncer's words
+_POOL_MODE = "it must have `pool_mode = transaction` or `session`"
+_NOT_YET = ("starting up", "shutting down", "accepting connections", "in recovery mode")
+_FULL = ("too many", "slots are reserved", "no more connections")
+
+
 class SchemaError(Exception):
     """The store cannot be used as it is; the message says why and what to do, and holds no address."""
 
 
 class SchemaTooNew(SchemaError):
     """A newer ZueBee has migrated this store."""
+
+
+class NoStore(SchemaError):
+    """There is nothing, or a database that is no store yet."""
 
 
 class StoreUnreadable(SchemaError):
@@ -31,6 +50,21 @@ class StoreUnreachable(SchemaError):
 
 class StoreRefused(SchemaError):
     """The database is there and does not let us in: a wrong password, name or certificate."""
+
+
+def meaning_of(error: Exception, secret: str) -> SchemaError:
+    """What a failure to connect to PostgreSQL means, with the cause: StoreUnreachable or StoreRefused."""
+    words = connection_words(str(error)) or type(error).__name__
+    shown = words.replace(secret, "***") if secret else words
+    if _NO_TRANSACTIONS in words:
+        return StoreRefused(f"the pooler before it allows no transactions: {_POOL_MODE} ({shown})")
+    if any(sign in words for sign in _MISTAKES):
+        return StoreRefused(f"the database does not let us in: {shown}")
+    if any(sign in words for sign in _FULL):
+        return StoreUnreachable(f"it has too many connections ({shown})")
+    if any(sign in words for sign in _NOT_YET):
+        return StoreUnreachable(f"it takes no connections yet ({shown})")
+    return StoreUnreachable(f"it does not answer ({shown})")
 
 
 def is_postgres(url_or_path: str) -> bool:
@@ -97,14 +131,19 @@ def check_whole(path: Path, connection: sqlite3.Connection) -> None:
 def _postgres_version(url: str) -> int:
     import psycopg  # 0.15 s that a start on SQLite can do without
 
+    from zuebee.kit.postgres import connect
+
     try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=round(CONNECT_TIMEOUT_S)) as connection:
+        with connect(url, timeout_s=CONNECT_TIMEOUT_S) as connection:
             row = connection.execute(_VERSION).fetchone()
     except psycopg.errors.UndefinedTable:
         return 0
     except psycopg.OperationalError as error:
-        # The driver's words may hold the address.
-        raise StoreUnreachable(f"the database does not answer ({type(error).__name__})") from None
+        raise meaning_of(error, str(psycopg.conninfo.conninfo_to_dict(url).get("password") or "")) from None
     except psycopg.Error as error:
-        raise StoreUnreadable(f"the database cannot be read ({type(error).__name__})") from None
+        if error.sqlstate is None:  # its words may hold a password that was not escaped
+            raise StoreRefused(
+                "the URL cannot be understood: special characters of a password must be escaped"
+            ) from None
+        raise StoreUnreadable(f"the database cannot be read: {reason(error)}") from None
     return parsed(None if row is None else row[0])

@@ -102,6 +102,8 @@ class ChatAsk(Generation, frozen=True, kw_only=True):
     @property
     def prompt_tokens(self) -> int:
         """Four bytes are a token; a message costs four more, the chat three."""
+        if self.sim is not None and self.sim.prompt_tokens is not None:
+            return self.sim.prompt_tokens
         texts = sum(count_tokens(message.text) for message in self.messages)
         return texts + _TOKENS_PER_MESSAGE * len(self.messages) + _TOKENS_PER_CHAT
 
@@ -119,6 +121,8 @@ class CompletionAsk(Generation, frozen=True, kw_only=True):
     @property
     def prompt_tokens(self) -> int:
         """Four bytes are a token."""
+        if self.sim is not None and self.sim.prompt_tokens is not None:
+            return self.sim.prompt_tokens
         return sum(prompt_size(prompt) for prompt in self.prompts)
 
 
@@ -139,6 +143,8 @@ class EmbeddingAsk(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def prompt_tokens(self) -> int:
         """Four bytes are a token."""
+        if self.sim is not None and self.sim.prompt_tokens is not None:
+            return self.sim.prompt_tokens
         return sum(prompt_size(text) for text in self.inputs)
 
 
@@ -161,9 +167,12 @@ Ask = TypeVar("Ask", ChatAsk, CompletionAsk, EmbeddingAsk)
 
 
 def decode(body: bytes, kind: type[Ask]) -> Ask:
-    """Return the body as a `kind`; raise Refused (400) that says what is wrong and where."""
+    """Return the body as a `kind`; raise Refused (400) that says what is wrong and where.
+
+    `10.0` and `"10"` are taken for numbers, 1 and `"true"` for truth values, and a byte order mark for nothing.
+    """
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body.removeprefix(b"\xef\xbb\xbf"), type=kind, strict=False)
     except msgspec.ValidationError as error:
         raise Refused(400, str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -76,6 +76,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Length of the answer in tokens, before `max_tokens` cuts it."""
     cached_tokens: Count | None = None
     """Tokens of the prompt that the usage says came from the cache; None says nothing of a cache."""
+    prompt_tokens: Count | None = None
+    """Tokens that the prompt has, whatever its text: pictures, a hidden system prompt; None: they are counted."""
     tokens_per_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
     first_token_delay_s: Seconds | None = None
 

@@ -21,8 +21,9 @@ class AccessLog:
     def __init__(self, target: str) -> None:
         self._fd = {"stdout": 1, "stderr": 2}.get(target)
         self._own = self._fd is None
+        self._target = target
         if self._fd is None:
-            self._fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+            self._fd = _open(target)
         self._writer: BatchWriter[Settlement] = BatchWriter(
             "access-log", self._write, interval_s=FLUSH_INTERVAL_S, max_items=MAX_WAITING_LINES
         )
@@ -36,6 +37,13 @@ class AccessLog:
         """Lines that could not be written."""
         return self._writer.dropped
 
+    def reopen(self) -> None:
+        """Write to the file of its name from now on: the old one may have been moved away. Raises OSError."""
+        if self._own and self._fd is not None:
+            new = _open(self._target)
+            os.dup2(new, self._fd, inheritable=False)  # at once, also for the thread that writes
+            os.close(new)
+
     def close(self) -> None:
         """Write what waits, briefly."""
         self._writer.close(2.0)
@@ -48,6 +56,10 @@ class AccessLog:
         written_bytes = os.write(self._fd, data)
         while written_bytes < len(data):
             written_bytes += os.write(self._fd, data[written_bytes:])
+
+
+def _open(target: str) -> int:
+    return os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
 
 
 _encode: Final = msgspec.json.Encoder().encode

@@ -41,7 +41,7 @@ class BudgetGauges:
 
     def __init__(self, balances: Callable[[], Iterable[BalanceLike]], limit: int, now_s: Callable[[], float]) -> None:
         self._balances = balances
-        self._limit = limit
+        self.limit = limit
         self._now_s = now_s
         self._read_at_s = float("-inf")
         self._shown: Sequence[BalanceLike] = ()
@@ -74,7 +74,7 @@ class BudgetGauges:
             known = newest.get(each.account)
             if known is None or each.starts_at_s > known.starts_at_s:
                 newest[each.account] = each
-        self._shown = nsmallest(self._limit, newest.values(), key=_share)
+        self._shown = nsmallest(self.limit, newest.values(), key=_share)
         counted = ((each.account.partition(":")[0], each.unit, _state(_share(each))) for each in newest.values())
         self._states = Counter(counted)
 

@@ -45,14 +45,14 @@ class Burns:
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._burns: dict[tuple[str, str], Burn] = {}
 
     def add(self, organisation: str, plan: str, tokens: int, cost_nano: int, now_s: float) -> None:
         """So much was used."""
         burn = self._burns.get((organisation, plan))
         if burn is None:
-            known = len(self._burns) < self._limit
+            known = len(self._burns) < self.limit
             burn = self._burns.setdefault((organisation, plan) if known else (OTHER, OTHER), Burn())
         burn.add(tokens, cost_nano, now_s)
 

@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+from logging.handlers import WatchedFileHandler
 
 import msgspec
 
@@ -43,15 +44,20 @@ class TextFormatter(logging.Formatter):
         return f"{line}\n{redact(self.formatException(record.exc_info))}" if record.exc_info else line
 
 
+def set_level(settings: LogSettings) -> None:
+    """Say what the settings ask for, from now on."""
+    logging.getLogger().setLevel(LEVELS[settings.level])
+
+
 def set_up(settings: LogSettings) -> None:
     """Send the process log where the settings say. Raises OSError."""
     handler: logging.Handler
     if settings.output in _STREAMS:
         handler = logging.StreamHandler(_STREAMS[settings.output])
     else:
-        handler = logging.FileHandler(settings.output)
+        handler = WatchedFileHandler(settings.output)  # opens a new file where the old one was moved away
     handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(LEVELS[settings.level])
+    set_level(settings)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # a first start is no news either

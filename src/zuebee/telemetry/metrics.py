@@ -49,6 +49,9 @@ METRICS: Final = {
         "histogram", ("model",), "Seconds from the request's head to the first event of a stream."
     ),
     "zuebee_cost_total": Description("counter", ("model", "priority"), "Cost, in units of `billing.currency`."),
+    "zuebee_billing_currency_info": Description(
+        "gauge", ("currency",), "1, with the currency of all money: what costs and budgets are in."
+    ),
     "zuebee_burn_tokens_per_minute": Description(
         "gauge", ("organisation", "plan"), "Tokens a minute, smoothed over the last minutes; the sum is the whole."
     ),
@@ -62,6 +65,9 @@ METRICS: Final = {
         "gauge",
         ("account", "unit", "period"),
         "What is left, of the `metrics.max_accounts` budgets closest to their end.",
+    ),
+    "zuebee_budgets_read_at_seconds": Description(
+        "gauge", (), "When these were read from the store, in seconds since 1970; on SQLite they are of this moment."
     ),
     "zuebee_budgets": Description(
         "gauge", ("scope", "unit", "state"), "Budgets that are ok, low (less than a fifth left) or exhausted."
@@ -82,13 +88,24 @@ METRICS: Final = {
     "zuebee_holds_open": Description("gauge", (), "Reservations of the ledger that are not settled yet."),
     "zuebee_hold_oldest_seconds": Description("gauge", (), "Age of the oldest of them."),
     "zuebee_ledger_imbalance": Description(
-        "gauge", (), "Breaches of the ledger's invariants that the last check found."
+        "gauge", (), "Breaches of the ledger's invariants that the last check found; NaN until one has come to an end."
+    ),
+    "zuebee_ledger_checked_at_seconds": Description(
+        "gauge", (), "When that check came to an end, in seconds since 1970; one is begun every 30 s."
+    ),
+    "zuebee_ledger_checks_failed_total": Description(
+        "counter", (), "Checks of the ledger that came to no end: the store was away, or too slow."
     ),
     "zuebee_ledger_operations_total": Description(
         "counter", ("operation",), "Reservations: `reserve` were made, `short` were refused for want of budget."
     ),
     "zuebee_ledger_commits_total": Description("counter", (), "Transactions of the ledger."),
     "zuebee_ledger_commit_seconds_total": Description("counter", (), "Time spent in them."),
+    "zuebee_journal_damaged_total": Description(
+        "counter",
+        (),
+        "Places of the journal, or lines of the spool file, that could not be read at the start; a copy is beside it.",
+    ),
     "zuebee_auth_decisions_total": Description(
         "counter",
         ("source", "decision"),
@@ -124,7 +141,13 @@ METRICS: Final = {
     "zuebee_usage_outbox_parked": Description(
         "gauge", ("reporter",), "Usage events given up after the whole schedule; `zuebee usage retry` tries them again."
     ),
-    "zuebee_usage_outbox_fill": Description("gauge", (), "Share of `usage.max_outbox` that is taken."),
+    "zuebee_usage_outbox_fill": Description(
+        "gauge", (), "Share of `usage.max_outbox` that is taken; NaN until it was counted."
+    ),
+    "zuebee_usage_outbox_counted_at_seconds": Description(
+        "gauge", (), "When the outbox was counted last, in seconds since 1970; its gauges are of that time."
+    ),
+    "zuebee_usage_outbox_counts_failed_total": Description("counter", (), "Counts of the outbox that failed."),
     "zuebee_usage_outbox_alarm": Description("gauge", (), "1 while that is 80 % or more."),
     "zuebee_usage_events_dropped_total": Description(
         "counter", (), "Usage events that were not kept, for the outbox was full (`when_full: drop`)."
@@ -134,6 +157,9 @@ METRICS: Final = {
     "zuebee_usage_records_total": Description(
         "counter", ("source",), "Usage figures by where they come from: provider, partial, estimate or none."
     ),
+    "zuebee_usage_contradictions_total": Description(
+        "counter", (), "Usage figures of backends whose total is not the sum of their parts."
+    ),
     "zuebee_endings_total": Description("counter", ("ending",), "Requests by how they ended."),
     "zuebee_refusals_total": Description("counter", ("code",), "Error answers by their code."),
     "zuebee_source_refusals_total": Description(
@@ -142,6 +168,9 @@ METRICS: Final = {
     "zuebee_retries_total": Description("counter", (), "Second and further tries at backends."),
     "zuebee_requests_running": Description("gauge", (), "Requests being answered now."),
     "zuebee_connections": Description("gauge", (), "Open client connections."),
+    "zuebee_connections_displaced_total": Description("counter", (), "Idle client connections closed to make room."),
+    "zuebee_connections_refused_total": Description("counter", (), "Client connections for which there was no room."),
+    "zuebee_unfinished_body_bytes": Description("gauge", (), "Room taken by request bodies that are not all here yet."),
     "zuebee_backend_healthy": Description("gauge", ("backend",), "1 while the backend may be chosen, else 0."),
     "zuebee_backend_in_flight": Description("gauge", ("backend",), "Requests that the backend is answering."),
     "zuebee_records_dropped_total": Description(
@@ -160,6 +189,7 @@ METRICS: Final = {
     "zuebee_firewall_matches_total": Description(
         "counter", ("rule", "action"), "Matches of firewall rules: blocked, counted or allowed."
     ),
+    "zuebee_store_up": Description("gauge", (), "1 while the store can be used, 0 while requests that need it fail."),
     "zuebee_ready": Description("gauge", (), "1 while /health/readiness answers 200."),
 }
 
@@ -171,6 +201,7 @@ class Metrics:
         self._burns = Burns(max_accounts)
         self._tallies = Tallies(max_models)
         self._retries = 0
+        self._contradictions = 0
         self._gauges: dict[str, Callable[[], Iterable[tuple[tuple[str, ...], float]]]] = {}
         self._histograms: dict[str, Callable[[], Iterable[tuple[tuple[str, ...], Histogram]]]] = {}
         self._registry = CollectorRegistry(auto_describe=False)
@@ -181,6 +212,12 @@ class Metrics:
         self.reloads = Counter(
             "zuebee_config_reloads", METRICS["zuebee_config_reloads_total"].meaning, ["result"], registry=self._registry
         )
+        for result in ("ok", "refused"):  # counters that alerts read are there from the start
+            self.reloads.labels(result)
+
+    def bound(self, max_models: int, max_accounts: int) -> None:
+        """Change how many get labels of their own; those who have some keep them."""
+        self._tallies.max_models, self._burns.limit = max_models, max_accounts
 
     def lend(self, name: str, read: Callable[[], Iterable[tuple[tuple[str, ...], float]]]) -> None:
         """Let `read` answer for a gauge or counter of METRICS: label values and a number for each series."""
@@ -211,6 +248,8 @@ class Metrics:
             prompt_tokens, completion_tokens = usage.prompt_tokens, usage.completion_tokens
             tally.tokens_in += prompt_tokens
             tally.tokens_out += completion_tokens
+            if usage.odd:
+                self._contradictions += 1
             principal = settlement.principal
             tokens = prompt_tokens + completion_tokens
             self._burns.add(principal.organisation_id, principal.plan, tokens, cost_nano, clock.monotonic_s())
@@ -220,8 +259,12 @@ class Metrics:
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The metrics as text, and its content type, in the format that `accept` prefers."""
-        encode, content_type = choose_encoder(accept)
+        encode, content_type = _encoder(accept)
         return encode(self._registry), content_type
+
+    def format_of(self, accept: str) -> str:
+        """The content type of the format that `accept` prefers."""
+        return _encoder(accept)[1]
 
     # --- for prometheus_client ---
 
@@ -231,6 +274,7 @@ class Metrics:
         yield from self._collect_spending()
         count = self._tallies.sums
         yield _counter("zuebee_usage_records_total", _named(count(lambda of: of.source or None, _count)))
+        yield _counter("zuebee_usage_contradictions_total", [((), self._contradictions)])
         yield _counter("zuebee_endings_total", _named(count(lambda of: of.ending, _count)))
         yield _counter("zuebee_refusals_total", _named(count(lambda of: of.code or None, _count)))
         yield _counter("zuebee_retries_total", [((), self._retries)])
@@ -246,6 +290,8 @@ class Metrics:
     def _collect_routes(self) -> Iterator[Metric]:
         tallies = self._tallies
         requests = tallies.sums(lambda of: (*_route(of), str(of.status)), _count)
+        for status in ("200", "500", "503"):  # as above
+            requests.setdefault(("/v1/chat/completions", "false", NO_BACKEND, status), 0)
         yield _counter("llmproxy_requests_total", requests.items())
         latency = _histogram("llmproxy_latency_ms")
         for labels, histogram in tallies.histograms(_route, lambda tally: [tally.latency]).items():
@@ -304,6 +350,14 @@ def _no_waits() -> Histogram:
 
 def _named(sums: dict[str, float]) -> Series:
     return [((name,), count) for name, count in sums.items()]
+
+
+def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is no version
+        encode, content_type = choose_encoder("")
+    return encode, content_type
 
 
 def _counter(name: str, series: Iterable[tuple[tuple[str, ...], float]]) -> CounterMetricFamily:

@@ -57,7 +57,7 @@ class Tallies:
     def __init__(self, max_models: int) -> None:
         self.known: dict[Key, Tally] = {}
         self._tallies: dict[Labels, Tally] = {}
-        self._max_models = max_models
+        self.max_models = max_models
         self._models: set[str] = set()
         self._codes: set[str] = set()
 
@@ -85,7 +85,7 @@ class Tallies:
         name = model[:MAX_LABEL]
         if name in self._models:
             return name
-        if status != 200 or not name or len(self._models) >= self._max_models:
+        if status != 200 or not name or len(self._models) >= self.max_models:
             return OTHER
         self._models.add(name)
         self.known.clear()  # what was none of its own so far may be now
@@ -94,7 +94,7 @@ class Tallies:
     def _code(self, code: str) -> str:
         # Codes are ours, but a backend's own error may carry its: bounded like the models.
         if code not in self._codes:
-            if len(self._codes) >= self._max_models:
+            if len(self._codes) >= self.max_models:
                 return OTHER
             self._codes.add(code)
         return code

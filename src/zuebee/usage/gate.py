@@ -21,6 +21,7 @@ one is counted so seldom that it takes 0.2 %, but every COUNT_AT_LEAST_EVERY_S.
 COUNT_AT_LEAST_EVERY_S: Final = 120.0
 
 ALARM_SHARE: Final = 0.8
+UNKNOWN: Final = float("nan")
 
 Series: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 
@@ -42,6 +43,9 @@ class OutboxGate:
         self._added = 0
         self._base = 0  # what there would be if this process had neither added nor removed anything
         self._alarm = False
+        self._counted_at_s = UNKNOWN
+        self._failures = 0
+        self._failing = False
 
     @property
     def _size(self) -> int:
@@ -78,8 +82,13 @@ class OutboxGate:
         try:
             self._standings = await self._outbox.standings()
         except DatabaseError as error:
-            _log.debug("the outbox cannot be counted: %s", error)
+            self._failures += 1
+            if not self._failing:
+                _log.warning("the outbox cannot be counted, its gauges are not up to date: %s", error)
+            self._failing = True
         else:
+            self._failing = False
+            self._counted_at_s = clock.wall_s()
             # What came or went while it was counted may count as still there: the bound holds, until the next count.
             counted = sum(each.waiting + each.parked for each in self._standings)
             self._base = counted - added + self._outbox.removed
@@ -113,12 +122,24 @@ class OutboxGate:
         return [((name,), 0.0 if at_s is None else max(0.0, now_s - at_s)) for name, at_s in found]
 
     def fill(self) -> Series:
-        """The share of the limit that is taken: 1 is full."""
-        return [((), self._size / self._limit)]
+        """The share of the limit that is taken: 1 is full. Not a number before the first count."""
+        return [((), self._size / self._limit if self._is_counted else UNKNOWN)]
 
     def alarm(self) -> Series:
-        """1 from 80 % on."""
-        return [((), float(self._alarm))]
+        """1 from 80 % on. Not a number before the first count."""
+        return [((), float(self._alarm) if self._is_counted else UNKNOWN)]
+
+    def counted_at(self) -> Series:
+        """When it was counted last, in seconds since 1970. Not a number before."""
+        return [((), self._counted_at_s)]
+
+    def failures(self) -> Series:
+        """Counts that failed."""
+        return [((), self._failures)]
+
+    @property
+    def _is_counted(self) -> bool:
+        return self._counted_at_s == self._counted_at_s  # unlike UNKNOWN
 
     def lost(self) -> Series:
         """Events that were not kept."""

@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, case, delete, func, select, update
+from sqlalchemy import Connection, bindparam, case, delete, func, select, tuple_, update
 
 from zuebee.contracts.usage import RECORD_COLUMNS
 from zuebee.kit.database import Database
@@ -31,6 +31,10 @@ _its_record = (usage_records.c.id == _rows.record) & _rows.event_id.in_(
 )
 
 
+Row = tuple[int, str]
+"""What names a row for as long as anybody may remember it: its id, and the id of its event."""
+
+
 class Entry(msgspec.Struct, frozen=True):
     """One row. `payload`: the event, as JSON; `rounds`: how many rounds of attempts failed so far."""
 
@@ -39,6 +43,11 @@ class Entry(msgspec.Struct, frozen=True):
     payload: str
     rounds: int
 
+    @property
+    def row(self) -> Row:
+        """Its name."""
+        return self.id, self.event_id
+
 
 class Result(msgspec.Struct):
     """What is to be written of a batch: rows that are done, and when the others are due, after how many rounds.
@@ -46,8 +55,8 @@ class Result(msgspec.Struct):
     `revive`: everything of this reporter is due now, parked events too.
     """
 
-    done: list[int] = []
-    put_off: list[tuple[int, float, int]] = []
+    done: list[Row] = []
+    put_off: list[tuple[Row, float, int]] = []
     revive: bool = False
 
 
@@ -117,20 +126,24 @@ class Outbox:
     def _finish(self, connection: Connection, reporter: str, result: Result, now_s: float) -> int:
         removed = 0
         for start in range(0, len(result.done), IDS_PER_STATEMENT):
-            ids = result.done[start : start + IDS_PER_STATEMENT]
-            removed += connection.execute(delete(usage_outbox).where(_rows.id.in_(ids))).rowcount
+            rows = result.done[start : start + IDS_PER_STATEMENT]
+            mine = (_rows.reporter == reporter) & tuple_(_rows.id, _rows.event_id).in_(rows)
+            removed += connection.execute(delete(usage_outbox).where(mine)).rowcount
         if result.put_off:
-            change = update(usage_outbox).where(_rows.id == bindparam("row"))
+            change = update(usage_outbox).where(_rows.id == bindparam("row"), _rows.event_id == bindparam("event"))
             change = change.values(due_at_s=bindparam("due"), attempts=bindparam("rounds"))
-            rows = [{"row": row, "due": due_s, "rounds": rounds} for row, due_s, rounds in result.put_off]
-            connection.execute(change, rows)
+            changes = [
+                {"row": row, "event": event_id, "due": due_s, "rounds": rounds}
+                for (row, event_id), due_s, rounds in result.put_off
+            ]
+            connection.execute(change, changes)
         if result.revive:
             _revive(connection, reporter, now_s)
         return removed
 
-    async def is_parked(self, row: int) -> bool:
+    async def is_parked(self, row: Row) -> bool:
         """Whether the row is there and parked."""
-        query = select(_rows.id).where(_rows.id == row, _parked)
+        query = select(_rows.id).where(_rows.id == row[0], _rows.event_id == row[1], _parked)
         return await self._database.run(lambda connection: connection.execute(query).first() is not None)
 
     async def standings(self) -> list[Standing]:

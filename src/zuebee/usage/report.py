@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, cast, func, select
 
 from zuebee.kit.timestamps import rfc3339
+from zuebee.schema.sums import Sums
 from zuebee.schema.tables import usage_records
 
 GroupBy = Literal["key", "user", "team", "organisation", "plan", "model", "endpoint", "day", "hour"]
@@ -33,7 +34,7 @@ EXPORTED = (
     "prompt_tokens", "completion_tokens", "cached_tokens", "usage_source", "cost_nano", "duration_ms",
     "first_token_ms", "tags",
 )  # fmt: skip
-COLUMNS = ("timestamp", *EXPORTED)
+COLUMNS = ("timestamp", *EXPORTED, "currency")
 """The names in the rows of `Pages`."""
 
 
@@ -71,27 +72,21 @@ def totals(connection: Connection, chosen: Filter, by: Sequence[GroupBy]) -> lis
     Without `by` there is one group. Days and hours are UTC.
     """
     groups = [_group(connection, name) for name in by]
-    tokens = func.coalesce(func.sum(_rows.prompt_tokens), 0), func.coalesce(func.sum(_rows.completion_tokens), 0)
-    cost = func.coalesce(func.sum(_rows.cost_nano), 0)
-    query = select(
-        *groups,
-        func.count(),
-        func.count().filter(_rows.status >= 400),
-        *tokens,
-        func.coalesce(func.sum(_rows.cached_tokens), 0),
-        cost,
-    )
+    sums = Sums(connection, [_rows.prompt_tokens, _rows.completion_tokens, _rows.cached_tokens, _rows.cost_nano])
+    query = select(*groups, func.count(), func.count().filter(_rows.status >= 400), *sums.columns)
     order: list[ColumnElement[Any]] = [g for g, name in zip(groups, by, strict=True) if name in _SPANS_S]
-    order += [cost.desc(), (tokens[0] + tokens[1]).desc(), func.count().desc(), *groups]
+    prompt, completion, _, cost = sums.order
+    order += [cost.desc(), (prompt + completion).desc(), func.count().desc(), *groups]
     query = _where(query, chosen).group_by(*groups).order_by(*order).limit(MAX_GROUPS)
-    return [_totals(row, by) for row in connection.execute(query)]
+    return [_totals(row, by, sums) for row in connection.execute(query)]
 
 
 class Pages:
     """The records themselves, in the order in which they were written, a page at a time."""
 
-    def __init__(self, chosen: Filter) -> None:
+    def __init__(self, chosen: Filter, currency: str) -> None:
         self._chosen = chosen
+        self._currency = currency  # of the store: that of records that name none
         self._last = 0
         self._ended = False
 
@@ -99,12 +94,19 @@ class Pages:
         """The next page; None after the last one."""
         if self._ended:
             return None
-        columns = [_rows[name] for name in EXPORTED]
+        columns = [_rows[name] for name in (*EXPORTED, "currency")]
         query = _where(select(_rows.id, *columns), self._chosen).where(_rows.id > self._last)
         found = connection.execute(query.order_by(_rows.id).limit(ROWS_AT_ONCE)).all()
         self._ended = len(found) < ROWS_AT_ONCE
         self._last = found[-1][0] if found else self._last
-        return [{"timestamp": rfc3339(row.at_s), **dict(zip(EXPORTED, row[1:], strict=True))} for row in found]
+        return [
+            {
+                "timestamp": rfc3339(row.at_s),
+                **dict(zip(EXPORTED, row[1:-1], strict=True)),
+                "currency": row.currency or self._currency,
+            }
+            for row in found
+        ]
 
 
 def money(cost_nano: int) -> str:
@@ -149,9 +151,10 @@ def _where(query: Select[Any], chosen: Filter) -> Select[Any]:
     return query
 
 
-def _totals(row: Any, by: Sequence[GroupBy]) -> Totals:
+def _totals(row: Any, by: Sequence[GroupBy], sums: Sums) -> Totals:
     group = tuple(_shown(name, value) for name, value in zip(by, row, strict=False))
-    requests, errors, prompt, completion, cached, cost_nano = (int(value) for value in row[len(by) :])
+    requests, errors = (int(value) for value in row[len(by) : len(by) + 2])
+    prompt, completion, cached, cost_nano = sums.read(row[len(by) + 2 :])
     return Totals(group, requests, errors, prompt, completion, prompt + completion, cached, cost_nano)
 
 

@@ -4,14 +4,14 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from zuebee.kit import clock
 from zuebee.kit.database import DatabaseError
 from zuebee.kit.tasks import Tasks
 from zuebee.usage.delivery import PARKED_AT_S, Delivered, Failed, Gone, Health, Outcome, Pace, due_after
 from zuebee.usage.gate import OutboxGate, Series
-from zuebee.usage.outbox import Entry, Outbox, Result
+from zuebee.usage.outbox import Entry, Outbox, Result, Row
 
 BATCH = 200
 BATCH_S = 5.0
@@ -50,6 +50,7 @@ class Reporter:
     """Drains one reporter's part of the outbox into its sink.
 
     `delivered` counts events that arrived, `failed` rounds that did not bring one there. `idle`: nothing more is due.
+    `leaving`: it ends after the step that it is in; `wake` ends its wait for the next one.
     """
 
     def __init__(self, name: str, kind: str, sink: Sink, outbox: Outbox) -> None:
@@ -59,11 +60,13 @@ class Reporter:
         self.delivered = 0
         self.failed = 0
         self.idle = False
+        self.leaving = False
+        self.wake = asyncio.Event()
         self._sink = sink
         self._outbox = outbox
         self._pace = Pace(CATCH_UP_BYTES_PER_S)
         self._unwritten: Result | None = None
-        self._pausing_row = 0
+        self._pausing_row: Row = 0, ""
 
     async def step(self) -> float:
         """Deliver what is due, one batch at most; how long to wait before the next step. Raises DatabaseError."""
@@ -84,6 +87,15 @@ class Reporter:
             self._unwritten = result
             await self._write(result)
         return IDLE_S if self.idle else 0.0
+
+    def follow(self, former: "Reporter") -> None:
+        """Count on where another one is."""
+        self.delivered, self.failed = former.delivered, former.failed
+
+    @property
+    def owes(self) -> bool:
+        """Whether the outbox does not know yet what became of a batch."""
+        return self._unwritten is not None
 
     async def aclose(self) -> None:
         """Let go of connections."""
@@ -146,19 +158,19 @@ class Reporter:
             rounds = entry.rounds + 1
             if outcome is None:
                 if self._outbox.shared:
-                    result.put_off.append((entry.id, now_s, entry.rounds))
+                    result.put_off.append((entry.row, now_s, entry.rounds))
                 continue
             self._pace.spend(len(entry.payload), now_s)
             if isinstance(outcome, Delivered):
-                result.done.append(entry.id)
+                result.done.append(entry.row)
             elif isinstance(outcome, Gone):
-                self._pausing_row = entry.id
-                result.put_off.append((entry.id, PARKED_AT_S, rounds))
+                self._pausing_row = entry.row
+                result.put_off.append((entry.row, PARKED_AT_S, rounds))
             else:
                 due_s = due_after(rounds, now_s, random.random())
                 if due_s >= PARKED_AT_S:
                     _log.error("%s: an event is parked after %d rounds: %s", self.name, rounds, entry.event_id)
-                result.put_off.append((entry.id, due_s, rounds))
+                result.put_off.append((entry.row, due_s, rounds))
 
 
 _NEWS = {
@@ -172,44 +184,98 @@ def _reason(outcome: Outcome) -> str:
     return outcome.reason if isinstance(outcome, Failed) else "status 410" if isinstance(outcome, Gone) else ""
 
 
+class Planned(NamedTuple):
+    """A reporter as it shall be: one with the same name and terms stays as it is, else a new one is made."""
+
+    name: str
+    terms: object
+    make: Callable[[], Reporter]
+
+
 class Reporting:
-    """All reporters at work. `drain_s`: how long they may go on after the end was called; `close` comes last."""
+    """All reporters at work. `drain_s`: how long they may go on after the end was called; `close` comes last.
+
+    `names`: who gets each event; whoever writes events reads it each time, for `change` may replace what is in it.
+    """
 
     def __init__(
         self,
-        reporters: Sequence[Reporter],
+        planned: Sequence[Planned],
         gate: OutboxGate,
         drain_s: float,
         close: Callable[[], None] = lambda: None,
     ) -> None:
-        self.reporters = reporters
+        self.reporters = [each.make() for each in planned]
+        self.names = [each.name for each in planned]
         self.gate = gate
+        self._terms = {each.name: each.terms for each in planned}
+        self._started = self._counting = False
         self._drain_s = drain_s
         self._close = close
         self._tasks = Tasks()
         self._stop = asyncio.Event()
-        self._running: list[asyncio.Task[None]] = []
+        self._running: dict[str, asyncio.Task[None]] = {}
 
     def start(self) -> None:
         """Begin to deliver, and to count what waits."""
-        if not self.reporters:
-            return
-        self._tasks.spawn(self._count(), "usage-count")
-        self._running = [self._tasks.spawn(self._run(each), f"usage-{each.name}") for each in self.reporters]
+        self._started = True
+        for each in self.reporters:
+            self._begin(each, None)
+
+    def make(self, planned: Sequence[Planned]) -> list[Reporter]:
+        """The reporters that would be new, for `change`. Raises OSError or ValueError, and then nothing has changed."""
+        return [each.make() for each in planned if self._terms.get(each.name) != each.terms]
+
+    def change(self, planned: Sequence[Planned], made: Sequence[Reporter]) -> None:
+        """Let these be the reporters from now on, and those made for it begin; the others end after their batch.
+
+        Events that a former reporter did not deliver stay in the outbox.
+        """
+        new = {each.name: each for each in made}
+        staying = {each.name: each for each in self.reporters if each.name not in new}
+        wanted = {each.name for each in planned}
+        leaving = [each for each in self.reporters if each.name in new or each.name not in wanted]
+        for old in leaving:
+            old.leaving = True
+            old.wake.set()
+            if old.name in new:
+                new[old.name].follow(old)
+        self.reporters = [new.get(name) or staying[name] for name in (each.name for each in planned)]
+        self._terms = {each.name: each.terms for each in planned}
+        self.names[:] = [each.name for each in planned]
+        former = {old.name: (old, self._running[old.name]) for old in leaving} if self._started else {}
+        if self._started:
+            for name, reporter in new.items():
+                # Two at once would deliver each event twice.
+                self._begin(reporter, former.get(name))
+
+    def _begin(self, reporter: Reporter, former: "tuple[Reporter, asyncio.Task[None]] | None") -> None:
+        if not self._counting:
+            self._counting = True
+            self._tasks.spawn(self._count(), "usage-count")
+        self._running[reporter.name] = self._tasks.spawn(self._run(reporter, former), f"usage-{reporter.name}")
 
     async def aclose(self) -> None:
         """Deliver what is due, for a bounded time, and end. What is not delivered stays in the outbox."""
         self._stop.set()
+        for reporter in self.reporters:
+            reporter.wake.set()
         if self._running:
-            await asyncio.wait(self._running, timeout=self._drain_s)
+            await asyncio.wait(self._running.values(), timeout=self._drain_s)
         await self._tasks.aclose()
         for reporter in self.reporters:
             await reporter.aclose()
         self._close()
 
-    async def _run(self, reporter: Reporter) -> None:
+    async def _run(self, reporter: Reporter, former: "tuple[Reporter, asyncio.Task[None]] | None") -> None:
+        if former is not None:
+            await asyncio.wait([former[1]])
+            reporter.follow(former[0])
         healthy = True
         while True:
+            if reporter.leaving and not reporter.owes:
+                await reporter.aclose()
+                return
             stopping = self._stop.is_set()
             try:
                 wait_s = await reporter.step()
@@ -223,15 +289,15 @@ class Reporting:
                 healthy, wait_s = False, STORE_WAIT_S
             if stopping and (reporter.idle or not healthy or reporter.health.state != "up"):
                 return
-            await self._wait(wait_s)
+            await self._wait(reporter, wait_s)
 
-    async def _wait(self, seconds: float) -> None:
-        if self._stop.is_set():
+    async def _wait(self, reporter: Reporter, seconds: float) -> None:
+        if reporter.wake.is_set():
             await asyncio.sleep(min(seconds, IDLE_S))
             return
         try:
             async with asyncio.timeout(seconds):
-                await self._stop.wait()
+                await reporter.wake.wait()
         except TimeoutError:
             pass
 

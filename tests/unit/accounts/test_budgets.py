@@ -1,11 +1,13 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from tests.support.accounts import Store
 from zuebee.accounts.errors import AccountsError
 from zuebee.contracts.periods import period_start_s
 from zuebee.kit import clock
+from zuebee.schema.tables import ledger_balances
 
 
 def tokens(amount: int | None, period: str = "daily") -> dict[str, Any]:
@@ -64,3 +66,27 @@ def test_prepaid_stays_prepaid(store: Store) -> None:
 def test_a_budget_belongs_to_somebody(store: Store) -> None:
     with pytest.raises(AccountsError, match="there is no organisation `acme`"):
         store.accounts.set_budget("organisation", "acme", tokens(5))
+
+
+def test_a_limit_that_never_starts_again_is_refused_where_money_was_paid_in(store: Store) -> None:
+    store.acme()
+    prepaid = {"unit": "USD", "period": "never", "amount": None}
+    store.accounts.set_budget("organisation", "acme", prepaid)
+    store.payments.top_up("organisation", "acme", payment_id="1", amount=5)
+    with pytest.raises(AccountsError, match="is prepaid: remove that budget before it is limited"):
+        store.accounts.set_budget("organisation", "acme", {**prepaid, "amount": 7})
+    store.accounts.remove_budget("organisation", "acme", unit="USD", period="never")
+    with pytest.raises(AccountsError, match="was paid into, and stays prepaid; use another period"):
+        store.accounts.set_budget("organisation", "acme", {**prepaid, "amount": 7})
+    store.accounts.set_budget("organisation", "acme", {"unit": "USD", "period": "monthly", "amount": 7})
+    assert store.accounts.set_budget("organisation", "acme", prepaid)["running"]["available"] == 5
+
+
+def test_a_limit_that_went_is_not_shown_as_money(store: Store) -> None:
+    store.acme()
+    row = {"account": "organisation:acme/USD/never", "unit": "USD", "period": "never"}
+    figures = {"granted": 105, "limited": 100, "used": 30, "held": 20, "changes": 1}
+    store.database.call(lambda c: c.execute(insert(ledger_balances).values(**row, **figures)))
+    view = store.accounts.set_budget("organisation", "acme", {"unit": "USD", "period": "never", "amount": None})
+    assert view["running"]["granted"] == 55
+    assert view["running"]["available"] == 5

@@ -52,7 +52,7 @@ def test_no_change_names_whose_it_is(form: type[forms.Form]) -> None:
         ({"budgets": [{"unit": "tokens", "period": "daily", "amount": None}]}, "period"),
         ({"budgets": [{"unit": "tokens", "period": "daily", "amount": 1}] * 2}, "budgets"),
         ({"budgets": [{"unit": "dollars", "period": "daily", "amount": 1}]}, "budgets[0].unit"),
-        ({"budgets": [{"unit": "USD", "period": "daily", "amount": 2**53 + 1}]}, "budgets[0].amount"),
+        ({"budgets": [{"unit": "USD", "period": "daily", "amount": 2**62 + 1}]}, "budgets[0].amount"),
     ],
 )
 def test_bad_values_are_refused_by_name(fields: dict[str, Any], field: str) -> None:

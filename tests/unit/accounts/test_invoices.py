@@ -1,10 +1,13 @@
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from tests.support.accounts import Store
+from zuebee.accounts import invoices
 from zuebee.accounts.errors import AccountsError
+from zuebee.accounts.invoice_page import invoice_page
 from zuebee.accounts.invoices import to_json
 from zuebee.kit import clock
 
@@ -56,3 +59,51 @@ def test_a_month_that_is_not_over_is_only_previewed(store: Store) -> None:
         store.invoices.make("acme", month)
     assert store.invoices.preview("acme", month)["total_nano"] == 0
     assert store.rows("SELECT count(*) FROM invoices") == [(0,)]
+
+
+def totals(*made: dict[str, Any]) -> list[tuple[int, list[tuple[str, int]]]]:
+    return [(each["total_nano"], [(x.get("late_of", ""), x["cost_nano"]) for x in each["lines"]]) for each in made]
+
+
+def test_what_came_late_is_on_the_next_invoice_and_on_no_other(store: Store) -> None:
+    fill(store)
+    october = store.invoices.make("acme", "2025-10")
+    store.used(at_s=OCTOBER_S + 1, organisation_id="acme", user_id="ann", cost_nano=50)
+    assert store.invoices.preview("acme", "2025-11")["total_nano"] == 1050
+    november = store.invoices.make("acme", "2025-11")
+    assert totals(october, november) == [(8, [("", 7), ("", 1)]), (1050, [("", 1000), ("2025-10", 50)])]
+    assert store.invoices.make("acme", "2025-12")["total_nano"] == 0
+    assert "m (2025-10)" in invoice_page(november)
+
+
+def test_a_month_that_has_no_invoice_yet_is_on_no_later_one(store: Store) -> None:
+    fill(store)
+    november, october = (store.invoices.make("acme", month) for month in ("2025-11", "2025-10"))
+    assert (november["total_nano"], october["total_nano"]) == (1000, 8)
+
+
+def test_records_need_not_be_there_any_more(store: Store) -> None:
+    fill(store)
+    store.database.call(lambda connection: connection.exec_driver_sql("DELETE FROM usage_records"))
+    assert store.invoices.make("acme", "2025-10")["total_nano"] == 8
+
+
+def test_a_month_whose_records_were_removed_before_there_were_totals_is_refused(store: Store) -> None:
+    fill(store)
+    since = f"INSERT INTO counters (name, value) VALUES ('unbilled_since', {int(NOVEMBER_S)})"
+    store.database.call(lambda connection: connection.exec_driver_sql(since))
+    with pytest.raises(AccountsError, match="month: is not known whole"):
+        store.invoices.make("acme", "2025-10")
+    assert store.invoices.make("acme", "2025-11")["total_nano"] == 1000
+    assert store.rows("SELECT count(*) FROM invoices") == [(1,)]
+
+
+def test_too_many_lines_are_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(invoices, "MAX_LINES", 3)
+    store.acme()
+    for number in range(10):
+        store.used(at_s=OCTOBER_S, organisation_id="acme", user_id=f"u{number}", cost_nano=10 + number)
+    invoice = store.invoices.make("acme", "2025-10")
+    shown = [(x["user_id"], x["model"], x["requests"], x["cost_nano"]) for x in invoice["lines"]]
+    assert shown == [("u9", "m", 1, 19), ("u8", "m", 1, 18), ("", "other", 8, 108)]
+    assert invoice["total_nano"] == 145

@@ -9,7 +9,7 @@ from tests.support.accounts import Store
 from zuebee.accounts.errors import AccountsError
 from zuebee.accounts.payment_events import EventVerifier, PaymentEvent, read_event, sign
 from zuebee.accounts.payments import Checkout, PaymentProvider
-from zuebee.contracts.admission import MAX_AMOUNT
+from zuebee.contracts.admission import MAX_BALANCE
 from zuebee.contracts.errors import Refusal
 from zuebee.kit.database import DatabaseError
 
@@ -93,7 +93,7 @@ def test_prepaid_by_a_plan_or_by_its_mode_will_do(store: Store) -> None:
     assert store.rows("SELECT tokens, cost_nano FROM ledger_entries ORDER BY id") == [(5, 0), (0, 5)]
 
 
-@pytest.mark.parametrize("amount", [0, -1, MAX_AMOUNT + 1])
+@pytest.mark.parametrize("amount", [0, -1, MAX_BALANCE + 1])
 def test_amounts_that_cannot_be_are_refused(store: Store, amount: int) -> None:
     prepaid(store)
     with pytest.raises(AccountsError, match="amount"):
@@ -109,8 +109,8 @@ def test_ids_that_the_ledger_could_take_for_its_own_are_refused(store: Store, pa
 
 def test_an_account_holds_no_more_than_can_be_counted(store: Store) -> None:
     prepaid(store)
-    store.payments.top_up("organisation", "acme", payment_id="1", amount=MAX_AMOUNT)
-    with pytest.raises(AccountsError, match="more than can be counted"):
+    store.payments.top_up("organisation", "acme", payment_id="1", amount=MAX_BALANCE)
+    with pytest.raises(AccountsError, match=r"more than 4611686018\.427387904 in its life"):
         store.payments.top_up("organisation", "acme", payment_id="2", amount=1)
     assert store.rows("SELECT count(*) FROM payments") == [(1,)]
 

@@ -26,6 +26,7 @@ def body(*parts: Any, name: str = "messages", **more: Any) -> bytes:
         (json.dumps({"messages": [{"content": '{"type": "image_url"}' * 9}]}).encode(), 0),
         (body(PICTURE).replace(b'"type": "image_url"', b'"type": "im\\u0061ge_url"'), 1),
         (body(FILE, FILE).replace(b"input_image", b"input\\u005fimage"), 2),
+        (b"\xef\xbb\xbf" + body(PICTURE, PICTURE), 2),
         (b'{"messages": [3, null, {"content": [4]}], "input": "text"}', 0),
         (b"{", 0),
         (b"[]", 0),

@@ -16,6 +16,22 @@ def test_only_what_is_named() -> None:
     assert may_knock(principal, "/v1/embeddings") is not None
 
 
+def test_who_may_not_is_told_what_and_where_to_look() -> None:
+    principal = Principal("k", models=("a",), endpoints=("/v1/chat/*", *map(str, range(20))))
+    refusal = may_use(principal, "m" * 1000)
+    assert refusal is not None
+    assert (refusal.status, refusal.code, refusal.param) == (403, "model_not_allowed", "model")
+    assert f"`{'m' * 200}`" in refusal.message
+    assert "`GET /v1/models` lists" in refusal.message
+    unnamed = may_use(principal, "")
+    assert unnamed is not None
+    assert (unnamed.status, unnamed.param) == (400, "model")
+    refusal = may_knock(principal, "/v1/embeddings")
+    assert refusal is not None
+    assert "It may use: `/v1/chat/*`, `0`" in refusal.message
+    assert refusal.message.endswith(" and 11 more.")
+
+
 def test_a_star_stands_for_any_rest_only_at_the_end() -> None:
     assert matches("abc", ["a*"])
     assert matches("a*c", ["a*c"])

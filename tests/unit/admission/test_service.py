@@ -5,10 +5,11 @@ import pytest
 
 from tests.support.fakes import make_job
 from zuebee.admission.firewall import OpenFirewall
-from zuebee.admission.service import AdmissionService
-from zuebee.contracts.admission import Amount, Budget, Caller, Grant, Hold, Place, Principal, Settlement
+from zuebee.admission.service import CONTEXT_MARGIN, AdmissionService
+from zuebee.contracts.admission import Amount, Budget, Caller, Grant, Hold, Need, Place, Principal, Settlement
 from zuebee.contracts.errors import BODY_NOT_SIGNED, KEY_REVOKED, NO_KEY, STORE_UNAVAILABLE, UNKNOWN_KEY, Refusal
 from zuebee.contracts.inference import Headers, Job, Usage
+from zuebee.contracts.models import UNKNOWN, ModelFacts
 
 PRINCIPAL = Principal("k", "key", "user")
 PAYING = Principal("k", "key", "user", budgets=(Budget("key:k/tokens/never", "tokens", "never", 100),), credential="c")
@@ -24,8 +25,13 @@ class Spot:
 
 class Held:
     secured = True
+    joined = False
 
-    async def wait(self) -> Refusal | None:
+    def __init__(self, answer_tokens: int = 1000, *, whole: bool = True) -> None:
+        self.answer_tokens = answer_tokens
+        self.whole = whole
+
+    async def wait(self, settlement: Settlement | None = None) -> Refusal | None:
         return None
 
 
@@ -41,14 +47,21 @@ class Parts:
         self.block: Refusal | None = None
         self.bad: list[tuple[Principal, Refusal]] = []
         self.log: list[object] = []
+        self.facts = UNKNOWN
+        self.models = {"m"}
+        self.held = Held()
+        self.need = Need(0, 0, 0, 0)
         self.service = AdmissionService(
             authenticator=self,
             firewall=OpenFirewall(),
             limiter=self,
             billing=self,
             recorders=[self],
-            estimate=lambda model, size: size,
+            sizes=lambda key, job: (len(job.body), 4 * len(job.body)),
+            facts=lambda model: self.facts,
+            served=self.served,
             default_output_tokens=1000,
+            max_output_tokens=5000,
         )
 
     async def identify(self, caller: Caller) -> Principal | Refusal:
@@ -75,8 +88,15 @@ class Parts:
     async def attend(self, held: Sequence[Grant] | Sequence[Place]) -> Sequence[tuple[Grant, Refusal]]:
         return []
 
-    def quote(self, principal: Principal, job: Job, prompt_tokens: int, output_tokens: int) -> Amount | Refusal:
-        return self.price or Amount(prompt_tokens + output_tokens, 3)
+    def quote(self, principal: Principal, job: Job, need: Need) -> Amount | Refusal:
+        self.need = need
+        return self.price or Amount(need.prompt_most + need.answers_most, 3)
+
+    def unpriced(self, principal: Principal, model: str) -> Refusal | None:
+        return self.price
+
+    async def served(self, model: str) -> bool:
+        return model in self.models
 
     def unable(self) -> Refusal | None:
         return self.ill
@@ -85,7 +105,7 @@ class Parts:
         self.log.append(("reserve", amount))
         if isinstance(self.budget, Exception):
             raise self.budget
-        return self.budget or Held()
+        return self.budget or self.held
 
     def settle(self, settlement: Settlement) -> Awaitable[None] | None:
         self.log.append("settled")
@@ -163,8 +183,56 @@ async def test_who_has_budgets_gets_a_hold() -> None:
     grant = await parts.admit(PAYING)
     assert isinstance(grant, Grant)
     assert isinstance(grant.hold, Held)
-    assert grant.estimate == Amount(len(make_job().body) + 50, 3)
-    assert grant.prompt_tokens == len(make_job().body)
+    size = len(make_job().body)
+    assert grant.estimate == Amount(4 * size + 50, 3), "the worst case"
+    assert (grant.prompt_tokens, grant.prompt_held, grant.answer_bound) == (size, 4 * size, 0)
+
+
+@pytest.mark.parametrize(
+    ("facts", "most"),
+    [
+        (UNKNOWN, 5000),
+        (ModelFacts(answer=700), 700),
+        (ModelFacts(context=2000), 2000 - 13 - 13 // 8 - CONTEXT_MARGIN),
+        (ModelFacts(context=2000, answer=700), 700),
+        (ModelFacts(context=1), 1),
+    ],
+)
+async def test_who_sets_no_bound_gets_the_models_or_that_of_the_settings(facts: ModelFacts, most: int) -> None:
+    parts, size = Parts(), len(make_job().body)
+    parts.facts, parts.held = facts, Held(answer_tokens=3 * most)
+    grant = await parts.admit(PAYING, make_job(choices=3))
+    assert isinstance(grant, Grant)
+    assert _figures(parts.need) == (size, 4 * size, 3 * most, 3)
+    assert grant.answer_bound == most
+
+
+async def test_a_bound_of_the_callers_own_stays_what_it_is() -> None:
+    parts, size = Parts(), len(make_job().body)
+    parts.facts = ModelFacts(context=20, answer=10)
+    grant = await parts.admit(PAYING, make_job(choices=2, max_output_tokens=50))
+    assert isinstance(grant, Grant)
+    assert _figures(parts.need) == (size, 4 * size, 100, 100)
+    assert grant.answer_bound == 0
+
+
+async def test_who_lives_on_what_is_left_is_bounded_by_it_and_pays_no_more_of_a_prompt_than_was_held() -> None:
+    parts = Parts()
+    parts.held = Held(answer_tokens=90, whole=False)
+    grant = await parts.admit(PAYING, make_job(choices=2))
+    assert isinstance(grant, Grant)
+    assert (grant.answer_bound, grant.prompt_held) == (45, grant.prompt_tokens)
+
+
+async def test_vectors_have_no_answer_to_bound() -> None:
+    parts = Parts()
+    grant = await parts.admit(PAYING, make_job(operation="embeddings"))
+    assert isinstance(grant, Grant)
+    assert (grant.answer_bound, _figures(parts.need)[2:]) == (0, (0, 0))
+
+
+def _figures(need: Need) -> tuple[int, int, int, int]:
+    return need.prompt, need.prompt_most, need.answers_most, need.answers_least
 
 
 @pytest.mark.parametrize("name", ["ill", "price", "limit"])
@@ -209,3 +277,28 @@ async def test_running_requests_of_a_revoked_key_are_to_be_cut() -> None:
     assert await parts.service.attend([grant, other]) == []
     parts.bad = [(PAYING, KEY_REVOKED)]
     assert await parts.service.attend([grant, other]) == [(grant, KEY_REVOKED)]
+
+
+async def test_a_model_that_nobody_has_is_not_one_without_a_price() -> None:
+    parts = Parts()
+    parts.price = Refusal(403, "permission_error", "model_has_no_price", "", "model")
+    assert await parts.admit(PAYING) == parts.price
+    refusal = await parts.admit(PAYING, make_job(model="x"))
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, refusal.code, refusal.param) == (404, "model_not_found", "model")
+    assert "`x` does not exist" in refusal.message
+    unnamed = await parts.admit(PAYING, make_job(model=""))
+    assert isinstance(unnamed, Refusal)
+    assert (unnamed.status, unnamed.param) == (400, "model")
+    parts.price = Refusal(503, "overloaded_error", "any other", "")
+    assert await parts.admit(PAYING, make_job(model="x")) == parts.price
+
+
+async def test_what_a_principal_may_use_is_what_would_be_let_in() -> None:
+    parts = Parts()
+    assert parts.service.may_use(PRINCIPAL, "m") is None
+    refusal = parts.service.may_use(Principal("k", models=("a",)), "m")
+    assert isinstance(refusal, Refusal)
+    assert "`m`" in refusal.message
+    parts.price = Refusal(403, "permission_error", "model_has_no_price", "", "model")
+    assert parts.service.may_use(PRINCIPAL, "m") == parts.price

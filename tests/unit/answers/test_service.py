@@ -57,4 +57,4 @@ async def test_leases_are_renewed_while_it_runs(keepers: Keepers, monkeypatch: p
     assert code(await other.find(ticket)) == "idempotency_in_progress"
     await keep._tasks.aclose()
     await asyncio.sleep(0.3)
-    assert await other.find(ticket) is None
+    assert code(await other.find(ticket)) == "idempotency_answer_lost"

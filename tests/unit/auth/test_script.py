@@ -39,7 +39,7 @@ async def test_metadata_that_names_nobody_is_a_failure_of_the_script(metadata: s
     counters = AuthCounters()
     verdict = await script(f"return {{allow=true, metadata={{{metadata}}}}}", counters).decide(SHOWN, {}, {})
     assert verdict.refusal is SCRIPT_FAILED
-    assert counters.script_failures == {("s", "result"): 1}
+    assert +counters.script_failures == {("s", "result"): 1}
 
 
 @pytest.mark.requirement("A070")
@@ -58,7 +58,7 @@ async def test_a_runaway_script_is_a_denial_and_a_count_and_the_loop_goes_on(cap
     verdict = await spinning.decide(SHOWN, {}, {})
     ticking.cancel()
     assert verdict.refusal is SCRIPT_FAILED
-    assert counters.script_failures == {("s", "instructions"): 1}
+    assert +counters.script_failures == {("s", "instructions"): 1}
     assert ticks >= 2
     assert "sk-secret" not in caplog.text
 
@@ -83,7 +83,7 @@ async def test_not_everybody_can_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ScriptBusy):
         await ScriptThreads().run(lambda: 1, 1, lambda _: None)
     assert (await script("return true", counters).decide(SHOWN, {}, {})).refusal is SCRIPT_FAILED
-    assert counters.script_failures == {("s", "busy"): 1}
+    assert +counters.script_failures == {("s", "busy"): 1}
 
 
 async def test_what_it_logs_goes_to_the_log_without_the_key(caplog: pytest.LogCaptureFixture) -> None:

@@ -42,7 +42,8 @@ class Disk:
 
 
 def committer(disk: Disk, timeout_s: float = 5.0) -> Committer:
-    return Committer(disk.write, disk.flush, lambda batch: None, disk.close, interval_s=60.0, timeout_s=timeout_s)
+    nothing = lambda batch: None  # noqa: E731
+    return Committer(disk.write, disk.flush, nothing, disk.close, closed=nothing, interval_s=60.0, timeout_s=timeout_s)
 
 
 async def test_what_somebody_waits_for_goes_out_at_once() -> None:

@@ -165,7 +165,8 @@ def test_periods_that_are_over_do_not_stay_in_memory() -> None:
     for day in range(1, 50):
         later_s = NOW_S + day * DAY_S
         book.ledger.open_path(book.budgets, later_s)
-        book.ledger.forget(later_s)
+        for _ in range(2):  # something of the last moment may be on its way
+            book.ledger.forget(later_s)
     assert sorted(balance.starts_at_s for balance in book.ledger.balances()) == [0.0, later_s - later_s % DAY_S]
     assert len(book.ledger._paths) <= 3
     again = book.ledger.path(book.budgets, later_s)
@@ -179,6 +180,8 @@ def test_a_hold_keeps_its_period_in_memory_until_it_is_resolved() -> None:
     book.ledger.forget(NOW_S + 9 * DAY_S)
     assert book.ledger.balance(KEY.account, book.path.balances[0].starts_at_s) is book.path.balances[0]
     book.ledger.post("r", Amount(50), NOW_S + 9 * DAY_S)
+    book.ledger.forget(NOW_S + 9 * DAY_S)
+    assert book.ledger.balances(), "something happened a moment ago"
     book.ledger.forget(NOW_S + 9 * DAY_S)
     assert book.ledger.balances() == []
     assert book.figures() == (100, 0, 50, 0)

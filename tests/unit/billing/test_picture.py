@@ -42,6 +42,11 @@ def terms(memory: Memory, *operations: Operation, paths: Paths = ONE) -> Terms |
     return decided(memory, *operations, paths=paths).terms(operations, paths)
 
 
+def test_a_hold_that_was_cut_down_depends_on_all_that_others_do(memory: Memory) -> None:
+    assert terms(memory, reserve("a", (KEY,), 1001, least=5)) is None
+    assert terms(memory, reserve("a", (KEY,), 1000, least=5)) is not None
+
+
 def test_enough_must_be_left_for_all_that_is_asked(memory: Memory) -> None:
     asked = [reserve("a", (KEY, TEAM), 10, 300), reserve("b", (KEY,), 5)]
     assert terms(memory, *asked, paths=BOTH) == Terms([(1, 1000, 15), (2, 5000, 300)], [])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.billing.pricing import FREE, MAX_REMEMBERED, NO_PRICE, PriceBook, cost_nano
+from zuebee.billing.pricing import FREE, MAX_REMEMBERED, PriceBook, cost_nano, most_nano, no_price
 from zuebee.billing.rates import Rate, Tier
 from zuebee.config import BillingSettings, PriceSettings
 from zuebee.contracts.admission import MAX_AMOUNT
@@ -38,6 +38,30 @@ def test_cached_tokens_are_part_of_the_prompt_and_have_their_own_price() -> None
 def test_more_cached_tokens_than_tokens_are_all_of_them() -> None:
     rate = Rate(2_000_000_000, 500_000_000, 0)
     assert cost_nano(rate, 10, 0, 999) == 10 * 500
+
+
+def test_what_is_written_to_a_cache_and_thoughts_have_their_own_prices() -> None:
+    rate = Rate(2_000_000, 1_000_000, 8_000_000, written_nano=3_000_000, reasoning_nano=9_000_000)
+    assert cost_nano(rate, 1_000, 100, 400, 500, 40) == 100 * 2 + 400 * 1 + 500 * 3 + 60 * 8 + 40 * 9
+    assert cost_nano(rate, 10, 5, 4, 99, 99) == 4 * 1 + 6 * 3 + 5 * 9, "never more of them than there are"
+    assert cost_nano(Rate(2_000_000, 1_000_000, 8_000_000), 10, 5, 0, 7, 3) == 10 * 2 + 5 * 8, "as the rest"
+
+
+@given(*(COUNTS for _ in range(5)), *(st.integers(-1, 1 << 40) for _ in range(2)))
+def test_no_usage_costs_more_than_the_most(
+    prompt: int, completion: int, cached: int, written: int, reasoning: int, write_price: int, reasoning_price: int
+) -> None:
+    rate = Rate(1 << 20, 1 << 10, 1 << 22, written_nano=write_price, reasoning_nano=reasoning_price)
+    cost = cost_nano(rate, prompt, completion, cached, written, reasoning)
+    assert 0 <= cost <= most_nano(rate, prompt, completion)
+
+
+def test_an_own_row_may_have_all_prices() -> None:
+    prices = book(row("m", "1", cache_write_per_million="1.25", reasoning_per_million="5"))
+    rate = prices.rate("m", 0.0)
+    assert rate is not None
+    assert (rate.written_nano, rate.reasoning_nano) == (1_250_000_000, 5_000_000_000)
+    assert prices.rate("other", 0.0) is None
 
 
 def test_a_part_of_a_nano_unit_counts_as_a_whole_one() -> None:
@@ -109,7 +133,7 @@ def test_list_prices_are_in_dollars_and_not_used_for_euros() -> None:
 def test_an_unknown_price_is_refused_capped_or_free_as_the_policy_says() -> None:
     denied = book()
     assert denied.rate("m", 0.0) is None
-    assert denied.quote("m", 0.0, 1, 1) == NO_PRICE
+    assert denied.quote("m", 0.0, 1, 1) == no_price("m")
     capped = book(unknown_price="cap", cap=row("*", "9"))
     assert capped.quote("m", 0.0, 1, 1) == 18_000
     assert capped.rate("m", 0.0) == Rate(9 * 10**9, 9 * 10**9, 9 * 10**9, source="cap")

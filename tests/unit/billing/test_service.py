@@ -16,7 +16,7 @@ from zuebee.billing.service import LocalBilling
 from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.billing.wal_file import Log, WalFile
 from zuebee.config import BillingSettings, PriceSettings
-from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Principal, Settlement
+from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Need, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Usage
 from zuebee.schema.prepare import prepare
@@ -173,7 +173,7 @@ async def test_nothing_used_is_nothing_charged(billing: LocalBilling) -> None:
 
 
 async def test_money_is_charged_at_the_price_of_the_moment_it_was_held(billing: LocalBilling) -> None:
-    quote = billing.quote(MONEY, make_job(model="m"), 1, 2)
+    quote = billing.quote(MONEY, make_job(model="m"), Need(1, 1, 2, 2))
     assert isinstance(quote, Quote)
     assert (quote.tokens, quote.cost_nano) == (3, 5000)
     hold = await reserve(billing, MONEY, quote, model="m")
@@ -184,10 +184,10 @@ async def test_money_is_charged_at_the_price_of_the_moment_it_was_held(billing: 
 
 
 async def test_a_model_without_a_price_is_refused_to_who_pays_with_money_only(billing: LocalBilling) -> None:
-    refusal = billing.quote(MONEY, make_job(model="unknown"), 1, 2)
+    refusal = billing.quote(MONEY, make_job(model="unknown"), Need(1, 1, 2, 2))
     assert isinstance(refusal, Refusal)
     assert refusal.code == "model_has_no_price"
-    assert billing.quote(TOKENS, make_job(model="unknown"), 1, 2) == Quote(3, 0)
+    assert billing.quote(TOKENS, make_job(model="unknown"), Need(1, 1, 2, 2)) == Quote(3, 0)
 
 
 async def test_at_once_only_as_many_as_fit(billing: LocalBilling) -> None:

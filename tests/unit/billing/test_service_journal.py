@@ -123,6 +123,27 @@ async def test_what_died_before_its_transaction_is_settled_exactly(tmp_path: Pat
             assert list(verify(connection)) == []
 
 
+async def test_what_stands_behind_a_damaged_line_is_settled_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "z.db"
+    dying = await started(path)
+    holds = {name: await reserve(dying, name) for name in ("bad", "good", "fine")}
+    die(dying)
+    for name, hold in holds.items():
+        assert dying.settle(over(hold, name=name)) is None
+    journal = tmp_path / "z.db.settled"
+    journal.write_bytes(journal.read_bytes().replace(b'["bad"', b'["bat"'))
+    heir = await started(path)
+    assert heir.damaged == 1
+    die(heir)
+    assert {row["request_id"]: row["code"] for row in rows(path)} == {"bad": "owner_lost", "good": "", "fine": ""}
+    assert used(path) == 2 * USAGE.total_tokens
+    with reading(str(path)) as connection:
+        assert list(verify(connection)) == []
+    heir = await started(path)
+    assert heir.damaged == 0, "it was told, and is gone"
+    die(heir)
+
+
 async def test_until_the_dead_are_settled_everybody_waits_for_the_store(tmp_path: Path) -> None:
     path = tmp_path / "z.db"
     dying = await started(path)

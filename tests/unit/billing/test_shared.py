@@ -13,7 +13,7 @@ from zuebee.billing.pricing import PriceBook
 from zuebee.billing.shared import SharedBilling, SharedHold
 from zuebee.billing.store_errors import StoreFailed
 from zuebee.config import BillingSettings, PriceSettings
-from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
+from zuebee.contracts.admission import Amount, Budget, Grant, Need, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Usage
 
@@ -85,7 +85,7 @@ async def test_nothing_used_is_nothing_charged_and_recorded(billing: SharedBilli
 
 
 async def test_money_is_charged_at_the_price_of_its_hold(billing: SharedBilling, store: FakeStore) -> None:
-    quote = billing.quote(MONEY, make_job(model="m"), 1, 2)
+    quote = billing.quote(MONEY, make_job(model="m"), Need(1, 1, 2, 2))
     assert quote == Amount(3, 5000)
     hold = await reserve(billing, MONEY, quote, model="m")
     settlement = over(hold, Usage(1, 1, "provider"), MONEY)
@@ -95,8 +95,8 @@ async def test_money_is_charged_at_the_price_of_its_hold(billing: SharedBilling,
 
 
 async def test_a_model_without_a_price_is_no_matter_to_tokens(billing: SharedBilling) -> None:
-    assert billing.quote(TOKENS, make_job(model="other"), 1, 2) == Amount(3)
-    assert isinstance(billing.quote(MONEY, make_job(model="other"), 1, 2), Refusal)
+    assert billing.quote(TOKENS, make_job(model="other"), Need(1, 1, 2, 2)) == Amount(3)
+    assert isinstance(billing.quote(MONEY, make_job(model="other"), Need(1, 1, 2, 2)), Refusal)
 
 
 async def test_more_than_there_is_is_refused(billing: SharedBilling) -> None:

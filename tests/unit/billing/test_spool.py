@@ -8,7 +8,7 @@ import pytest
 from tests.support.shared_ledger import post
 from zuebee.billing.operations import Operation
 from zuebee.billing.spool import Line, Spool, replay
-from zuebee.billing.store_errors import StoreFailed
+from zuebee.billing.store_errors import StoreFailed, UnknownOwner
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "made" / "spool.jsonl"
 
 
-def line(number: int, owner: int = 1, batch: int = 1) -> Line:
-    return Line(owner, batch, post(f"r_{number}", number))
+def line(number: int, owner: int = 1, batch: int = 1, alone: int = 0) -> Line:
+    return Line(owner, batch, post(f"r_{number}", number), alone)
 
 
 def test_what_is_kept_is_found_again(path: Path) -> None:
@@ -80,11 +80,18 @@ def test_a_full_disk_leaves_no_half_line(path: Path, monkeypatch: pytest.MonkeyP
 class Store:
     """Remembers what it was told to do."""
 
-    def __init__(self, refused: str = "") -> None:
+    def __init__(self, refused: str = "", applied: int = 0, known: int = 1) -> None:
         self.done: list[tuple[int, int, list[str]]] = []
         self.refused = refused
+        self._applied = applied
+        self._known = known
+
+    def applied(self, owner: int) -> int:
+        return self._applied
 
     def apply(self, batch: int, operations: list[Operation], owner: int = 0) -> list[None]:
+        if owner > self._known:
+            raise UnknownOwner("who?")
         holds = [each.hold for each in operations]  # type: ignore[union-attr]
         if self.refused in holds:
             raise StoreFailed("impossible")
@@ -103,10 +110,19 @@ def replayed(path: Path, store: Any, *lines: Line) -> list[tuple[int, int, list[
 
 def test_batches_are_done_again_as_they_were(path: Path) -> None:
     lines = [line(1), line(2), line(3, batch=2), line(4, owner=7)]
-    assert replayed(path, Store(), *lines) == [(1, 1, ["r_1", "r_2"]), (1, 2, ["r_3"]), (7, 1, ["r_4"])]
+    assert replayed(path, Store(known=7), *lines) == [(1, 1, ["r_1", "r_2"]), (1, 2, ["r_3"]), (7, 1, ["r_4"])]
 
 
 def test_one_that_cannot_be_done_does_not_stop_the_rest(path: Path) -> None:
-    done = replayed(path, Store(refused="r_2"), line(1), line(2), line(3))
-    assert done == [(0, 0, ["r_1"]), (0, 0, ["r_3"])]
+    done = replayed(path, Store(refused="r_2"), line(1, alone=11), line(2, alone=12), line(3, alone=13))
+    assert done == [(1, 11, ["r_1"]), (1, 13, ["r_3"])]
     assert path.with_name("spool.jsonl.damaged").exists()
+
+
+def test_what_was_done_alone_before_the_process_died_is_not_done_again(path: Path) -> None:
+    lines = [line(1, batch=99, alone=11), line(2, batch=99, alone=12), line(3, batch=99, alone=13)]
+    assert replayed(path, Store(applied=12), *lines) == [(1, 99, ["r_3"])]
+
+
+def test_settlements_of_a_process_that_the_store_does_not_know_are_done_all_the_same(path: Path) -> None:
+    assert replayed(path, Store(), line(1, owner=7, alone=11)) == [(0, 0, ["r_1"])]

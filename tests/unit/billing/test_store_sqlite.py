@@ -1,3 +1,4 @@
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import Any
 import pytest
 
 from zuebee.billing.batch import Batch
+from zuebee.billing.journal import Journal
 from zuebee.billing.ledger import Ledger
 from zuebee.billing.store_errors import StoreBusy, StoreFailed
 from zuebee.billing.store_sqlite import SqliteStore
@@ -214,3 +216,20 @@ def test_a_flush_that_fails_is_a_store_that_failed(path: Path) -> None:
         desk.store.flush()
     assert log.flushed == 1
     desk.store.close()
+
+
+def test_nobody_else_can_read_what_is_in_a_store(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        prepare(str(tmp_path / "z.db"))
+        store = SqliteStore(str(tmp_path / "z.db"), reporters=(), currency="USD", retention_days=0)
+        journal = Journal(str(tmp_path / "z.db.settled"))
+        store.start("zuebee", 1.0)
+        modes = {each.name: each.stat().st_mode & 0o777 for each in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    journal.close()
+    store.close()
+    store.close_side()
+    assert {"z.db", "z.db-wal", "z.db-shm", "z.db.lock", "z.db.settled"} <= set(modes)
+    assert set(modes.values()) == {0o600}, modes

@@ -71,6 +71,8 @@ def test_the_firewall_is_on_and_has_no_opinion_about_bodies_by_default() -> None
         (ApiKeySettings, {"key": "short"}, "key"),
         (ApiKeySettings, {"key_sha256": "not hex"}, "key_sha256"),
         (ApiKeySettings, {"key": "sk-long-enough", "total_quota": -1}, "total_quota"),
+        (ApiKeySettings, {"key": "sk-long-enough", "total_quota": (1 << 62) + 1}, "total_quota"),
+        (ApiKeySettings, {"key": "sk-long-enough", "used_quota": (1 << 53) + 1}, "used_quota"),
         (ApiKeySettings, {"key": "sk-long-enough", "status": "fine"}, "status"),
         (ApiKeySettings, {"key": "sk-long-enough", "priority": "highest"}, "priority"),
         (AuthSettings, {"header_names": []}, "header_names"),

@@ -3,7 +3,7 @@ import pytest
 from zuebee.config.file import ConfigError, loads
 
 BACKEND = "backends: [{url: 'http://a:1'}]\n"
-SECRET = "s" * 32
+SECRET = "f3b1c7d2a9e84605b1d3f7c2e8a94d60"
 
 
 def said(auth: str, more: str = "") -> tuple[list[str], list[str]]:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from zuebee.config import AuthSettings, Settings
+from zuebee.config.check import grpc_address, listen_address
 from zuebee.config.check_secrets import is_placeholder, secret_findings
 from zuebee.config.file import ConfigError, Loaded, loads
 from zuebee.kit.units import decode_custom
@@ -24,6 +25,8 @@ PLACEHOLDERS = [
     "supersecret", "my-secret", "example", "sk-placeholder", "default", "admin", "dummy", "none", "null",
     "<your key>", "${API_KEY}", "$API_KEY", "replace_this", "insert-key-here", "deadbeefdeadbeefdeadbeefdeadbeef",
     "00000000-0000-0000-0000-000000000000", "secretsecretsecretsecretsecretsecret", "whsec_changeme", "qwertyuiop",
+    "sk-zuebee-demo", "sk-...", "sk-proj-...", "sk-a1b2c3…", "sk-team-demo", "sk-my-team-key-1", "sk-no-key-required",
+    "not-needed", "lm-studio", "ollama", "token-abc123", "TODO", "enter-your-key-here", "sk-llmproxy-dev-001",
     "--------------------------------", "letmein", "masterkey", "sk-master-key", "hunter2",
 ]  # fmt: skip
 
@@ -73,10 +76,56 @@ def test_guessable_secrets_do_not_start(secret: str) -> None:
         )
 
 
-def test_guessable_keys_of_callers_only_warn() -> None:
-    """Published example files start as they are."""
-    text = f"{BACKENDS}api_keys: [{{key: changeme}}]\n"
-    assert any(GUESSED in warning for warning in read(text).warnings)
+def listens(listen: str, key: str = "sk-zuebee-demo", more: str = "") -> Loaded:
+    return read(f"{BACKENDS}listen: '{listen}'\napi_keys: [{{key: {GOOD}}}, {{key: {key}}}]\n{more}")
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:80", "localhost:80", "[::1]:80", "127.9.9.9:80"])
+def test_on_this_machine_a_guessable_key_of_a_caller_only_warns(listen: str) -> None:
+    loaded = listens(listen)
+    assert [GUESSED in warning for warning in loaded.warnings] == [True]
+    assert loaded.settings.listen == listen
+
+
+@pytest.mark.parametrize("listen", [":80", "80"], ids=["colon", "bare"])
+def test_without_a_host_a_guessable_key_opens_this_machine_only(listen: str) -> None:
+    """Published example files start as they are, and nobody else gets in."""
+    loaded = listens(listen)
+    assert any("only this machine can connect (127.0.0.1:80)" in warning for warning in loaded.warnings)
+    assert listen_address(loaded.settings) == ("127.0.0.1", 80)
+    assert listen_address(listens(listen, "sk-a-real-key-0001").settings) == ("", 80), "a control"
+    assert listen_address(listens(listen, more="server: {allow_open: true}").settings) == ("", 80)
+    assert (
+        listen_address(
+            read(f"{BACKENDS}api_keys: [{{key: {GOOD}}}, {{key: sk-zuebee-demo, enabled: false}}]").settings
+        ).host
+        == ""
+    )
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:80", "[::]:80", "10.0.0.1:80", "gate.example:80"])
+@pytest.mark.parametrize("key", ["sk-zuebee-demo", "change-me", "'sk-proj-...'"])
+def test_where_others_can_reach_it_a_guessable_key_does_not_start(listen: str, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        listens(listen, key)
+    [problem] = caught.value.problems
+    assert f"api_keys[1].key: {GUESSED}, and others can reach `listen`" in problem
+    assert key.strip("'") not in problem
+    assert listens(listen, "sk-a-real-key-0001").warnings == []
+    assert any(GUESSED in warning for warning in listens(listen, key, "server: {allow_open: true}").warnings)
+
+
+def test_the_grpc_listener_is_as_careful() -> None:
+    loaded = listens("127.0.0.1:80", more="grpc: {enabled: true, listen: ':90'}")
+    assert grpc_address(loaded.settings) == ("127.0.0.1", 90)
+    with pytest.raises(ConfigError, match=r"others can reach `grpc\.listen`"):
+        listens("127.0.0.1:80", more="grpc: {enabled: true, listen: '0.0.0.0:90'}")
+
+
+def test_a_guessable_secret_of_the_cache_does_not_start() -> None:
+    text = f"{KEYS}{BACKENDS}auth: {{cache_secret: {'changeme' * 4}}}\n"
+    assert problems(text) == [f"auth.cache_secret: {GUESSED}"]
+    assert read(text.replace("changeme" * 4, GOOD))
 
 
 def pipeline(*sources: str) -> str:

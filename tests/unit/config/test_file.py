@@ -187,7 +187,7 @@ listen: "0.0.0.0:8000"
 server: {{trusted_proxies: [{SECRET}], tls: {{cert_file: /{SECRET}, key_file: /{SECRET}}}}}
 backends:
   - {{url: "http://user:{SECRET}@host", ca_file: /{SECRET}}}
-  - {{url: "http://host?key={SECRET}"}}
+  - {{url: "http://host?key={SECRET}#"}}
   - {{url: "ftp://{SECRET}", api_key: "{SECRET} x", headers: {{"a b": "{SECRET}"}}}}
 routing: {{fallback: [{{primary: "http://{SECRET}", fallback: ["http://{SECRET}"]}}]}}
 proxy: {{https: "socks5://{SECRET}"}}

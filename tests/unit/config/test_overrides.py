@@ -142,10 +142,29 @@ def test_a_file_that_speaks_of_proxies_is_believed() -> None:
 
 
 def test_a_proxy_that_cannot_be_used_is_not_passed_over() -> None:
-    assert problems(ALL_PROXY="socks5://user:hidden@proxy:1080") == [
+    assert problems("backends: [{url: 'http://far.example'}]\n", ALL_PROXY="socks5://user:hidden@proxy:1080") == [
         "environment variable ALL_PROXY: proxy.http: expected the URL of a proxy, such as `http://proxy:3128`",
         "environment variable ALL_PROXY: proxy.https: expected the URL of a proxy, such as `http://proxy:3128`",
     ]
+
+
+@pytest.mark.parametrize(
+    ("url", "environ"),
+    [
+        ("http://127.0.0.1:8001", {"ALL_PROXY": "socks5h://proxy:1080"}),
+        ("http://model.internal:8001", {"ALL_PROXY": "socks5://p:1", "NO_PROXY": "*.internal:8001"}),
+        ("http://model", {"all_proxy": "SOCKS4://p:1", "http_proxy": "http://p:2"}),
+        ("https://model", {"all_proxy": "socks://p:1", "https_proxy": "http://p:2"}),
+    ],
+)
+def test_a_proxy_that_no_backend_needs_is_for_others(url: str, environ: dict[str, str]) -> None:
+    proxy = settings(f"backends: [{{url: '{url}'}}]\n", **environ).proxy
+    assert "socks" not in f"{proxy.http}{proxy.https}".lower()
+
+
+@pytest.mark.parametrize("environ", [{"ALL_PROXY": "socks5://p:1"}, {"https_proxy": "socks5://p:1"}])
+def test_a_proxy_that_one_backend_needs_is_refused(environ: dict[str, str]) -> None:
+    assert problems("backends: [{url: 'http://127.0.0.1'}, {url: 'https://far.example'}]\n", **environ)
 
 
 def test_the_key_of_a_client_is_no_setting() -> None:

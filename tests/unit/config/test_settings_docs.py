@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.support.pages import make_docs
-from zuebee.app.wiring import FIXED
+from zuebee.app.fixed import FIXED, MOVABLE
 from zuebee.config import Settings
 from zuebee.config.check import listen_address
 from zuebee.config.file import loads
@@ -70,7 +70,9 @@ def test_the_reference_notices_a_change() -> None:
 
 def test_the_page_says_what_a_reload_cannot_change() -> None:
     said = PAGE.read_text().partition("## Reload")[2].partition("\n## ")[0]
-    assert set(re.findall(r"`([a-z_]+)`", said)) == set(FIXED)
+    fixed = said.partition("cannot change while it runs")[2]
+    assert set(re.findall(r"`([a-z_]+)`", fixed)) == set(FIXED)
+    assert all(f"`{name}`" in said or f"`{name.partition('.')[2]}`" in said for name in MOVABLE)
 
 
 def test_every_yaml_on_the_page_can_be_used() -> None:
@@ -105,7 +107,7 @@ def test_the_example_shows_every_setting_and_true_defaults() -> None:
     assert msgspec.structs.replace(found.routing, fallback=[]) == default.routing
     scopes = [name for name in found.rate_limit.__struct_fields__ if name.startswith(("per_", "every", "anonymous"))]
     assert msgspec.structs.replace(found.rate_limit, **dict.fromkeys(scopes)) == default.rate_limit
-    assert msgspec.structs.replace(found.billing, prices=[], cap=None) == default.billing
+    assert msgspec.structs.replace(found.billing, prices=[], cap=None, models=[]) == default.billing
     assert msgspec.structs.replace(found.store, url=None) == default.store
     assert msgspec.structs.replace(found.metrics, token=None) == default.metrics
     assert msgspec.structs.replace(found.health_check, path=None, expected_status=None) == default.health_check

@@ -1,3 +1,4 @@
+import json
 from typing import NamedTuple
 
 import msgspec
@@ -7,22 +8,23 @@ from hypothesis import strategies as st
 
 from tests.support.samples import BIG, SMALL, SPELLINGS, VLLM
 from zuebee.dialects.openai_stream import StreamMeter
+from zuebee.dialects.openai_usage import Figures
 
 STREAMS = {**VLLM, **SMALL}
 USAGES = {
     "chat_stream": None,
-    "chat_stream_engine_killed": (7, 4453, 0),
-    "chat_stream_n2_usage": (7, 12, 0),
-    "chat_stream_sigterm": (7, 5042, 0),
-    "chat_stream_stop_usage": (7, 1, 0),
-    "chat_stream_usage": (7, 6, 0),
-    "chat_stream_usage_cached": (605, 2, 0),
-    "chat_stream_usage_continuous": (7, 6, 0),
+    "chat_stream_engine_killed": Figures(7, 4453, 0),
+    "chat_stream_n2_usage": Figures(7, 12, 0),
+    "chat_stream_sigterm": Figures(7, 5042, 0),
+    "chat_stream_stop_usage": Figures(7, 1, 0),
+    "chat_stream_usage": Figures(7, 6, 0),
+    "chat_stream_usage_cached": Figures(605, 2, 0),
+    "chat_stream_usage_continuous": Figures(7, 6, 0),
     "completion_stream": None,
-    "completion_stream_usage": (5, 6, 0),
+    "completion_stream_usage": Figures(5, 6, 0),
     "tools_auto_stream": None,
-    "tools_named_stream_usage": (209, 51, 0),
-    "tools_required_stream_usage": (209, 51, 0),
+    "tools_named_stream_usage": Figures(209, 51, 0),
+    "tools_required_stream_usage": Figures(209, 51, 0),
 }
 WITHOUT_EXTRA = ("chat_stream", "chat_stream_engine_killed", "completion_stream", "tools_auto_stream")
 CHUNK = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":null}]}\n\n'
@@ -66,7 +68,7 @@ def test_where_the_network_cuts_a_stream_changes_nothing(name: str, hide: bool) 
 def test_where_the_network_cuts_a_long_event_changes_nothing(name: str, hide: bool) -> None:
     stream = BIG[name]
     whole = replay([stream], hide=hide)
-    assert (whole.chunks, whole.usage, whole.whole) == (2, (3, 2, 0), True)
+    assert (whole.chunks, whole.usage, whole.whole) == (2, Figures(3, 2, 0), True)
     assert replay([stream[n : n + 1] for n in range(len(stream))], hide=hide) == whole
     near_the_ends = [*range(1, 70), *range(65590, 65650), *range(len(stream) - 40, len(stream))]
     for at in near_the_ends:
@@ -96,7 +98,7 @@ def test_idle_empty_lines_do_no_harm(sizes: list[int]) -> None:
         at += size
     seen = replay(parts, hide=True)
     assert [line for line in seen.output.split(b"\n") if line] == (CHUNK + LAST + DONE).split(b"\n\n")[:-1]
-    assert seen.usage == (3, 2, 0)
+    assert seen.usage == Figures(3, 2, 0)
     assert seen.whole
 
 
@@ -116,7 +118,7 @@ def test_a_stream_of_vllm_passes_byte_for_byte(name: str) -> None:
 
 
 @pytest.mark.requirement("A297")
-@pytest.mark.parametrize("name", [name for name in VLLM if name not in WITHOUT_EXTRA])
+@pytest.mark.parametrize("name", sorted({*VLLM} - {*WITHOUT_EXTRA, "chat_stream_usage_continuous"}))
 def test_exactly_the_extra_chunk_is_hidden(name: str) -> None:
     events = VLLM[name].split(b"\n\n")
     kept = [event for event in events if b'"choices":[]' not in event]
@@ -126,10 +128,19 @@ def test_exactly_the_extra_chunk_is_hidden(name: str) -> None:
     assert seen.usage == USAGES[name]
 
 
-def test_usage_in_every_chunk_stays_in_every_chunk() -> None:
+@pytest.mark.parametrize("size", [1, 7, 100, 1 << 16])
+def test_usage_in_every_chunk_is_taken_out_of_each(size: int) -> None:
     stream = VLLM["chat_stream_usage_continuous"]
     assert stream.count(b'"usage":{') == 6
-    assert replay([stream], hide=True).output.count(b'"usage":{') == 5
+    parts = [stream[at : at + size] for at in range(0, len(stream), size)]
+    seen = replay(parts, hide=True)
+    assert b'"usage"' not in seen.output
+    assert seen.usage == USAGES["chat_stream_usage_continuous"]
+    said = [json.loads(event[6:]) for event in stream.split(b"\n\n") if event.startswith(b"data: {")]
+    expected = [{name: value for name, value in chunk.items() if name != "usage"} for chunk in said if chunk["choices"]]
+    passed = [json.loads(event[6:]) for event in seen.output.split(b"\n\n") if event.startswith(b"data: {")]
+    assert passed == expected
+    assert replay(parts, hide=False).output == stream
 
 
 @pytest.mark.parametrize(
@@ -141,7 +152,6 @@ def test_usage_in_every_chunk_stays_in_every_chunk() -> None:
         (b'data: {"choices":[],\ndata: "usage":{"prompt_tokens":1}}\n\n', True),
         (b'data: {"choices":[],"usage":null}\n\n', False),
         (b'data: {"choices":[],"prompt_filter_results":[1]}\n\n', False),
-        (b'data: {"choices":[{"delta":{}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n', False),
         (b'data: {"choices":[{"delta":{}}],"usage":null}\n\n', False),
         (b'data: {"choices":[{"delta":{"content":"\\"choices\\":[],\\"usage\\":{}"}}]}\n\n', False),
         (b": keep-alive\n\n", False),
@@ -244,7 +254,7 @@ def test_no_bytes_raise(data: bytes, at: int) -> None:
         {"prompt_tokens": -1, "completion_tokens": 1},
         {"prompt_tokens": 2**63, "completion_tokens": 1},
         {"prompt_tokens": 1e308, "completion_tokens": 1},
-        {"prompt_tokens": "7", "completion_tokens": 1},
+        {"prompt_tokens": "seven", "completion_tokens": 1},
         {"prompt_tokens": True, "completion_tokens": 1},
         {"prompt_tokens": None},
         {},
@@ -253,7 +263,7 @@ def test_no_bytes_raise(data: bytes, at: int) -> None:
 )
 def test_figures_that_cannot_be_true_leave_the_last_true_ones(usage: object) -> None:
     hostile = b"data: " + msgspec.json.encode({"choices": [], "usage": usage}) + b"\n\n"
-    assert replay([EXTRA, hostile], hide=False).usage == (3, 2, 0)
+    assert replay([EXTRA, hostile], hide=False).usage == Figures(3, 2, 0)
 
 
 def _event(choice: dict[str, object]) -> bytes:

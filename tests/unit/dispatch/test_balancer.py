@@ -126,7 +126,7 @@ def test_without_declared_models_all_are_served() -> None:
 
 def test_a_cool_down_belongs_to_one_model_and_ends() -> None:
     backend = node("a")
-    backend.cool_down("m", 10.0)
+    backend.cool_down("m", 0.0, 10.0)
     assert backend.cooling_s("m", 4.0) == 6.0
     assert backend.cooling_s("other", 4.0) == 0.0
     assert backend.cooling_s("m", 10.0) == 0.0
@@ -136,20 +136,20 @@ def test_a_cool_down_belongs_to_one_model_and_ends() -> None:
 def test_cool_downs_are_bounded() -> None:
     backend = node("a")
     for n in range(10 * MAX_COOLDOWNS):
-        backend.cool_down(f"m{n}", 10.0)
+        backend.cool_down(f"m{n}", 0.0, 10.0)
     assert sum(backend.cooling_s(f"m{n}", 0.0) > 0 for n in range(10 * MAX_COOLDOWNS)) <= MAX_COOLDOWNS
 
 
 @pytest.mark.requirement("A144")
 def test_somebody_is_always_left() -> None:
     a, b, c = nodes = [node("a"), node("b"), node("c")]
-    a.health.probe_failed()
+    a.health.probe_failed(1.0)
     assert fit(nodes, 0.0) == [b, c]
     for _ in range(5):
         b.health.request_failed(0.0)
         c.health.request_failed(0.0)
     assert fit(nodes, 1.0) == [b, c]  # ejected, but they pass their probes
-    b.health.probe_failed()
-    c.health.probe_failed()
+    b.health.probe_failed(1.0)
+    c.health.probe_failed(1.0)
     assert fit(nodes, 1.0) == nodes
     assert fit([a], 1.0) == [a]

@@ -156,7 +156,7 @@ async def test_a_reload_changes_the_thresholds_of_kept_backends() -> None:
     (a,) = await fleet.apply(backends("http://a"), checks(enabled=False, unhealthy_threshold=2))
     await fleet.apply(backends("http://a"), checks(enabled=False, unhealthy_threshold=4))
     a.health.probe_passed()
-    assert [a.health.probe_failed() for _ in range(4)] == [False, False, False, True]
+    assert [a.health.probe_failed(1.0) for _ in range(4)] == [False, False, False, True]
 
 
 async def test_one_failed_probe_after_a_reload_takes_nobody_out() -> None:

@@ -16,7 +16,7 @@ def test_probes_take_out_and_bring_back_at_their_thresholds() -> None:
     health = make()
     assert health.fit(0)
     assert not health.probe_passed()
-    assert [health.probe_failed() for _ in range(4)] == [False, False, True, False]
+    assert [health.probe_failed(1.0) for _ in range(4)] == [False, False, True, False]
     assert not health.fit(0)
     assert [health.probe_passed() for _ in range(3)] == [False, True, False]
     assert health.fit(0)
@@ -26,24 +26,24 @@ def test_a_passed_probe_begins_the_count_anew() -> None:
     health = make()
     health.probe_passed()
     for _ in range(10):
-        assert not health.probe_failed()
-        assert not health.probe_failed()
+        assert not health.probe_failed(1.0)
+        assert not health.probe_failed(1.0)
         assert not health.probe_passed()
     assert health.fit(0)
 
 
 def test_a_failed_probe_begins_the_way_back_anew() -> None:
     health = make()
-    assert health.probe_failed()
+    assert health.probe_failed(1.0)
     for _ in range(10):
         assert not health.probe_passed()
-        assert not health.probe_failed()
+        assert not health.probe_failed(1.0)
     assert not health.fit(0)
 
 
 def test_the_first_probe_decides_alone() -> None:
     health = make()
-    assert health.probe_failed()
+    assert health.probe_failed(1.0)
     assert not health.fit(0)
 
 
@@ -102,6 +102,39 @@ def test_enough_probes_after_an_ejection_end_it() -> None:
 
 def test_probes_and_ejections_both_count() -> None:
     health = make()
-    health.probe_failed()
+    health.probe_failed(1.0)
     fail(health, 0.0)
     assert not health.fit(EJECTION_S + 1)
+
+
+def test_an_answer_brings_back_what_its_probes_took_out() -> None:
+    health = make()
+    assert health.probe_failed(1.0)
+    assert health.request_succeeded(2.0)
+    assert health.fit(2.0)
+    assert not health.request_succeeded(3.0)
+    assert [health.probe_failed(4.0) for _ in range(3)] == [False, False, True], "and the count begins anew"
+
+
+def test_an_answer_ends_an_ejection() -> None:
+    health = make()
+    assert fail(health, 100.0)[-1]
+    assert not health.fit(101.0)
+    assert health.request_succeeded(101.0)
+    assert health.fit(101.0)
+
+
+def test_an_excused_probe_says_nothing_while_there_are_answers() -> None:
+    health = make()
+    health.probe_passed()
+    health.request_succeeded(10.0)
+    assert not any(health.probe_failed(10.0 + n, excused=True) for n in range(50))
+    assert [health.probe_failed(80.0, excused=True) for _ in range(3)] == [False, False, True]
+    health.request_succeeded(90.0)
+    assert [health.probe_failed(91.0) for _ in range(3)] == [False, False, True], "one without excuse counts"
+
+
+def test_without_others_nobody_is_ejected_until_there_are_some() -> None:
+    health = make()
+    assert not any(health.request_failed(1.0, others=False) for _ in range(20))
+    assert health.request_failed(1.0, others=True)

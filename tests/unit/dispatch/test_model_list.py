@@ -6,7 +6,7 @@ import pytest
 from tests.support.fakes import FakeInference, VirtualTime
 from zuebee.config import BackendSettings, HealthCheckSettings
 from zuebee.dispatch.fleet import Fleet, Reachable
-from zuebee.dispatch.model_list import FRESH_S, MAX_MODELS, ModelList
+from zuebee.dispatch.model_list import FRESH_S, MAX_MODELS, ModelList, _cards_of
 
 
 class Server(FakeInference):
@@ -89,3 +89,24 @@ async def test_the_list_is_kept_for_a_moment(virtual_time: VirtualTime) -> None:
 async def test_the_list_is_bounded() -> None:
     models = await listed((Server(200, listing(*map(str, range(MAX_MODELS + 5)))), []))
     assert len(await models.cards()) == MAX_MODELS
+
+
+def test_a_bare_array_is_a_list_too() -> None:
+    assert [card["id"] for card in _cards_of(b'[{"id":"a"},{"id":1},7,null,{"id":"b"}]')] == ["a", "b"]
+    assert [card["id"] for card in _cards_of(b'{"data":[{"id":"a"},null]}')] == ["a"]
+    assert _cards_of(b'"a"') == _cards_of(b"{}") == _cards_of(b"[") == []
+
+
+async def test_a_model_is_unknown_only_where_all_who_could_have_it_say_what_they_have() -> None:
+    models = await listed((Server(200, listing("a")), []), (Server(200, listing("llama-1")), ["llama*", "mine"]))
+    assert [name for name in ("a", "b", "llama-1", "mine", "") if await models.serves(name)] == ["a", "llama-1", "mine"]
+    for silent in (Server(0, b""), Server(404, listing("x")), Server(200, b"{}")):
+        models = await listed((Server(200, listing("a")), []), (silent, ["llama*"]))
+        assert await models.serves("llama-9")
+        assert not await models.serves("b")
+        assert await (await listed((silent, []))).serves("b")
+
+
+async def test_of_a_list_that_is_cut_nobody_is_missed() -> None:
+    models = await listed((Server(200, listing(*map(str, range(MAX_MODELS + 5)))), []))
+    assert await models.serves(str(MAX_MODELS + 1))

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.fakes import head
-from zuebee.config import RetrySettings
+from zuebee.config import Repeated, RetrySettings
+from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import End, FailureCause, Head
 from zuebee.dispatch.retry import (
     MAX_RETRY_AFTER_S,
@@ -13,36 +14,92 @@ from zuebee.dispatch.retry import (
     backoff_s,
     is_failure,
     retry_after_s,
-    worth_a_retry,
+    weight,
+    where_again,
 )
 
 ALL = RetrySettings()
 NOW_S = 1_800_000_000.0
 
 
+EVERY: tuple[Repeated, ...] = ("timeout", "broken", "5xx")
+
+
+def ended(cause: FailureCause, *, sent: bool = True, status: int = 502) -> End:
+    return End(cause=cause, sent=sent, refusal=Refusal(status, "api_error", "x", "x"))
+
+
 @pytest.mark.parametrize(
-    ("status", "failed", "worth"),
+    ("status", "failed", "where"),
     [
-        (200, False, False),
-        (400, False, False),
-        (404, False, False),
-        (429, True, True),
-        (500, True, True),
-        (503, True, True),
+        (200, False, "nowhere"),
+        (400, False, "nowhere"),
+        (404, False, "nowhere"),
+        (408, False, "nowhere"),
+        (409, False, "nowhere"),
+        (429, True, "anywhere"),
+        (500, True, "nowhere"),
+        (501, True, "nowhere"),
+        (502, True, "nowhere"),
+        (503, True, "anywhere"),
+        (504, True, "nowhere"),
+        (520, True, "nowhere"),
+        (529, True, "anywhere"),
     ],
 )
-def test_statuses(status: int, failed: bool, worth: bool) -> None:
+def test_only_statuses_of_those_who_have_not_begun_are_tried_again(status: int, failed: bool, where: str) -> None:
     assert is_failure(head(status)) is failed
-    assert worth_a_retry(head(status), ALL) is worth
+    assert where_again(head(status), ALL, (), 0) == where
+    assert where_again(head(status), ALL, ("timeout", "broken"), 0) == where
+    assert where_again(head(status), ALL, ("5xx",), 0) == ("anywhere" if status >= 500 else where)
+
+
+@pytest.mark.parametrize("value", [b"false", b"False", b" FALSE "])
+@pytest.mark.parametrize("status", [429, 503, 529, 500])
+def test_a_backend_that_says_no_is_obeyed(status: int, value: bytes) -> None:
+    assert where_again(head(status, [(b"x-should-retry", value)]), ALL, EVERY, 0) == "nowhere"
+    assert where_again(head(status, [(b"x-should-retry", b"true")]), ALL, EVERY, 0) == "anywhere"
+    assert where_again(head(500, [(b"x-should-retry", b"true")]), ALL, (), 0) == "nowhere"
 
 
 @pytest.mark.parametrize(
-    ("cause", "failed"),
-    [("none", False), ("connect_failure", True), ("timeout", True), ("broken", True), ("overload", True)],
+    ("first", "doubts", "where"),
+    [
+        (ended("none"), 0, "nowhere"),
+        (ended("connect_failure", sent=False), 0, "anywhere"),
+        (ended("gone"), 2, "nowhere"),
+        (ended("gone"), 1, "anywhere"),  # lost a kept connection, got no other: sent once so far
+        (ended("died"), 1, "elsewhere"),
+        (ended("died"), 2, "nowhere"),
+        (ended("broken"), 0, "nowhere"),
+        (ended("timeout"), 0, "nowhere"),
+        (ended("unwelcome"), 0, "elsewhere"),
+        (ended("overload", sent=False, status=503), 0, "anywhere"),  # no connection was free
+        (ended("overload", status=502), 0, "nowhere"),  # an error inside of an answer
+        (ended("overload", status=503), 0, "anywhere"),
+        (ended("overload", status=529), 0, "anywhere"),
+    ],
+    ids=lambda value: f"{value.cause}-{value.sent}" if isinstance(value, End) else str(value),
 )
-def test_causes(cause: FailureCause, failed: bool) -> None:
-    assert is_failure(End(cause=cause)) is failed
-    assert worth_a_retry(End(cause=cause), ALL) is failed
+def test_what_may_have_been_begun_is_not_repeated(first: End, doubts: int, where: str) -> None:
+    assert is_failure(first) is (first.cause != "none")
+    assert where_again(first, ALL, (), doubts) == where
+
+
+@pytest.mark.parametrize(
+    ("word", "first"),
+    [
+        ("timeout", ended("timeout")),
+        ("broken", ended("broken")),
+        ("broken", ended("died")),
+        ("5xx", ended("overload")),
+        ("5xx", head(500)),
+    ],
+)
+def test_an_operator_can_choose_otherwise(word: Repeated, first: Head | End) -> None:
+    others: tuple[Repeated, ...] = tuple(each for each in EVERY if each != word)
+    assert where_again(first, ALL, (word,), 9) == "anywhere"
+    assert where_again(first, ALL, others, 9) == "nowhere"
 
 
 @pytest.mark.requirement("A269")
@@ -50,17 +107,30 @@ def test_causes(cause: FailureCause, failed: bool) -> None:
     ("allowed", "first"),
     [
         ("5xx", head(502)),
-        ("5xx", End(cause="overload")),
+        ("5xx", head(503)),
+        ("5xx", ended("overload")),
         ("429", head(429)),
-        ("timeout", End(cause="timeout")),
-        ("connect_failure", End(cause="connect_failure")),
-        ("connect_failure", End(cause="broken")),
+        ("timeout", ended("timeout")),
+        ("connect_failure", ended("connect_failure", sent=False)),
+        ("connect_failure", ended("died")),
+        ("connect_failure", ended("broken")),
+        ("connect_failure", ended("unwelcome")),
     ],
 )
 def test_retry_on_allows_and_forbids(allowed: str, first: Head | End) -> None:
-    every = ALL.retry_on
-    assert worth_a_retry(first, RetrySettings(retry_on=tuple(word for word in every if word == allowed)))
-    assert not worth_a_retry(first, RetrySettings(retry_on=tuple(word for word in every if word != allowed)))
+    only = RetrySettings(retry_on=tuple(word for word in ALL.retry_on if word == allowed))
+    others = RetrySettings(retry_on=tuple(word for word in ALL.retry_on if word != allowed))
+    assert where_again(first, only, EVERY, 0) != "nowhere"
+    assert where_again(first, others, EVERY, 0) == "nowhere"
+
+
+def test_what_may_have_begun_is_told_before_answers_and_these_before_silence() -> None:
+    begun = [ended("died"), ended("gone"), ended("broken"), ended("timeout")]
+    answers = [head(429), head(500), ended("overload"), ended("unwelcome")]
+    nothing = [ended("connect_failure", sent=False), ended("overload", sent=False), ended("none", sent=False)]
+    assert {weight(first) for first in begun} == {2}
+    assert {weight(first) for first in answers} == {1}
+    assert {weight(first) for first in nothing} == {0}
 
 
 @pytest.mark.requirement("A143", "A269")

@@ -7,7 +7,8 @@ import pytest
 
 from tests.support.fakes import FakeInference, Step, VirtualTime, answer, events_of, failure, head, make_job, until
 from zuebee.config import FallbackSettings, RetrySettings, RoutingSettings
-from zuebee.contracts.inference import End, Event, FailureCause, Head, Inference
+from zuebee.contracts.admission import Principal
+from zuebee.contracts.inference import End, Event, FailureCause, Head, Inference, Job, Reply
 from zuebee.dispatch.backend import Backend
 from zuebee.dispatch.health import Health
 from zuebee.dispatch.service import Dispatcher
@@ -61,7 +62,16 @@ async def test_an_answer_that_blames_the_client_is_not_tried_again(virtual_time:
 
 @pytest.mark.requirement("A143", "A379")
 @pytest.mark.parametrize(
-    "failing", [answer(500), OVERLOADED, failure("broken"), failure("connect_failure"), failure("timeout")]
+    "failing",
+    [
+        answer(503),
+        answer(529),
+        OVERLOADED,
+        failure("died"),
+        failure("unwelcome"),
+        failure("connect_failure", sent=False),
+        failure("overload", sent=False),
+    ],
 )
 async def test_another_backend_is_tried_at_once(virtual_time: VirtualTime, failing: list[Step]) -> None:
     target, backends = dispatcher([failing], [answer(backend="b")])
@@ -76,7 +86,7 @@ async def test_another_backend_is_tried_at_once(virtual_time: VirtualTime, faili
 
 @pytest.mark.requirement("A143")
 async def test_the_same_backend_is_tried_after_growing_waits(virtual_time: VirtualTime) -> None:
-    target, backends = dispatcher([answer(500), answer(500), answer(500), answer()])
+    target, backends = dispatcher([answer(503), answer(503), answer(503), answer()])
     events = await ask(target)
     assert status_of(events) == 200
     assert begun(backends) == [4]
@@ -86,20 +96,20 @@ async def test_the_same_backend_is_tried_after_growing_waits(virtual_time: Virtu
 
 @pytest.mark.requirement("A143")
 async def test_when_no_try_helped_the_last_real_answer_is_the_answer(virtual_time: VirtualTime) -> None:
-    target, backends = dispatcher([answer(500), answer(502), answer(503), answer(504), answer()])
+    target, backends = dispatcher([answer(503), answer(529), answer(503), answer(529), answer()])
     events = await ask(target)
-    assert status_of(events) == 504
+    assert status_of(events) == 529
     assert events[1] == b"{}"
     assert begun(backends) == [4]
 
 
 async def test_the_number_of_retries_is_a_setting(virtual_time: VirtualTime) -> None:
     for most in (0, 1, 2):
-        target, backends = dispatcher([answer(500)], retry=RetrySettings(max_retries=most))
-        assert status_of(await ask(target)) == 500
+        target, backends = dispatcher([answer(503)], retry=RetrySettings(max_retries=most))
+        assert status_of(await ask(target)) == 503
         assert begun(backends) == [most + 1]
-    target, backends = dispatcher([answer(500)], [answer()], retry=RetrySettings(enabled=False))
-    assert status_of(await ask(target)) == 500
+    target, backends = dispatcher([answer(503)], [answer()], retry=RetrySettings(enabled=False))
+    assert status_of(await ask(target)) == 503
     assert begun(backends) == [1, 0]
 
 
@@ -124,15 +134,85 @@ async def test_a_wait_too_long_for_us_is_passed_to_the_client(virtual_time: Virt
     target, backends = dispatcher([OVERLOADED])
     assert status_of(await ask(target)) == 429
     assert begun(backends) == [1]
-    virtual_time.advance(20)
+    virtual_time.advance(0.5)
     (end,) = await ask(target)
     assert isinstance(end, End)
     assert end.refusal is not None
-    assert (end.refusal.status, end.refusal.retry_after_s, end.sent) == (429, 40.0, False)
+    assert (end.refusal.status, end.refusal.retry_after_s, end.sent) == (429, 59.5, False)
     assert begun(backends) == [1]  # a cooling backend is left alone
-    virtual_time.advance(40)
+    virtual_time.advance(60)
     await ask(target)
     assert begun(backends) == [2]
+
+
+async def test_some_go_to_a_backend_that_rests_to_find_out(virtual_time: VirtualTime) -> None:
+    target, backends = dispatcher([OVERLOADED, OVERLOADED, answer()])
+    await ask(target)
+    tried = []
+    for _ in range(40):
+        virtual_time.advance(0.1)
+        await ask(target)
+        tried.append(begun(backends)[0])
+    assert tried[8] == 1
+    assert tried[10] == 2, "after a second one goes there, and finds that it still wants none"
+    assert tried[17] == 2
+    assert tried[-1] > 20, "the next finds that it does: all go there"
+
+
+def of(key: str, model: str = "m") -> Job:
+    return make_job(model=model, sender=Principal(key_id=key))
+
+
+async def ask_as(target: Dispatcher, key: str) -> list[Event]:
+    async with aclosing(events_of(target, of(key))) as events:
+        return [event async for event in events]
+
+
+async def test_what_is_asked_of_one_caller_stops_no_other_one(virtual_time: VirtualTime) -> None:
+    target, backends = dispatcher([OVERLOADED, answer(), answer(), OVERLOADED, OVERLOADED])
+    await ask_as(target, "a")
+    assert isinstance((await ask_as(target, "a"))[0], End)
+    for _ in range(2):
+        assert status_of(await ask_as(target, "b")) == 200
+    assert isinstance((await ask_as(target, "a"))[0], End), "it still has to wait"
+    assert status_of(await ask_as(target, "b")) == 429
+    assert isinstance((await ask_as(target, "c"))[0], End), "two are all"
+    assert begun(backends) == [4]
+
+
+async def test_short_rests_are_waited_for(virtual_time: VirtualTime) -> None:
+    short = answer(429, [(b"retry-after", b"3")])
+    target, backends = dispatcher([short, answer()], retry=RetrySettings(enabled=False))
+    await ask(target)
+    assert status_of(await ask(target)) == 200
+    assert 3 <= sum(virtual_time.slept) < 4
+    assert begun(backends) == [2]
+
+
+@pytest.mark.parametrize("status", [429, 503, 529])
+async def test_overload_ejects_nobody(virtual_time: VirtualTime, status: int) -> None:
+    target, backends = dispatcher([answer(status)], [answer()], retry=RetrySettings(enabled=False))
+    for _ in range(40):
+        await ask(target)
+    assert all(each.health.fit(virtual_time.now_s) for each in backends)
+    assert begun(backends)[0] == 1, "but it is left alone for a moment"
+
+
+async def test_a_request_counts_once_for_a_backend_however_often_it_is_tried(virtual_time: VirtualTime) -> None:
+    target, backends = dispatcher([answer(500)], [answer(500)])
+    for each in backends:
+        each.repeat = ("5xx",)
+    for _ in range(2):
+        await ask(target)
+    assert sum(begun(backends)) == 8
+    assert all(each.health.fit(virtual_time.now_s) for each in backends)
+
+
+async def test_the_last_one_is_never_ejected(virtual_time: VirtualTime) -> None:
+    target, backends = dispatcher([answer(500)], [answer(500)])
+    for _ in range(100):
+        await ask(target)
+    assert sorted(each.health.fit(virtual_time.now_s) for each in backends) == [False, True]
 
 
 async def test_only_the_overloaded_model_cools_down(virtual_time: VirtualTime) -> None:
@@ -142,21 +222,21 @@ async def test_only_the_overloaded_model_cools_down(virtual_time: VirtualTime) -
 
 
 async def test_a_cooling_backend_is_no_refuge(virtual_time: VirtualTime) -> None:
-    target, backends = dispatcher([answer(500), answer(500), answer(500), answer()], [OVERLOADED])
-    backends[1].cool_down("m", virtual_time.now_s + 60)
+    target, backends = dispatcher([answer(503), answer(503), answer(503), answer()], [OVERLOADED])
+    backends[1].cool_down("m", virtual_time.now_s, virtual_time.now_s + 60)
     assert status_of(await ask(target)) == 200
     assert begun(backends) == [4, 0]
 
 
 async def test_when_all_cool_down_the_shortest_wait_is_named(virtual_time: VirtualTime) -> None:
     target, backends = dispatcher([answer()], [answer()])
-    backends[0].cool_down("m", virtual_time.now_s + 60)
-    backends[1].cool_down("m", virtual_time.now_s + 5)
+    backends[0].cool_down("m", virtual_time.now_s, virtual_time.now_s + 60)
+    backends[1].cool_down("m", virtual_time.now_s, virtual_time.now_s + 20)
     for _ in range(2):
         (end,) = await ask(target)
         assert isinstance(end, End)
         assert end.refusal is not None
-        assert end.refusal.retry_after_s == 5.0
+        assert end.refusal.retry_after_s == 20.0
     assert begun(backends) == [0, 0]
 
 
@@ -164,8 +244,9 @@ async def test_when_all_cool_down_the_shortest_wait_is_named(virtual_time: Virtu
     ("waits", "cause", "running"),
     [
         pytest.param(False, "overload", 6, id="overload, another backend: 20 % of 30"),
-        pytest.param(True, "broken", 6, id="dropped, the same backend: 20 % of 30"),
-        pytest.param(False, "broken", 30, id="dropped, another backend: all are taken over"),
+        pytest.param(True, "connect_failure", 6, id="unconnected, the same backend: 20 % of 30"),
+        pytest.param(False, "connect_failure", 30, id="unconnected, another backend: all are taken over"),
+        pytest.param(False, "died", 30, id="dropped, another backend: all are taken over"),
     ],
 )
 async def test_retries_stop_at_the_budget(
@@ -178,7 +259,7 @@ async def test_retries_stop_at_the_budget(
         async def _play(self, job: Any) -> Any:
             self.begun += 1
             await gate.wait()
-            yield failure(cause)[0]
+            yield failure(cause, sent=cause == "died")[0]
 
     class Stuck(FakeInference):
         async def _play(self, job: Any) -> Any:
@@ -247,7 +328,7 @@ async def test_an_unknown_model_reaches_nobody(virtual_time: VirtualTime) -> Non
 
 async def test_a_declared_fallback_is_tried_in_its_order(virtual_time: VirtualTime) -> None:
     chain = FallbackSettings(primary="http://b", fallback=["http://c", "http://a"], models=["big*"])
-    target, backends = dispatcher([answer(backend="a")], [answer(500)], [answer(500)], fallback=[chain])
+    target, backends = dispatcher([answer(backend="a")], [answer(503)], [answer(503)], fallback=[chain])
     assert status_of(await ask(target, "big-1")) == 200
     assert begun(backends) == [1, 1, 1]
     for _ in range(3):
@@ -269,7 +350,7 @@ async def test_each_strategy_uses_all_backends(virtual_time: VirtualTime, strate
 
 @pytest.mark.requirement("A144")
 async def test_five_failures_in_a_row_eject(virtual_time: VirtualTime) -> None:
-    target, backends = dispatcher([failure("broken")], [answer()])
+    target, backends = dispatcher([failure("died")], [answer()])
     for _ in range(12):
         assert status_of(await ask(target)) == 200
     assert begun(backends)[0] == 5
@@ -281,8 +362,8 @@ async def test_five_failures_in_a_row_eject(virtual_time: VirtualTime) -> None:
 
 
 async def test_answers_that_break_off_eject_too(virtual_time: VirtualTime) -> None:
-    target, (only,) = dispatcher([[head(), b"half", *failure("broken")]])
-    for n in range(5):
+    target, (only, _) = dispatcher([[head(), b"half", *failure("broken")]], [answer()])
+    for n in range(9):
         assert only.health.fit(virtual_time.now_s), n
         async with aclosing(events_of(target, make_job())) as events:
             while not isinstance(await anext(events), End):  # as the edge does, which asks for nothing behind the end
@@ -291,8 +372,8 @@ async def test_answers_that_break_off_eject_too(virtual_time: VirtualTime) -> No
 
 
 async def test_a_failed_try_counts_once(virtual_time: VirtualTime) -> None:
-    target, (only,) = dispatcher([failure("broken")], retry=RetrySettings(enabled=False))
-    for _ in range(4):
+    target, (only, _) = dispatcher([failure("broken")], [answer()], retry=RetrySettings(enabled=False))
+    for _ in range(8):
         await ask(target)
     assert only.health.fit(virtual_time.now_s)
     await ask(target)
@@ -320,3 +401,95 @@ async def test_the_time_to_the_first_byte_is_learnt(virtual_time: VirtualTime) -
     target, (only,) = dispatcher([[0.25, head(), 5.0, End()]], load_balance="latency_based")
     await ask(target)
     assert only.latency(virtual_time.now_s - 5.0) == pytest.approx(0.25)
+
+
+# --- what may have been begun ---
+
+
+class Sends:
+    """A backend that loses each request; like the pool, it counts its own second sending of one."""
+
+    def __init__(self, *, resends: bool) -> None:
+        self.sent = 0
+        self._resends = resends
+
+    async def run(self, job: Job) -> Reply:
+        self.sent += 1
+        if self._resends and not job.doubts and not job.shared:
+            job.doubts += 1
+            self.sent += 1
+        (end,) = failure("died")
+        assert isinstance(end, End)
+        return end, None
+
+
+@pytest.mark.parametrize("resends", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 3])
+async def test_a_request_on_which_servers_die_is_sent_twice_at_most(
+    virtual_time: VirtualTime, count: int, resends: bool
+) -> None:
+    servers = [Sends(resends=resends) for _ in range(count)]
+    target, _ = dispatcher(*servers)
+    (end,) = await ask(target)
+    assert isinstance(end, End)
+    assert (end.cause, end.sent) == ("died", True)
+    assert sum(server.sent for server in servers) == (2 if resends or count > 1 else 1)
+
+
+@pytest.mark.parametrize("failing", [failure("timeout"), failure("broken"), answer(500), answer(502), answer(504)])
+async def test_what_may_have_been_begun_is_not_bought_again(virtual_time: VirtualTime, failing: list[Step]) -> None:
+    target, backends = dispatcher([failing], [answer()], [answer()])
+    first = (await ask(target))[0]
+    assert isinstance(first, Head | End)
+    assert first.attempts == 1
+    assert begun(backends) == [1, 0, 0]
+
+
+@pytest.mark.parametrize("then", [failure("connect_failure", sent=False), answer(503)], ids=["nobody there", "503"])
+async def test_a_lost_request_is_told_as_such_whatever_came_after_it(
+    virtual_time: VirtualTime, then: list[Step]
+) -> None:
+    target, backends = dispatcher([failure("died")], [then], retry=RetrySettings(max_retries=1))
+    (end,) = await ask(target)
+    assert isinstance(end, End)
+    assert (end.cause, end.sent, end.attempts, begun(backends)) == ("died", True, 2, [1, 1])
+
+
+async def test_who_was_lost_with_a_request_never_gets_it_again(virtual_time: VirtualTime) -> None:
+    target, backends = dispatcher([failure("died"), answer()], [answer(503)])
+    (end,) = await ask(target)
+    assert isinstance(end, End)
+    assert backends[0].inference.begun == 1  # type: ignore[attr-defined]
+
+
+async def test_an_answer_is_told_before_the_silence_of_another_backend(virtual_time: VirtualTime) -> None:
+    unreachable = failure("connect_failure", sent=False)
+    target, backends = dispatcher([answer(429, [(b"retry-after", b"60")])], [unreachable])
+    events = await ask(target)
+    assert status_of(events) == 429
+    assert isinstance(events[-1], End)
+    assert [each.inference.closed for each in backends] == [each.inference.begun for each in backends]  # type: ignore[attr-defined]
+    assert target._budget.running == target._budget.retrying == 0
+
+
+async def test_a_backend_that_says_no_more_is_obeyed(virtual_time: VirtualTime) -> None:
+    target, backends = dispatcher([answer(503, [(b"x-should-retry", b"false")])], [answer()])
+    assert status_of(await ask(target)) == 503
+    assert begun(backends) == [1, 0]
+
+
+async def test_an_operator_may_want_it_again(virtual_time: VirtualTime) -> None:
+    target, backends = dispatcher([failure("timeout"), failure("broken"), answer(500), answer()])
+    backends[0].repeat = ("timeout", "broken", "5xx")
+    assert status_of(await ask(target)) == 200
+    assert begun(backends) == [4]
+
+
+@pytest.mark.parametrize("later", [[], [(b"retry-after", b"1")]], ids=["nothing named", "a shorter wait"])
+async def test_a_longer_rest_is_not_shortened(virtual_time: VirtualTime, later: list[tuple[bytes, bytes]]) -> None:
+    target, backends = dispatcher([answer(429, [(b"retry-after", b"60")])], [answer(429, later)])
+    backends[1].cool_down("m", virtual_time.now_s, virtual_time.now_s + 40)
+    backends[1].cool_down("m", virtual_time.now_s, virtual_time.now_s + (1 if later else 0.5))
+    await ask(target)
+    assert backends[1].cooling_s("m", virtual_time.now_s) == 40
+    assert backends[0].cooling_s("m", virtual_time.now_s) == 60

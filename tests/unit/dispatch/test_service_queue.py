@@ -236,3 +236,24 @@ async def test_a_backend_that_cools_down_is_refused_at_once_and_not_waited_for()
     assert isinstance((await (await ask(target)))[0], Head)
     assert code_of(await (await ask(target))) == "backend_rate_limited"
     assert only.in_flight == 0
+
+
+@pytest.mark.parametrize("rest", [True, False], ids=["with a body to come", "all there"])
+async def test_a_place_that_is_lost_in_a_retry_does_not_hide_the_answer(rest: bool) -> None:
+    whole = Head(503, [], "a", lambda: None, rest=(b"{}", End()))
+    failing = Gated("a", answer(503) if rest else [whole])
+    only = bounded("a", failing)
+    target = dispatcher(
+        only, max_length=1, timeout_s=0.1, retry=RetrySettings(initial_wait_s=Duration(0.0), max_retries=3)
+    )
+    asked = await ask(target, "first")
+    waiting = await ask(target, "second", "high")
+    failing.gate.release()
+    await asyncio.sleep(0.01)
+    first = (await asked)[0]  # the second has the only place for longer than a request may wait
+    assert isinstance(first, Head)
+    assert (first.status, first.attempts) == (503, 1)
+    for _ in range(8):
+        failing.gate.release()
+    await waiting
+    assert (only.in_flight, target._budget.running, target._budget.retrying, depth(target)) == (0, 0, 0, 0)

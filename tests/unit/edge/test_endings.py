@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from zuebee.contracts.errors import INTERNAL
+from zuebee.contracts.errors import CLIENT_LEFT, INTERNAL
 from zuebee.contracts.inference import End
-from zuebee.edge.endings import CLIENT_GONE, conclusion, ending_of
+from zuebee.edge.endings import conclusion, ending_of
 
 
 @pytest.mark.parametrize(
@@ -29,4 +29,4 @@ def test_a_whole_answer_is_complete_unless_it_was_an_error_or_nobody_saw_it() ->
     assert conclusion(End(), 200, client_gone=False) == ("complete", "")
     assert conclusion(End(), 422, client_gone=False) == ("refused", "backend_error")
     assert conclusion(End(), 422, client_gone=True) == ("refused", "backend_error")
-    assert conclusion(End(), 200, client_gone=True) == ("client_gone", CLIENT_GONE)
+    assert conclusion(End(), 200, client_gone=True) == ("client_gone", CLIENT_LEFT.code)

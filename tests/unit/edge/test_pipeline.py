@@ -6,8 +6,10 @@ import pytest
 from tests.support.exchange import BROKEN, CALLER, STREAM, Pledge, Scene, refusal, streaming
 from tests.support.fakes import USAGE, FakeInference, Step, answer, failure, head, make_job, until
 from zuebee.contracts.admission import ANONYMOUS, Principal
-from zuebee.contracts.errors import DRAINED, INTERNAL, KEY_REVOKED, NO_KEY, bad_request
-from zuebee.contracts.inference import QUIET, End, FailureCause, Sink, Usage
+from zuebee.contracts.errors import CLIENT_LEFT, DRAINED, INTERNAL, KEY_REVOKED, NO_KEY, bad_request
+from zuebee.contracts.inference import QUIET, End, FailureCause, Head, Job, Reply, Sink, Usage
+from zuebee.dialects import sse
+from zuebee.edge.replies import JSON
 
 # --- endings ---
 
@@ -55,6 +57,8 @@ async def test_an_error_of_the_backend_passes() -> None:
     ("cause", "ending"),
     [
         ("broken", "upstream_broken"),
+        ("died", "upstream_broken"),
+        ("gone", "upstream_broken"),
         ("connect_failure", "upstream_broken"),
         ("timeout", "timeout"),
         ("none", "refused"),
@@ -62,7 +66,8 @@ async def test_an_error_of_the_backend_passes() -> None:
 )
 async def test_broken_before_the_head(cause: FailureCause, ending: str) -> None:
     scene = Scene(failure(cause))
-    assert await scene.run() == (ending, 502, f"was_{cause}", None)
+    begun = Usage(12, 0, "estimate") if cause in ("broken", "died", "gone", "timeout") else None
+    assert await scene.run() == (ending, 502, f"was_{cause}", begun)
     assert scene.log[-2:] == ["settled", f"refuse was_{cause}"]
     assert scene.settlement.backend == "a"
 
@@ -160,6 +165,30 @@ async def test_shutdown(step: str, outcome: tuple[Any, ...]) -> None:
         assert scene.client.body == b"data: 1\n\n"
 
 
+@pytest.mark.parametrize("leave", [False, True])
+async def test_an_end_while_a_stream_is_kept_alive_that_has_no_events_yet(leave: bool) -> None:
+    scene = Scene([60.0])
+    scene.pipeline.heartbeat_s = 0.005
+    ending, status, code, usage = await scene.run_until("write", leave=leave)
+    told = CLIENT_LEFT if leave else DRAINED
+    assert (ending, status, code) == ("client_gone" if leave else "shutdown", 200, told.code)
+    assert usage == Usage(12, 0, "estimate")
+    assert scene.client.body.startswith(sse.COMMENT)
+    assert (DRAINED.code.encode() in scene.client.body) is not leave
+    written = len(scene.client.body)
+    await asyncio.sleep(0.02)
+    assert len(scene.client.body) == written
+
+
+async def test_no_heartbeat_leaves_before_the_hold_is_on_disk() -> None:
+    scene = Scene([0.05, *streaming(End(USAGE))])
+    scene.pipeline.heartbeat_s = 0.005
+    scene.desk.hold = Pledge(scene.log)
+    await scene.run()
+    assert scene.log.index("hold on disk") < scene.log.index("start")
+    assert sse.COMMENT not in scene.client.body
+
+
 async def test_a_shutdown_cuts_an_answer_in_one_piece_visibly() -> None:
     scene = Scene([head(), b'{"a', End(USAGE)], stream=False)
     assert (await scene.run_until("write", leave=False))[0] == "shutdown"
@@ -173,7 +202,8 @@ async def test_a_shutdown_cuts_an_answer_in_one_piece_visibly() -> None:
         ([RuntimeError("secret")], "", 500, True),
         (streaming(RuntimeError("secret")), "", 200, False),
         (answer(), "read", 500, True),
-        (answer(), "write", 200, False),
+        (answer(), "write", 500, True),  # it was held back
+        ([head(), b'{"a', b'":1}', End(USAGE)], "write 2", 200, False),
     ],
 )
 async def test_a_defect(script: list[Step], fails_at: str, status: int, told: bool) -> None:
@@ -224,7 +254,7 @@ async def test_pushed_events_come_before_the_end(error: bool) -> None:
     scene = Scene([])
     scene.inference = scene.pipeline.inference = FakeInference(pumped(b"data: 2\n\n", error=error))
     assert (await scene.run())[0] == ("upstream_broken" if error else "complete")
-    events = [event for event in scene.client.body.split(b"\n\n") if not event.startswith(b":")]
+    events = [event.removeprefix(sse.COMMENT) for event in scene.client.body.split(b"\n\n")]
     assert events[:2] == [b"data: 1", b"data: 2"]
     assert (b'"error"' in scene.client.body) is error
     assert scene.settlement.response_bytes >= len(b"data: 1\n\ndata: 2\n\n")
@@ -244,7 +274,7 @@ async def test_an_end_while_events_are_pushed(leave: bool) -> None:
 
 
 async def test_known_callers_get_an_answer_and_others_do_not() -> None:
-    async def give() -> tuple[int, bytes]:
+    async def give(_: Principal) -> tuple[int, bytes]:
         return 200, b"{}"
 
     scene = Scene([])
@@ -278,7 +308,7 @@ async def test_no_byte_leaves_before_the_hold_is_on_disk_and_no_end_before_the_s
         assert scene.log.index("hold on disk") < scene.log.index("start")
         assert scene.log[-3:] == ["settled", "settlement committed", "finish"]
     else:
-        assert scene.log[-4:] == ["settled", "hold on disk", "settlement committed", "finish"]
+        assert scene.log[-4:] == ["hold on disk", "settled", "settlement committed", "finish"]
 
 
 async def test_a_long_answer_waits_for_the_hold_with_its_second_piece() -> None:
@@ -296,7 +326,8 @@ async def test_an_answer_that_cannot_be_accounted_for_is_not_given_away() -> Non
     assert scene.client.body == b""
     whole = Scene(answer(), stream=False)
     whole.desk.hold = Pledge(whole.log, fails=True)
-    await whole.run()
+    assert await whole.run() == ("refused", 503, "store_unavailable", None), "it is not charged either"
+    assert whole.settlement.response_bytes == 0
     assert whole.log[-1] == "refuse store_unavailable"
     assert "finish" not in whole.log
 
@@ -324,3 +355,54 @@ async def test_done_is_said_when_all_is_accounted_for() -> None:
     assert scene.log[-3:] == ["settled", "settlement committed", "finish"]
     assert scene.client.body == b"data: 1\n\ndata: [DONE]\n\n"
     assert scene.settlement.response_bytes == len(scene.client.body)
+
+
+# --- an answer that is all there ---
+
+
+class AtOnce:
+    """An inference whose answers are all there with their heads."""
+
+    begun = closed = 0
+
+    async def run(self, job: Job) -> Reply:
+        return Head(200, [JSON], "a", lambda: USAGE, rest=(b"{}", End(USAGE))), None
+
+
+def at_once(**hold: bool) -> Scene:
+    scene = Scene([], stream=False)
+    scene.inference = scene.pipeline.inference = AtOnce()  # type: ignore[assignment]
+    scene.desk.hold = Pledge(scene.log, **hold)
+    return scene
+
+
+@pytest.mark.parametrize("joins", [True, False])
+async def test_an_answer_is_given_when_hold_and_settlement_are_kept(joins: bool) -> None:
+    scene = at_once(joins=joins)
+    assert await scene.run() == ("complete", 200, "", USAGE)
+    assert scene.log[-4:] == ["hold on disk", "settled", "settlement committed", "answer"]
+
+
+async def test_an_answer_whose_hold_cannot_be_kept_is_refused_and_not_charged() -> None:
+    scene = at_once(fails=True, joins=True)
+    assert await scene.run() == ("refused", 503, "store_unavailable", None)
+    assert scene.settlement.response_bytes == 0
+    assert scene.client.body == b""
+
+
+async def test_who_leaves_while_an_answer_is_kept_is_settled_as_it_was_kept() -> None:
+    assert await at_once(joins=True, slow=True).run_until("hold on its way", leave=True) == (
+        "complete", 200, "", USAGE,
+    )  # fmt: skip
+    assert await at_once(joins=False, slow=True).run_until("hold on its way", leave=True) == (
+        "client_gone", 499, "client_closed_request", USAGE,
+    )  # fmt: skip
+
+
+async def test_an_answer_that_is_kept_is_given_also_by_a_gate_that_stops() -> None:
+    scene = at_once(joins=True, slow=True)
+    assert await scene.run_until("hold on its way", leave=False) == ("complete", 200, "", USAGE)
+    assert (scene.client.status, scene.client.body) == (200, b"{}")
+    scene = at_once(joins=False, slow=True)
+    assert (await scene.run_until("hold on its way", leave=False))[:3] == ("shutdown", 503, "shutting_down")
+    assert scene.log[-1] == "refuse shutting_down"

@@ -24,11 +24,16 @@ class Reader:
         self.pushed = b""
         self.written_bytes = 0
 
-    async def read_job(self) -> Job | Refusal:
+    async def read_job(self, *entering: Any) -> Job | Refusal:
         return LOST
 
     async def start(self, status: int, headers: Headers, *, events: bool) -> None:
         self.status, self.headers = status, headers
+
+    takes_comments = True
+
+    async def start_early(self, headers: Any) -> None:
+        await self.start(200, headers, events=True)
 
     async def write(self, data: bytes) -> None:
         self.body += data
@@ -37,6 +42,11 @@ class Reader:
 
     def sink(self) -> Sink | None:
         return Pushed(self)
+
+    translates = False
+
+    async def unfit(self, last: bytes) -> Refusal | None:
+        return None
 
     async def finish(self, last: bytes = b"") -> None:
         if last:

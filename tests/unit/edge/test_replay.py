@@ -190,9 +190,9 @@ async def test_an_end_waits_for_keys_that_are_being_freed() -> None:
     assert scene.drawer.log == ["claim", "free"]
 
 
-def test_a_signature_must_be_for_the_body() -> None:
+async def test_a_signature_must_be_for_the_body() -> None:
     caller = Caller("POST", "/", {}, "")
-    assert is_signed_for(caller, b"body")
+    assert await is_signed_for(caller, b"body")
     caller.body_sha256 = sha256(b"body").hexdigest().upper()
-    assert is_signed_for(caller, b"body")
-    assert not is_signed_for(caller, b"other")
+    assert await is_signed_for(caller, b"body")
+    assert not await is_signed_for(caller, b"other")

@@ -35,11 +35,19 @@ def test_who_needs_a_key_is_told_how() -> None:
     assert b"retry-after" not in headers
 
 
-@pytest.mark.parametrize(("status", "again"), [(400, b"false"), (429, b"true"), (500, b"false"), (503, b"true")])
+@pytest.mark.parametrize(
+    ("status", "again"), [(400, b"false"), (429, b"true"), (500, b"false"), (503, b"true"), (529, b"true")]
+)
 def test_whether_to_try_a_backends_error_again(status: int, again: bytes) -> None:
     assert relayed_error_headers(status, [], 1) == [(b"x-should-retry", again)]
     assert relayed_error_headers(status, [], 2) == [(b"x-should-retry", b"false")]  # it was tried again already
     assert relayed_error_headers(status, [(b"x-should-retry", b"theirs")], 1) == []
+
+
+@pytest.mark.parametrize("status", [408, 409])
+def test_what_only_the_client_can_know_is_left_to_it(status: int) -> None:
+    """OpenAI's SDKs try these again, and would obey a `false`."""
+    assert relayed_error_headers(status, [], 1) == relayed_error_headers(status, [], 2) == []
 
 
 def test_a_relayed_answer_tells_the_gateways_limits_and_not_the_backends() -> None:

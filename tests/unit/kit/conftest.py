@@ -6,7 +6,13 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
-BOTH_LOOPS = ("test_http_connect.py", "test_http_server.py")
+BOTH_LOOPS = (
+    "test_http_connect.py",
+    "test_http_guard_crowd.py",
+    "test_http_linger.py",
+    "test_http_server.py",
+    "test_http_tls_door.py",
+)
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 

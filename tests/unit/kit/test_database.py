@@ -50,7 +50,7 @@ def test_a_failure_shows_neither_values_nor_the_statement(database: Database) ->
 
     with pytest.raises(DatabaseError) as caught:
         database.call(secret)
-    assert str(caught.value) == "OperationalError"
+    assert str(caught.value) == "no such table: nowhere (OperationalError)"
 
 
 async def test_nobody_waits_longer_than_told(tmp_path: Path) -> None:

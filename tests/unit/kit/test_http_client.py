@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from tests.support.client_pool import Answer, answer_of, exchange, failure_of, make_pool, read_all, send
+from tests.support.client_pool import GET, LONG, Answer, answer_of, exchange, failure_of, make_pool, read_all, send
 from tests.support.scripted_server import Peer, scripted, until
 from zuebee.kit import http_client
 from zuebee.kit.http_client import HttpFailure, HttpPool, Timeouts
@@ -276,3 +276,66 @@ async def test_every_connection_is_counted_back_whatever_happens(seed: int) -> N
         assert good > 10
         pool.close()
         await until(lambda: server.open == 0)
+
+
+class Told:
+    """A request, as its sender knows it."""
+
+    def __init__(self, *, doubts: int = 0, shared: bool = False) -> None:
+        self.doubts = doubts
+        self.shared = shared
+
+
+async def one_answer(peer: Peer) -> None:
+    await peer.request()
+    if peer.number == 0:
+        await peer.answer()
+        await peer.request()
+
+
+async def test_a_second_sending_is_told_and_there_is_no_third() -> None:
+    async with scripted(one_answer) as server:
+        pool, told = make_pool(server), Told()
+        await answer_of(pool)
+        with pytest.raises(HttpFailure) as caught:
+            await pool.send(GET, b"", LONG, request=told)
+        assert (caught.value.kind, told.doubts, len(server.requests)) == ("reset", 1, 3)
+
+
+async def test_who_has_another_server_is_left_to_choose() -> None:
+    async with scripted(one_answer) as server:
+        pool, told = make_pool(server), Told(shared=True)
+        await answer_of(pool)
+        with pytest.raises(HttpFailure):
+            await pool.send(GET, b"", LONG, request=told)
+        assert (told.doubts, len(server.requests), server.connections) == (0, 2, 1)
+
+
+async def test_a_request_in_doubt_goes_over_a_new_connection() -> None:
+    async with scripted(polite) as server:
+        pool = make_pool(server)
+        await answer_of(pool)
+        connection = await pool.send(GET, b"", LONG, request=Told(doubts=1))
+        assert await read_all(connection) == b"ok"
+        connection.finish()
+        assert server.connections == 2
+        pool.close()
+
+
+@pytest.mark.plain
+async def test_a_kept_connection_that_ends_long_after_the_request_had_brought_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_client, "UNSEEN_S", 0.05)
+
+    async def play(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer()
+        await peer.request()
+        await asyncio.sleep(0.2)
+
+    async with scripted(play) as server:
+        pool = make_pool(server)
+        await answer_of(pool)
+        assert (await failure_of(pool)).kind == "reset"
+        assert (server.connections, len(server.requests)) == (1, 2)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import socket
 from pathlib import Path
 
 import pytest
@@ -274,3 +275,47 @@ async def test_a_server_that_leaves_right_after_the_handshake_is_told_from_one_t
 )
 def test_who_is_reached_without_the_proxy(host: str, no_proxy: str, direct: bool) -> None:
     assert bypasses_proxy(host, no_proxy.split(",")) is direct
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "no_proxy", "direct"),
+    [
+        ("a.example", 8080, "a.example:8080", True),
+        ("x.a.example", 8080, ".a.example:8080", True),
+        ("a.example", 80, "a.example:8080", False),
+        ("a.example", None, "a.example:8080", False),
+        ("10.1.2.3", 80, "10.1.2.3:80", True),
+        ("10.1.2.3", 81, "10.1.2.3:80", False),
+        ("fd00::5", 80, "[fd00::5]:80", True),
+        ("fd00::5", 81, "[fd00::5]:80", False),
+        ("fd00::5", 81, "[fd00::5]", True),
+        ("fd00::5", 81, "fd00::5", True),
+        ("x.a.example", 80, "*.a.example", True),
+        ("x.y.a.example", 80, "*.a.example:80", True),
+        ("xa.example", 80, "*.a.example", False),
+        ("b.example", 80, "*.a.example", False),
+        ("b.example", 80, "*:80", True),
+        ("b.example", 81, "*:80", False),
+    ],
+)
+def test_ports_and_stars(host: str, port: int | None, no_proxy: str, direct: bool) -> None:
+    assert bypasses_proxy(host, no_proxy.split(","), port) is direct
+
+
+async def test_a_host_that_vanishes_is_noticed_however_long_an_answer_may_take() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    made: list[asyncio.BaseTransport] = []
+
+    class Seen(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            made.append(transport)
+
+    listener = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with listener:
+        await Origin(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}", timeout_s=5).connect(Seen)
+        connection = made[0].get_extra_info("socket")
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+        made[0].close()

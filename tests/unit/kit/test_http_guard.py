@@ -93,6 +93,49 @@ async def test_a_body_that_keeps_the_minimum_rate_may_take_longer_than_one_that_
         assert list(await asyncio.gather(upload(500), upload(1))) == [200, 408]
 
 
+@pytest.mark.parametrize("drips", [False, True], ids=["silence", "a drip"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
+async def test_a_body_that_came_fast_buys_no_time_for_its_end(chunked: bool, drips: bool) -> None:
+    size = 400_000
+    framing = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"Content-Length: %d\r\n\r\n" % size
+    async with serving(body_timeout_s=0.2, body_min_bytes_per_s=1000) as site:
+        wire = await site.connect()
+        wire.say(b"POST /echo HTTP/1.1\r\nHost: a\r\n" + framing)
+        wire.say(b"%x\r\n" % size * chunked + b"y" * (size - 1000))
+        begin_s = time.monotonic()
+        answer = asyncio.ensure_future(wire.answer())
+        while not answer.done():
+            if drips:
+                wire.say(b"y")
+            await asyncio.sleep(0.02)
+        assert (await answer).status == 408
+        assert 0.19 < time.monotonic() - begin_s < 0.2 + MARGIN_S
+        assert site.app.cancelled == ["/echo"]
+
+
+async def test_time_in_which_the_server_does_not_read_is_given_back() -> None:
+    async with serving(body_timeout_s=0.3, body_min_bytes_per_s=1 << 30, header_timeout_s=0.3) as site:
+        wire = await site.connect()
+        body = b"y" * 1_000_000
+        wire.say(b"POST /late_echo HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:-1])
+        await asyncio.sleep(0.8)  # nobody reads it
+        site.app.go.set()
+        await asyncio.sleep(0.15)
+        wire.say(body[-1:])
+        assert (await wire.answer()).body == body
+
+
+async def test_who_waits_to_be_asked_for_the_body_is_not_late() -> None:
+    async with serving(body_timeout_s=0.2) as site:
+        wire = await site.connect()
+        wire.say(b"POST /late_echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+        await asyncio.sleep(0.5)
+        site.app.go.set()
+        assert (await wire.answer()).status == 100
+        wire.say(b"hello")
+        assert (await wire.answer()).body == b"hello"
+
+
 async def test_a_connection_that_says_nothing_is_closed_without_a_word() -> None:
     async with serving(header_timeout_s=0.1, keep_alive_s=0.1) as site:
         fresh, used, empty = [await site.connect() for _ in range(3)]
@@ -295,11 +338,23 @@ async def test_http_1_0_needs_no_host_and_ends_with_its_answer() -> None:
         assert await wire.ended()
 
 
+async def test_http_1_0_is_never_told_to_continue() -> None:
+    async with serving() as site:
+        wire = await site.connect()
+        wire.say(b"POST /echo HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+        await until(lambda: site.app.dispatched != [])
+        await asyncio.sleep(0.02)
+        wire.say(b"hello")
+        assert (await wire.answer()).body == b"hello"
+        assert await wire.ended()
+
+
 async def test_connections_beyond_the_limit_are_closed_at_once() -> None:
     async with serving(max_connections=2) as site:
         first, second = await site.connect(), await site.connect()
-        first.say(GET)
-        await first.answer()
+        for wire in (first, second):
+            wire.say(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: site.server.running_count == 2)
         assert await (await site.connect()).ended()
         second.close()
         await until(lambda: site.server.connection_count == 1)

@@ -126,18 +126,27 @@ async def test_a_client_that_leaves_after_its_upload_is_noticed_whatever_its_siz
 
 
 @pytest.mark.parametrize(
-    "nonsense", [b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /hello HTTP/1.1\r\n\r\n"]
+    ("nonsense", "status"),
+    [
+        (b"\x00\x01\x02\r\n\r\n", b"400 "),
+        (b"GET / HTTP/9.9\r\n\r\n", b"400 "),
+        (b"GET /hello HTTP/1.1\r\n\r\n", b"400 "),
+        (b"GET /hello HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 5000, b"431 "),
+    ],
 )
-async def test_nonsense_behind_a_request_does_not_become_a_part_of_its_answer(nonsense: bytes) -> None:
+async def test_nonsense_behind_a_request_waits_for_its_answer(nonsense: bytes, status: bytes) -> None:
     async with serving() as site:
         wire = await site.connect()
         wire.say(STREAM)
         head = await wire.reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
         wire.say(nonsense)
-        # Cut, without the end that would make it look whole.
-        assert await wire.rest() == b"5\r\nbegun\r\n"
-        await until(lambda: site.app.cancelled == ["/stream"])
+        assert await wire.reader.readexactly(10) == b"5\r\nbegun\r\n"
+        site.app.go.set()
+        rest = await wire.rest()
+        assert rest.startswith(b"5\r\nended\r\n0\r\n\r\nHTTP/1.1 " + status)
+        assert rest.count(b"HTTP/1.1 ") == 1
+        assert site.app.cancelled == []
 
 
 async def test_a_request_is_never_answered_twice() -> None:

@@ -2,12 +2,14 @@
 
 import asyncio
 import ssl
+from unittest import mock
 
 import pytest
 
 from tests.support.asgi_server import LIMITS, App, render_error, serving
 from tests.support.certificates import client_context, server_context
 from tests.support.scripted_server import until
+from zuebee.kit import http_server, memory
 from zuebee.kit.http_server import HttpServer
 
 GET = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -92,6 +94,20 @@ async def test_closing_cuts_what_still_runs() -> None:
         await site.server.close()
         assert await wire.ended()
         assert (site.app.cancelled, site.server.running_count) == (["/wait"], 0)
+
+
+async def test_the_memory_of_a_crowd_is_given_back_once_it_has_gone() -> None:
+    with mock.patch.object(http_server, "CROWD", 8), mock.patch.object(memory, "give_back") as give_back:
+        async with serving() as site:
+            wires = [await site.connect() for _ in range(10)]
+            await until(lambda: site.server.connection_count == 10)
+            await asyncio.sleep(0.05)
+            assert give_back.call_count == 0
+            for wire in wires:
+                wire.close()
+            await until(lambda: give_back.call_count == 1)
+            await asyncio.sleep(0.1)
+            assert give_back.call_count == 1
 
 
 async def test_tls_is_served_and_the_scheme_is_told() -> None:

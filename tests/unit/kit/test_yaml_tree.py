@@ -85,7 +85,7 @@ def test_anchors_and_merge_keys() -> None:
         ("a: [1\nb: 2\n", "f:2: YAML: while parsing a flow sequence: did not find expected ',' or ']'"),
         (
             "a: 1\n\tb: 2\n",
-            "f:2: YAML: while scanning a plain scalar: found a tab character that violates indentation",
+            "f:2: YAML: a tab, which YAML does not take before a setting: write spaces",
         ),
         ("a: *nothing\n", "f:1: YAML: found undefined alias"),
         (
@@ -139,3 +139,24 @@ def test_what_could_be_a_secret_is_not_shown(name: str) -> None:
 def test_the_nearest_known_name_is_offered() -> None:
     assert unknown("key", "wieght", ["weight", "url"]) == "unknown key `wieght`; did you mean `weight`?"
     assert unknown("key", "zzz", ["weight", "url"]) == "unknown key `zzz`; known: `url`, `weight`"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a:\n\t- b: c\n", 2),
+        ("a:\n  - b: c\n  \td: e\n", 3),
+        ("a:\n  b:\n\tc: d\n", 3),
+        ("a:\n  -\tb: c\n    d: e\n", 2),
+        ("a:\n  - b: [c,\n\t d]\n\te: f\n", 4),
+    ],
+)
+def test_a_tab_in_the_place_of_spaces_is_called_one(text: str, line: int) -> None:
+    _, [problem] = parse(text, "f")
+    assert str(problem) == f"f:{line}: YAML: a tab, which YAML does not take before a setting: write spaces"
+
+
+@pytest.mark.parametrize("text", ["a: 'b\tc\n", "a: {b\tc\n", "a: b\tc: d: e\n", "a: # \tx\n  - }\n"])
+def test_a_tab_elsewhere_is_not_blamed(text: str) -> None:
+    _, [problem] = parse(text, "f")
+    assert "a tab" not in str(problem)

@@ -4,7 +4,8 @@ import pytest
 
 from zuebee.config import LimitSettings, PriorityLimitSettings, RateLimitSettings
 from zuebee.contracts.admission import ANONYMOUS, Limit, Principal
-from zuebee.limits.rules import Scopes, network_of, scope_of
+from zuebee.kit.networks import network_of
+from zuebee.limits.rules import Scopes, scope_of
 
 ONE = LimitSettings(requests_per_minute=1)
 SOMEBODY = Principal("k", "n", "u", "t", "o")

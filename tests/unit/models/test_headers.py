@@ -34,7 +34,7 @@ def test_an_operator_may_let_more_pass() -> None:
 
 @pytest.mark.requirement("A146")
 def test_downstream_passes_all_but_what_concerns_the_connection() -> None:
-    kept = [(b"content-type", b"text/event-stream"), (b"x-ratelimit-limit", b"5"), (b"openai-processing-ms", b"7")]
+    kept = [(b"content-type", b"text/event-stream"), (b"openai-processing-ms", b"7")]
     dropped = [
         (name, b"x")
         for name in (b"connection", b"keep-alive", b"transfer-encoding", b"trailer", b"upgrade", b"te", b"server")
@@ -44,3 +44,26 @@ def test_downstream_passes_all_but_what_concerns_the_connection() -> None:
     assert answer.passed == kept
     assert (answer.content_type, answer.content_length, answer.encoded) == (b"text/event-stream", b"2", False)
     assert downstream([(b"content-encoding", b"gzip")]).encoded
+
+
+@pytest.mark.parametrize(
+    ("said", "gone"),
+    [
+        ([b"close"], set()),
+        ([b"Keep-Alive"], set()),
+        ([b"x-hop"], {b"x-hop"}),
+        ([b"keep-alive, X-Hop ,x-other"], {b"x-hop", b"x-other"}),
+        ([b"x-hop", b"close"], {b"x-hop"}),
+        ([b"close", b"x-hop"], {b"x-hop"}),
+        ([b"content-type, content-encoding"], set()),
+    ],
+)
+def test_what_connection_names_goes_no_further(said: list[bytes], gone: set[bytes]) -> None:
+    names = [b"content-type", b"content-encoding", b"x-hop", b"x-other"]
+    headers = [*((name, b"v") for name in names), *((b"connection", value) for value in said)]
+    assert {name for name, _ in downstream(headers).passed} == set(names) - gone
+
+
+def test_a_backends_limits_are_not_the_callers() -> None:
+    headers = [(b"x-ratelimit-remaining-requests", b"1"), (b"x-ratelimit-reset", b"1"), (b"x-rate", b"1")]
+    assert downstream(headers).passed == [(b"x-rate", b"1")]

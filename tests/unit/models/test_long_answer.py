@@ -10,7 +10,7 @@ TEXT = b"x" * TAIL_BYTES
 
 
 def answer(*pieces: bytes, **job: object) -> LongAnswer:
-    passing = LongAnswer(make_job(**job), 30, pieces[0])
+    passing = LongAnswer(make_job(prompt_tokens=30, **job), pieces[0])
     for piece in pieces:
         passing.passes(piece)
     return passing

@@ -106,3 +106,19 @@ def test_what_passes_is_sorted_out_once_for_a_head_that_comes_again() -> None:
     assert len(memory) == 2
     assert [each.post(job, 5) for each in (plain, generous)] == first
     assert b"content-length: 7\r\n" in plain.post(job, 7)
+
+
+def test_the_query_of_the_base_url_goes_with_each_request() -> None:
+    head = builder("http://h/v1?api-version=3")
+    assert lines(head.post(make_job(query=b"b=2"), 0))[0] == b"POST /v1/chat/completions?api-version=3&b=2 HTTP/1.1"
+    assert lines(head.post(make_job(), 0))[0] == b"POST /v1/chat/completions?api-version=3 HTTP/1.1"
+    assert lines(head.get("/v1/models"))[0] == b"GET /v1/models?api-version=3 HTTP/1.1"
+
+
+@pytest.mark.parametrize("name", ["Host", "host", "HOST"])
+def test_what_the_operator_says_replaces_what_the_gateway_would_say(name: str) -> None:
+    head = builder(api_key="ours", headers={name: "virtual", "Authorization": "Basic x", "User-Agent": "gate"})
+    said = lines(head.post(make_job(headers=[(b"user-agent", b"theirs")]), 0))
+    assert [line for line in said if line.startswith(b"host:")] == [b"host: virtual"]
+    assert [line for line in said if line.startswith(b"authorization:")] == [b"authorization: Basic x"]
+    assert [line for line in said if line.startswith(b"user-agent:")] == [b"user-agent: gate"]

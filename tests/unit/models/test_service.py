@@ -14,7 +14,7 @@ from zuebee.config import BackendSettings
 from zuebee.contracts.inference import End, Event, Head, Job, Quiet, Usage
 from zuebee.kit.http_client import HttpFailure
 from zuebee.kit.units import Timeout
-from zuebee.models.estimate import TokenRatios
+from zuebee.models.estimate import PromptSizes
 from zuebee.models.service import MAX_HELD_BYTES, BackendInference
 
 ANSWER = b'{"choices":[{"message":{"content":"hi"}}], "usage":{"prompt_tokens":7,"completion_tokens":5}}'
@@ -25,7 +25,8 @@ CHUNKS = [event for event in EVENTS if b'"choices":[]' not in event and b"[DONE]
 
 def inference(server: Loopback, quiet_s: float = 5.0, **changes: Any) -> BackendInference:
     fields: dict[str, Any] = {"url": server.url, "api_key": "theirs", "first_byte_timeout_s": Timeout(2)}
-    return BackendInference(BackendSettings(**{**fields, **changes}), "a", None, quiet_s, TokenRatios())
+    sizes = changes.pop("sizes", None) or PromptSizes()
+    return BackendInference(BackendSettings(**{**fields, **changes}), "a", None, quiet_s, sizes)
 
 
 async def ask(target: BackendInference, job: Job | None = None) -> list[Event]:
@@ -107,7 +108,7 @@ async def test_what_came_from_the_servers_cache_is_told_apart(stream: bool) -> N
 
 async def test_without_usage_it_is_estimated_and_said_so() -> None:
     async with loopback(whole(b'{"choices":[{"message":{"content":"12345678"}}]}')) as server:
-        usage = end_of(await ask(inference(server), make_job(body=b"x" * 400))).usage
+        usage = end_of(await ask(inference(server), make_job(prompt_tokens=100))).usage
     assert usage is not None
     assert (usage.prompt_tokens, usage.source) == (100, "estimate")
     assert usage.completion_tokens > 0
@@ -156,14 +157,15 @@ async def test_a_long_answer_passes_without_being_held(chunks: bool) -> None:
 @pytest.mark.parametrize(
     ("script", "code", "cause"),
     [
-        ([RESET], "backend_broken", "broken"),
-        ([b""], "backend_broken", "broken"),
+        ([RESET], "backend_broken", "died"),
+        ([b""], "backend_broken", "died"),
         ([b"SSH-2.0-OpenSSH\r\n"], "bad_answer", "broken"),
-        ([b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"], "incomplete_answer", "broken"),
-        (chunked(b'{"a', end=False, content_type=b"application/json"), "incomplete_answer", "broken"),
+        ([b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"], "incomplete_answer", "died"),
+        (chunked(b'{"a', end=False, content_type=b"application/json"), "incomplete_answer", "died"),
         (whole(b'{"choices":'), "bad_answer", "broken"),
         (whole(b"<html>", content_type=b"text/html"), "bad_answer", "broken"),
-        (whole(b"", 302, extra=b"location: http://elsewhere/\r\n"), "bad_answer", "broken"),
+        (whole(b"", 302, extra=b"location: http://elsewhere/\r\n"), "bad_answer", "unwelcome"),
+        (whole(b"", 303, extra=b"location: http://elsewhere/\r\n"), "bad_answer", "broken"),
         (whole(b'{"error":"sk-theirs is wrong"}', 401), "backend_refused_key", "unwelcome"),
     ],
 )
@@ -257,6 +259,17 @@ async def test_a_server_that_refuses_the_option(mode: str) -> None:
     assert usage.completion_tokens == len(CHUNKS)
 
 
+async def test_a_bad_request_that_names_the_option_stops_nothing() -> None:
+    refusal = whole(b'{"error":"n must be a number, not \\"stream_options\\""}', 400)
+    async with loopback(refusal, refusal, chunked(*EVENTS)) as server:
+        target = inference(server)
+        first = await ask(target, streamed())
+        await ask(target, streamed())
+    assert isinstance(first[0], Head)
+    assert first[0].status == 400
+    assert ["stream_options" in json.loads(body) for _, body in server.requests] == [True, False, True]
+
+
 @pytest.mark.requirement("A048")
 @pytest.mark.parametrize(
     ("parts", "code"),
@@ -324,11 +337,43 @@ async def test_who_leaves_stops_the_backend(taken: int) -> None:
 
 
 async def test_estimates_learn_from_real_usage() -> None:
-    async with loopback(whole(ANSWER), whole(b'{"choices":[]}')) as server:
-        target = inference(server)
-        await ask(target, make_job(body=b"x" * 70))
-        usage = end_of(await ask(target, make_job(body=b"x" * 700))).usage
-    assert usage == Usage(70, 0, "estimate")
+    sizes, job = PromptSizes(), make_job(body=b"x" * 70)
+    before = sizes.sizes("", job)
+    async with loopback(*[whole(ANSWER)] * 20) as server:
+        target = inference(server, sizes=sizes)
+        for _ in range(20):
+            await ask(target, job)
+    after = sizes.sizes("", job)
+    assert 7 <= after[0] < before[0], "the backend counts 7"
+
+
+CHAT = b'{"messages":[{"role":"user","content":"hello"}]}'
+
+
+async def test_a_bound_is_written_into_the_body() -> None:
+    async with loopback(whole(ANSWER)) as server:
+        await ask(inference(server), make_job(body=CHAT, answer_bound=33))
+    assert server.requests[0][1] == b'{"max_tokens":33,' + CHAT[1:]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_bound_that_is_refused_is_left_out_once(status: int, stream: bool) -> None:
+    good = chunked(*EVENTS) if stream else whole(ANSWER)
+    async with loopback(whole(b'{"error":{"message":"too long"}}', status), good) as server:
+        job = make_job(body=CHAT, answer_bound=33, stream=stream, stream_usage=True)
+        events = await ask(inference(server), job)
+    assert end_of(events).refusal is None
+    assert [body for _, body in server.requests] == [b'{"max_tokens":33,' + CHAT[1:], CHAT]
+    assert job.answer_bound == 0, "and whoever looks after the answer knows"
+
+
+async def test_what_is_refused_for_another_reason_is_the_answer() -> None:
+    async with loopback(*[whole(b'{"error":{"message":"no"}}', 400)] * 2) as server:
+        events = await ask(inference(server), make_job(body=CHAT, answer_bound=33))
+    assert len(server.requests) == 2
+    assert isinstance(events[0], Head)
+    assert events[0].status == 400
 
 
 # --- the gateway's own requests ---
@@ -342,3 +387,27 @@ async def test_own_requests() -> None:
         with pytest.raises(HttpFailure):
             await target.get("/health", "GET", 1.0)
     assert b"authorization: Bearer theirs" in server.requests[0][0]
+
+
+async def test_a_whole_answer_has_the_time_of_a_whole_exchange() -> None:
+    """Its first byte comes when all of it is made; that of a stream is waited for as long as it was."""
+    late = Timeout(0.05)
+    for script in ([0.3, *whole(ANSWER)], [b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n", 0.3, b"null"]):
+        async with loopback(script) as server:
+            events = await ask(inference(server, first_byte_timeout_s=late))
+            assert isinstance(events[0], Head) or code_of(events) == "bad_answer"
+    async with loopback([0.3, *whole(ANSWER)]) as server:
+        assert code_of(await ask(inference(server, first_byte_timeout_s=late), streamed())) == "backend_timeout"
+    async with loopback([HANG]) as server:
+        assert code_of(await ask(inference(server, timeout_s=late))) == "backend_timeout"
+
+
+async def test_what_a_base_url_asks_for_is_in_no_record() -> None:
+    async with loopback(whole(ANSWER)) as server:
+        target = inference(server, url=f"{server.url}/v1beta/openai?key=secret")
+        events = await ask(target)
+        first = events[0]
+        assert isinstance(first, Head)
+        assert first.backend_url == end_of(events).backend_url == target.url == f"{server.url}/v1beta/openai"
+        target.close()
+    assert server.requests[0][0].startswith(b"POST /v1beta/openai/chat/completions?key=secret HTTP/1.1\r\n")

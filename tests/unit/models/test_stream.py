@@ -7,6 +7,8 @@ from tests.support.loopback import RESET, Loopback, chunked, loopback
 from tests.support.samples import VLLM
 from zuebee.contracts.inference import QUIET
 from zuebee.dialects.openai_stream import StreamMeter
+from zuebee.dialects.openai_usage import Figures
+from zuebee.kit import clock
 from zuebee.kit.http_client import Connection, HttpFailure, HttpPool, Timeouts
 from zuebee.kit.http_connect import Origin
 from zuebee.models.stream import StreamRelay
@@ -71,7 +73,7 @@ async def test_pulled_or_pushed_the_same_bytes_pass(way: Way, cut: str) -> None:
         assert await way(target, connection) + target.meter.last_words == SHOWN
         connection.finish()
     assert target.meter.done
-    assert target.meter.usage == (7, 6, 0)
+    assert target.meter.usage == Figures(7, 6)
 
 
 async def test_silence_is_told_both_ways() -> None:
@@ -85,6 +87,57 @@ async def test_silence_is_told_both_ways() -> None:
         connection.finish()
     assert reader.got[0] == b": quiet\n\n"
     assert target.meter.last_words == b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("pushed", [False, True])
+async def test_nothing_is_put_into_the_midst_of_an_event_that_passes_as_it_comes(pushed: bool) -> None:
+    large = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"x" * 8000)
+    stream = EVENTS[0] + large + b"".join(EVENTS[1:])
+    cut = len(EVENTS[0]) + 6000
+    reader = Reader()
+    async with loopback(chunked(EVENTS[0], stream[len(EVENTS[0]) : cut], 0.2, stream[cut:])) as server:
+        connection = await opened(server)
+        target = StreamRelay(StreamMeter(hide_usage=False, max_event_bytes=4096), 0.02)
+        got = await target.begin(connection)
+        if pushed:
+            await target.pump(connection, reader, b": quiet\n")
+        else:
+            while block := await target.next_event(connection):
+                reader.write(block if isinstance(block, bytes) else b": quiet\n")
+        connection.finish()
+    assert got + b"".join(reader.got).replace(b": quiet\n", b"") + target.meter.last_words == stream
+    assert large in got + b"".join(reader.got)
+
+
+LAST = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}\n\n'
+
+
+@pytest.mark.parametrize("way", [pull, push], ids=["pulled", "pushed"])
+@pytest.mark.parametrize("quiet_s", [0.0, 0.03, 15.0])
+@pytest.mark.parametrize("comments", [False, True])
+async def test_a_stream_whose_choices_are_all_finished_is_over_soon(way: Way, quiet_s: float, comments: bool) -> None:
+    held: list[bytes | float] = [b": ping\n\n", 0.05] * 40 if comments else [10.0]
+    began_s = clock.monotonic_s()
+    async with loopback(chunked(EVENTS[0], LAST, 0.05, USAGE, *held)) as server:
+        connection = await opened(server)
+        target = StreamRelay(StreamMeter(hide_usage=True), quiet_s, finished_wait_s=0.2)
+        got = await way(target, connection)
+        assert 0.15 < clock.monotonic_s() - began_s < 1.5
+        connection.finish()
+    assert got.replace(b": ping\n\n", b"") == EVENTS[0] + LAST
+    assert target.meter.whole
+    assert target.meter.usage == Figures(7, 2)
+
+
+@pytest.mark.parametrize("way", [pull, push], ids=["pulled", "pushed"])
+async def test_one_that_has_not_finished_is_waited_for(way: Way) -> None:
+    async with loopback(chunked(EVENTS[0], 0.3, b": ping\n\n", 0.1, b": ping\n\n", *EVENTS[1:])) as server:
+        connection = await opened(server)
+        target = StreamRelay(StreamMeter(hide_usage=True), 5.0, finished_wait_s=0.05)
+        assert (await way(target, connection)).endswith(EVENTS[-3])
+        connection.finish()
+    assert target.meter.done
 
 
 async def test_a_failure_while_pushing_is_told_afterwards() -> None:

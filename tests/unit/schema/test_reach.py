@@ -42,7 +42,7 @@ def test_what_is_worth_waiting_for(
     def connect(*_: object, **__: object) -> None:
         raise psycopg.OperationalError(said)
 
-    monkeypatch.setattr(psycopg, "connect", connect)
+    monkeypatch.setattr(reach, "connect", connect)
     with pytest.raises(kind) as failure:
         reach.reach(URL, 2)
     assert told in str(failure.value)

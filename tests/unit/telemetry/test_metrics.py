@@ -161,7 +161,9 @@ def test_codes_and_routes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         metrics.record(settled(code=f"c{n}", route=f"/r{n}"))
     found = samples(metrics)
     codes = [dict(labels)["code"] for name, labels in found if name == "zuebee_refusals_total"]
-    routes = [dict(labels)["path"] for name, labels in found if name == "llmproxy_requests_total"]
+    routes = [
+        dict(labels)["path"] for name, labels in found if name == "llmproxy_requests_total" and found[name, labels]
+    ]
     assert len(codes) == 51
     assert len(routes) == 101
     assert OTHER in codes
@@ -250,3 +252,9 @@ def test_every_metric_that_is_not_counted_here_can_be_lent() -> None:
     shown = {name for name, _ in samples(metrics)}
     assert "zuebee_ledger_imbalance" in shown
     assert "llmproxy_webhook_success_total" in shown
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=x", "text/plain; version=1.é", ";,=", "\0"])
+def test_an_accept_value_that_makes_no_sense_gets_the_plain_text(accept: str) -> None:
+    metrics = Metrics(100)
+    assert metrics.exposition(accept)[1] == metrics.format_of(accept) == metrics.format_of("")

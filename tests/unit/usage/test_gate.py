@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ import pytest
 
 from tests.support.fakes import VirtualTime
 from tests.support.usage import make_event, make_store, put
+from zuebee.kit import clock
 from zuebee.kit.database import Database, DatabaseError
 from zuebee.usage.gate import COUNT_AT_LEAST_EVERY_S, COUNT_EVERY_S, OutboxGate
 from zuebee.usage.outbox import Outbox, Result, Standing
@@ -47,7 +49,7 @@ async def test_between_two_counts_it_knows_what_came_and_went(tmp_path: Path) ->
     assert gate.refusal() is not None
     taken = await box.take("a", 5.0, 4, 60.0)
     assert gate.refusal() is not None, "taken is not delivered"
-    await box.finish("a", Result(done=[entry.id for entry in taken]), 5.0)
+    await box.finish("a", Result(done=[entry.row for entry in taken]), 5.0)
     assert gate.refusal() is None
     assert list(gate.fill()) == [((), 0.6)]
     await gate.count()
@@ -125,4 +127,34 @@ async def test_what_cannot_be_counted_stays_as_it_was(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Outbox, "standings", fail)
     await gate.count()
     assert gate.refusal() is not None
+    store.close()
+
+
+async def test_before_the_first_count_nothing_is_known_and_later_how_old_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, gate = make_gate(tmp_path, 10)
+    put(store, "a", [make_event(f"r{n}") for n in range(9)], at_s=5.0)
+
+    async def fail() -> list[Standing]:
+        raise DatabaseError("away")
+
+    with monkeypatch.context() as away:
+        away.setattr(gate._outbox, "standings", fail)
+        for _ in range(2):
+            await gate.count()
+    for series in (gate.fill(), gate.alarm(), gate.counted_at()):
+        [(_, unknown)] = series
+        assert math.isnan(unknown)
+    assert list(gate.failures()) == [((), 2)]
+    assert caplog.text.count("the outbox cannot be counted") == 1
+    assert gate.refusal() is None, "what is not known refuses nobody"
+    await gate.count()
+    assert list(gate.alarm()) == [((), 1.0)]
+    [(_, counted_at_s)] = gate.counted_at()
+    assert counted_at_s == pytest.approx(clock.wall_s(), abs=5)
+    monkeypatch.setattr(gate._outbox, "standings", fail)
+    await gate.count()
+    assert list(gate.fill()) == [((), 0.9)]
+    assert list(gate.counted_at()) == [((), counted_at_s)]
     store.close()

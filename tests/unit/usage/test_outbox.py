@@ -27,7 +27,7 @@ async def test_each_reporter_has_its_own_place(store: Database) -> None:
     box = Outbox(store)
     taken = await box.take("a", 10.0, 2, 60.0)
     assert ids(taken) == ["req_0", "req_1"]
-    await box.finish("a", Result(done=[entry.id for entry in taken]), 10.0)
+    await box.finish("a", Result(done=[entry.row for entry in taken]), 10.0)
     assert ids(await box.take("a", 10.0, 10, 60.0)) == ["req_2"]
     assert len(await box.take("b", 10.0, 10, 60.0)) == 3
 
@@ -72,13 +72,13 @@ async def test_what_is_put_off_is_not_due(store: Database) -> None:
     put(store, "a", [make_event("one"), make_event("two")], at_s=10.0)
     box = Outbox(store)
     first, second = await box.take("a", 10.0, 10, 60.0)
-    await box.finish("a", Result(put_off=[(first.id, 15.0, 1), (second.id, PARKED_AT_S, 8)]), 10.0)
+    await box.finish("a", Result(put_off=[(first.row, 15.0, 1), (second.row, PARKED_AT_S, 8)]), 10.0)
     assert await box.take("a", 14.0, 10, 60.0) == []
     (again,) = await box.take("a", 15.0, 10, 60.0)
     assert (again.event_id, again.rounds) == ("one", 1)
-    assert await box.is_parked(second.id)
-    assert not await box.is_parked(first.id)
-    assert not await box.is_parked(999)
+    assert await box.is_parked(second.row)
+    assert not await box.is_parked(first.row)
+    assert not await box.is_parked((second.id, "other"))
 
 
 async def test_when_a_receiver_is_back_all_is_due(store: Database) -> None:
@@ -87,9 +87,9 @@ async def test_when_a_receiver_is_back_all_is_due(store: Database) -> None:
     box = Outbox(store)
     one, two, done = await box.take("a", 10.0, 10, 60.0)
     (other,) = await box.take("b", 10.0, 10, 60.0)
-    await box.finish("b", Result(put_off=[(other.id, 500.0, 3)]), 10.0)
-    put_off = [(one.id, 500.0, 3), (two.id, PARKED_AT_S, 8)]
-    await box.finish("a", Result(done=[done.id], put_off=put_off, revive=True), 20.0)
+    await box.finish("b", Result(put_off=[(other.row, 500.0, 3)]), 10.0)
+    put_off = [(one.row, 500.0, 3), (two.row, PARKED_AT_S, 8)]
+    await box.finish("a", Result(done=[done.row], put_off=put_off, revive=True), 20.0)
     assert sorted(ids(await box.take("a", 20.0, 10, 60.0))) == ["one", "two"]
     assert await box.take("b", 20.0, 10, 60.0) == []
 
@@ -101,7 +101,7 @@ async def test_how_reporters_stand(store: Database) -> None:
     box = Outbox(store)
     assert await box.standings() == [Standing("a", 2, 0, 10.0), Standing("b", 1, 0, 30.0)]
     (first, _) = await box.take("a", 20.0, 10, 60.0)
-    await box.finish("a", Result(put_off=[(first.id, PARKED_AT_S, 8)]), 20.0)
+    await box.finish("a", Result(put_off=[(first.row, PARKED_AT_S, 8)]), 20.0)
     assert await box.standings() == [Standing("a", 1, 1, 20.0), Standing("b", 1, 0, 30.0)]
 
 
@@ -109,7 +109,7 @@ async def test_an_operator_may_try_again_and_may_discard(store: Database) -> Non
     put(store, "a", [make_event("one"), make_event("two")], at_s=10.0)
     box = Outbox(store)
     one, two = await box.take("a", 10.0, 10, 60.0)
-    await box.finish("a", Result(put_off=[(one.id, 900.0, 3), (two.id, PARKED_AT_S, 8)]), 10.0)
+    await box.finish("a", Result(put_off=[(one.row, 900.0, 3), (two.row, PARKED_AT_S, 8)]), 10.0)
     assert store.call(lambda connection: outbox.retry(connection, "a", 30.0)) == 1
     rows = outbox_rows(store)
     assert [(row["due_at_s"], row["attempts"]) for row in rows] == [(30.0, 3), (30.0, 0)]
@@ -121,7 +121,7 @@ async def test_many_rows_are_removed_at_once(store: Database) -> None:
     put(store, "a", [make_event(f"req_{n}") for n in range(1200)])
     box = Outbox(store)
     taken = await box.take("a", 1.0, 1200, 60.0)
-    await box.finish("a", Result(done=[entry.id for entry in taken[:-1]]), 1.0)
+    await box.finish("a", Result(done=[entry.row for entry in taken[:-1]]), 1.0)
     assert [row["event_id"] for row in outbox_rows(store)] == ["req_1199"]
-    await box.finish("a", Result(done=[entry.id for entry in taken]), 1.0)
+    await box.finish("a", Result(done=[entry.row for entry in taken]), 1.0)
     assert box.removed == 1200, "each counts once"

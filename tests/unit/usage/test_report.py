@@ -116,7 +116,7 @@ def test_order(store: Database) -> None:
     ids=str,
 )
 def test_filters(store: Database, chosen: dict[str, Any], ids: str) -> None:
-    found = store.call(Pages(Filter(**chosen)).read)
+    found = store.call(Pages(Filter(**chosen), "USD").read)
     assert found is not None
     assert "".join(row["request_id"] for row in found) == ids
     assert totals(store, **chosen)[0].requests == len(ids)
@@ -124,13 +124,22 @@ def test_filters(store: Database, chosen: dict[str, Any], ids: str) -> None:
 
 def test_pages(store: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "ROWS_AT_ONCE", 3)
-    pages = Pages(Filter())
+    pages = Pages(Filter(), "USD")
     assert [[row["request_id"] for row in store.call(pages.read) or []] for _ in range(2)] == [["1", "2", "3"], ["4"]]
     assert store.call(pages.read) is None
-    first = store.call(Pages(Filter()).read)
+    first = store.call(Pages(Filter(), "USD").read)
     assert first is not None
     assert first[0]["timestamp"] == "2027-01-15T08:00:00.500Z"
-    assert first[0]["cost_nano"] == 1_500_000
+    assert (first[0]["cost_nano"], first[0]["currency"]) == (1_500_000, "USD")
+
+
+def test_totals_beyond_64_bits_are_exact(store: Database) -> None:
+    most = (1 << 53) - 1
+    for number in range(1500):
+        row = {"request_id": f"much{number}", "key_name": "much", "cost_nano": most, "prompt_tokens": most}
+        store.call(lambda connection, row=row: connection.execute(insert(usage_records).values(**row)))
+    found = totals(store, key="much")[0]
+    assert (found.cost_nano, found.prompt_tokens) == (1500 * most, 1500 * most)
 
 
 @pytest.mark.parametrize(

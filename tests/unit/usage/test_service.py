@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from zuebee.usage import outbox as outbox_module
 from zuebee.usage.delivery import PARKED_AT_S, SCHEDULE_S, Delivered, Failed, Gone, Outcome
 from zuebee.usage.gate import OutboxGate
 from zuebee.usage.outbox import Entry, Outbox
-from zuebee.usage.service import BATCH, IDLE_S, Reporter, Reporting
+from zuebee.usage.service import BATCH, IDLE_S, Planned, Reporter, Reporting
 
 
 class FakeSink:
@@ -50,6 +51,11 @@ def store(tmp_path: Path) -> Iterator[Database]:
 
 def make(store: Database, sink: FakeSink, name: str = "a") -> Reporter:
     return Reporter(name, "webhook", sink, Outbox(store))
+
+
+def planned(*reporters: Reporter) -> list[Planned]:
+    """Plans for these, each with itself as its terms."""
+    return [Planned(each.name, each, partial(lambda each: each, each)) for each in reporters]
 
 
 @pytest.mark.requirement("A282")
@@ -130,7 +136,7 @@ async def test_a_receiver_that_is_gone_is_left_alone_until_an_operator_acts(
         virtual_time.advance(await reporter.step())
     assert len(sink.got) <= 16
     assert len(outbox_rows(store)) == 50
-    reporting = Reporting([reporter], OutboxGate(Outbox(store), 1000, refuse=True), 1.0)
+    reporting = Reporting(planned(reporter), OutboxGate(Outbox(store), 1000, refuse=True), 1.0)
     assert dict(reporting.states())["a", "paused"] == 1.0
     sink.answer = well
     store.call(lambda connection: outbox_module.retry(connection, "a", virtual_time.now_s))
@@ -196,7 +202,7 @@ async def test_a_broken_reporter_does_not_hold_up_the_others(store: Database) ->
         put(store, name, [make_event(f"r{n}") for n in range(20)], at_s=1.0)
     sinks = (broken, failing, fine)
     reporters = [make(store, sink, name) for sink, name in zip(sinks, names, strict=True)]
-    reporting = Reporting(reporters, OutboxGate(Outbox(store), 1000, refuse=True), 0.2)
+    reporting = Reporting(planned(*reporters), OutboxGate(Outbox(store), 1000, refuse=True), 0.2)
     reporting.start()
     async with asyncio.timeout(5):
         while len(fine.got) < 20:  # noqa: ASYNC110
@@ -210,7 +216,7 @@ async def test_a_broken_reporter_does_not_hold_up_the_others(store: Database) ->
 @pytest.mark.requirement("A282")
 async def test_at_the_end_what_is_due_is_still_delivered_for_a_bounded_time(store: Database) -> None:
     sink = FakeSink(well)
-    reporting = Reporting([make(store, sink)], OutboxGate(Outbox(store), 1000, refuse=True), 5.0)
+    reporting = Reporting(planned(make(store, sink)), OutboxGate(Outbox(store), 1000, refuse=True), 5.0)
     reporting.start()
     await asyncio.sleep(0.05)
     put(store, "a", [make_event(f"r{n}") for n in range(3 * BATCH)], at_s=1.0)
@@ -233,7 +239,7 @@ async def test_figures_for_the_metrics(store: Database, virtual_time: VirtualTim
     table = Reporter("t", "database", FakeSink(well), Outbox(store))
     table.delivered = 9
     await reporter.step()
-    reporting = Reporting([reporter, table], OutboxGate(Outbox(store), 1000, refuse=True), 5.0)
+    reporting = Reporting(planned(reporter, table), OutboxGate(Outbox(store), 1000, refuse=True), 5.0)
     assert list(reporting.successes()) == [((), 1)]
     assert list(reporting.failures()) == [((), 1)]
     assert dict(reporting.deliveries()) == {
@@ -243,3 +249,71 @@ async def test_figures_for_the_metrics(store: Database, virtual_time: VirtualTim
         ("t", "failed"): 0,
     }
     assert ((("a", "up"), 1.0)) in list(reporting.states())
+
+
+class SlowSink(FakeSink):
+    """One whose rounds take a while; `running`: how many there are at the moment, `most`: were at once, for all."""
+
+    running = most = 0
+
+    async def deliver(self, entries: Sequence[Entry], *, probe: bool) -> list[Outcome]:
+        SlowSink.running += 1
+        SlowSink.most = max(SlowSink.most, SlowSink.running)
+        await asyncio.sleep(0.02)
+        SlowSink.running -= 1
+        return await super().deliver(entries, probe=probe)
+
+
+async def test_reporters_change_while_they_run_and_nothing_is_told_twice(store: Database) -> None:
+    SlowSink.running = SlowSink.most = 0
+    sinks = [SlowSink(well, at_once=1) for _ in range(3)]
+    old, new = make(store, sinks[0]), make(store, sinks[1])
+    steady = make(store, sinks[2], "steady")
+    for name in ("a", "steady"):
+        put(store, name, [make_event(f"r{n}") for n in range(3 * BATCH)], at_s=1.0)
+    first, second = planned(old, steady), planned(steady, new)
+    reporting = Reporting(first, OutboxGate(Outbox(store), 10_000, refuse=True), 5.0)
+    names = reporting.names
+    reporting.start()
+    await asyncio.sleep(0.01)
+    made = reporting.make(second)
+    assert made == [new]
+    reporting.change(second, made)
+    assert names == ["steady", "a"]
+    async with asyncio.timeout(5):
+        while outbox_rows(store):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert sorted(sinks[0].got + sinks[1].got) == sorted(sinks[2].got) == sorted(f"r{n}" for n in range(3 * BATCH))
+    assert sinks[0].got
+    assert sinks[1].got
+    assert sinks[0].closed
+    assert not sinks[2].closed
+    assert SlowSink.most == 2, "the new one waits for the old one of its name"
+    assert dict(reporting.deliveries())[("a", "delivered")] >= len(sinks[1].got)
+    await reporting.aclose()
+
+
+async def test_a_reporter_that_is_gone_leaves_its_events(store: Database) -> None:
+    put(store, "a", [make_event("r")], at_s=1.0)
+    sink = FakeSink(lambda _: Failed("x"))
+    reporting = Reporting(planned(make(store, sink)), OutboxGate(Outbox(store), 1000, refuse=True), 0.1)
+    reporting.start()
+    await asyncio.sleep(0.05)
+    reporting.change([], reporting.make([]))
+    assert reporting.names == []
+    await asyncio.sleep(0.05)
+    assert sink.closed
+    assert len(outbox_rows(store)) == 1
+    await reporting.aclose()
+
+
+async def test_a_plan_that_cannot_be_made_changes_nothing(store: Database) -> None:
+    def fails() -> Reporter:
+        raise ValueError("no such file")
+
+    sink = FakeSink(well)
+    reporting = Reporting(planned(make(store, sink)), OutboxGate(Outbox(store), 1000, refuse=True), 0.1)
+    with pytest.raises(ValueError, match="no such file"):
+        reporting.make([Planned("a", "other terms", fails)])
+    assert reporting.names == ["a"]
+    assert not sink.closed

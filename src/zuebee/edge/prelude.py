@@ -1,0 +1,127 @@
+"""A stream whose first event is long in coming, to a model server that reads a long prompt, say.
+
+After `heartbeat_s` of silence it is begun all the same: its reader gets the head and heartbeats, so that nobody takes
+the connection for dead. From then on whatever goes wrong is an event of it, for there is no other status to be told.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+
+from zuebee.contracts.errors import Refusal
+from zuebee.contracts.inference import End, Events, Head, Headers, Reply
+from zuebee.dialects import openai, openai_whole
+from zuebee.dialects.openai_stream import DONE_EVENT
+from zuebee.edge.replies import NOT_BEGUN, STREAM_HEADERS
+from zuebee.kit.tasks import Tasks
+
+EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
+UNREADABLE = Refusal(502, "api_error", "bad_answer", "The model server's answer is not the stream that was asked for.")
+
+
+class Prelude:
+    """Counts the silence of one request. `begin` sends the head, unless it may not yet (False); `beat` a heartbeat."""
+
+    __slots__ = ("_beat", "_begin", "_heartbeat_s", "_task", "_tasks", "_timer")
+
+    def __init__(
+        self,
+        heartbeat_s: float,
+        begin: Callable[[], Awaitable[bool]],
+        beat: Callable[[], Awaitable[None]],
+        tasks: Tasks,
+    ) -> None:
+        self._heartbeat_s = heartbeat_s
+        self._begin = begin
+        self._beat = beat
+        self._tasks = tasks
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(heartbeat_s, self._play)
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _play(self) -> None:
+        self._task = self._tasks.spawn(self._beats(), "keep a stream alive that has no events yet")
+
+    async def _beats(self) -> None:
+        begun = False
+        while True:
+            begun = begun or await self._begin()
+            if begun:
+                await self._beat()
+            await asyncio.sleep(self._heartbeat_s)
+
+
+def early_headers(limits: Headers, request_id: str) -> Headers:
+    """The header fields of a stream that begins before its backend has answered."""
+    return [EVENTS, *limits, (b"x-request-id", request_id.encode()), *STREAM_HEADERS]
+
+
+async def as_stream(reply: Reply, *, usage: bool) -> Reply:
+    """A reply as the stream that was begun for it. `usage`: the reader asked to be told."""
+    head, rest = reply
+    if isinstance(head, End) or head.events:
+        return reply
+    if head.status >= 400:
+        return await _refusal(head, rest), None
+    if any(name == b"content-encoding" for name, _ in head.headers):
+        await _drop(rest)
+        return _ended(head, UNREADABLE), None
+    return _stream_head(head), _events(head, rest, usage=usage)
+
+
+def _stream_head(head: Head) -> Head:
+    return Head(
+        200, [], head.backend, head.usage_so_far, events=True, attempts=head.attempts, backend_url=head.backend_url
+    )
+
+
+async def _events(head: Head, rest: Events | None, *, usage: bool) -> Events:
+    if head.rest is not None:
+        body, end = head.rest
+        yield openai_whole.as_event(body, usage=usage)
+        end.last_words = DONE_EVENT
+        yield end
+        return
+    assert rest is not None
+    async with aclosing(rest) as events:
+        yield b"data: "  # an answer too long to hold is one event as it stands
+        async for event in events:
+            if isinstance(event, bytes):
+                yield event.replace(b"\n", b" ").replace(b"\r", b" ")
+            elif isinstance(event, End):
+                yield b"\n\n"
+                if event.refusal is None:
+                    event.last_words = DONE_EVENT
+                yield event
+
+
+async def _refusal(head: Head, rest: Events | None) -> End:
+    """What a backend answered instead, as an end."""
+    body = b"" if head.rest is None else head.rest[0]
+    await _drop(rest)
+    error = openai.answer_error(body)
+    told = openai.read_told(error) if error is not None else None
+    refusal = Refusal(
+        head.status,
+        "invalid_request_error" if head.status < 500 else "api_error",
+        (told and told.code) or "backend_error",
+        (told and told.message) or openai.NO_MESSAGE,
+        should_retry=head.status in NOT_BEGUN,
+        told=told.shown if told else b"",
+    )
+    return _ended(head, refusal)
+
+
+def _ended(head: Head, refusal: Refusal) -> End:
+    return End(None, refusal, backend=head.backend, attempts=head.attempts, backend_url=head.backend_url)
+
+
+async def _drop(rest: Events | None) -> None:
+    if rest is not None:
+        async with aclosing(rest):
+            pass

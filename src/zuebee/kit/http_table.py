@@ -1,0 +1,201 @@
+"""Who may be connected: so many in all, so many from one address, and who goes first when there is no room.
+
+To make room for who comes, one is closed whose client has nothing to lose: the end of a connection whose answer was
+given, then the oldest that has sent no whole head yet, then the one that waits longest for its next request. One with
+a request or an answer on its way is never closed for another.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from zuebee.kit.http_limits import MAX_HELD_BYTES, Phase
+from zuebee.kit.networks import parse_address
+
+LOOK_EVERY_S: Final = 25e-6
+"""For each connection. Only so often all are looked at, to line up those that could go: 10,000 four times a second."""
+
+LINGERING: Final = -2e9
+"""Begins the keys of those whose answer was given."""
+FRESH: Final = -1e9
+"""Begins the keys of those that have sent no whole head, or not the next one."""
+KEPT: Final = -5e8
+"""All keys of those that wait for their next request are above."""
+
+
+class Guest(Protocol):
+    """One connection, or one that is still being made."""
+
+    held_bytes: int
+
+    def idle_key(self) -> float:
+        """When it became idle, less `LINGERING` or `FRESH`; infinite for who must stay.
+
+        Who has the smallest goes first. The same as long as nothing happens there.
+        """
+        ...
+
+    def give_way(self) -> None:
+        """Close at once."""
+        ...
+
+    def drop_held(self) -> None:
+        """Give up what was received and not looked at, and with it the connection, if need be after its answer."""
+        ...
+
+
+class Crowd:
+    """Those who share a bound. Who came and may have sent nothing yet stands in a line of its own, in that order."""
+
+    __slots__ = ("_fresh", "_line", "_looked_s", "members")
+
+    def __init__(self) -> None:
+        self.members: set[Guest] = set()
+        self._fresh: deque[Guest] = deque()
+        self._line: deque[tuple[float, Guest]] = deque()
+        self._looked_s = -math.inf
+
+    def add(self, guest: Guest) -> None:
+        """One more."""
+        self.members.add(guest)
+        self._fresh.append(guest)
+        self._tidy()
+
+    def discard(self, guest: Guest) -> None:
+        """One less."""
+        self.members.discard(guest)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Let go of those who are gone, or not fresh any more, once they are the most of a line."""
+        most, members = 2 * len(self.members) + 64, self.members
+        if len(self._fresh) > most:
+            self._fresh = deque([one for one in self._fresh if one in members and one.idle_key() < KEPT])
+        if len(self._line) > most:
+            self._line = deque([one for one in self._line if one[1] in members])
+
+    def first_to_go(self, now_s: float) -> Guest | None:
+        """Take out the one who can go best; None if nobody can."""
+        if now_s - self._looked_s >= LOOK_EVERY_S * len(self.members):
+            self._looked_s = now_s
+            idle = [(guest.idle_key(), guest) for guest in self.members]
+            self._line = deque(sorted([one for one in idle if one[0] != math.inf], key=_first))
+        if (guest := self._next_in_line(FRESH)) is not None:
+            return guest
+        while self._fresh:
+            guest = self._fresh.popleft()
+            if guest in self.members and guest.idle_key() < KEPT:
+                self.members.discard(guest)
+                return guest
+        return self._next_in_line(math.inf)
+
+    def _next_in_line(self, below: float) -> Guest | None:
+        line = self._line
+        while line and line[0][0] < below:
+            key, guest = line.popleft()
+            if guest in self.members and guest.idle_key() == key:
+                self.members.discard(guest)
+                return guest
+        return None
+
+
+def _first(one: tuple[float, Guest]) -> float:
+    return one[0]
+
+
+class Table:
+    """All connections of a listener. `counts_address`: whether an address is one client's, and not a proxy's.
+
+    `made_room` and `turned_away` count those that were closed for others, and those that found no room.
+    """
+
+    def __init__(
+        self, max_guests: int, max_of_address: int, counts_address: Callable[[str], bool], phase: Phase
+    ) -> None:
+        self.made_room = 0
+        self.turned_away = 0
+        self._all = Crowd()
+        self._of_address: dict[str, Crowd] = {}
+        self._max_guests = max_guests
+        self._max_of_address = max_of_address
+        self._counts_address = counts_address
+        self._phase = phase
+
+    @property
+    def guests(self) -> list[Guest]:
+        """All who are connected, in no order."""
+        return list(self._all.members)
+
+    def __len__(self) -> int:
+        return len(self._all.members)
+
+    def enter(self, guest: Guest, address: str, now_s: float) -> bool:
+        """Take one in, if need be in another's place; False if there is no room."""
+        name = name_of(address)
+        own: Crowd | None = None
+        if name and self._counts_address(address):
+            own = self._of_address.get(name)
+            if own is None:
+                own = self._of_address[name] = Crowd()
+            if len(own.members) >= self._max_of_address and not self._make_room(own, now_s):
+                self.turned_away += 1
+                return False
+        if len(self._all.members) >= self._max_guests and not self._make_room(self._all, now_s):
+            self.turned_away += 1
+            self._forget_empty(name)
+            return False
+        self._all.add(guest)
+        if own is not None:
+            own.add(guest)
+            self._of_address[name] = own
+        return True
+
+    def make_room(self, now_s: float) -> bool:
+        """Close the one who can go best, for want of something that all connections share."""
+        return self._make_room(self._all, now_s)
+
+    def leave(self, guest: Guest, address: str) -> None:
+        """One is gone. Whoever never entered may leave, too."""
+        self._all.discard(guest)
+        name = name_of(address)
+        own = self._of_address.get(name)
+        if own is not None:
+            own.discard(guest)
+            self._forget_empty(name)
+
+    def relieve(self) -> None:
+        """Too much is held of requests that were not looked at: those that hold most drop theirs."""
+        holding = [guest for guest in self._all.members if guest.held_bytes]
+        for guest in sorted(holding, key=_held, reverse=True):
+            if self._phase.held_bytes <= MAX_HELD_BYTES // 2:
+                break
+            guest.drop_held()
+
+    def _make_room(self, crowd: Crowd, now_s: float) -> bool:
+        guest = crowd.first_to_go(now_s)
+        if guest is None:
+            return False
+        self._all.discard(guest)
+        self.made_room += 1
+        guest.give_way()
+        return True
+
+    def _forget_empty(self, name: str) -> None:
+        own = self._of_address.get(name)
+        if own is not None and not own.members:
+            del self._of_address[name]
+
+
+def _held(guest: Guest) -> int:
+    return guest.held_bytes
+
+
+def name_of(address: str) -> str:
+    """By what an address is counted: one of IPv6 by its first 64 bits, of which one client has them all."""
+    if ":" not in address:
+        return address
+    parsed = parse_address(address.partition("%")[0])
+    if parsed is None or parsed.version == 4:
+        return address if parsed is None else str(parsed)
+    return parsed.exploded[:19]

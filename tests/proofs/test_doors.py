@@ -1,0 +1,117 @@
+"""One address attacks the doors; honest callers hardly notice, and memory stays bounded and comes back.
+
+`PROOF_DOORS_S` says how long each attack lasts in `make proof` (30 s unless set).
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.attacks import ATTACKS, LARGEST, SLOW_MODEL, Seen, begin
+from tests.support.client import Client
+from tests.support.naive_server import naive
+from tests.support.processes import Gateway, Process, running, simulated, until
+
+SECONDS = float(os.environ.get("PROOF_DOORS_S", "30"))
+SHORT_S = 2.5
+LONGER_S = 0.25
+"""So much longer may one in a hundred honest requests wait."""
+GROWTH_BYTES = 2 * LARGEST + (64 << 20)
+RETURNS_BYTES = LARGEST + (64 << 20)
+"""What the allocator may keep of it."""
+HELLO: dict[str, Any] = {
+    "model": "sim-small", "messages": [{"role": "user", "content": "hi"}], "sim": {"tokens": 3, "tokens_per_s": 0},
+}  # fmt: skip
+
+
+def ask(gateway: Process, seen: list[float], *, fresh: bool) -> None:
+    """An honest request on a connection of its own (a caller that comes), or on one that is kept."""
+    begun_s = time.monotonic()
+    with Client(gateway.url) as client:
+        for _ in range(1 if fresh else 3):
+            begun_s = time.monotonic()
+            assert client.ask({**HELLO, "stream": not fresh}).status == 200
+            seen.append(time.monotonic() - begun_s)
+
+
+def watch(gateway: Process, seconds: float) -> Seen:
+    """Honest requests for so long, and the most memory meanwhile."""
+    waits_s: list[float] = []
+    until_s, peak_bytes = time.monotonic() + seconds, 0
+    while time.monotonic() < until_s:
+        ask(gateway, waits_s, fresh=len(waits_s) % 2 == 0)
+        peak_bytes = max(peak_bytes, gateway.resident_bytes)
+        time.sleep(0.005)
+    return Seen(waits_s, 0, peak_bytes)
+
+
+def p99(waits_s: list[float]) -> float:
+    return sorted(waits_s)[max(0, round(len(waits_s) * 0.99) - 1)]
+
+
+def attacked(gateway: Process, name: str, seconds: float) -> Seen:
+    attack = begin(name, gateway.port, seconds)
+    try:
+        time.sleep(0.7)  # until it has begun
+        seen = watch(gateway, seconds - 0.5)
+        tried, _ = attack.communicate(timeout=seconds + 20)
+    finally:
+        attack.kill()
+        attack.wait()
+    return seen._replace(tried=int(tried))
+
+
+@contextmanager
+def gateway(folder: Path) -> Iterator[Gateway]:
+    """A gateway; those who read slowly have a model server of their own, which is busy with them."""
+    with simulated(folder / "sim") as sim, simulated(folder / "slow", "--models", SLOW_MODEL) as slow:
+        backends = [{"url": sim.url, "models": ["sim-*"]}, {"url": slow.url, "models": ["slow-*"]}]
+        with running(folder / "gateway", {"backends": backends, "health_check": {"enabled": False}}) as process:
+            yield process
+
+
+def check(process: Process, name: str, seconds: float) -> None:
+    """Attack it, and judge by what honest callers and its memory saw."""
+    watch(process, 0.5)
+    calm = watch(process, min(seconds, 5.0))
+    base_bytes = process.resident_bytes
+    seen = attacked(process, name, seconds)
+    longest_ms, growth_bytes = max(seen.waits_s) * 1000, seen.peak_bytes - base_bytes
+    print(
+        f"{name}: tried {seen.tried}, p99 {p99(calm.waits_s) * 1000:.1f} -> {p99(seen.waits_s) * 1000:.1f} ms, "
+        f"longest {longest_ms:.0f} ms of {len(seen.waits_s)}, memory +{growth_bytes >> 20} MiB"
+    )
+    assert seen.tried
+    assert p99(seen.waits_s) < p99(calm.waits_s) + LONGER_S, "honest callers wait"
+    assert growth_bytes < GROWTH_BYTES, "memory grows"
+    if isinstance(process, Gateway):
+        until(lambda: process.metrics()["zuebee_connections"] <= 1, "the attacker's connections are gone", 45)
+        assert p99(watch(process, 0.5).waits_s) < p99(calm.waits_s) + LONGER_S
+        until(lambda: process.resident_bytes - base_bytes < RETURNS_BYTES, "memory comes back")
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("name", ATTACKS)
+def test_honest_callers_hardly_notice_a_short_attack(tmp_path: Path, name: str) -> None:
+    with gateway(tmp_path) as process:
+        check(process, name, SHORT_S)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("name", ATTACKS)
+def test_honest_callers_hardly_notice_an_attack(tmp_path: Path, name: str) -> None:
+    with gateway(tmp_path) as process:
+        check(process, name, SECONDS)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("name", ["unread", "idle", "stalled"])
+def test_a_server_without_guards_is_found(name: str) -> None:
+    with naive() as process, pytest.raises((AssertionError, OSError, HTTPException)):
+        check(process, name, 4.0)
