@@ -51,6 +51,7 @@ class UsageRows:
 
     def __init__(self, reporters: Sequence[str], currency: str, retention_s: float, room: Room) -> None:
         self._reporters = reporters  # read each time, for it may change
+        self._add_events: dict[int, str] = {}  # by how many reporters there are
         self._currency = currency
         self._retention_s = retention_s
         self._room = room
@@ -97,7 +98,9 @@ class UsageRows:
         room, count, added = self._room, len(reporters), 0
         if not count:
             return
-        statement = _ADD_EVENTS.format(",".join(["(?)"] * count))
+        statement = self._add_events.get(count)
+        if statement is None:
+            statement = self._add_events[count] = _ADD_EVENTS.format(",".join(["(?)"] * count))
         kept = [
             room.room_for(
                 count,

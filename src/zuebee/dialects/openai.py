@@ -199,8 +199,19 @@ def _count_prompts(data: bytes, start: int) -> int:
 
 def _may_repeat(body: bytes, *, names_prompt: bool) -> bool:
     # Cheap and never wrong in the safe direction: a repeated key is here twice, or spelled with an escape.
+    if body.find(b"\\") >= 0 and _ESCAPED_LETTER.search(body) is not None:
+        return True
+    if (
+        body.count(b'"model"') < 2
+        and body.count(b'"max_') < 2
+        and body.count(b'"stream') < 2
+        and body.count(b'"n"') < 2
+        and body.count(b'"best_of"') < 2
+        and not (names_prompt and body.count(b'"prompt"') > 1)
+    ):
+        return False
     names = (_NAMED_PROMPT if names_prompt else _NAMED).findall(body)
-    return len(set(names)) < len(names) or (b"\\" in body and _ESCAPED_LETTER.search(body) is not None)
+    return len(set(names)) < len(names)
 
 
 def _places(found: list[tuple[str, int, int]]) -> dict[str, tuple[int, int]] | Refusal:

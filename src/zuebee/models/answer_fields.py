@@ -47,6 +47,7 @@ class AnswerFields:
         self.content_type: Final = content_type
         self.content_length: Final = content_length
         self.encoded: Final = coding != b""
+        self.is_page: Final = b"text/html" in content_type.lower()
 
 
 def downstream(headers: Headers) -> AnswerFields:

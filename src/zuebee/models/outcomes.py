@@ -86,7 +86,7 @@ class Outcomes:
         """
         if status == 401:
             return self._refuses_us(None)
-        page = status < 300 and b"text/html" in fields.content_type.lower() and not body.lstrip().startswith(b"{")
+        page = status < 300 and fields.is_page and not body.lstrip().startswith(b"{")
         if 300 <= status < 400 or page:
             failure = HttpFailure("malformed", f"status {status}, not an answer of a model server")
             end = self.failed(failure, Usage(0, 0, "estimate"))  # whoever said that did no work
