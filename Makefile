@@ -46,7 +46,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Of the time of a scenario more than half is waiting, so there are more of them at a time.
 SIDE_BY_SIDE = $(BIN)/python -m pytest -m "not proof and not alone" --dist worksteal --numprocesses
 # The same promises, kept by what was compiled. Tests marked `plain` change what cannot be changed there.
-ROOMS = admission auth billing dialects dispatch edge kit limits models telemetry usage
+ROOMS = admission auth billing dialects dispatch edge http ledger lib limits models telemetry usage
 ON_COMPILED = $(BIN)/python -m pytest -m "not proof and not alone and not plain" --numprocesses 2 --dist worksteal \
 	-o pythonpath="$(COMPILED) ." $(ROOMS:%=tests/unit/%) tests/simulation \
 	--deselect tests/simulation/test_ledger_machine.py::test_no_order_of_calls_breaks_the_ledger

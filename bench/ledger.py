@@ -13,9 +13,9 @@ from multiprocessing.synchronize import Barrier
 from tests.support.databases import postgres_database
 from tests.support.shared_ledger import post, reserve, store_on
 from tests.support.tcp_proxy import proxy_before
-from zuebee.billing.entries import HoldState
-from zuebee.billing.picture import Memory
 from zuebee.contracts.admission import Budget
+from zuebee.ledger.entries import HoldState
+from zuebee.ledger.picture import Memory
 from zuebee.schema.prepare import prepare
 
 LIMIT = 10**12

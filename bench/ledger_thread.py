@@ -11,15 +11,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from zuebee.billing.batch import Batch
-from zuebee.billing.entries import HoldState
-from zuebee.billing.ledger import Ledger
-from zuebee.billing.store_sqlite import SqliteStore
-from zuebee.billing.stub import Stub
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage
-from zuebee.contracts.periods import period_start_s
-from zuebee.kit import clock
+from zuebee.contracts.limits import period_start_s
+from zuebee.ledger.entries import HoldState
+from zuebee.ledger.group_commit import Batch
+from zuebee.ledger.journal_rows import Stub
+from zuebee.ledger.ledger import Ledger
+from zuebee.ledger.sqlite import SqliteStore
+from zuebee.lib import clock
 from zuebee.schema.prepare import prepare
 
 ROUTE = "/v1/chat/completions"

@@ -13,9 +13,9 @@ import msgspec
 from msgspec import NODEFAULT, UNSET, Meta
 
 from zuebee.config import Settings
-from zuebee.config.limits import MAX_NUMBER
-from zuebee.kit.struct_tree import strip
-from zuebee.kit.units import Duration, Size, Timeout
+from zuebee.config.settings_base import MAX_NUMBER
+from zuebee.config.yaml import strip
+from zuebee.lib.units import Duration, Size, Timeout
 from zuebee.schema.prepare import NEW_FILE
 from zuebee.schema.statements import new_file
 from zuebee.telemetry.metrics import METRICS

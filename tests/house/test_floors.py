@@ -29,7 +29,7 @@ def lint(root: Path) -> subprocess.CompletedProcess[str]:
 
 def test_every_import_keeps_the_contracts() -> None:
     result = lint(ROOT)
-    assert result.returncode == 0, f"{result.stdout}{result.stderr}\nMove what both need down to contracts or kit."
+    assert result.returncode == 0, f"{result.stdout}{result.stderr}\nMove what both need down to contracts or lib."
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_an_empty_house_keeps_the_contracts(empty_house: Path) -> None:
     ("file", "imports"),
     [
         pytest.param("edge/pipeline.py", "zuebee.auth", id="a room imports a room"),
-        pytest.param("kit/clock.py", "zuebee.config", id="a floor imports the one above"),
+        pytest.param("lib/clock.py", "zuebee.config", id="a floor imports the one above"),
         pytest.param("cli/run.py", "zuebee.auth.service", id="a service is imported by another than app"),
         pytest.param("cellar/wine.py", "json", id="a room stands on no floor"),
     ],

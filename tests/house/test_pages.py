@@ -12,12 +12,12 @@ import pytest
 from tests.support.codes import error_codes
 from tests.support.pages import blocks, make_docs, page, section, table
 from tests.support.source import ROOT, Source
-from zuebee.config.file import loads
+from zuebee.config.load import loads
 from zuebee.contracts.admission import Ending, Settlement
 from zuebee.contracts.inference import UsageSource
 from zuebee.dispatch.balancer import CHOOSERS
 from zuebee.edge.http import ROUTES
-from zuebee.models import headers
+from zuebee.models import header_policy
 from zuebee.schema.prepare import prepare
 from zuebee.telemetry.access_log import access_line
 
@@ -68,7 +68,7 @@ def test_every_route_stands_in_the_table_with_its_other_spellings() -> None:
 
 @pytest.mark.parametrize("name", ["docs/api.md", "docs/security.md"])
 def test_the_headers_that_pass_are_named(name: str) -> None:
-    names = {field.decode() for field in headers._UPSTREAM} | {headers._UPSTREAM_PREFIX.decode() + "*"}
+    names = {field.decode() for field in header_policy._UPSTREAM} | {header_policy._UPSTREAM_PREFIX.decode() + "*"}
     assert all(f"`{field}`" in page(name) for field in names)
 
 

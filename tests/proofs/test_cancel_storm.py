@@ -16,11 +16,11 @@ from sqlalchemy import text
 
 from tests.support.client_pool import LONG, read_all
 from tests.support.databases import postgres_database, redis_url
-from zuebee.kit.database import Database, database_url
-from zuebee.kit.http_client import Connection, HttpFailure, HttpPool
-from zuebee.kit.http_connect import Origin
-from zuebee.kit.redis import RedisClient
-from zuebee.kit.redis_errors import RedisError
+from zuebee.http.connect import Origin
+from zuebee.http.pool import Connection, HttpFailure, HttpPool
+from zuebee.lib.failures import RedisError
+from zuebee.lib.redis import RedisClient
+from zuebee.lib.sql.database import Database, database_url
 
 CANCELS = int(os.environ.get("PROOF_CANCELS", "100000"))
 AT_ONCE = 50

@@ -14,8 +14,7 @@ import pytest
 from tests.support.ledger_history import change
 from tests.support.processes import KEY, SOURCES, Gateway, Sim, running, simulated
 from tests.support.raw_http import DONE, Wire, chat, eventually, request, wire
-from zuebee.billing.look import reading
-from zuebee.billing.verify import verify
+from zuebee.ledger.audit import reading, verify
 
 CLIENTS = 12
 QUOTA = 10**12

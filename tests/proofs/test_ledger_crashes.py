@@ -7,9 +7,8 @@ import pytest
 from tests.support.ledger_child import Desk
 from tests.support.ledger_kills import Kills
 from tests.support.ledger_power import lost_in_images, record
-from zuebee.billing.look import open_holds, reading
-from zuebee.billing.store_sqlite import SqliteStore
-from zuebee.billing.verify import verify
+from zuebee.ledger.audit import open_holds, reading, verify
+from zuebee.ledger.sqlite import SqliteStore
 
 BATCHES = 120
 IMAGES_EACH = 50

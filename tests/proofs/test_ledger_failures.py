@@ -14,17 +14,16 @@ import pytest
 
 from tests.support.fakes import make_job
 from tests.support.ledger_targets import empty_store
-from zuebee.billing.batch import Batch
-from zuebee.billing.look import reading
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
-from zuebee.billing.store_errors import StoreBusy, StoreFailed
-from zuebee.billing.store_sqlite import SqliteStore, connect
-from zuebee.billing.verify import verify
 from zuebee.config import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Usage
+from zuebee.ledger.audit import reading, verify
+from zuebee.ledger.errors import StoreBusy, StoreFailed
+from zuebee.ledger.group_commit import Batch
+from zuebee.ledger.sqlite import SqliteStore, connect
 
 WHO = Principal(
     "k",

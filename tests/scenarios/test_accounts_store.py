@@ -15,17 +15,17 @@ from sqlalchemy import insert
 from tests.support.accounts import Store, opened
 from tests.support.databases import postgres_database
 from tests.support.fakes import make_job
-from zuebee.accounts.errors import AccountsError
-from zuebee.accounts.source import StoreSource
+from zuebee.accounts.principals import StoreSource
+from zuebee.accounts.schemas import AccountsError
 from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
-from zuebee.app.access import AuthState, build_pipeline
-from zuebee.billing.store_sqlite import SqliteStore
+from zuebee.app.auth import AuthState, build_pipeline
 from zuebee.config import AuthSettings, BackendSettings, Settings, SourceSettings
 from zuebee.contracts.admission import Budget, Caller, Grant, Principal
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.models import UNKNOWN
-from zuebee.kit.database import DatabaseError, database_url
+from zuebee.contracts.inference import UNKNOWN
+from zuebee.ledger.sqlite import SqliteStore
+from zuebee.lib.sql.database import DatabaseError, database_url
 from zuebee.schema.tables import keys
 
 WORKERS = 4

@@ -17,12 +17,11 @@ from tests.support.commands import Failed, ask_here, here
 from tests.support.databases import postgres_database
 from tests.support.processes import Gateway, Sim, running, simulated, until
 from tests.support.stores import made, made_for
-from zuebee.billing.look import reading
-from zuebee.billing.postgres_connection import StoreLost
-from zuebee.billing.store_postgres import PostgresStore
-from zuebee.billing.verify import verify
-from zuebee.kit.database import Database, DatabaseError, database_url
-from zuebee.kit.postgres import GRACE_S
+from zuebee.ledger.audit import reading, verify
+from zuebee.ledger.postgres import PostgresStore
+from zuebee.ledger.postgres_connection import StoreLost
+from zuebee.lib.sql.database import Database, DatabaseError, database_url
+from zuebee.lib.sql.postgres import GRACE_S
 from zuebee.schema.currency import claim, find
 
 PRICES = [{"model": "sim-small", "input_per_million": "1", "output_per_million": "2"}]

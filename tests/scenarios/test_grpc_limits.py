@@ -19,8 +19,7 @@ from tests.support.commands import ask_zuebee
 from tests.support.grpc_peers import Failure, billing_service, calling, chunks, failure, hello
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
 from tests.support.redis_server import RedisServer, new_prefix, redis_server
-from zuebee.billing.look import reading
-from zuebee.billing.verify import verify
+from zuebee.ledger.audit import reading, verify
 from zuebee.protos.auth_pb2 import ValidateKeyRequest, ValidateKeyResponse
 from zuebee.protos.llm_pb2 import ChatCompletionRequest, ChatCompletionResponse
 

@@ -11,21 +11,21 @@ import pytest
 
 from tests.support.databases import postgres_database
 from tests.support.fakes import make_job
-from zuebee.accounts.errors import AccountsError
 from zuebee.accounts.invoices import Invoices
+from zuebee.accounts.schemas import AccountsError
 from zuebee.accounts.service import AccountsService
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
 from zuebee.billing.shared import SharedBilling
-from zuebee.billing.store_postgres import PostgresStore
-from zuebee.billing.store_sqlite import SqliteStore
-from zuebee.billing.unbilled import MAX_NAMES
 from zuebee.config import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Usage
-from zuebee.kit import clock
-from zuebee.kit.database import Database, database_url
+from zuebee.ledger.postgres import PostgresStore
+from zuebee.ledger.sqlite import SqliteStore
+from zuebee.ledger.usage_rows import MAX_NAMES
+from zuebee.lib import clock
+from zuebee.lib.sql.database import Database, database_url
 from zuebee.schema.prepare import prepare
 
 STEPS = 120

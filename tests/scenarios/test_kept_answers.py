@@ -14,9 +14,9 @@ from tests.support.fakes import make_job
 from tests.support.keepers import ANSWER, CALLER, Keepers, KeeperSuite, code, keeper
 from tests.support.processes import running, simulated
 from tests.support.raw_http import ask, chat, eventually, request
-from zuebee.answers.service import AnswerKeeper
-from zuebee.kit import clock
-from zuebee.kit.database import database_url
+from zuebee.idempotency.service import AnswerKeeper
+from zuebee.lib import clock
+from zuebee.lib.sql.database import database_url
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import event
 
 from tests.support.key_stores import KEY, database, line, redis_source, said, stored, table, webhook
-from zuebee.auth.credentials import digest_of
-from zuebee.auth.database import DatabaseLookup
+from zuebee.auth.records import digest_of
 from zuebee.auth.service import UNAVAILABLE
+from zuebee.auth.sources.database import DatabaseLookup
 from zuebee.contracts.admission import Budget, Limit, Principal
 from zuebee.contracts.errors import KEY_DISABLED, KEY_EXPIRED, UNKNOWN_KEY
 

@@ -16,7 +16,7 @@ from tests.support.redis_server import RedisServer, new_prefix, redis_server
 from zuebee.config import LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import Caller, Limit, Place, Principal
 from zuebee.contracts.errors import Refusal
-from zuebee.kit.redis import RedisClient
+from zuebee.lib.redis import RedisClient
 from zuebee.limits.redis_limiter import RedisLimiter, RemotePlace
 
 pytestmark = pytest.mark.alone
@@ -268,7 +268,7 @@ async def test_an_emptied_redis_learns_again_who_runs(server: RedisServer, monke
 async def test_the_places_of_a_process_that_died_are_free_again(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zuebee.limits.remote.LEASE_S", 1.0)
+    monkeypatch.setattr("zuebee.limits.redis_limiter.LEASE_S", 1.0)
     prefix = new_prefix()
     async with limiters(server.url, 2, prefix, timeout_s=2, max_concurrent=10) as (dead, alive):
         assert len(await crowd([dead], 6)) == 6

@@ -13,12 +13,12 @@ from tests.support.databases import postgres_database
 from tests.support.key_stores import caller
 from tests.support.processes import Gateway, running, simulated, until
 from tests.support.promises import within
-from zuebee.app.access import AuthState, build_pipeline
+from zuebee.app.auth import AuthState, build_pipeline
 from zuebee.auth.service import UNAVAILABLE
-from zuebee.config.file import loads
+from zuebee.config.load import loads
 from zuebee.contracts.admission import Principal
 from zuebee.contracts.errors import Refusal
-from zuebee.kit.database import DatabaseError
+from zuebee.lib.sql.database import DatabaseError
 
 WARNING = "keys exist in the store but nothing asks for them"
 

@@ -10,7 +10,7 @@ import pytest
 from tests.support.client import CHAT, ask
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
 from tests.support.scripted import Received, ScriptedServer, http_answer, scripted
-from zuebee.config.file import ConfigError, loads
+from zuebee.config.load import ConfigError, loads
 
 BACKEND_KEY = "sk-backend-9876543210"
 SPLICE = b'"stream_options":{"include_usage":true},'

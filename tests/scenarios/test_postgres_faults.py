@@ -26,15 +26,15 @@ from tests.support.shared_ledger import (
     void,
 )
 from tests.support.tcp_proxy import DOWN, UP, TcpProxy, proxy_before
-from zuebee.billing.entries import HoldState
-from zuebee.billing.operations import Expire, Extend, Operation, Renew, Settle
-from zuebee.billing.postgres_connection import StoreLost
-from zuebee.billing.records import COLUMNS
-from zuebee.billing.shared_committer import SharedCommitter
-from zuebee.billing.spool import Spool
-from zuebee.billing.store_errors import StoreBusy
 from zuebee.contracts.admission import Amount, Budget
-from zuebee.kit import clock
+from zuebee.ledger.entries import HoldState
+from zuebee.ledger.errors import StoreBusy
+from zuebee.ledger.operations import Expire, Extend, Operation, Renew, Settle
+from zuebee.ledger.postgres_commit import SharedCommitter
+from zuebee.ledger.postgres_connection import StoreLost
+from zuebee.ledger.spool import Spool
+from zuebee.ledger.usage_rows import COLUMNS
+from zuebee.lib import clock
 from zuebee.schema.prepare import prepare
 
 BUDGET = Budget("key:1/tokens/never", "tokens", "never", 10**9)
@@ -305,7 +305,7 @@ async def test_an_outage_refuses_in_time_and_loses_nothing(
 
 def test_the_clock_that_counts_is_that_of_the_database(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = store_on(url)
-    monkeypatch.setattr("zuebee.kit.clock.wall_s", lambda: 0.0)
+    monkeypatch.setattr("zuebee.lib.clock.wall_s", lambda: 0.0)
     store.apply(1, [reserve("short", (BUDGET,), 1, hold_s=0.0), reserve("long", (BUDGET,), 1, hold_s=60.0)])
     assert [each.hold for each in store.sweep()] == ["short"]
 

@@ -14,9 +14,9 @@ from tests.support.pgbouncer import BOTH_WAYS, database_by
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
 from tests.support.shared_ledger import check_books, check_usage, query
 from tests.support.tcp_proxy import proxy_before
-from zuebee.billing.verify import verify
-from zuebee.kit.database import Database
-from zuebee.kit.dsn import database_url
+from zuebee.ledger.audit import verify
+from zuebee.lib.sql.database import Database
+from zuebee.lib.sql.dsn import database_url
 
 HOLD_S = 2
 PATIENT = "10s"

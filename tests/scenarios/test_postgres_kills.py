@@ -17,9 +17,9 @@ from tests.support.raw_http import eventually
 from tests.support.shared_ledger import balances, check_books, check_usage, post, query, store_on
 from tests.support.source import ROOT
 from tests.support.tcp_proxy import DOWN, TcpProxy, proxy_before
-from zuebee.billing.shared_committer import SharedCommitter
-from zuebee.billing.spool import Spool, replay
 from zuebee.contracts.admission import Budget
+from zuebee.ledger.postgres_commit import SharedCommitter
+from zuebee.ledger.spool import Spool, replay
 from zuebee.schema.prepare import prepare
 
 BUDGET = Budget("key:1/tokens/never", "tokens", "never", 10**9)
@@ -43,9 +43,9 @@ def way(url: str) -> Iterator[tuple[TcpProxy, str]]:
 SETTLES = """
 import asyncio, sys
 from tests.support.shared_ledger import post, record, reserve, store_on
-from zuebee.billing.operations import Settle
-from zuebee.billing.shared_committer import SharedCommitter
-from zuebee.billing.spool import Spool
+from zuebee.ledger.operations import Settle
+from zuebee.ledger.postgres_commit import SharedCommitter
+from zuebee.ledger.spool import Spool
 from zuebee.contracts.admission import Budget
 
 async def main():
@@ -129,8 +129,8 @@ def test_without_the_spool_file_they_would_be_lost(url: str, way: tuple[TcpProxy
 STREAMS = """
 import asyncio, sys
 from tests.support.shared_ledger import reserve, store_on
-from zuebee.billing.shared_committer import SharedCommitter
-from zuebee.billing.spool import Spool
+from zuebee.ledger.postgres_commit import SharedCommitter
+from zuebee.ledger.spool import Spool
 from zuebee.contracts.admission import Budget
 
 async def main():

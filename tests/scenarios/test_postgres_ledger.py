@@ -28,11 +28,11 @@ from tests.support.shared_ledger import (
     void,
 )
 from tests.support.source import ROOT
-from zuebee.billing import postgres_statements as sql
-from zuebee.billing.entries import HoldState, Short
-from zuebee.billing.ledger import Ledger
-from zuebee.billing.operations import Answer, Expire, Extend, Operation, Renew, Settle, decide
 from zuebee.contracts.admission import Amount, Budget
+from zuebee.ledger import postgres_statements as sql
+from zuebee.ledger.entries import HoldState, Short
+from zuebee.ledger.ledger import Ledger
+from zuebee.ledger.operations import Answer, Expire, Extend, Operation, Renew, Settle, decide
 from zuebee.schema.prepare import prepare
 
 KEY = Budget("key:1/tokens/monthly", "tokens", "monthly", 1000)
@@ -258,8 +258,8 @@ GREEDY = """
 import sys
 from tests.support.shared_ledger import reserve, store_on, told
 from zuebee.billing import postgres_statements as sql
-from zuebee.billing.entries import HoldState
-from zuebee.billing.store_errors import StoreBusy
+from zuebee.ledger.entries import HoldState
+from zuebee.ledger.errors import StoreBusy
 from zuebee.contracts.admission import Budget
 url, name, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
 budgets = (

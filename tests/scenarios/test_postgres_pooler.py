@@ -18,15 +18,15 @@ from tests.support.processes import KEY, Gateway, running, simulated
 from tests.support.raw_http import eventually
 from tests.support.shared_ledger import balances, check_books, check_usage, post, query, record, reserve, store_on
 from tests.support.tcp_proxy import proxy_before
-from zuebee.billing import postgres_connection
-from zuebee.billing.entries import HoldState
-from zuebee.billing.operations import Settle
-from zuebee.billing.shared_committer import SharedCommitter
-from zuebee.billing.spool import Spool
-from zuebee.billing.store_errors import StoreBusy
 from zuebee.contracts.admission import Budget
-from zuebee.kit import postgres
-from zuebee.kit.database import Database, DatabaseError, database_url
+from zuebee.ledger import postgres_connection
+from zuebee.ledger.entries import HoldState
+from zuebee.ledger.errors import StoreBusy
+from zuebee.ledger.operations import Settle
+from zuebee.ledger.postgres_commit import SharedCommitter
+from zuebee.ledger.spool import Spool
+from zuebee.lib.sql import postgres
+from zuebee.lib.sql.database import Database, DatabaseError, database_url
 from zuebee.schema.prepare import prepare
 
 BUDGET = Budget("key:1/tokens/never", "tokens", "never", 10**9)

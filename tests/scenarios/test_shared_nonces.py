@@ -6,8 +6,8 @@ import pytest
 
 from tests.support.databases import redis_url
 from zuebee.auth.nonces import RedisNonces
-from zuebee.kit.redis import RedisClient
-from zuebee.kit.redis_errors import RedisError
+from zuebee.lib.failures import RedisError
+from zuebee.lib.redis import RedisClient
 
 # redis-py has another name for the client's name from version 7 on.
 pytestmark = pytest.mark.filterwarnings("ignore:.*lib_name:DeprecationWarning")

@@ -25,7 +25,7 @@ from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
 from tests.support.raw_http import CHAT, Answer, ask, chat, request
 from tests.support.servers import need_program
 from tests.support.token_attacks import ATTACKS
-from zuebee.auth.signature import Signed, canonical, fits
+from zuebee.auth.signatures import Signed, canonical, fits
 
 PAGE = (Path(__file__).parents[2] / "docs" / "signatures.md").read_text()
 SECRET, OLD = secrets.token_hex(32), secrets.token_urlsafe(32)

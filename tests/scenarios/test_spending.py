@@ -10,8 +10,7 @@ import pytest
 from tests.support.client import Answer, ask
 from tests.support.commands import ask_zuebee, zuebee
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
-from zuebee.billing.look import account, reading
-from zuebee.billing.verify import verify
+from zuebee.ledger.audit import account, reading, verify
 
 PRICES = [{"model": "sim-small", "input_per_million": "1", "output_per_million": "2"}]
 QUOTA = 2_000

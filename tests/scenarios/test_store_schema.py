@@ -17,7 +17,7 @@ from alembic.migration import MigrationContext
 from tests.support import old_store
 from tests.support.databases import postgres_database
 from tests.support.processes import SOURCES
-from zuebee.kit.database import database_url
+from zuebee.lib.sql.database import database_url
 from zuebee.schema import migrate
 from zuebee.schema.prepare import prepare
 from zuebee.schema.tables import metadata

@@ -8,16 +8,15 @@ from copy import deepcopy as copy
 import pytest
 
 from tests.support.timing import leak
-from zuebee.auth.credentials import digest_of, same_digest
 from zuebee.auth.nonces import MemoryNonces
-from zuebee.auth.signature import Signed, canonical, fits, sign
-from zuebee.auth.signed import BAD_SIGNATURE, SignatureSource
-from zuebee.auth.sources import FileSource
+from zuebee.auth.records import digest_of, same_digest
+from zuebee.auth.signatures import BAD_SIGNATURE, SignatureSource, Signed, canonical, fits, sign
+from zuebee.auth.sources.base import FileSource
 from zuebee.config import SignatureClientSettings
 from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
-from zuebee.kit import clock
+from zuebee.lib import clock
 
 pytestmark = pytest.mark.alone
 

@@ -8,8 +8,7 @@ import pytest
 
 from tests.support.client import HELLO, Client, ask
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
-from zuebee.billing.look import reading
-from zuebee.billing.verify import verify
+from zuebee.ledger.audit import reading, verify
 
 QUOTA = 100_000_000
 BIG_BYTES = 12 << 20

@@ -18,9 +18,9 @@ from tests.support.receivers import inbox
 from tests.support.stores import made
 from tests.support.usage import make_event, payload
 from tests.unit.usage.test_report import NOW_S, record
-from zuebee.kit.database import Database
+from zuebee.lib.sql.database import Database
 from zuebee.schema.tables import usage_outbox, usage_records
-from zuebee.usage.delivery import PARKED_AT_S
+from zuebee.usage.outbox import PARKED_AT_S
 
 QUICK = {**HELLO, "max_tokens": 1}
 

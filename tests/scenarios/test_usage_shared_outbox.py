@@ -10,13 +10,12 @@ from tests.support.databases import postgres_database
 from tests.support.fakes import VirtualTime
 from tests.support.usage import make_event, make_store, outbox_rows, payload, put, put_whole
 from zuebee.config import StoreSettings
-from zuebee.kit.database import Database
-from zuebee.kit.dsn import database_url
+from zuebee.lib.sql.database import Database
+from zuebee.lib.sql.dsn import database_url
 from zuebee.schema import migrate
 from zuebee.schema.prepare import prepare
 from zuebee.usage import report
-from zuebee.usage.delivery import Delivered, Outcome
-from zuebee.usage.outbox import Entry, Outbox, Standing
+from zuebee.usage.outbox import Delivered, Entry, Outbox, Outcome, Standing
 from zuebee.usage.report import Filter
 from zuebee.usage.service import Reporter
 

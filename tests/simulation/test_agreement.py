@@ -16,21 +16,18 @@ from tests.support.fakes import USAGE, FakeInference, Step, head, make_job
 from tests.support.ledger_targets import empty_store
 from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
-from zuebee.billing.journal import Journal
-from zuebee.billing.look import reading
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
-from zuebee.billing.store_sqlite import SqliteStore
-from zuebee.billing.verify import verify
-from zuebee.billing.wal_file import WalFile
 from zuebee.config import BillingSettings, RateLimitSettings
 from zuebee.contracts.admission import Budget, Caller, Principal, Settlement
 from zuebee.contracts.answers import KeptAnswer, Ticket
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import End, Head, Job, Reply
-from zuebee.contracts.models import UNKNOWN
+from zuebee.contracts.inference import UNKNOWN, End, Head, Job, Reply
+from zuebee.edge.idempotency import Replays
 from zuebee.edge.pipeline import Pipeline
-from zuebee.edge.replay import Replays
+from zuebee.ledger.audit import reading, verify
+from zuebee.ledger.journal import Journal
+from zuebee.ledger.sqlite import SqliteStore, WalFile
 from zuebee.limits.service import MemoryLimiter
 
 BUDGETS = (Budget("key:k/tokens/never", "tokens", "never", 1_000_000),)

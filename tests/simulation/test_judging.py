@@ -12,8 +12,7 @@ from zuebee.contracts.admission import Principal
 from zuebee.contracts.errors import no_such_model
 from zuebee.contracts.inference import End, Head, Job, Reply, begin
 from zuebee.dispatch import balancer
-from zuebee.dispatch.backend import Backend
-from zuebee.dispatch.health import Health
+from zuebee.dispatch.balancer import Backend, Health
 from zuebee.dispatch.service import Dispatcher
 
 CALLERS = ("a", "b", "c", "d")

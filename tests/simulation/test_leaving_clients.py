@@ -15,26 +15,23 @@ from tests.support.shared_ledger import reserve
 from tests.support.steps import InTurn, at_every_turn
 from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
-from zuebee.billing import records
-from zuebee.billing.entries import HoldState
-from zuebee.billing.operations import Reserve, Settle
-from zuebee.billing.postgres_connection import StoreLost
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.shared import SharedBilling
-from zuebee.billing.shared_batch import Pending
-from zuebee.billing.shared_committer import SharedCommitter
-from zuebee.billing.spool import Spool
 from zuebee.config import BillingSettings, QueueSettings, RateLimitSettings
 from zuebee.contracts.admission import Budget, Caller, Limit, Principal, Settlement
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import End
-from zuebee.contracts.models import UNKNOWN
-from zuebee.dispatch.backend import Backend
-from zuebee.dispatch.health import Health
+from zuebee.contracts.inference import UNKNOWN, End
+from zuebee.dispatch.balancer import Backend, Health
 from zuebee.dispatch.queue import Load
-from zuebee.dispatch.turns import Turns
+from zuebee.dispatch.waiting import Turns
 from zuebee.edge.pipeline import Pipeline
-from zuebee.kit.redis_errors import RedisDown
+from zuebee.ledger import usage_rows
+from zuebee.ledger.entries import HoldState
+from zuebee.ledger.operations import Reserve, Settle
+from zuebee.ledger.postgres_commit import SharedCommitter
+from zuebee.ledger.postgres_connection import StoreLost
+from zuebee.ledger.spool import Pending, Spool
+from zuebee.lib.failures import RedisDown
 from zuebee.limits.redis_limiter import RedisLimiter
 from zuebee.limits.service import MemoryLimiter
 
@@ -90,7 +87,7 @@ class Gate:
 
     def rows(self) -> list[tuple[object, ...]]:
         """Of the usage records: the request, its status, its ending and its code."""
-        places = [records.COLUMNS.index(name) for name in ("request_id", "status", "ending", "code")]
+        places = [usage_rows.COLUMNS.index(name) for name in ("request_id", "status", "ending", "code")]
         return [tuple(record.row[at] for at in places) for record in self.store.kept]
 
 

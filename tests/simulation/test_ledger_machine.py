@@ -24,7 +24,7 @@ POSTGRES_STEPS = 5_000
 PROOF_STEPS = int(os.environ.get("PROOF_STEPS", "2000000"))
 FRESH_SEED = 1_000_000
 
-LEDGER = ROOT / "src/zuebee/billing/ledger.py"
+LEDGER = ROOT / "src/zuebee/ledger/ledger.py"
 
 # Each takes one guard out of the ledger.
 MUTANTS = {

@@ -15,14 +15,12 @@ from tests.support.moody_servers import BEGUN, GOOD, LOST, MoodyServers, breach,
 from zuebee.config import BackendSettings, QueueSettings, RetrySettings, RoutingSettings
 from zuebee.contracts.inference import End, Event, Head
 from zuebee.dispatch import service
-from zuebee.dispatch.backend import Backend
-from zuebee.dispatch.health import Health
+from zuebee.dispatch.balancer import Backend, Health, Where
 from zuebee.dispatch.queue import Load
-from zuebee.dispatch.retry import Where
 from zuebee.dispatch.service import Dispatcher
-from zuebee.edge.endings import may_have_begun
-from zuebee.kit import http_client
-from zuebee.kit.units import Duration, Timeout
+from zuebee.edge.client import may_have_begun
+from zuebee.http import pool
+from zuebee.lib.units import Duration, Timeout
 from zuebee.models.estimate import PromptSizes
 from zuebee.models.service import BackendInference
 
@@ -132,9 +130,9 @@ async def test_the_rule_that_held_before_is_seen_to_break_it(old: str, monkeypat
         monkeypatch.setattr(service, "where_again", anywhere)
         monkeypatch.setattr(service, "_still_asked", lambda candidates, *_: candidates)
     else:
-        send = http_client.HttpPool.send
+        send = pool.HttpPool.send
         monkeypatch.setattr(
-            http_client.HttpPool, "send", lambda *given, request=None, **more: send(*given, request=None, **more)
+            pool.HttpPool, "send", lambda *given, request=None, **more: send(*given, request=None, **more)
         )
     found: set[str] = set()
     for seed in range(3):

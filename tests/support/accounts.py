@@ -10,8 +10,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from zuebee.accounts.invoices import Invoices
 from zuebee.accounts.payments import Payments
 from zuebee.accounts.service import AccountsService
-from zuebee.billing.unbilled import COLUMNS, Totals, Unbilled
-from zuebee.kit.database import Database
+from zuebee.ledger.usage_rows import UNBILLED_COLUMNS, Totals, Unbilled
+from zuebee.lib.sql.database import Database
 from zuebee.schema.tables import metadata, unbilled_usage, usage_records
 
 
@@ -45,8 +45,8 @@ class Store:
                    row.get("cost_nano", 0))  # fmt: skip
         kind: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
         for each in totals.rows():
-            add = kind.insert(unbilled_usage).values(**dict(zip(COLUMNS, each, strict=True)), currency="USD")
-            more = {name: unbilled_usage.c[name] + add.excluded[name] for name in COLUMNS[4:]}
+            add = kind.insert(unbilled_usage).values(**dict(zip(UNBILLED_COLUMNS, each, strict=True)), currency="USD")
+            more = {name: unbilled_usage.c[name] + add.excluded[name] for name in UNBILLED_COLUMNS[4:]}
             connection.execute(add.on_conflict_do_update(index_elements=unbilled_usage.primary_key, set_=more))
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from tests.support.scripted_server import DEADLINE_S
-from zuebee.kit import http_server
-from zuebee.kit.http_server import HttpServer, ReceiveLimits
+from zuebee.http import server as http_server
+from zuebee.http.server import HttpServer, ReceiveLimits
 
 LIMITS = ReceiveLimits(
     header_timeout_s=5,

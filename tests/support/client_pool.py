@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from tests.support.scripted_server import Server
-from zuebee.kit.http_client import Connection, HttpFailure, HttpPool, Timeouts
-from zuebee.kit.http_connect import Origin
+from zuebee.http.connect import Origin
+from zuebee.http.pool import Connection, HttpFailure, HttpPool, Timeouts
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 HEAD = b"HEAD / HTTP/1.1\r\nhost: a\r\n\r\n"

@@ -14,7 +14,13 @@ def error_codes(sources: Iterable[Source] | None = None) -> set[str]:
     positions: Positions = {}
     for source in sources:
         positions |= _positions(source.tree)
-    return {code for source in sources if "sim/" not in source.inside for code in _codes(source.tree, positions)}
+    # A module's own functions come before others of the same name.
+    return {
+        code
+        for source in sources
+        if "sim/" not in source.inside
+        for code in _codes(source.tree, positions | _positions(source.tree))
+    }
 
 
 def _positions(tree: ast.AST) -> Positions:
@@ -44,7 +50,7 @@ def _codes(tree: ast.Module, positions: Positions) -> Iterator[str]:
     }
     for node in ast.walk(tree):
         for value in _values(node, positions):
-            for part in ast.walk(constants.get(dotted_name(value), value)):
+            for part in ast.walk(constants.get(dotted_name(value) or "-", value)):
                 if isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value:
                     yield part.value
 

@@ -8,7 +8,7 @@ from tests.support.fakes import FakeInference, Step, answer
 from zuebee.contracts.admission import Caller, Grant, Place, Principal, Settlement
 from zuebee.contracts.errors import NO_KEY, Refusal
 from zuebee.contracts.inference import Job, Reply
-from zuebee.edge.address import TrustedProxies
+from zuebee.edge.client import TrustedProxies
 from zuebee.edge.cors import Cors
 from zuebee.edge.http import HttpEdge
 from zuebee.edge.operator import Operator, OperatorPorts, Readiness

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.shared_ledger import query, reserve, store_on
-from zuebee.billing.entries import HoldState
-from zuebee.billing.operations import Settle
-from zuebee.billing.shared_committer import SharedCommitter
-from zuebee.billing.spool import Spool
 from zuebee.contracts.admission import Budget
+from zuebee.ledger.entries import HoldState
+from zuebee.ledger.operations import Settle
+from zuebee.ledger.postgres_commit import SharedCommitter
+from zuebee.ledger.spool import Spool
 
 KEYS = 50
 ORGANISATION = Budget("organisation:o/tokens/never", "tokens", "never", 10**9)

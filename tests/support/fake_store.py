@@ -4,9 +4,9 @@ import threading
 from typing import Any
 
 from tests.support.shared_ledger import AT_S
-from zuebee.billing.entries import Balance
-from zuebee.billing.ledger import Ledger
-from zuebee.billing.operations import Answer, Expire, Operation, Record, Settle, decide
+from zuebee.ledger.entries import Balance
+from zuebee.ledger.ledger import Ledger
+from zuebee.ledger.operations import Answer, Expire, Operation, Record, Settle, decide
 
 
 class FakeStore:

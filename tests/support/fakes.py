@@ -21,7 +21,7 @@ from zuebee.contracts.inference import (
     Usage,
     begin,
 )
-from zuebee.kit import clock
+from zuebee.lib import clock
 
 Step = Event | BaseException | float
 """One step of a script: an event, an exception to raise, or seconds to wait."""

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import make_job
-from zuebee.answers.grouped import Grouped
-from zuebee.answers.service import LEASE_S, AnswerKeeper
 from zuebee.contracts.admission import Principal
 from zuebee.contracts.answers import KeptAnswer
 from zuebee.contracts.errors import Refusal
-from zuebee.kit.database import Database, DatabaseError
+from zuebee.idempotency.service import LEASE_S, AnswerKeeper
+from zuebee.idempotency.store import Grouped
+from zuebee.lib.sql.database import Database, DatabaseError
 from zuebee.schema.tables import kept_answers, metadata
 
 ANSWER = KeptAnswer(200, [(b"content-type", b"application/json")], b"{}" * 500, events=False)

@@ -13,9 +13,9 @@ import pytest
 import redis as redis_client
 
 from tests.support.databases import mysql_database, postgres_database, redis_url
-from zuebee.app.access import AuthState, build_pipeline
+from zuebee.app.auth import AuthState, build_pipeline
 from zuebee.auth.service import AuthPipeline
-from zuebee.config.file import loads
+from zuebee.config.load import loads
 from zuebee.contracts.admission import Caller
 
 KEY = "sk-known-0001"

@@ -13,18 +13,18 @@ import random
 from collections.abc import Iterator
 
 from tests.support.fakes import make_job
-from zuebee.billing.batch import Batch
-from zuebee.billing.entries import HoldState
-from zuebee.billing.journal import Journal
-from zuebee.billing.ledger import Ledger
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
-from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.config import BillingSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Principal, Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Usage
-from zuebee.contracts.periods import period_start_s
+from zuebee.contracts.limits import period_start_s
+from zuebee.ledger.entries import HoldState
+from zuebee.ledger.group_commit import Batch
+from zuebee.ledger.journal import Journal
+from zuebee.ledger.ledger import Ledger
+from zuebee.ledger.sqlite import SqliteStore
 
 NOW_S = 1_794_700_000.0
 BUDGETS = (

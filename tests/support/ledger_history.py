@@ -4,14 +4,14 @@ import sqlite3
 from pathlib import Path
 
 from tests.support.ledger_targets import empty_store
-from zuebee.billing.batch import Batch
-from zuebee.billing.entries import HoldState
-from zuebee.billing.ledger import Ledger
-from zuebee.billing.store_sqlite import SqliteStore
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage
-from zuebee.contracts.periods import period_start_s
-from zuebee.kit import clock
+from zuebee.contracts.limits import period_start_s
+from zuebee.ledger.entries import HoldState
+from zuebee.ledger.group_commit import Batch
+from zuebee.ledger.ledger import Ledger
+from zuebee.ledger.sqlite import SqliteStore
+from zuebee.lib import clock
 
 NOW_S = 1_794_700_000.0
 STILL_OPEN_S = 9e9

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from tests.support.ledger_child import recover, work
 from tests.support.ledger_targets import empty_store
-from zuebee.billing.look import reading
-from zuebee.billing.verify import verify
+from zuebee.ledger.audit import reading, verify
 
 START_TIMEOUT_S = 30.0
 

@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from tests.support.ledger_model import Model, Pair
 from tests.support.ledger_targets import Target
-from zuebee.billing.ledger import UnknownHold
 from zuebee.contracts.admission import MAX_AMOUNT, MAX_BALANCE, Budget, Period
-from zuebee.contracts.periods import period_start_s
+from zuebee.contracts.limits import period_start_s
+from zuebee.ledger.ledger import UnknownHold
 
 START_S = 1_794_700_000.0  # in November 2026
 HOLD_S = 30.0

@@ -4,7 +4,7 @@ from copy import copy
 from dataclasses import dataclass, field
 
 from zuebee.contracts.admission import MAX_BALANCE, Budget
-from zuebee.contracts.periods import period_start_s
+from zuebee.contracts.limits import period_start_s
 
 Key = tuple[str, float]
 Pair = tuple[int, int]  # tokens, nano-units

@@ -7,13 +7,12 @@ from tests.support.ledger_model import Answer, Pair
 from tests.support.ledger_targets import Figures, answer
 from tests.support.shared_ledger import empty
 from zuebee.accounts.payments import write_grant
-from zuebee.billing.operations import Expire, Extend, Operation, Renew, Reserve, Settle
-from zuebee.billing.quick_check import QuickCheck
-from zuebee.billing.store_postgres import PostgresStore
-from zuebee.billing.verify import verify
-from zuebee.billing.verify_entries import Violation
 from zuebee.contracts.admission import Amount, Budget
-from zuebee.kit.database import database_url
+from zuebee.ledger.audit import QuickCheck, verify
+from zuebee.ledger.invariants import Violation
+from zuebee.ledger.operations import Expire, Extend, Operation, Renew, Reserve, Settle
+from zuebee.ledger.postgres import PostgresStore
+from zuebee.lib.sql.database import database_url
 
 
 class OnPostgres:

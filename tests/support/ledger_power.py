@@ -16,10 +16,8 @@ import apsw
 
 from tests.support.ledger_child import Desk, operations
 from tests.support.ledger_targets import empty_store
-from zuebee.billing.look import reading
-from zuebee.billing.store_sqlite import SqliteStore
-from zuebee.billing.verify import verify
-from zuebee.billing.wal_file import WalFile
+from zuebee.ledger.audit import reading, verify
+from zuebee.ledger.sqlite import SqliteStore, WalFile
 
 SECTOR = 512
 DROPPED, TORN = 0.4, 0.2

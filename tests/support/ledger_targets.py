@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import sqlalchemy
 
 from tests.support.ledger_model import Answer, Key, Pair
-from zuebee.billing import ledger as real_ledger
-from zuebee.billing.batch import Batch
-from zuebee.billing.store_sqlite import SqliteStore, connect
-from zuebee.billing.verify import verify
-from zuebee.billing.verify_entries import BalanceRow, EntryRow, Fold, HoldRow, Violation
 from zuebee.contracts.admission import Amount, Budget
-from zuebee.contracts.periods import period_start_s
+from zuebee.contracts.limits import period_start_s
+from zuebee.ledger import ledger as real_ledger
+from zuebee.ledger.audit import verify
+from zuebee.ledger.group_commit import Batch
+from zuebee.ledger.invariants import BalanceRow, EntryRow, Fold, HoldRow, Violation
+from zuebee.ledger.sqlite import SqliteStore, connect
 from zuebee.schema.prepare import prepare
 
 Figures = dict[Key, tuple[int, int, int, int]]

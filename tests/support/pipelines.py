@@ -3,17 +3,16 @@
 import asyncio
 from typing import Any
 
-from zuebee.auth.counters import AuthCounters
-from zuebee.auth.credentials import digest_of
-from zuebee.auth.handles import Handles
-from zuebee.auth.sandbox import ScriptLimits
-from zuebee.auth.script import DecisionScript, ScriptThreads
+from zuebee.auth.records import digest_of
 from zuebee.auth.service import AuthPipeline
-from zuebee.auth.step import Step
+from zuebee.auth.sources.cached import Step
+from zuebee.auth.sources.sandbox import ScriptLimits
+from zuebee.auth.sources.script import DecisionScript, ScriptThreads
+from zuebee.auth.state import AuthCounters, Handles
 from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.errors import KEY_DISABLED, Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
-from zuebee.kit.tasks import Tasks
+from zuebee.lib.tasks import Tasks
 
 
 class Source:

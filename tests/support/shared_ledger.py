@@ -7,12 +7,11 @@ from typing import Any
 
 import psycopg
 
-from zuebee.billing.effects import effect
-from zuebee.billing.entries import HoldState, Short
-from zuebee.billing.operations import Answer, Record, Reserve, Settle, record_of
-from zuebee.billing.store_postgres import PostgresStore
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage
+from zuebee.ledger.entries import HoldState, Short, effect
+from zuebee.ledger.operations import Answer, Record, Reserve, Settle, record_of
+from zuebee.ledger.postgres import PostgresStore
 
 AT_S = 1_800_000_000.0
 WAITS_FOR_A_LOCK = (

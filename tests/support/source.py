@@ -24,7 +24,7 @@ class Source:
 
     @cached_property
     def inside(self) -> str:
-        """The path inside the package (`kit/tasks.py`); empty for files outside it."""
+        """The path inside the package (`lib/tasks.py`); empty for files outside it."""
         return self.path.removeprefix(PACKAGE + "/") if self.path.startswith(PACKAGE + "/") else ""
 
 

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from zuebee.billing.shared_batch import SharedBatch
-from zuebee.billing.shared_committer import SharedCommitter
+from zuebee.ledger.postgres_commit import SharedCommitter
+from zuebee.ledger.spool import SharedBatch
 
 T = TypeVar("T")
 

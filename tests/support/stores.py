@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from zuebee.config import environment
-from zuebee.config.part import load_part
+from zuebee.config.load import load_part
 from zuebee.schema.prepare import prepare
 
 

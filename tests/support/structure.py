@@ -17,7 +17,7 @@ PLACES = {
     "proto": "the gRPC APIs: what clients speak, and what a billing service is asked",
     "scripts": "helpers for trying it out, such as serving a real vLLM",
     "src": "the package `zuebee`, below",
-    "tests": "`unit` mirrors the source, `scenarios` starts real processes, `simulation` plays any order of calls "
+    "tests": "`unit` asks one room at a time, `scenarios` starts real processes, `simulation` plays any order of calls "
     "against the ledger, `proofs` kills, cuts power and asks a real vLLM, `house` keeps the rules",
 }
 

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, insert
 
 from zuebee.contracts.usage import UsageEvent
-from zuebee.kit.database import Database
+from zuebee.lib.sql.database import Database
 from zuebee.schema.tables import metadata, usage_outbox, usage_records
 
 

@@ -6,16 +6,14 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, and_, delete, insert, or_, select, update
 
-from zuebee.accounts import directory, forms
-from zuebee.accounts.amounts import TOKENS
+from zuebee.accounts import directory, schemas
+from zuebee.accounts.directory import begin_write
 from zuebee.accounts.entitlements import Level, PlanTerms, account_of, budgets_of
-from zuebee.accounts.errors import AccountsError
-from zuebee.accounts.forms import BudgetForm, Scope
-from zuebee.accounts.rows import begin_write
+from zuebee.accounts.schemas import TOKENS, AccountsError, BudgetForm, Scope
 from zuebee.contracts.admission import Budget
-from zuebee.contracts.periods import period_start_s
+from zuebee.contracts.limits import period_start_s
 from zuebee.contracts.purses import unused_by_limit
-from zuebee.kit import clock
+from zuebee.lib import clock
 from zuebee.schema.currency import hold_to
 from zuebee.schema.tables import budgets, keys, ledger_balances, plans
 
@@ -27,7 +25,7 @@ def set_budget(
 
     What was spent in the running period stays spent. A key that had no budget is billed by it from now on.
     """
-    form = forms.read(BudgetForm, fields)
+    form = schemas.read(BudgetForm, fields)
     begin_write(connection)
     holder = _holder(connection, scope, name)
     put_budget(connection, scope, holder, form, currency)
@@ -38,7 +36,7 @@ def set_budget(
 
 def put_budget(connection: Connection, scope: Scope, holder: str, form: BudgetForm, currency: str) -> None:
     """Write one budget. `holder` is an id, of a key its lineage."""
-    forms.check_budget(form, currency)
+    schemas.check_budget(form, currency)
     if form.unit != TOKENS:
         hold_to(connection, currency)
     account = _account(scope, holder, form)

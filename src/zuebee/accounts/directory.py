@@ -1,18 +1,84 @@
 """Organisations, teams, users and plans in the store."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Table, update
+import msgspec
+from sqlalchemy import Connection, Table, func, insert, select, tuple_, update
+from sqlalchemy.sql.elements import ColumnElement
 
-from zuebee.accounts import forms
-from zuebee.accounts.amounts import TOKENS
-from zuebee.accounts.errors import AccountsError, unknown
-from zuebee.accounts.forms import read
-from zuebee.accounts.rows import add_row, begin_write, page, row_of, to_row, to_view
-from zuebee.kit import clock
+from zuebee.accounts import schemas
+from zuebee.accounts.schemas import TOKENS, AccountsError, read, unknown
+from zuebee.config import LimitSettings
+from zuebee.lib import clock
 from zuebee.schema import tables
 from zuebee.schema.currency import hold_to
+
+# Rows of the store and what they mean: lists and settings stand in them as JSON.
+
+JSON = ("models", "endpoints", "limits", "tags", "budgets", "allowed_ips", "denied_ips", "lines")
+MAX_PAGE = 1000
+
+
+def begin_write(connection: Connection) -> None:
+    """The first step of a transaction that reads before it writes: nobody else writes in between (SQLite)."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def to_row(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a form as columns."""
+    return {name: _json(value) if name in JSON else value for name, value in fields.items()}
+
+
+def _json(value: Any) -> str:
+    if isinstance(value, LimitSettings):
+        value = set_limits(value)
+    return msgspec.json.encode(value).decode()
+
+
+def set_limits(limits: LimitSettings) -> dict[str, Any]:
+    """Those that differ from their default: 0, no limit."""
+    default = LimitSettings()
+    return {
+        name: value for name in limits.__struct_fields__ if (value := getattr(limits, name)) != getattr(default, name)
+    }
+
+
+def to_view(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it is shown: JSON decoded, and never a key's digest."""
+    return {
+        str(name): msgspec.json.decode(value) if name in JSON else value
+        for name, value in row.items()
+        if name != "digest"
+    }
+
+
+def row_of(connection: Connection, table: Table, key: str) -> dict[str, Any] | None:
+    """The row with this id."""
+    found = connection.execute(select(table).where(table.c.id == key)).mappings().first()
+    return None if found is None else dict(found)
+
+
+def add_row(connection: Connection, table: Table, fields: Mapping[str, Any]) -> None:
+    """Insert fields of a form."""
+    connection.execute(insert(table).values(**to_row(fields)))
+
+
+def page(
+    connection: Connection, table: Table, conditions: Sequence[ColumnElement[bool]], *, limit: int, after: str
+) -> tuple[list[dict[str, Any]], str]:
+    """Rows in the order in which they were made, from behind the one with the id `after`; and the id that the next
+    page begins behind, empty on the last page.
+    """
+    limit = max(1, min(limit, MAX_PAGE))
+    statement = select(table).where(*conditions).order_by(table.c.created_at_s, table.c.id).limit(limit + 1)
+    if after:
+        mark = select(table.c.created_at_s).where(table.c.id == after).scalar_subquery()
+        statement = statement.where(tuple_(table.c.created_at_s, table.c.id) > tuple_(func.coalesce(mark, 0), after))
+    rows = [dict(row) for row in connection.execute(statement).mappings()]
+    return rows[:limit], rows[limit - 1]["id"] if len(rows) > limit else ""
+
 
 Kind = Literal["organisation", "team", "user", "plan"]
 Status = Literal["active", "disabled"]
@@ -24,17 +90,17 @@ TABLES: dict[str, Table] = {
     "plan": tables.plans,
     "key": tables.keys,
 }
-_NEW: dict[Kind, type[forms.Form]] = {
-    "organisation": forms.NewOrganisation,
-    "team": forms.NewTeam,
-    "user": forms.NewUser,
-    "plan": forms.NewPlan,
+_NEW: dict[Kind, type[schemas.Form]] = {
+    "organisation": schemas.NewOrganisation,
+    "team": schemas.NewTeam,
+    "user": schemas.NewUser,
+    "plan": schemas.NewPlan,
 }
-_CHANGE: dict[Kind, type[forms.Form]] = {
-    "organisation": forms.OrganisationChange,
-    "team": forms.TeamChange,
-    "user": forms.UserChange,
-    "plan": forms.PlanChange,
+_CHANGE: dict[Kind, type[schemas.Form]] = {
+    "organisation": schemas.OrganisationChange,
+    "team": schemas.TeamChange,
+    "user": schemas.UserChange,
+    "plan": schemas.PlanChange,
 }
 
 
@@ -119,6 +185,6 @@ def check_references(connection: Connection, given: Mapping[str, Any], organisat
 
 def _check_plan_budgets(connection: Connection, given: Mapping[str, Any], currency: str) -> None:
     for budget in given.get("budgets", ()):
-        forms.check_budget(budget, currency)
+        schemas.check_budget(budget, currency)
         if budget.unit != TOKENS:
             hold_to(connection, currency)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import msgspec
 
-from zuebee.accounts.forms import BillingMode, BudgetForm, Scope
+from zuebee.accounts.schemas import BillingMode, BudgetForm, Scope
 from zuebee.config import LimitSettings
 from zuebee.contracts import limits as rates
 from zuebee.contracts.admission import Budget, Limit, Period, Priority

@@ -8,15 +8,13 @@ from typing import Any
 import msgspec
 from sqlalchemy import ColumnElement, Connection, insert, select, update
 
-from zuebee.accounts import directory, forms
-from zuebee.accounts.amounts import TOKENS
+from zuebee.accounts import directory, schemas
 from zuebee.accounts.budgets import put_budget
+from zuebee.accounts.directory import add_row, begin_write, page, to_row, to_view
 from zuebee.accounts.entitlements import narrow
-from zuebee.accounts.errors import AccountsError
-from zuebee.accounts.forms import read
-from zuebee.accounts.rows import add_row, begin_write, page, to_row, to_view
-from zuebee.kit import clock
-from zuebee.kit.nearest import did_you_mean
+from zuebee.accounts.schemas import TOKENS, AccountsError, read
+from zuebee.lib import clock
+from zuebee.lib.nearest import did_you_mean
 from zuebee.schema.sums import Sums
 from zuebee.schema.tables import keys, plans, usage_days
 
@@ -46,7 +44,7 @@ def mint() -> tuple[str, str, str]:
 
 def create(connection: Connection, fields: Mapping[str, Any], currency: str) -> MadeKey:
     """Make a key with the fields of `NewKey`."""
-    form = read(forms.NewKey, fields)
+    form = read(schemas.NewKey, fields)
     given = form.given()
     budgets = given.pop("budgets")
     begin_write(connection)
@@ -59,13 +57,13 @@ def create(connection: Connection, fields: Mapping[str, Any], currency: str) -> 
     made = {"id": key_id, "lineage": key_id, "digest": digest, "hint": hint, "created_at_s": clock.wall_s()}
     add_row(connection, keys, {**given, **made})
     if given["billing"] == "prepaid" and all(budget.amount is not None for budget in budgets):
-        budgets = [*budgets, forms.BudgetForm(unit=currency, period="never", amount=None)]
+        budgets = [*budgets, schemas.BudgetForm(unit=currency, period="never", amount=None)]
     for budget in budgets:
         put_budget(connection, "key", key_id, budget, currency)
     return MadeKey(secret, show(connection, key_id))
 
 
-def _mode(given: forms.BillingMode | None, budgets: Sequence[forms.BudgetForm]) -> forms.BillingMode:
+def _mode(given: schemas.BillingMode | None, budgets: Sequence[schemas.BudgetForm]) -> schemas.BillingMode:
     """How a key is billed: as said, or as its budgets make plain."""
     if given == "none" and budgets:
         raise AccountsError("a key with budgets is billed by quota or prepaid", field="billing")
@@ -114,11 +112,11 @@ def _check_within_parents(connection: Connection, given: Mapping[str, Any]) -> N
 
 def change(connection: Connection, key_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Change what `fields` (of `KeyChange`) name; the view after it."""
-    given = read(forms.KeyChange, fields).given()
+    given = read(schemas.KeyChange, fields).given()
     begin_write(connection)
     row = directory.must(connection, "key", key_id)
     directory.check_references(connection, given, row["organisation_id"])
-    forms.check_life(given.get("starts_at_s", row["starts_at_s"]), given.get("expires_at_s", row["expires_at_s"]))
+    schemas.check_life(given.get("starts_at_s", row["starts_at_s"]), given.get("expires_at_s", row["expires_at_s"]))
     _check_within_parents(connection, {**{name: row[name] for name in (*_OWNERS, "plan")}, **given})
     if given:
         connection.execute(update(keys).where(keys.c.id == key_id).values(**to_row(given)))

@@ -8,8 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from zuebee.accounts.errors import AccountsError
-from zuebee.accounts.forms import Role
+from zuebee.accounts.schemas import AccountsError, Role
 
 ActorRole = Literal["operator"] | Role
 Reach = Literal["none", "own", "organisation", "all"]

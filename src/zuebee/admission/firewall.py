@@ -6,16 +6,126 @@ The order is: own rules, lists of addresses, built-in limits, built-in rules; th
 that only counts is passed over. The operator's routes (health, metrics) are touched only by rules that name their path.
 """
 
-from collections.abc import Callable, MutableMapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, MutableMapping, Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple, TypeAlias
 
-from zuebee.admission.default_rules import DEFAULT_RULES, FIELD_RULES, UNKNOWN_TARGETS_ONLY, harmless
+import re2
+
 from zuebee.admission.images import more_images_than
-from zuebee.admission.patterns import Search, address_set, searcher, whole_matcher
 from zuebee.config import FirewallRuleSettings, FirewallSettings
 from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import ErrorType, Refusal
 from zuebee.contracts.inference import Job
+from zuebee.lib.networks import parse_networks, within
+
+# What rules compare with: patterns in linear time, and sets of addresses.
+#
+# Patterns are RE2: their time grows with the text alone, whatever a stranger sends.
+
+MAX_KNOWN_ADDRESSES = 4096
+
+Search: TypeAlias = Callable[[bytes], bool]
+
+
+def searcher(pattern: str) -> Search:
+    """Whether the pattern is somewhere in a text. Raises ValueError if it is not RE2."""
+    search = _compile(pattern).search
+    return lambda text: search(text) is not None
+
+
+def whole_matcher(patterns: Sequence[str]) -> Search:
+    """Whether one of the patterns matches the whole text. Raises ValueError if one is not RE2."""
+    match = _compile("|".join(f"(?:{pattern})" for pattern in patterns)).fullmatch
+    return lambda text: match(text) is not None
+
+
+def address_set(texts: Sequence[str]) -> Callable[[str], bool]:
+    """Whether an address is one of these, or in one of these ranges. What is no address is in none."""
+    networks = parse_networks(texts)
+
+    @lru_cache(MAX_KNOWN_ADDRESSES)
+    def contains(text: str) -> bool:
+        return within(text, networks)
+
+    return contains
+
+
+def _compile(pattern: str) -> re2._Regexp:
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        # As bytes: header fields and bodies need not be UTF-8.
+        return re2.compile(pattern.encode(), options)
+    except re2.error as error:
+        reason = error.args[0] if error.args else "not a pattern"
+        raise ValueError(reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)) from None
+
+
+# The rules that come with the firewall: what no client of a language model ever sends.
+#
+# They look at targets and header fields only. What a prompt says never matches one of them. Control characters in
+# fields need no rule: the parser refuses them (RFC 9110, section 5.5).
+
+_AGENTS = (
+    r"(?i)\b(sqlmap|nikto|nuclei|masscan|zgrab|dirbuster|gobuster|feroxbuster|wpscan|acunetix|nessus"
+    r"|openvas|netsparker|w3af|havij)\b"
+)
+
+DEFAULT_RULES = (
+    FirewallRuleSettings(
+        # TRACE answers with the caller's own fields, the key among them (RFC 9110, section 9.3.8).
+        name="method",
+        methods=["TRACE", "TRACK", "DEBUG", "CONNECT"],
+        status=405,
+    ),
+    FirewallRuleSettings(
+        name="path_trick",
+        paths=[
+            r".*(^|[/\\])\.\.([/\\].*|$)",
+            r"(?i).*%(2e|2f|5c|00|25).*",  # encoded twice: the server has decoded it once
+            r"(?s).*[\x00-\x1f\x7f\\].*",
+        ],
+        status=404,
+    ),
+    FirewallRuleSettings(
+        name="scanner_path",
+        paths=[
+            r"(?i).*/\.(env|git|svn|hg|aws|ssh|kube|docker|vscode|htaccess|htpasswd|DS_Store|npmrc|bash_history)"
+            r"([./_~-].*)?",
+            r"(?i).*\.(php\d?|phtml|aspx?|ashx|asmx|jspx?|cgi|cfm|do|action|bak|sql|swp|old)(/.*)?",
+            r"(?i)/+(wp-[a-z]+|wordpress|xmlrpc|phpmyadmin|pma|adminer|cgi-bin|vendor|actuator|solr|jenkins|struts"
+            r"|owa|ecp|autodiscover|hnap1|boaform|goform|manager|server-status|server-info|_ignition|telescope"
+            r"|console|druid|jolokia|geoserver|sdk|remote|dana-na|vpn|cgi|invoker|web-inf|etc|proc)(/.*)?",
+        ],
+        status=404,
+    ),
+    FirewallRuleSettings(name="scanner_agent", header="user-agent", pattern=_AGENTS),
+    FirewallRuleSettings(
+        # Look-ups that old log libraries run, functions that old shells run.
+        name="header_attack",
+        header="*",
+        pattern=r"(?i)\$\{\s*(jndi|env|sys|lower|upper|date|main|ctx|java|::-)|^\s*\(\)\s*\{",
+        status=400,
+    ),
+)
+
+UNKNOWN_TARGETS_ONLY = frozenset({"path_trick", "scanner_path"})
+"""They cannot be right about a path that the gateway serves."""
+
+FIELD_RULES = frozenset({"scanner_agent", "header_attack"})
+"""Those that look at header fields only."""
+
+_is_scanner = lru_cache(1024)(searcher(_AGENTS))
+
+
+def harmless(fields: dict[bytes, bytes]) -> bool:
+    """Whether none of FIELD_RULES can match, seen at a glance; False: ask them."""
+    # Not `in`: for bytes that first tries to take the needle for a number, and makes an exception of it.
+    if b"".join(fields.values()).find(b"{") >= 0:
+        return False
+    return not _is_scanner(fields.get(b"user-agent", b""))
+
 
 CODE: Final = "request_blocked"
 MAX_PLANS: Final = 1024

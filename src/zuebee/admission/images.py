@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from zuebee.dialects import json_walk
+from zuebee.dialects import json_text
 
 MAX_LOOKED_AT: Final = 10_000
 """Messages and their parts; beyond, a request that names images so often counts as having too many."""
@@ -38,10 +38,10 @@ def more_images_than(body: bytes, limit: int) -> bool:
     if b"\\u00" not in body and sum(map(body.count, _HINTS)) <= limit:
         return False
     images = looked_at = 0
-    body = body.removeprefix(json_walk.BOM)
+    body = body.removeprefix(json_text.BOM)
     try:
         view = memoryview(body)
-        for name, start, end in json_walk.fields(body):
+        for name, start, end in json_text.fields(body):
             if name in ("messages", "input"):
                 for message in _elements(view[start:end]):
                     content = _decode(_message, message)
@@ -51,7 +51,7 @@ def more_images_than(body: bytes, limit: int) -> bool:
                     images += sum(map(_is_image, parts))
                     if images > limit or looked_at > MAX_LOOKED_AT:
                         return True
-    except (json_walk.NotJson, json_walk.TooMany, RecursionError):
+    except (json_text.NotJson, json_text.TooMany, RecursionError):
         pass  # no request: the backend will not run it
     return False
 
@@ -60,7 +60,7 @@ def _elements(data: memoryview) -> list[memoryview]:
     """The elements of a list, of more than MAX_LOOKED_AT one more than those; of anything else none."""
     if bytes(data[:1]) != b"[":
         return []
-    return [data[start:end] for start, end in json_walk.elements(data, 0, MAX_LOOKED_AT)]
+    return [data[start:end] for start, end in json_text.elements(data, 0, MAX_LOOKED_AT)]
 
 
 def _decode(decoder: Any, data: bytes | memoryview) -> Any:

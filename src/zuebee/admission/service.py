@@ -2,14 +2,11 @@
 
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from zuebee.admission.permissions import may_knock, may_use
-from zuebee.admission.priority import HEADER as PRIORITY
-from zuebee.admission.priority import priority_of
 from zuebee.contracts.admission import (
     MAX_AMOUNT,
     Amount,
@@ -27,11 +24,83 @@ from zuebee.contracts.admission import (
     Recorder,
     Settlement,
 )
-from zuebee.contracts.errors import BODY_NOT_SIGNED, KEY_REVOKED, NO_KEY, Refusal, no_such_model
-from zuebee.contracts.inference import Job
-from zuebee.contracts.models import FactsOf
+from zuebee.contracts.errors import (
+    BODY_NOT_SIGNED,
+    KEY_REVOKED,
+    MAX_SHOWN_NAME,
+    NAMES_NO_MODEL,
+    NO_KEY,
+    WHICH_MODELS,
+    Refusal,
+    bad_request,
+    no_such_model,
+)
+from zuebee.contracts.inference import FactsOf, Job
 from zuebee.dialects.openai import INLINE_BYTES
-from zuebee.kit.aside import aside
+from zuebee.lib.aside import aside
+
+# Which class a request belongs to: its principal's, or a lower one that the caller asks for.
+
+PRIORITY = b"x-priority"
+_ORDER: tuple[Priority, ...] = ("low", "normal", "high")
+_LOW_DIGITS, _HIGH_DIGITS = b"0123", b"789"
+
+
+def priority_of(entitled: Priority, fields: Mapping[bytes, bytes]) -> Priority | Refusal:
+    """`x-priority` is `low`, `normal`, `high`, or a digit (0 to 3 low, 7 to 9 high).
+
+    It can lower the class of one request; asking for a higher one than entitled leaves the entitled one.
+    """
+    asked = fields.get(PRIORITY)
+    if asked is None:
+        return entitled
+    wanted = _read(asked.strip().lower())
+    if wanted is None:
+        return bad_request("`x-priority` must be low, normal, high or a digit.", param="x-priority")
+    return min(entitled, wanted, key=_ORDER.index)
+
+
+def _read(text: bytes) -> Priority | None:
+    for name in _ORDER:
+        if text == name.encode():
+            return name
+    if len(text) != 1 or not text.isdigit():
+        return None
+    return "low" if text in _LOW_DIGITS else "high" if text in _HIGH_DIGITS else "normal"
+
+
+# What a known caller may do: authorisation, as a step of its own after authentication.
+
+MAX_SHOWN: Final = 10
+
+
+def may_knock(principal: Principal, route: str) -> Refusal | None:
+    """Whether the caller may use this endpoint."""
+    if not principal.endpoints or matches(route, principal.endpoints):
+        return None
+    message = f"This API key may not use this endpoint. It may use: {_few(principal.endpoints)}."
+    return Refusal(403, "permission_error", "endpoint_not_allowed", message)
+
+
+def may_use(principal: Principal, model: str) -> Refusal | None:
+    """Whether the caller may use this model."""
+    if not principal.models or matches(model, principal.models):
+        return None
+    if not model:
+        return NAMES_NO_MODEL
+    message = f"This API key may not use the model `{model[:MAX_SHOWN_NAME]}`. {WHICH_MODELS}"
+    return Refusal(403, "permission_error", "model_not_allowed", message, "model")
+
+
+def _few(patterns: Sequence[str]) -> str:
+    more = f" and {len(patterns) - MAX_SHOWN} more" if len(patterns) > MAX_SHOWN else ""
+    return ", ".join(f"`{pattern[:MAX_SHOWN_NAME]}`" for pattern in patterns[:MAX_SHOWN]) + more
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name is one of the patterns; `*` at the end of a pattern stands for any rest."""
+    return any(name == p or (p.endswith("*") and name.startswith(p[:-1])) for p in patterns)
+
 
 UNAUTHENTICATED: Final = 401
 MAX_LOWERED: Final = 1000

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 
 from zuebee.auth.lookups import Lookup
 from zuebee.config import BillingSourceSettings, Settings, TlsSettings
-from zuebee.config.check import grpc_address
-from zuebee.edge.address import TrustedProxies
+from zuebee.config.validate import grpc_address
+from zuebee.edge.client import TrustedProxies
 from zuebee.edge.operator import Readiness
 from zuebee.edge.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zuebee.kit.grpc_server import GrpcServer, GrpcTls
+    from zuebee.lib.grpc.server import GrpcServer, GrpcTls
 
 
 def billing_lookup(settings: BillingSourceSettings) -> Lookup:
     """A lookup of keys at a billing service. Raises OSError or ValueError."""
-    from zuebee.auth.validate_key import ValidateKeyLookup
-    from zuebee.kit.grpc_channel import ChannelTls
+    from zuebee.auth.sources.billing import ValidateKeyLookup
+    from zuebee.lib.grpc.channel import ChannelTls
 
     tls = None
     if settings.tls is not None and settings.tls.enabled:
@@ -44,8 +44,8 @@ def build_grpc_server(settings: Settings, pipeline: Pipeline, readiness: Callabl
     """The listener of the gRPC API; None where it is not served. Raises OSError."""
     if settings.grpc is None or not settings.grpc.enabled:
         return None
-    from zuebee.edge.grpc_api import GrpcEdge
-    from zuebee.kit.grpc_server import GrpcLimits, GrpcServer
+    from zuebee.edge.grpc import GrpcEdge
+    from zuebee.lib.grpc.server import GrpcLimits, GrpcServer
 
     server = settings.server
     edge = GrpcEdge(pipeline, default_model=settings.grpc.default_model, proxies=TrustedProxies(server.trusted_proxies))
@@ -69,7 +69,7 @@ def grpc_tls(tls: TlsSettings | None) -> GrpcTls | None:
     """The certificate of the listener; None: it speaks in the clear. Raises OSError."""
     if tls is None or not tls.enabled:
         return None
-    from zuebee.kit.grpc_server import GrpcTls
+    from zuebee.lib.grpc.server import GrpcTls
 
     return GrpcTls.read(tls.cert_file, tls.key_file, tls.client_ca_file if tls.client_auth == "require" else None)
 

@@ -7,45 +7,49 @@ import ssl
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from zuebee.accounts.source import StoreSource
+import msgspec
+
+from zuebee.accounts.principals import StoreSource
 from zuebee.admission.service import AdmissionService
-from zuebee.app.access import AuthState, build_pipeline, needs_store, warn_of_unasked_keys
-from zuebee.app.books import BooksWatch
-from zuebee.app.facts import KnownModels
-from zuebee.app.fixed import fixed_changes
+from zuebee.app.auth import AuthState, build_pipeline, needs_store, warn_of_unasked_keys
+from zuebee.app.connect import prepare_store, room_for_connections, store_database
 from zuebee.app.grpc import build_grpc_server, grpc_tls
-from zuebee.app.guarding import build_firewall, open_answers
-from zuebee.app.limiting import build_limiter, lend_limits, same_limiter
-from zuebee.app.loop import room_for_connections
-from zuebee.app.money import open_billing
-from zuebee.app.reporting import build_reporting, lend_budgets, lend_reporting
-from zuebee.app.store import prepare_store, store_database
-from zuebee.app.store_watch import StoreWatch
+from zuebee.app.parts import (
+    build_firewall,
+    build_limiter,
+    build_reporting,
+    lend_budgets,
+    lend_limits,
+    lend_reporting,
+    open_answers,
+    open_billing,
+    same_limiter,
+)
+from zuebee.app.watches import BooksWatch, KnownModels, StoreWatch
 from zuebee.auth.service import AuthPipeline, OpenDoor
 from zuebee.billing.list_prices import ListPrices
 from zuebee.billing.pricing import PriceBook
 from zuebee.config import BackendSettings, ProxySettings, RoutingSettings, ServerSettings, Settings, TlsSettings
-from zuebee.config.check import listen_address
+from zuebee.config.validate import listen_address
 from zuebee.contracts.admission import Recorder
-from zuebee.dispatch.fleet import Fleet, Reachable
-from zuebee.dispatch.model_list import ModelList
+from zuebee.dispatch.pool import Fleet, ModelList, Reachable
 from zuebee.dispatch.service import Dispatcher
-from zuebee.dispatch.turns import Turns
-from zuebee.edge.address import TrustedProxies
+from zuebee.dispatch.waiting import Turns
+from zuebee.edge.client import TrustedProxies
 from zuebee.edge.cors import Cors
 from zuebee.edge.http import HttpEdge
+from zuebee.edge.idempotency import Replays
 from zuebee.edge.operator import Operator, OperatorPorts, Readiness
 from zuebee.edge.pipeline import Pipeline
-from zuebee.edge.replay import Replays
 from zuebee.edge.uploads import Uploads
-from zuebee.kit import clock
-from zuebee.kit.http_connect import bypasses_proxy, port_of
-from zuebee.kit.http_server import HttpServer, ReceiveLimits
-from zuebee.kit.networks import parse_networks, within
-from zuebee.kit.tasks import Tasks
+from zuebee.http.connect import bypasses_proxy, port_of
+from zuebee.http.server import HttpServer, ReceiveLimits
+from zuebee.lib import clock
+from zuebee.lib.networks import parse_networks, within
+from zuebee.lib.tasks import Tasks
 from zuebee.models.catalogue import KINDS
 from zuebee.models.estimate import PromptSizes
 from zuebee.models.service import BackendInference
@@ -56,8 +60,46 @@ from zuebee.telemetry.exposition import Exposition
 from zuebee.telemetry.metrics import PRIORITIES, Metrics
 from zuebee.usage.service import Reporter
 
+# Which settings a running process cannot change.
+
+FIXED: Final = (
+    "listen", "grpc", "server", "store", "redis", "usage", "billing", "idempotency", "log", "stream", "proxy"
+)  # fmt: skip
+"""What it is built on."""
+
+MOVABLE: Final = frozenset(
+    {
+        "billing.prices", "billing.built_in_prices", "billing.margin_percent", "billing.unknown_price", "billing.cap",
+        "log.level", "usage.reporters",
+    }
+)  # fmt: skip
+"""Except for these, which take effect with the next request."""
+
+
+def fixed_changes(old: Settings, new: Settings) -> list[str]:
+    """The names of the settings that differ and need a restart, as files have them (`store.path`)."""
+    return [
+        name
+        for section in FIXED
+        for name in _differences(section, getattr(old, section), getattr(new, section))
+        if name not in MOVABLE
+    ]
+
+
+def _differences(name: str, old: Any, new: Any) -> list[str]:
+    if old == new:
+        return []
+    if not isinstance(old, msgspec.Struct) or type(old) is not type(new):
+        return [name]
+    return [
+        deeper
+        for field in msgspec.structs.fields(old)
+        for deeper in _differences(f"{name}.{field.encode_name}", getattr(old, field.name), getattr(new, field.name))
+    ]
+
+
 if TYPE_CHECKING:
-    from zuebee.kit.grpc_server import GrpcServer
+    from zuebee.lib.grpc.server import GrpcServer
 
 MODELS_EVERY_S = 30.0
 PATIENCE_S = 0.05

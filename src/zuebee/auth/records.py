@@ -4,20 +4,24 @@ The names are LLMProxy's. A value that cannot be read is a ValueError that names
 passed over.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import hmac
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from typing import Any, TypeAlias, cast, get_args
+from functools import lru_cache
+from typing import Any, Final, TypeAlias, cast, get_args
 
 import msgspec
 
 from zuebee.config import LimitSettings
-from zuebee.config.limits import MAX_NUMBER
+from zuebee.config.settings_base import MAX_NUMBER
 from zuebee.contracts.admission import Budget, Limit, Period, Principal, Priority, some_tags
-from zuebee.contracts.errors import KEY_DISABLED, KEY_EXPIRED, Refusal
+from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, KEY_NOT_STARTED, KEY_REVOKED, Refusal
 from zuebee.contracts.keys import KeyRecord
 from zuebee.contracts.limits import limits_of
-from zuebee.kit.networks import Network, parse_networks
+from zuebee.lib.networks import Network, parse_networks, within
 
 QUOTA_EXCEEDED = Refusal(429, "insufficient_quota", "quota_exceeded", "The token quota of this API key is used up.")
 NO_BALANCE = Refusal(402, "insufficient_quota", "insufficient_balance", "The balance of this API key is used up.")
@@ -211,3 +215,133 @@ def _instant(value: datetime | date) -> float:
     if not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+
+
+# Credentials: finding the key in a request, and judging the record that belongs to it.
+
+MAX_KEY_BYTES: Final = 16_384
+"""Keys are short, but tokens of some issuers name all the groups of a user."""
+MAX_KNOWN_KEY_BYTES: Final = 128
+"""The digests of shorter keys are remembered for a while."""
+Finish: TypeAlias = Callable[[Principal], Awaitable[Principal | Refusal]]
+"""Gives a principal that names a plan, a user, a team or an organisation what these are entitled to, or refuses it."""
+_SENDABLE: Final = re.compile(rb"[\x21-\x7e]+")
+
+
+async def unchanged(principal: Principal) -> Principal | Refusal:
+    """A `Finish` for when nobody knows more of a principal than it says itself."""
+    return principal
+
+
+def sendable(key: bytes) -> bool:
+    """Whether a key has only characters that a header can carry: no others are ever looked up anywhere."""
+    return _SENDABLE.fullmatch(key) is not None
+
+
+def digest_of(key: bytes) -> str:
+    """The form in which keys are kept and compared: SHA-256 in hex."""
+    return _known_digest(key) if len(key) <= MAX_KNOWN_KEY_BYTES else hashlib.sha256(key).hexdigest()
+
+
+@lru_cache(2048)
+def _known_digest(key: bytes) -> str:
+    return hashlib.sha256(key).hexdigest()
+
+
+def same_digest(one: str, other: str) -> bool:
+    """Equality in constant time."""
+    return hmac.compare_digest(one, other)
+
+
+def find_key(fields: Mapping[bytes, bytes], carriers: Sequence[bytes]) -> bytes | None:
+    """The key of a request: the first of the carriers (header names in lower case) that holds one.
+
+    `authorization` must hold a bearer token (RFC 6750; the scheme in any case), other headers the key itself.
+    """
+    for carrier in carriers:
+        value = fields.get(carrier)
+        if value is None or len(value) > MAX_KEY_BYTES:
+            continue
+        if carrier == b"authorization":
+            scheme, _, value = value.partition(b" ")
+            if scheme.lower() != b"bearer":
+                continue
+        if key := value.strip():
+            return key
+    return None
+
+
+def judge(record: KeyRecord, address: str, now_s: float) -> Refusal | None:
+    """Whether a known key may be used now and from here; `record.refusal` is left to the caller."""
+    if record.revoked:
+        return KEY_REVOKED
+    if not record.active:
+        return KEY_EXPIRED if record.expired else KEY_DISABLED
+    if record.expires_at_s and now_s >= record.expires_at_s:
+        return KEY_EXPIRED
+    if now_s < record.starts_at_s:
+        return KEY_NOT_STARTED
+    if record.denied and within(address, record.denied):
+        return ADDRESS_REFUSED
+    if record.allowed and not within(address, record.allowed):
+        return ADDRESS_REFUSED
+    return None
+
+
+# One principal out of what several sources agree on: none may widen what another one narrowed.
+
+NOTHING = "-"
+"""A pattern that no model and no path has: all lists together leave nothing."""
+
+
+def merged(principals: Sequence[Principal]) -> Principal:
+    """The first one, with the limits, budgets and restrictions of all."""
+    first, *others = principals
+    for other in others:
+        first = replace(
+            first,
+            tags=some_tags(first.tags, other.tags),
+            models=_both(first.models, other.models),
+            endpoints=_both(first.endpoints, other.endpoints),
+            limits=_limits((*first.limits, *other.limits)),
+            budgets=_merged_budgets((*first.budgets, *other.budgets)),
+            priority="low" if other.priority == "low" else first.priority,
+        )
+    return first
+
+
+def _both(ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:
+    """What both lists allow; an empty one allows all."""
+    if not ours or not theirs:
+        return ours or theirs
+    inner = (each for each in ours if any(_covers(wide, each) for wide in theirs))
+    outer = (each for each in theirs if any(_covers(wide, each) for wide in ours))
+    return tuple(dict.fromkeys((*inner, *outer))) or (NOTHING,)
+
+
+def _covers(wide: str, narrow: str) -> bool:
+    return narrow.startswith(wide[:-1]) if wide.endswith("*") else wide == narrow
+
+
+def _limits(limits: Iterable[Limit]) -> tuple[Limit, ...]:
+    found: dict[tuple[str, str, int], Limit] = {}
+    for limit in limits:
+        name = (limit.subject, limit.kind, limit.window_s)
+        known = found.get(name)
+        # An amount of 0 is no limit.
+        if known is None or not known.amount or 0 < limit.amount < known.amount:
+            found[name] = limit
+    return tuple(found.values())
+
+
+def _merged_budgets(budgets: Iterable[Budget]) -> tuple[Budget, ...]:
+    found: dict[str, Budget] = {}
+    for budget in budgets:
+        known = found.setdefault(budget.account, budget)
+        if known is not budget:
+            # Without a limit of its own only what was paid in may be spent: that is the smallest.
+            limits = [each.limit for each in (known, budget) if each.limit is not None]
+            smaller = min(limits) if len(limits) == 2 else None
+            used = max(known.used_before, budget.used_before)
+            found[budget.account] = replace(known, limit=smaller, used_before=used)
+    return tuple(found.values())

@@ -6,24 +6,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from zuebee.auth.counters import PIPELINE, AuthCounters
-from zuebee.auth.credentials import digest_of, find_key, judge, sendable
-from zuebee.auth.handles import Handles
 from zuebee.auth.lookups import UnreadableAnswer
-from zuebee.auth.merge import merged
-from zuebee.auth.records import with_fields
-from zuebee.auth.script import SCRIPT_FAILED, DecisionScript, ScriptThreads, Verdict
-from zuebee.auth.step import Answer, Step
+from zuebee.auth.records import digest_of, find_key, judge, merged, sendable, with_fields
+from zuebee.auth.sources.cached import Answer, Step
+from zuebee.auth.sources.script import SCRIPT_FAILED, DecisionScript, ScriptThreads, Verdict
+from zuebee.auth.state import PIPELINE, AuthCounters, Handles
 from zuebee.contracts.admission import ANONYMOUS, Caller, Principal
 from zuebee.contracts.errors import KEY_REVOKED, NO_KEY, UNKNOWN_KEY, Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
-from zuebee.kit import clock
-from zuebee.kit.database import DatabaseError
-from zuebee.kit.grpc_failure import GrpcFailure
-from zuebee.kit.http_failure import HttpFailure
-from zuebee.kit.redis_errors import RedisError
-from zuebee.kit.seldom import Seldom
-from zuebee.kit.tasks import Tasks
+from zuebee.lib import clock
+from zuebee.lib.failures import GrpcFailure, HttpFailure, RedisError
+from zuebee.lib.seldom import Seldom
+from zuebee.lib.sql.database import DatabaseError
+from zuebee.lib.tasks import Tasks
 
 _log: Final = logging.getLogger("zuebee.auth")
 

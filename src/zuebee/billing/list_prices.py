@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from zuebee.billing.rates import Rate, Tier
-from zuebee.config.check_billing import MAX_PRICE_NANO
+from zuebee.billing.pricing import Rate, Tier
+from zuebee.config.validate_policies import MAX_PRICE_NANO
 
 FILE: Final = Path(__file__).with_name("list_prices.json")
 _NAMED_IN_PASSING: Final = ("openai", "cohere", "voyageai")

@@ -1,11 +1,10 @@
 """PURE. Why something cannot be spent, in words for its caller."""
 
-from zuebee.billing.entries import TOKENS, Short
-from zuebee.billing.pricing import affordable
-from zuebee.billing.rates import Quote
+from zuebee.billing.pricing import Quote, affordable
 from zuebee.contracts.admission import Amount
 from zuebee.contracts.errors import Refusal
-from zuebee.kit.timestamps import rfc3339
+from zuebee.ledger.entries import TOKENS, Short
+from zuebee.lib.units import rfc3339
 
 PAYMENT_REQUIRED = 402
 SOON_S = 1.0

@@ -9,26 +9,99 @@ from typing import Final
 
 import msgspec
 
-from zuebee.billing import records
-from zuebee.billing.batch import Batch, Closing
-from zuebee.billing.committer import LATER, NOW, SOON, Committer
-from zuebee.billing.entries import TOKENS, Balance, HoldState, Path, Short
-from zuebee.billing.journal import Journal
-from zuebee.billing.ledger import Ledger
-from zuebee.billing.outcome import Outcome, outcome_of, outcome_text, settlement_of
-from zuebee.billing.pricing import PriceBook, answer_tokens, no_price, quoted, usage_cost_nano
-from zuebee.billing.rates import Quote, Rate
+from zuebee.billing.pricing import PriceBook, Quote, Rate, answer_tokens, no_price, quoted, usage_cost_nano
 from zuebee.billing.refusals import too_short
-from zuebee.billing.store_errors import StoreBusy, StoreFailed
-from zuebee.billing.store_sqlite import SqliteStore
-from zuebee.billing.waiters import Waiters
 from zuebee.config import BillingSettings
 from zuebee.contracts.admission import MAX_AMOUNT, NOTHING, Amount, Budget, Grant, Hold, Need, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Job, Usage, is_bounded
-from zuebee.contracts.periods import period_start_s
-from zuebee.kit import clock
-from zuebee.kit.seldom import Seldom
+from zuebee.contracts.limits import period_start_s
+from zuebee.ledger import usage_rows
+from zuebee.ledger.entries import TOKENS, Balance, HoldState, Path, Short
+from zuebee.ledger.errors import StoreBusy, StoreFailed
+from zuebee.ledger.group_commit import LATER, NOW, SOON, Batch, Closing, Committer
+from zuebee.ledger.journal import Journal
+from zuebee.ledger.journal_rows import Outcome, outcome_of, outcome_text, settlement_of
+from zuebee.ledger.ledger import Ledger
+from zuebee.ledger.sqlite import SqliteStore
+from zuebee.lib import clock
+from zuebee.lib.seldom import Seldom
+
+# Requests that wait for others to give back what they do not need of a budget that they share.
+
+MAX_WAITING: Final = 1000
+"""In all accounts. Whoever comes then is refused at once."""
+
+WOKEN_AT_ONCE: Final = 16
+"""Of those who wait for one account, in the order of their coming: the first will take what came back."""
+
+
+class Turn:
+    """A place among those who wait for an account. A context manager: leaving it gives up the place."""
+
+    def __init__(self, waiters: "Waiters", account: str) -> None:
+        self._waiters = waiters
+        self._account = account
+        self._woken = asyncio.Event()
+
+    def __enter__(self) -> "Turn":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waiters.leave(self, self._account)
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait until something came back; False when nothing did in time."""
+        if timeout_s <= 0:
+            return False
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._woken.wait()
+        except TimeoutError:
+            return False
+        self._woken.clear()
+        return True
+
+    def wake(self) -> None:
+        """Something came back."""
+        self._woken.set()
+
+
+class Waiters:
+    """All that wait, by account, in the order of their coming."""
+
+    def __init__(self) -> None:
+        self._turns: dict[str, dict[Turn, None]] = {}
+        self._count = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether somebody waits."""
+        return self._count > 0
+
+    def enter(self, account: str) -> Turn | None:
+        """A place in the line for an account; None when too many wait already."""
+        if self._count >= MAX_WAITING:
+            return None
+        self._count += 1
+        turn = Turn(self, account)
+        self._turns.setdefault(account, {})[turn] = None
+        return turn
+
+    def leave(self, turn: Turn, account: str) -> None:
+        """Give a place up."""
+        turns = self._turns[account]
+        del turns[turn]
+        self._count -= 1
+        if not turns:
+            del self._turns[account]
+
+    def wake(self, path: Path) -> None:
+        """A hold on this path has ended: the first of those who wait for its accounts look again."""
+        for balance in path.balances:
+            for _, turn in zip(range(WOKEN_AT_ONCE), self._turns.get(balance.account, ()), strict=False):
+                turn.wake()
+
 
 _log: Final = logging.getLogger("zuebee.billing")
 
@@ -198,7 +271,7 @@ class LocalBilling:
             except (StoreBusy, StoreFailed) as error:
                 self._seldom.error("an account could not be opened: %s", error)
                 return STORE_UNAVAILABLE
-        stub = records.stub(principal, job, now_s)
+        stub = usage_rows.stub(principal, job, now_s)
         expires_at_s = now_s + self._settings.hold_s
         held = self.ledger.reserve(job.request_id, path, quote, now_s, expires_at_s, stub, quote.least)
         if not isinstance(held, HoldState):
@@ -367,7 +440,9 @@ class LocalBilling:
         self.ledger.expire(hold.id, now_s)
         self._waiters.wake(hold.path)
         charged = hold.charged
-        self._committer.current.records.append(records.orphan(hold.id, hold.record, charged.tokens, charged.cost_nano))
+        self._committer.current.records.append(
+            usage_rows.orphan(hold.id, hold.record, charged.tokens, charged.cost_nano)
+        )
         self._committer.touch(SOON)
 
     async def _take_foreign_grants(self) -> None:

@@ -4,23 +4,21 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
-from zuebee.billing import records
-from zuebee.billing.entries import TOKENS, Balance, HoldState, Short
-from zuebee.billing.operations import Extend, Reserve, Settle, record_of
-from zuebee.billing.pricing import PriceBook, answer_tokens, no_price, quoted, usage_cost_nano
-from zuebee.billing.rates import Quote, Rate
+from zuebee.billing.pricing import PriceBook, Quote, Rate, answer_tokens, no_price, quoted, usage_cost_nano
 from zuebee.billing.refusals import too_short
-from zuebee.billing.shared_batch import Pending
-from zuebee.billing.shared_committer import SharedCommitter
-from zuebee.billing.spool import Spool, replay
-from zuebee.billing.store_errors import StoreBusy, StoreFailed
-from zuebee.billing.store_postgres import PostgresStore
-from zuebee.billing.stub import stub_text
 from zuebee.config import BillingSettings
 from zuebee.contracts.admission import MAX_AMOUNT, Amount, Grant, Hold, Need, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Job, Usage, is_bounded
-from zuebee.kit import clock
+from zuebee.ledger import usage_rows
+from zuebee.ledger.entries import TOKENS, Balance, HoldState, Short
+from zuebee.ledger.errors import StoreBusy, StoreFailed
+from zuebee.ledger.journal_rows import stub_text
+from zuebee.ledger.operations import Extend, Reserve, Settle, record_of
+from zuebee.ledger.postgres import PostgresStore
+from zuebee.ledger.postgres_commit import SharedCommitter
+from zuebee.ledger.spool import Pending, Spool, replay
+from zuebee.lib import clock
 
 EXTENSION_TOKENS = 256
 MAX_WAITING = 1000
@@ -135,7 +133,7 @@ class SharedBilling:
 
     async def _try_to_hold(self, principal: Principal, job: Job, quote: Quote) -> SharedHold | Short | Refusal:
         now_s = clock.wall_s()
-        stub = stub_text(records.stub(principal, job, now_s))
+        stub = stub_text(usage_rows.stub(principal, job, now_s))
         amount = Amount(quote.tokens, quote.cost_nano)
         hold_s = self._settings.hold_s
         try:

@@ -6,14 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from zuebee.accounts.amounts import read_amount
-from zuebee.accounts.errors import AccountsError
-from zuebee.accounts.invoice_page import invoice_page
+from zuebee.accounts.invoices import invoice_page
+from zuebee.accounts.schemas import AccountsError, read_amount
 from zuebee.cli import options, show
 from zuebee.cli.keys import options_budgets
-from zuebee.cli.options import OPTION_OF, money, opened, said, saying_errors, time_s
+from zuebee.cli.options import OPTION_OF, money, one_of, opened, said, saying_errors, time_s
 from zuebee.cli.show import Form
-from zuebee.cli.words import one_of
 
 app = typer.Typer(name="accounts", help="Organisations, teams, users and their budgets.", no_args_is_help=True)
 

@@ -4,13 +4,13 @@ from typing import Annotated, Any
 
 import typer
 
-from zuebee.accounts.amounts import TOKENS
+from zuebee.accounts.schemas import TOKENS
 from zuebee.cli import options, show
 from zuebee.cli.options import OPTION_OF, opened, said, time_s
 from zuebee.cli.place import MISUSED, give_up
 from zuebee.cli.show import Form
 from zuebee.contracts.errors import Refusal
-from zuebee.kit.units import Duration
+from zuebee.lib.units import Duration
 
 app = typer.Typer(name="keys", help="Keys of the store: made, listed, replaced, revoked.", no_args_is_help=True)
 

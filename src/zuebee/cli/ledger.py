@@ -11,8 +11,8 @@ from msgspec.structs import asdict
 from zuebee.cli import show as shown
 from zuebee.cli.place import FAILED, MISUSED, ConfigOption, StoreOption, chosen, give_up, open_ledger
 from zuebee.cli.show import FormOption
-from zuebee.kit import clock
-from zuebee.kit.timestamps import rfc3339
+from zuebee.lib import clock
+from zuebee.lib.units import rfc3339
 
 DAY_S = 86_400.0
 SHOWN = 20
@@ -34,11 +34,11 @@ def verify(
     ] = "",
 ) -> None:
     """Check that the ledger adds up (docs/billing.md). Exit status: 0 it does, 1 it does not or cannot be read."""
-    from zuebee.billing import look
-    from zuebee.billing.verify import SWEEP_S
+    from zuebee.ledger import audit
+    from zuebee.ledger.audit import SWEEP_S
 
     try:
-        kept = look.heads_from(Path(since).read_text()) if since else []
+        kept = audit.heads_from(Path(since).read_text()) if since else []
     except (OSError, ValueError) as error:
         give_up(f"--since: {since} cannot be read: {error}", MISUSED)
 
@@ -49,8 +49,8 @@ def verify(
     wrong: list[dict[str, Any]] = []
     progress = shown.Progress("verifying")
     with open_ledger(here, form) as connection:
-        found = look.violations(connection, sweep_s=SWEEP_S, records_since_s=since_s, said=progress)
-        for violation in chain(found, look.missing(connection, kept)):
+        found = audit.violations(connection, sweep_s=SWEEP_S, records_since_s=since_s, said=progress)
+        for violation in chain(found, audit.missing(connection, kept)):
             progress.end()
             wrong.append(violation._asdict())
             if form != "json":
@@ -58,15 +58,15 @@ def verify(
             if not every:
                 break
         progress.end()
-        entries = look.count_entries(connection)
-        ends = look.heads_of(connection) if heads and not wrong else []
+        entries = audit.count_entries(connection)
+        ends = audit.heads_of(connection) if heads and not wrong else []
     if not wrong and heads not in ("", "-"):
-        _keep(heads, look.heads_text(ends))
+        _keep(heads, audit.heads_text(ends))
     if form == "json":
         printed = {"heads": [asdict(each) for each in ends]} if heads == "-" else {}
         shown.as_json({"right": not wrong, "entries": entries, "items": wrong, **printed})
     elif not wrong:
-        sys.stdout.write(look.heads_text(ends) if heads == "-" else "")
+        sys.stdout.write(audit.heads_text(ends) if heads == "-" else "")
         typer.echo(f"the ledger is right: {entries} entries, no violation")
     if wrong:
         raise typer.Exit(FAILED)
@@ -80,11 +80,11 @@ def show(
     form: FormOption = "table",
 ) -> None:
     """Show the balances of an account, newest period first, and its last entries."""
-    from zuebee.billing import look
+    from zuebee.ledger import audit
 
     with open_ledger(chosen(path, store), form) as connection:
-        balances, entries = look.account(connection, account, SHOWN)
-        currency = look.currency(connection)
+        balances, entries = audit.account(connection, account, SHOWN)
+        currency = audit.currency(connection)
     if not balances:
         give_up(f"there is no account {account} in the ledger")
     if form == "json":
@@ -115,11 +115,11 @@ def holds(
     every: Annotated[bool, typer.Option("--all", help=f"All of them, not only the {SHOWN} that end first.")] = False,
 ) -> None:
     """Show what is held for requests that run, the first to expire first."""
-    from zuebee.billing import look
+    from zuebee.ledger import audit
 
     with open_ledger(chosen(path, store), form) as connection:
-        found, total = look.open_holds(connection, 1 << 62 if every else SHOWN)
-        currency = look.currency(connection)
+        found, total = audit.open_holds(connection, 1 << 62 if every else SHOWN)
+        currency = audit.currency(connection)
     if form == "json":
         shown.as_json({"items": found, "open": total})
         return

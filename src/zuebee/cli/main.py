@@ -10,9 +10,9 @@ import typer
 from typer.core import TyperGroup
 
 from zuebee import __version__, config
-from zuebee.cli import accounts, keys, ledger, plans, usage, words
+from zuebee.cli import accounts, keys, ledger, options, plans, usage
 from zuebee.cli.place import FAILED, MISUSED, chosen, give_up
-from zuebee.config.file import ConfigError, Loaded, load
+from zuebee.config.load import ConfigError, Loaded, load
 from zuebee.telemetry import logs
 
 COMPLETE = "_ZUEBEE_COMPLETE"
@@ -25,7 +25,7 @@ class _Root(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The arguments, with the short form written out, as far as they are options."""
         end = args.index("--") if "--" in args else len(args)
-        front = ["--format=json" if each == "--json" else words.option(each) for each in args[:end]]
+        front = ["--format=json" if each == "--json" else options.option(each) for each in args[:end]]
         return super().parse_args(ctx, [*front, *args[end:]])
 
     def invoke(self, ctx: Any) -> Any:
@@ -33,7 +33,7 @@ class _Root(TyperGroup):
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            error.message = words.mended(error.message)
+            error.message = options.mended(error.message)
             raise
 
     def main(self, *args: Any, **named: Any) -> Any:
@@ -112,7 +112,7 @@ def run(
 
 
 def _ready(url: str, store: config.StoreSettings) -> None:
-    from zuebee.app.store import store_place
+    from zuebee.app.connect import store_place
 
     _log.info("store: %s", store_place(store))
     _log.info("ready at %s", url)
@@ -120,8 +120,8 @@ def _ready(url: str, store: config.StoreSettings) -> None:
 
 def _left_behind(loaded: Loaded) -> list[str]:
     """Warnings about a store where it was before. Raises CannotStart."""
+    from zuebee.app.connect import left_behind
     from zuebee.app.lifecycle import CannotStart
-    from zuebee.app.store import left_behind
 
     try:
         return left_behind(loaded.as_written, loaded.settings.store)
@@ -160,8 +160,8 @@ def check_config(path: ConfigOption = "config.yaml") -> None:
     loaded = _load_or_exit(path)
     for warning in loaded.warnings:
         typer.echo(f"warning: {warning}")
-    from zuebee.app.access import check_pipeline
-    from zuebee.app.store import store_place
+    from zuebee.app.auth import check_pipeline
+    from zuebee.app.connect import store_place
 
     try:
         check_pipeline(loaded.settings)
@@ -239,7 +239,7 @@ def sim(
     max_model_tokens: Annotated[int, typer.Option(help="Prompt and answer together.", min=1)] = 131_072,
 ) -> None:
     """Run the simulated model server: OpenAI's API, made-up answers, real faults on request (docs/sim.md)."""
-    from zuebee.app.loop import run_loop
+    from zuebee.app.connect import run_loop
     from zuebee.sim.server import SimSettings, serve
 
     settings = SimSettings(

@@ -12,7 +12,7 @@ from zuebee import config
 from zuebee.cli import show
 from zuebee.cli.show import Form
 from zuebee.config import StoreSettings, UsageSettings
-from zuebee.config.file import ConfigError
+from zuebee.config.load import ConfigError
 from zuebee.config.paths import named_store, password_in
 
 FAILED, MISUSED = 1, 2
@@ -48,7 +48,7 @@ class Chosen:
     @property
     def place(self) -> str:
         """Where it is, for people. Ends the command if nobody can tell."""
-        from zuebee.app.store import store_place
+        from zuebee.app.connect import store_place
 
         try:
             return store_place(self.store)
@@ -77,8 +77,8 @@ def chosen(path: str, store: str | None, *, spool: bool = False) -> Chosen:
         return _named(store)
     if not Path(path).exists():
         give_up(f"There is no {path}. Name a configuration file with --config, or a store with --store.", MISUSED)
-    from zuebee.app.store import left_behind
-    from zuebee.config.part import load_part
+    from zuebee.app.connect import left_behind
+    from zuebee.config.load import load_part
 
     try:
         part = load_part(path, config.environment(), spool=spool)
@@ -114,7 +114,7 @@ def _named(store: str) -> Chosen:
 @contextmanager
 def open_accounts(path: str, store: str | None, form: Form) -> Iterator[Any]:
     """The store as `Administration`."""
-    from zuebee.app.administration import CannotOpen, administration
+    from zuebee.app.operations import CannotOpen, administration
 
     here = chosen(path, store)
     progress = show.Progress("migrating")
@@ -131,7 +131,7 @@ def open_accounts(path: str, store: str | None, form: Form) -> Iterator[Any]:
 @contextmanager
 def open_usage(path: str, store: str | None, form: Form) -> Iterator[Any]:
     """The store as `UsageDesk`."""
-    from zuebee.app.usage_desk import CannotRead, usage_desk
+    from zuebee.app.operations import CannotRead, usage_desk
 
     here = chosen(path, store)
     progress = show.Progress("migrating")
@@ -148,8 +148,8 @@ def open_usage(path: str, store: str | None, form: Form) -> Iterator[Any]:
 @contextmanager
 def open_ledger(here: Chosen, form: Form) -> Iterator[Any]:
     """A connection to the store, for reading only; it is left as it is."""
-    from zuebee.billing import look
-    from zuebee.kit.database import DatabaseError
+    from zuebee.ledger import audit
+    from zuebee.lib.sql.database import DatabaseError
     from zuebee.schema.version import SchemaError, current_version
 
     place = here.store.url or here.store.path
@@ -161,7 +161,7 @@ def open_ledger(here: Chosen, form: Form) -> Iterator[Any]:
                 if missing
                 else "there is no store of this version yet: `zuebee run` makes it"
             )
-        with look.reading(place) as connection:
+        with audit.reading(place) as connection:
             here.say(form)
             yield connection
     except (DatabaseError, SchemaError, ValueError, OSError) as error:

@@ -11,13 +11,12 @@ import msgspec
 import typer
 
 from zuebee.cli import show
+from zuebee.cli.options import spelled
 from zuebee.cli.place import MISUSED, ConfigOption, StoreOption, give_up, open_usage
 from zuebee.cli.show import Form, FormOption
-from zuebee.cli.words import spelled
-from zuebee.config.check_billing import since_s
-from zuebee.kit import clock
-from zuebee.kit.timestamps import rfc3339
-from zuebee.kit.units import Duration
+from zuebee.config.validate_policies import since_s
+from zuebee.lib import clock
+from zuebee.lib.units import Duration, rfc3339
 
 GROUPS = ("key", "user", "team", "organisation", "plan", "model", "endpoint", "day", "hour")
 FIGURES = (

@@ -1,41 +1,5 @@
 """Every setting, and how a file of them is read."""
 
-from zuebee.config.access import (
-    ApiKeySettings,
-    AuthSettings,
-    BillingSourceSettings,
-    DatabaseSourceSettings,
-    FirewallRuleSettings,
-    FirewallSettings,
-    GrpcTlsSettings,
-    JwtSettings,
-    RedisSourceSettings,
-    ScriptSettings,
-    SignatureClientSettings,
-    SourceSettings,
-    WebhookSourceSettings,
-)
-from zuebee.config.base import (
-    Section,
-    environment,
-)
-from zuebee.config.limits import (
-    AbuseSettings,
-    LimitSettings,
-    PriorityLimitSettings,
-    RateLimitSettings,
-    RedisSettings,
-)
-from zuebee.config.money import (
-    BillingSettings,
-    ClientGoneSettings,
-    IdempotencySettings,
-    PriceSettings,
-    ReporterDatabaseSettings,
-    ReporterSettings,
-    StoreSettings,
-    UsageSettings,
-)
 from zuebee.config.settings import (
     BackendSettings,
     CorsSettings,
@@ -54,6 +18,40 @@ from zuebee.config.settings import (
     ShutdownSettings,
     StreamSettings,
     TlsSettings,
+)
+from zuebee.config.settings_auth import (
+    ApiKeySettings,
+    AuthSettings,
+    BillingSourceSettings,
+    DatabaseSourceSettings,
+    FirewallRuleSettings,
+    FirewallSettings,
+    GrpcTlsSettings,
+    JwtSettings,
+    RedisSourceSettings,
+    ScriptSettings,
+    SignatureClientSettings,
+    SourceSettings,
+    WebhookSourceSettings,
+)
+from zuebee.config.settings_base import (
+    AbuseSettings,
+    LimitSettings,
+    PriorityLimitSettings,
+    RateLimitSettings,
+    RedisSettings,
+    Section,
+    environment,
+)
+from zuebee.config.settings_billing import (
+    BillingSettings,
+    ClientGoneSettings,
+    IdempotencySettings,
+    PriceSettings,
+    ReporterDatabaseSettings,
+    ReporterSettings,
+    StoreSettings,
+    UsageSettings,
 )
 
 __all__ = [

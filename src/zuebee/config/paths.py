@@ -7,10 +7,10 @@ from urllib.parse import unquote
 
 import msgspec
 
-from zuebee.config.access import DatabaseSourceSettings, ScriptSettings
-from zuebee.config.money import ReporterDatabaseSettings, StoreSettings
 from zuebee.config.settings import LogSettings
-from zuebee.kit.dsn import sqlite_path
+from zuebee.config.settings_auth import DatabaseSourceSettings, ScriptSettings
+from zuebee.config.settings_billing import ReporterDatabaseSettings, StoreSettings
+from zuebee.lib.sql.dsn import sqlite_path
 
 _FILES: dict[type, tuple[str, ...]] = {
     StoreSettings: ("path", "spool_path"),

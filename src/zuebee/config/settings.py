@@ -8,11 +8,16 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, field
 
-from zuebee.config.access import ApiKeySettings, AuthSettings, FirewallSettings
-from zuebee.config.base import Section, seconds
-from zuebee.config.limits import RateLimitSettings, RedisSettings
-from zuebee.config.money import BillingSettings, ClientGoneSettings, IdempotencySettings, StoreSettings, UsageSettings
-from zuebee.kit.units import Duration, Size, Timeout
+from zuebee.config.settings_auth import ApiKeySettings, AuthSettings, FirewallSettings
+from zuebee.config.settings_base import RateLimitSettings, RedisSettings, Section, seconds
+from zuebee.config.settings_billing import (
+    BillingSettings,
+    ClientGoneSettings,
+    IdempotencySettings,
+    StoreSettings,
+    UsageSettings,
+)
+from zuebee.lib.units import Duration, Size, Timeout
 
 Repeated = Literal["timeout", "broken", "5xx"]
 """What may be sent again although a backend may have begun to work on it."""

@@ -4,7 +4,7 @@ The dispatcher, one backend, a client to another process and a test's fake are a
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from zuebee.contracts.errors import Refusal
 
@@ -287,3 +287,19 @@ class Inference(Protocol):
         cancellation; failures are in the `End`.
         """
         ...
+
+
+# What is known of a model, whoever serves it.
+
+
+class ModelFacts(NamedTuple):
+    """In tokens; 0: not known. `context`: prompt and answer together. `answer`: the longest answer."""
+
+    context: int = 0
+    answer: int = 0
+
+
+UNKNOWN = ModelFacts()
+
+FactsOf: TypeAlias = Callable[[str], ModelFacts]
+"""What is known of the model of that name; `UNKNOWN` of one that nobody knows."""

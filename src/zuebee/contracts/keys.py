@@ -7,7 +7,7 @@ import msgspec
 
 from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.errors import Refusal
-from zuebee.kit.networks import Network
+from zuebee.lib.networks import Network
 
 
 class KeyRecord(msgspec.Struct, frozen=True):

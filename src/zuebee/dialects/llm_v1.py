@@ -6,17 +6,107 @@ from typing import Any
 
 import msgspec
 from google.protobuf.message import DecodeError
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 
 from zuebee.contracts.errors import ErrorType, Refusal, bad_request
-from zuebee.dialects import json_walk, openai
-from zuebee.dialects.json_mend import mend
+from zuebee.dialects import json_text, openai
+from zuebee.dialects.json_text import mend
 from zuebee.dialects.llm_v1_loose import LooseCall, LooseChoice, LooseFunction, LooseMessage, arguments_in, text_in
 from zuebee.dialects.openai_usage import Figures, Json, usage_figures
-from zuebee.dialects.proto_walk import crowded_field
 from zuebee.dialects.sse import event_data, split_events
-from zuebee.dialects.structs import plain
 from zuebee.protos.llm_pb2 import ChatCompletionRequest, ChatMessage, ToolCall
+
+# How many parts a protobuf message has, found in its bytes before anything is made of them.
+#
+# Encoding: protobuf.dev, "Encoding". An empty part takes two bytes on the wire, and a hundred and more once it is
+# parsed.
+
+_VARINT, _FIXED64, _BYTES, _BEGIN, _END, _FIXED32 = 0, 1, 2, 3, 4, 5
+
+
+def crowded_field(data: bytes, descriptor: Any, most: int) -> str | None:
+    """The field of a message that has more than `most` parts, itself and all that is in it; None: there is none.
+
+    Of what is no message nothing is said: its parser will.
+    """
+    view, left, field = memoryview(data), most, ""
+    inside: list[tuple[int, int, Any]] = [(0, len(data), descriptor)]
+    counts: dict[str, int] = {}
+    try:
+        while inside:
+            at, end, kind = inside.pop()
+            while at < end:
+                tag, at = _varint(view, at)
+                part = None if kind is None else kind.fields_by_number.get(tag >> 3)
+                if kind is descriptor:
+                    field = "" if part is None else part.name
+                counts[field] = counts.get(field, 0) + 1
+                left -= 1
+                if left < 0:
+                    return max(counts, key=lambda name: counts[name])
+                wire = tag & 7
+                if wire == _VARINT:
+                    _, at = _varint(view, at)
+                elif wire == _BYTES:
+                    size, at = _varint(view, at)
+                    if part is not None and part.message_type is not None and size:
+                        if end > at + size:
+                            inside.append((at + size, end, kind))
+                        end, kind = at + size, part.message_type
+                    else:
+                        at += size
+                elif wire in (_FIXED64, _FIXED32):
+                    at += 8 if wire == _FIXED64 else 4
+                elif wire not in (_BEGIN, _END):
+                    return None
+    except IndexError:
+        pass
+    return None
+
+
+def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    byte = view[at]
+    at += 1
+    if byte < 0x80:
+        return byte, at
+    value, shift = byte & 0x7F, 7
+    while True:
+        byte = view[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise IndexError
+
+
+# What a google.protobuf.Struct holds, as Python has it. PURE.
+
+
+def plain(struct: Struct) -> dict[str, Any]:
+    """A Struct as a dictionary with its names in order; whole numbers are integers. Raises ValueError."""
+    return {name: _plain(struct.fields[name]) for name in sorted(struct.fields)}
+
+
+def _plain(value: Value) -> Any:
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return plain(value.struct_value)
+        case "list_value":
+            return [_plain(each) for each in value.list_value.values]
+        case "number_value":
+            number = value.number_value
+            if not math.isfinite(number):
+                raise ValueError("it has a number that is not finite")
+            return int(number) if number.is_integer() and abs(number) <= 1 << 53 else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case _:
+            return None
+
 
 OPTIONAL = ("temperature", "top_p", "max_tokens", "seed", "presence_penalty", "frequency_penalty")
 MAX_PARTS = 100_000
@@ -213,7 +303,7 @@ def read_answer(body: bytes) -> Piece:
     """What a chat completion, or a chunk of one, says. Raises NotAnAnswer."""
     try:
         answer = _read(body)
-    except (msgspec.DecodeError, json_walk.NotJson, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, json_text.NotJson, UnicodeDecodeError, RecursionError) as error:
         raise NotAnAnswer(str(error)) from None
     piece = Piece(model=answer.model or "", usage=usage_figures(answer.usage))
     if openai.tells_of_error(answer.error):
@@ -234,7 +324,7 @@ def _read(body: bytes) -> _Answer:
         return _read_typed(body)
     except msgspec.ValidationError:
         raise
-    except (msgspec.DecodeError, json_walk.NotJson):
+    except (msgspec.DecodeError, json_text.NotJson):
         return _read_typed(mend(body))
 
 
@@ -282,7 +372,7 @@ def _elements(raw: Json, most: int) -> list[bytes]:
     if raw is msgspec.UNSET or bytes(raw) == b"null":
         return []
     data = bytes(raw)
-    return [data[start:end] for start, end in json_walk.elements(data, 0, most)]
+    return [data[start:end] for start, end in json_text.elements(data, 0, most)]
 
 
 def _tool_call(call: _Call, index: int) -> ToolCall:

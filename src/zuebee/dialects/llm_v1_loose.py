@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from zuebee.dialects import json_walk
+from zuebee.dialects import json_text
 
 MAX_TEXT_PARTS: Final = 10_000
 MAX_DEPTH: Final = 4
@@ -66,7 +66,7 @@ class LooseMessage(msgspec.Struct):
     def said(self) -> Said:
         """All that it says. Raises as msgspec and json_walk do."""
         if self.content is not UNSET and bytes(self.content)[:1] not in (b'"', b"[", b"{", b"n"):
-            raise json_walk.NotJson("content that is no text")
+            raise json_text.NotJson("content that is no text")
         said = said_in(self.content)
         if not said.text:
             said = Said(said_in(self.refusal).text, said.thoughts)
@@ -111,15 +111,15 @@ def said_in(raw: Json, depth: int = 0) -> Said:
         return Said(_text(data))
     if mark not in (b"[", b"{"):
         if data != b"null" and depth:
-            raise json_walk.NotJson("a part that is no text")
+            raise json_text.NotJson("a part that is no text")
         return Said()
     if depth >= MAX_DEPTH:
-        raise json_walk.NotJson("too deep")
+        raise json_text.NotJson("too deep")
     if mark == b"{":
         return _said_in_part(data, depth + 1)
-    places = json_walk.elements(data, 0, MAX_TEXT_PARTS)
+    places = json_text.elements(data, 0, MAX_TEXT_PARTS)
     if len(places) > MAX_TEXT_PARTS:
-        raise json_walk.NotJson("too many parts")
+        raise json_text.NotJson("too many parts")
     parts = [said_in(Raw(data[start:end]), depth + 1) for start, end in places]
     return Said("".join(part.text for part in parts), "".join(part.thoughts for part in parts))
 

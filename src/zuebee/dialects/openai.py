@@ -4,17 +4,15 @@ Reference: OpenAI API, "Chat", "Completions", "Embeddings". Bodies pass as they 
 """
 
 import re
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
 import msgspec
 from msgspec import UNSET, Raw
 
 from zuebee.contracts.errors import Refusal, bad_request
-from zuebee.dialects import json_walk
-from zuebee.dialects.json_mend import is_object_from_outside, mend, mend_halves
-from zuebee.dialects.json_walk import BOM
+from zuebee.dialects import json_text
+from zuebee.dialects.json_text import BOM, is_object_from_outside, mend, mend_halves
 from zuebee.dialects.media import media_of
-from zuebee.dialects.openai_loose import typed
 from zuebee.dialects.openai_shapes import (
     MAX_CHOICES,
     Answer,
@@ -24,6 +22,7 @@ from zuebee.dialects.openai_shapes import (
     Request,
     StreamOptions,
     UsualAnswer,
+    typed,
 )
 from zuebee.dialects.openai_usage import Figures, Json, believed, usage_figures
 
@@ -37,7 +36,7 @@ MAX_KNOWN_BYTES: Final = 6 * MAX_MODEL + 2  # a name, all of its letters escaped
 TAIL_BYTES: Final = 1 << 16
 """Usage is looked for at the end of what cannot be read whole."""
 
-SMALL_BYTES: Final = 5 * json_walk.MAX_FIELDS
+SMALL_BYTES: Final = 5 * json_text.MAX_FIELDS
 """A body for which it is cheaper to look for the words than to go from field to field. It cannot have too many."""
 INLINE_BYTES: Final = 1 << 18
 """No body up to here takes longer than a few milliseconds, whatever stands in it."""
@@ -57,16 +56,16 @@ _ESCAPED_LETTER: Final = re.compile(rb"\\u00[5-7]")  # the letters, and the unde
 def read_request(body: bytes) -> Request | Refusal:
     """Look at the few fields that matter. A key given twice is refused: two readers could read it differently."""
     try:
-        json_walk.check_utf8(body)  # msgspec does not look at the bytes of what it skips
+        json_text.check_utf8(body)  # msgspec does not look at the bytes of what it skips
         request = _read(body)
         if isinstance(request, Request):
             request.media, request.media_bytes = media_of(body)
         return request
     except msgspec.ValidationError as error:
         return _not_valid(str(error))
-    except json_walk.TooMany:
-        return bad_request(f"The body has more than {json_walk.MAX_FIELDS} fields.", code="too_many_fields")
-    except (json_walk.NotJson, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except json_text.TooMany:
+        return bad_request(f"The body has more than {json_text.MAX_FIELDS} fields.", code="too_many_fields")
+    except (json_text.NotJson, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return bad_request(f"The body is not valid JSON: {error or 'malformed'}", code="invalid_json")
 
 
@@ -84,7 +83,7 @@ def _read(body: bytes) -> Request | Refusal:
         return _read_typed(body)
     except msgspec.ValidationError:
         raise
-    except (json_walk.NotJson, msgspec.DecodeError):
+    except (json_text.NotJson, msgspec.DecodeError):
         if body.startswith(BOM) and not body.startswith(BOM, len(BOM)):
             return _behind_mark(body)
         # Half a character, as it is left where a text was cut, is JSON, too. Not every reader takes it: ours does not.
@@ -125,15 +124,15 @@ def _read_small(body: bytes) -> Request | Refusal:
         or _bounds_nothing(peek.max_tokens)
         or _bounds_nothing(peek.max_completion_tokens)
     ):
-        places = _places(json_walk.fields(body))
+        places = _places(json_text.fields(body))
     return places if isinstance(places, Refusal) else _request(peek, options, prompts, places)
 
 
 def _read_large(body: bytes, *, loosely: bool = False) -> Request | Refusal:
     """The same from field to field: nothing is made of those that do not matter."""
     try:
-        found = json_walk.fields(body)
-    except json_walk.NotJson:
+        found = json_text.fields(body)
+    except json_text.NotJson:
         _peek.decode(body)  # for what msgspec says of it
         raise
     places = _places(found)
@@ -193,8 +192,8 @@ def _count_prompts(data: bytes, start: int) -> int:
     """
     if data[start : start + 1] != b"[":
         return 1
-    first = json_walk.inside(data, start, b"[")
-    return len(json_walk.elements(data, start, MAX_PROMPTS)) if data[first : first + 1] in (b'"', b"[") else 1
+    first = json_text.inside(data, start, b"[")
+    return len(json_text.elements(data, start, MAX_PROMPTS)) if data[first : first + 1] in (b'"', b"[") else 1
 
 
 def _may_repeat(body: bytes, *, names_prompt: bool) -> bool:
@@ -229,7 +228,7 @@ def usage_asked(options: bytes) -> bytes:
     """The value of `stream_options` with `include_usage` on, every other byte as it came."""
     if options == b"null":
         return b'{"include_usage":true}'
-    items = json_walk.fields(mend_halves(options))
+    items = json_text.fields(mend_halves(options))
     for key, start, end in reversed(items):  # of a key given twice, the last one counts
         if key == "include_usage":
             return options[:start] + b"true" + options[end:]
@@ -318,11 +317,11 @@ def answer_text_bytes(body: bytes) -> int:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return len(body) if is_object_from_outside(body) else 0
     try:
-        places = json_walk.elements(choices, 0, MAX_TEXTS)
+        places = json_text.elements(choices, 0, MAX_TEXTS)
         if len(places) > MAX_TEXTS:
             return len(choices)
         return sum(_text_bytes(_choice.decode(choices[start:end])) for start, end in places)
-    except (msgspec.DecodeError, json_walk.NotJson, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, json_text.NotJson, UnicodeDecodeError, RecursionError):
         return 0
 
 
@@ -447,3 +446,54 @@ def read_error(raw: Json) -> tuple[int, str, str]:
     """Status (0 if none), code and message (both cut to a sensible length) of what stands under `error`."""
     told = read_told(raw)
     return told.status, told.code, told.message
+
+
+# What the gateway writes into an OpenAI body: that it wants a stream's usage, and how long an answer may be.
+#
+# Every other byte stays as it came.
+
+BoundField: TypeAlias = Literal["max_tokens", "max_completion_tokens"]
+Places: TypeAlias = dict[str, tuple[int, int]]
+
+_BOUNDS: Final = ("max_tokens", "max_completion_tokens")
+_NOWHERE: Final[Places] = {}
+
+
+class Bound(NamedTuple):
+    """How long each answer may be, and in which field that is said."""
+
+    field: BoundField
+    tokens: int
+
+
+def write_fields(body: bytes, places: Places | None, *, usage: bool, bound: Bound | None) -> bytes:
+    """The body with `stream_options.include_usage` on, if `usage` is wanted, and with a bound, if there is one.
+
+    `places`: those of `Request`. With a bound its caller has set none, but may have said so with `null` or -1: that
+    is replaced, in both fields that there are, for servers differ in which one they obey.
+    """
+    if not usage and bound is None:
+        return body
+    known = _NOWHERE if places is None else places
+    front = b""
+    edits: list[tuple[int, int, bytes]] = []
+    if usage:
+        if (place := known.get("stream_options")) is None:
+            front = b'"stream_options":{"include_usage":true},'
+        else:
+            edits.append((place[0], place[1], usage_asked(body[place[0] : place[1]])))
+    if bound is not None:
+        for name in _BOUNDS:
+            if (place := known.get(name)) is not None:
+                edits.append((place[0], place[1], b"%d" % bound.tokens if name == bound.field else b"null"))
+        if bound.field not in known:
+            front += b'"%b":%d,' % (bound.field.encode(), bound.tokens)
+    view = memoryview(body)
+    at = body.index(b"{") + 1
+    pieces: list[bytes | memoryview] = [view[:at], front]
+    for start, end, value in sorted(edits):
+        pieces.append(view[at:start])
+        pieces.append(value)
+        at = end
+    pieces.append(view[at:])
+    return b"".join(pieces)

@@ -1,9 +1,12 @@
 """What is read of OpenAI's bodies, as msgspec reads it."""
 
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
+
+from zuebee.dialects import json_text
 
 MAX_TOKENS = 10**9
 MAX_CHOICES = 10_000
@@ -145,3 +148,120 @@ class FinishedChoice(msgspec.Struct):
 
     finish_reason: Any = None
     index: Any = 0
+
+
+# How much text stands in the chunks of a stream: for estimates, where nobody counts their tokens.
+
+BYTES_PER_TOKEN = 4
+
+
+class _Function(msgspec.Struct):
+    name: Any = None
+    arguments: Any = None
+
+
+class _Call(msgspec.Struct):
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    refusal: Any = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Choice(msgspec.Struct):
+    text: Any = None
+    delta: _Delta | None = None
+
+
+_choices = msgspec.json.Decoder(list[_Choice])
+
+
+def text_bytes(choices: Raw | UnsetType) -> int:
+    """The bytes of text in a chunk's choices: answers, reasoning and the arguments of tools, without their wrapping.
+
+    What has another form counts with all its bytes.
+    """
+    if not isinstance(choices, Raw):
+        return 0
+    try:
+        found = _choices.decode(choices)
+    except (ValueError, RecursionError):
+        return len(bytes(choices))
+    return sum(_size(choice.text) + _delta_bytes(choice.delta) for choice in found)
+
+
+def _delta_bytes(delta: _Delta | None) -> int:
+    if delta is None:
+        return 0
+    # Some servers say the same reasoning under two names.
+    size = _size(delta.content) + max(_size(delta.reasoning_content), _size(delta.reasoning)) + _size(delta.refusal)
+    for call in delta.tool_calls or ():
+        if call.function is not None:
+            size += _size(call.function.name) + _size(call.function.arguments)
+    return size
+
+
+def _size(value: Any) -> int:
+    if value is None:
+        return 0
+    return len(value.encode("utf-8", "replace") if isinstance(value, str) else msgspec.json.encode(value))
+
+
+# Values of a request that are not of the type that OpenAI names, and that servers take all the same.
+#
+# vLLM, SGLang and others read a body by pydantic's rules, for which `100.0` and `"10"` are numbers, `1` and `"yes"`
+# truth values. What one of them would obey is read here as it reads it: a bound that is held must be the bound that
+# counts.
+
+_NUMBERS: Final = ("max_tokens", "max_completion_tokens", "n", "best_of")
+_MAX_DIGITS: Final = 32
+_WHOLE: Final = re.compile(r"[+-]?[0-9]+(?:_[0-9]+)*(?:\.0+)?")
+_YES: Final = frozenset({"1", "on", "t", "true", "y", "yes"})
+_NO: Final = frozenset({"0", "off", "f", "false", "n", "no"})
+
+_value: Final = msgspec.json.Decoder(str | float | bool | None).decode
+
+
+def typed(name: str, raw: bytes) -> bytes:
+    """The value of a field as JSON of the type that it should have; as it is, where no server would take it."""
+    if name == "stream_options":
+        return _options(raw)
+    try:
+        value = _value(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):  # a list, an object
+        return raw
+    if name == "model":
+        return b'""' if value is None else raw
+    found = _truth(value) if name == "stream" else _number(value) if name in _NUMBERS else None
+    return raw if found is None else found
+
+
+def _number(value: str | float | bool | None) -> bytes | None:
+    if isinstance(value, str):
+        text = value.strip()
+        if len(text) > _MAX_DIGITS or not _WHOLE.fullmatch(text):
+            return None
+        return b"%d" % int(text.partition(".")[0])
+    if value is None or not float(value).is_integer():
+        return None
+    return b"%d" % int(value)
+
+
+def _truth(value: str | float | bool | None) -> bytes | None:
+    if isinstance(value, str):
+        word = value.lower()
+        return b"true" if word in _YES else b"false" if word in _NO else None
+    return None if value is None or value not in (0, 1) else b"true" if value else b"false"
+
+
+def _options(raw: bytes) -> bytes:
+    try:
+        found = json_text.fields(raw)
+    except (json_text.NotJson, json_text.TooMany, RecursionError):
+        return raw
+    said = [raw[start:end] for name, start, end in found if name == "include_usage"]
+    return b'{"include_usage":%b}' % (typed("stream", said[-1])) if said else b"{}"

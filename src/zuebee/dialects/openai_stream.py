@@ -11,12 +11,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw
 
-from zuebee.dialects.json_mend import is_object_from_outside, mend
+from zuebee.dialects import json_text
+from zuebee.dialects.json_text import is_object_from_outside, mend
 from zuebee.dialects.openai import TAIL_BYTES, is_error_object, tail_usage, tells_of_error
-from zuebee.dialects.openai_finish import all_finished, finished_by_index
-from zuebee.dialects.openai_hidden import without_usage
-from zuebee.dialects.openai_shapes import AnyChunk, Chunk, Groq
-from zuebee.dialects.openai_text import BYTES_PER_TOKEN, text_bytes
+from zuebee.dialects.openai_shapes import BYTES_PER_TOKEN, AnyChunk, Chunk, FinishedChoice, Groq, text_bytes
 from zuebee.dialects.openai_usage import Figures, Json, usage_figures, usage_in_choices
 from zuebee.dialects.sse import (
     MAX_EVENT_BYTES,
@@ -27,6 +25,73 @@ from zuebee.dialects.sse import (
     names_error,
     split_events,
 )
+
+# Usage that nobody asked for, cut out of an event that says more: LangChain, for one, adds up what it sees.
+
+_USAGE: Final = re.compile(rb'("usage"\s*:\s*)\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}')
+_DATA: Final = b"data:"
+
+
+def without_usage(event: bytes, data: bytes) -> bytes:
+    """The event, whose data is this, as it would be if its server had not been asked for usage."""
+    kept = _without(data)
+    if data in event:
+        return event.replace(data, kept)
+    # Its data stands on several lines, which become one.
+    lines = event.splitlines(keepends=True)
+    first = next(index for index, line in enumerate(lines) if line.startswith(_DATA))
+    end = lines[first].removeprefix(lines[first].rstrip(b"\r\n"))
+    lines[first] = b"data: " + kept.replace(b"\n", b" ") + end
+    return b"".join(line for index, line in enumerate(lines) if index <= first or not line.startswith(_DATA))
+
+
+def _without(data: bytes) -> bytes:
+    try:
+        places = json_text.fields(data)
+    except (ValueError, RecursionError):
+        # It is no JSON, but a reader may take it. Inside a text the quotation marks would have backslashes.
+        return _USAGE.sub(rb"\1null", data)
+    begin = at = data.index(b"{") + 1
+    kept = []
+    for name, _, end in places:
+        if name != "usage":
+            kept.append(data[at:end])
+        at = data.find(b",", end) + 1
+    return data[:begin] + b",".join(kept) + data[places[-1][2] :]
+
+
+# Whether the texts of a stream came to their ends, as the choices of its chunks say.
+
+_NO_REASONS: Final = ("", "null", "none")
+"""What servers say that have no other word for a text that goes on."""
+
+_decode: Final = msgspec.json.Decoder(list[FinishedChoice]).decode
+
+
+def all_finished(choices: Json) -> bool:
+    """Whether each of these choices gives a reason why it ended."""
+    found = _read(choices)
+    return bool(found) and all(_finished(choice) for choice in found)
+
+
+def finished_by_index(choices: Json) -> dict[int, bool]:
+    """Which texts these choices belong to, and whether each gives a reason why it ended."""
+    return {choice.index: _finished(choice) for choice in _read(choices) if type(choice.index) is int}
+
+
+def _read(choices: Json) -> list[FinishedChoice]:
+    if choices is msgspec.UNSET:
+        return []
+    try:
+        return _decode(choices)
+    except (ValueError, RecursionError):
+        return []
+
+
+def _finished(choice: Any) -> bool:
+    reason = choice.finish_reason
+    return isinstance(reason, str) and reason.strip().lower() not in _NO_REASONS
+
 
 DONE: Final = b"[DONE]"
 DONE_EVENT: Final = b"data: [DONE]\n\n"

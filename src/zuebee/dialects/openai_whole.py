@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from zuebee.dialects.json_mend import mend
+from zuebee.dialects.json_text import mend
 
 _WHOLE, _CHUNK = "chat.completion", "chat.completion.chunk"
 

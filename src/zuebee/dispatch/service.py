@@ -15,12 +15,22 @@ from typing import Final
 from zuebee.config import RoutingSettings
 from zuebee.contracts.errors import Refusal, no_such_model
 from zuebee.contracts.inference import End, Event, Events, FailureCause, Head, Job, Reply
-from zuebee.dispatch.backend import Backend
-from zuebee.dispatch.balancer import CHOOSERS, fit, matches
+from zuebee.dispatch.balancer import (
+    CHOOSERS,
+    OVERLOADED,
+    Backend,
+    RetryBudget,
+    backoff_s,
+    fit,
+    is_failure,
+    matches,
+    retry_after_s,
+    weight,
+    where_again,
+)
 from zuebee.dispatch.following import begun, follow
-from zuebee.dispatch.retry import OVERLOADED, RetryBudget, backoff_s, is_failure, retry_after_s, weight, where_again
-from zuebee.dispatch.turns import Turns, Visit
-from zuebee.kit import clock
+from zuebee.dispatch.waiting import Turns, Visit
+from zuebee.lib import clock
 
 _log: Final = logging.getLogger("zuebee.dispatch")
 

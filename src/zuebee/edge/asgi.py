@@ -10,17 +10,16 @@ from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job, Operation, Sink
 from zuebee.dialects import openai
-from zuebee.edge.client import Enter
-from zuebee.edge.replies import error_reply
+from zuebee.edge.client import Enter, error_reply
 from zuebee.edge.uploads import Upload, Uploads
-from zuebee.kit.aside import aside
-from zuebee.kit.networks import network_of
+from zuebee.lib.aside import aside
+from zuebee.lib.networks import network_of
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-# What our own server adds to the scope (kit/http_guard.py): short ways that ASGI has no words for.
+# What our own server adds to the scope (http/protocol.py): short ways that ASGI has no words for.
 CYCLE: Final = "zuebee.cycle"
 CANCEL: Final = "zuebee.cancel"
 FIELDS: Final = "zuebee.fields"

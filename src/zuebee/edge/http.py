@@ -8,15 +8,13 @@ from typing import Any, Final, NamedTuple
 from zuebee.contracts.admission import MAX_CLIENT_ID, Caller, Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Memory, Operation
-from zuebee.edge.address import TrustedProxies
 from zuebee.edge.asgi import FIELDS, MEMORY, UNBOUNDED, AsgiClient, Receive, Scope, Send
+from zuebee.edge.client import TrustedProxies, error_reply
 from zuebee.edge.cors import Cors, is_preflight
-from zuebee.edge.operator import Operator
-from zuebee.edge.paths import tidy
+from zuebee.edge.operator import Operator, tidy
 from zuebee.edge.pipeline import Pipeline
-from zuebee.edge.replies import error_reply
 from zuebee.edge.uploads import Uploads
-from zuebee.kit import clock
+from zuebee.lib import clock
 
 
 class Route(NamedTuple):

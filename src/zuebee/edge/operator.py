@@ -1,19 +1,69 @@
 """What is no inference: model lists, health, metrics."""
 
 import hmac
+import itertools
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from zuebee.contracts.admission import Caller, Principal, Settlement
-from zuebee.contracts.errors import UNKNOWN_KEY, Refusal, no_such_model
+from zuebee.contracts.errors import NOT_FOUND, STORE_UNAVAILABLE, UNKNOWN_KEY, Refusal, no_such_model
 from zuebee.contracts.inference import Headers
-from zuebee.edge.asgi import AsgiClient
-from zuebee.edge.paths import no_such_path
+from zuebee.edge.asgi import AsgiClient, Receive, Scope, Send
+from zuebee.edge.client import JSON, error_reply
 from zuebee.edge.pipeline import Pipeline
-from zuebee.edge.replies import JSON
+
+# What a path means that is not written as in the table of routes.
+
+_SLASHES: Final = re.compile(r"/{2,}")
+_A_MODEL: Final = re.compile(r"(/v1)?/models/[^/]")
+_KNOWN: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models")
+"""What a base URL with too much in it ends in."""
+
+MAX_SHOWN: Final = 200
+
+_NOT_YET: Final = (
+    (re.compile(r"(/v1)?/messages(/count_tokens|/batches.*)?"), "The Anthropic Messages API"),
+    (re.compile(r"(/v1)?/responses(/.*)?"), "The OpenAI Responses API"),
+    (re.compile(r"/v1(beta|alpha)?/models/[^/]+:\w+"), "The Gemini API"),
+    (re.compile(r"/api/(chat|generate|tags|embed|embeddings|show|version|ps)"), "Ollama's own API"),
+    (re.compile(r"(/v1)?/audio/.+"), "OpenAI's API for sounds"),
+    (re.compile(r"(/v1)?/images/.+"), "OpenAI's API for images"),
+    (
+        re.compile(r"(/v1)?/(batches|files|assistants|threads|vector_stores|fine_tuning|uploads|videos)(/.*)?"),
+        "This API",
+    ),
+    (re.compile(r"(/v1|/v2)?/(rerank|score|moderations|realtime)"), "This API"),
+)
+"""What clients ask for, and whose it is."""
+
+
+def tidy(path: str) -> str:
+    """The path without what joining a base URL and a path by hand leaves in it: doubled slashes, one at the end."""
+    if _A_MODEL.match(path):
+        return path  # its name is its own
+    if "//" in path:
+        path = _SLASHES.sub("/", path)
+    return path[:-1] if len(path) > 1 and path.endswith("/") else path
+
+
+def no_such_path(path: str) -> Refusal:
+    """404, saying what is there instead."""
+    for pattern, name in _NOT_YET:
+        if pattern.fullmatch(path):
+            message = f"{name} ({path[:MAX_SHOWN]}) is not served by this gateway yet. Use /v1/chat/completions."
+            return Refusal(404, "not_found_error", "unsupported_endpoint", message)
+    for each in _KNOWN:
+        if path.endswith(each):
+            base = path[: -len(each)]
+            shown = base[:MAX_SHOWN]
+            message = f"There is no endpoint {shown}{each}, but {each}: take `{shown}` out of the client's base URL."
+            return Refusal(404, "not_found_error", "unknown_path", message)
+    return NOT_FOUND
+
 
 _MODELS = ("/v1/models", "/models")
 LIVE = ("/health/liveliness", "/health/live")
@@ -117,3 +167,31 @@ async def _send_json(client: AsgiClient, status: int, value: object) -> None:
     body = msgspec.json.encode(value)
     headers: Headers = [JSON, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
     await client.answer(status, headers, body)
+
+
+# Answers while the process waits for what it cannot start without: it lives, it is not ready, and why.
+
+
+class WaitingRoom:
+    """An ASGI application. `reason`: what is waited for."""
+
+    def __init__(self, reason: str, backends: int) -> None:
+        self.reason = reason
+        self._backends = backends
+        self._ids = itertools.count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        path = scope["path"]
+        caller = Caller(scope["method"], path, {}, "")
+        client = AsgiClient(scope, caller, receive, send, f"req_waiting_{next(self._ids):08x}", 0)
+        if path in LIVE or path in READY:
+            await tell_health(client, None if path in LIVE else Readiness(False, self.reason, 0, self._backends))
+        else:
+            await client.refuse(STORE_UNAVAILABLE)
+
+    def refuse_unread(self, status: int, code: str, message: str, peer: str) -> tuple[Headers, bytes]:
+        """See `HttpEdge.refuse_unread`; nobody counts here."""
+        refusal = Refusal(status, "invalid_request_error", code, message)
+        _, headers, body = error_reply(refusal, f"req_waiting_{next(self._ids):08x}")
+        return [field for field in headers if field[0] != b"content-length"], body

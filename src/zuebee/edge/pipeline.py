@@ -15,16 +15,13 @@ from zuebee.contracts.admission import Admission, Caller, Grant, Principal, Sett
 from zuebee.contracts.errors import BODY_NOT_SIGNED, CLIENT_LEFT, DRAINED, INTERNAL, Refusal
 from zuebee.contracts.inference import End, Events, Head, Headers, Inference, Job, Reply, Usage
 from zuebee.dialects import openai, sse
-from zuebee.edge.client import Client
+from zuebee.edge.client import JSON, Client, conclusion, ending_of, may_have_begun, prompt_only, relayed_headers
 from zuebee.edge.detached import DETACH, Departures, Onward
-from zuebee.edge.early import early_places, enter
-from zuebee.edge.endings import conclusion, ending_of, may_have_begun, prompt_only
+from zuebee.edge.idempotency import HEADER, Attempt, Recording, RecordingClient, Replays, is_signed_for
 from zuebee.edge.prelude import Prelude, as_stream, early_headers
-from zuebee.edge.recording import Recording, RecordingClient
-from zuebee.edge.replay import HEADER, Attempt, Replays, is_signed_for
-from zuebee.edge.replies import JSON, relayed_headers
-from zuebee.kit import clock
-from zuebee.kit.tasks import Tasks
+from zuebee.edge.uploads import early_places, enter
+from zuebee.lib import clock
+from zuebee.lib.tasks import Tasks
 
 
 class Exchange:

@@ -12,8 +12,8 @@ from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import End, Events, Head, Headers, Reply
 from zuebee.dialects import openai, openai_whole
 from zuebee.dialects.openai_stream import DONE_EVENT
-from zuebee.edge.replies import NOT_BEGUN, STREAM_HEADERS
-from zuebee.kit.tasks import Tasks
+from zuebee.edge.client import NOT_BEGUN, STREAM_HEADERS
+from zuebee.lib.tasks import Tasks
 
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 UNREADABLE = Refusal(502, "api_error", "bad_answer", "The model server's answer is not the stream that was asked for.")

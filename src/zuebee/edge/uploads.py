@@ -7,7 +7,11 @@ stops in the middle. Who gets none waits, which stops its sender; nobody is refu
 
 import asyncio
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from zuebee.contracts.admission import Admission, Caller, Place, Principal, Settlement
+from zuebee.contracts.errors import Refusal
 
 SHARES: Final = 4
 
@@ -136,3 +140,24 @@ class Uploads:
                 self._hungry.move_to_end(holder)
             if not holder.waiting:
                 del self._hungry[holder]
+
+
+# Places among the running requests for those whose body still comes: who sends slowly is counted as well.
+
+
+async def enter(admission: Admission, caller: Caller, principal: Principal, settlement: Settlement) -> Refusal | None:
+    """Take such a place; its settlement gives it back, whatever happens."""
+    early = await admission.enter(caller, principal)
+    if isinstance(early, Refusal):
+        return early
+    settlement.early = early
+    return None
+
+
+class _Running(Protocol):
+    settlement: Settlement
+
+
+def early_places(running: Iterable[_Running]) -> list[Place]:
+    """The places of those who have no other yet."""
+    return [early for each in running if each.settlement.grant is None and (early := each.settlement.early) is not None]

@@ -4,7 +4,7 @@ import math
 
 from zuebee.config import AbuseSettings
 from zuebee.contracts.errors import Refusal
-from zuebee.kit.networks import network_of
+from zuebee.lib.networks import network_of
 
 MAX_ADDRESSES = 10_000
 

@@ -1,11 +1,29 @@
 """PURE. Which limits a request falls under."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Final
 
 from zuebee.config import LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import Limit, Principal
+from zuebee.contracts.errors import Refusal
+from zuebee.contracts.inference import Headers
 from zuebee.contracts.limits import limits_of
-from zuebee.kit.networks import network_of
+from zuebee.lib.networks import network_of
+
+# How a limit stands.
+
+
+class State:
+    """How one limit stands: `remaining` of `amount`, and seconds until nothing is counted any more."""
+
+    def __init__(self, kind: str, amount: int, remaining: int, reset_s: float) -> None:
+        self.kind: Final = kind
+        self.amount: Final = amount
+        self.remaining: Final = remaining
+        self.reset_s: Final = reset_s
+
 
 SCOPES = (
     "global", "priority", "organisation", "team", "user", "key", "path", "model", "address", "anonymous"
@@ -76,3 +94,104 @@ def scope_of(limit: Limit) -> str:
 
 def _is_on(rates: LimitSettings | None) -> bool:
     return rates is not None and rates.enabled
+
+
+# What callers are told of limits: `x-ratelimit-*` fields and refusals.
+
+UNKNOWN_WAIT_S: Final = 1.0
+"""When a place among the running requests comes free, nobody knows."""
+
+UNAVAILABLE: Final = Refusal(
+    503,
+    "api_error",
+    "limits_unavailable",
+    "The limits of this request cannot be checked just now.",
+    retry_after_s=1.0,
+    should_retry=True,
+)
+_WHO: Final = {
+    "global": "all callers together",
+    "priority": "requests of this priority class",
+    "organisation": "this organisation",
+    "team": "this team",
+    "user": "this user",
+    "key": "this key",
+    "path": "this endpoint",
+    "model": "this model",
+    "address": "this address",
+    "anonymous": "callers without a key at this address",
+    "other": "this caller",
+}
+_WINDOWS: Final = {1: "a second", 60: "a minute", 3600: "an hour", 86400: "a day"}
+
+
+def limit_headers(states: Iterable[State]) -> Headers:
+    """The tightest limit of requests and of tokens, by OpenAI's names, and the former by LLMProxy's as well."""
+    requests: State | None = None
+    tokens: State | None = None
+    for state in states:
+        if state.kind == "requests":
+            if requests is None or state.remaining < requests.remaining:
+                requests = state
+        elif tokens is None or state.remaining < tokens.remaining:
+            tokens = state
+    headers: Headers = []
+    if requests is not None:
+        amount, remaining = _digits(requests.amount), b"%d" % requests.remaining
+        headers = [
+            (b"x-ratelimit-limit-requests", amount),
+            (b"x-ratelimit-remaining-requests", remaining),
+            (b"x-ratelimit-reset-requests", duration(requests.reset_s)),
+            (b"x-ratelimit-limit", amount),
+            (b"x-ratelimit-remaining", remaining),
+        ]
+    if tokens is not None:
+        headers += (
+            (b"x-ratelimit-limit-tokens", _digits(tokens.amount)),
+            (b"x-ratelimit-remaining-tokens", b"%d" % tokens.remaining),
+            (b"x-ratelimit-reset-tokens", duration(tokens.reset_s)),
+        )
+    return headers
+
+
+def duration(value_s: float) -> bytes:
+    """Seconds as OpenAI writes them: `17ms`, `6s`, `1m0s`, `2h0m0s`; never less than it is."""
+    if value_s < 1.0:
+        return b"%dms" % math.ceil(value_s * 1000)
+    return _whole(math.ceil(value_s))
+
+
+@lru_cache(maxsize=1024)
+def _digits(amount: int) -> bytes:
+    return b"%d" % amount
+
+
+@lru_cache(maxsize=1024)
+def _whole(value_s: int) -> bytes:
+    minutes, seconds = divmod(value_s, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return b"%dh%dm%ds" % (hours, minutes, seconds)
+    return b"%dm%ds" % (minutes, seconds) if minutes else b"%ds" % seconds
+
+
+def refusal_of(limit: Limit, wait_s: float, tokens: int, states: Iterable[State]) -> Refusal:
+    """429: this limit is reached; `wait_s` until it fits, had nothing else come."""
+    who = _WHO[scope_of(limit)]
+    headers = tuple(limit_headers(states))
+    if limit.kind == "concurrent":
+        text = f"Too many requests at once for {who}: at most {limit.amount}."
+        return _too_many("concurrent_limit_exceeded", text, wait_s, headers)
+    window = _WINDOWS.get(limit.window_s, f"{limit.window_s} s")
+    burst = f", {limit.burst} at once" if limit.burst else ""
+    text = f"Rate limit reached for {who}: {limit.amount} {limit.kind} {window}{burst}."
+    again = f"Try again in {math.ceil(wait_s)} s."
+    if limit.kind == "tokens":
+        counts = min(tokens, limit.burst or limit.amount)
+        text = f"{text} This request counts as {counts}. {again}"
+        return _too_many("token_rate_limit_exceeded", text, wait_s, headers)
+    return _too_many("rate_limit_exceeded", f"{text} {again}", wait_s, headers)
+
+
+def _too_many(code: str, message: str, wait_s: float, headers: tuple[tuple[bytes, bytes], ...]) -> Refusal:
+    return Refusal(429, "rate_limit_error", code, message, None, wait_s, should_retry=True, headers=headers)

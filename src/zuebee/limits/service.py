@@ -6,10 +6,9 @@ from zuebee.config import RateLimitSettings
 from zuebee.contracts.admission import Caller, Place, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job
-from zuebee.kit import clock
+from zuebee.lib import clock
 from zuebee.limits.abuse import AbuseGuard
-from zuebee.limits.book import PlanBook, Series, Taken
-from zuebee.limits.plans import Plan
+from zuebee.limits.plans import Plan, PlanBook, Series, Taken
 
 
 class LocalPlace(Taken):

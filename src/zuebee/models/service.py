@@ -8,17 +8,15 @@ from typing import Final
 
 from zuebee.config import BackendSettings
 from zuebee.contracts.inference import Job, Reply, begin
-from zuebee.dialects.openai_bound import write_fields
+from zuebee.dialects.openai import write_fields
 from zuebee.dialects.sse import MAX_EVENT_BYTES
-from zuebee.kit.http_client import Connection, HttpFailure, HttpPool, Timeouts
-from zuebee.kit.http_connect import Origin
-from zuebee.models.base_url import BaseUrl
-from zuebee.models.bounds import REFUSED, Bounds
+from zuebee.http.connect import Origin
+from zuebee.http.pool import Connection, HttpFailure, HttpPool, Timeouts
+from zuebee.models.added_fields import REFUSED, Bounds
+from zuebee.models.answer import MAX_HELD_BYTES, Outcomes, WholeAnswers, read_body
 from zuebee.models.estimate import PromptSizes
-from zuebee.models.outcomes import Outcomes
-from zuebee.models.request_head import RequestHead
+from zuebee.models.header_policy import BaseUrl, RequestHead
 from zuebee.models.streams import Streams
-from zuebee.models.whole_answer import MAX_HELD_BYTES, WholeAnswers, read_body
 
 MAX_OWN_REQUESTS: Final = 4
 """Probes and lists of models at once."""

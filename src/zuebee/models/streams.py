@@ -9,20 +9,25 @@ from contextlib import aclosing, suppress
 from typing import NamedTuple
 
 from zuebee.contracts.inference import End, Events, Head, Headers, Job, Usage
-from zuebee.dialects.openai_bound import Bound, write_fields
+from zuebee.dialects.openai import Bound, write_fields
 from zuebee.dialects.openai_stream import StreamMeter
 from zuebee.dialects.sse import begins_events
-from zuebee.kit.http_client import Connection, HttpFailure, HttpPool, Timeouts
-from zuebee.models.answer_fields import AnswerFields
-from zuebee.models.bounds import REFUSED, Bounds
+from zuebee.http.pool import Connection, HttpFailure, HttpPool, Timeouts
+from zuebee.models.added_fields import REFUSED, Bounds, UsageOption
+from zuebee.models.answer import (
+    MAX_HELD_BYTES,
+    LongAnswer,
+    Outcomes,
+    StreamRelay,
+    WholeAnswers,
+    read_body,
+    reported_usage,
+    sorted_fields,
+    without_coding,
+)
 from zuebee.models.estimate import PromptSizes
-from zuebee.models.long_answer import LongAnswer, reported_usage
-from zuebee.models.outcomes import Outcomes
-from zuebee.models.request_head import RequestHead
-from zuebee.models.stream import StreamRelay
+from zuebee.models.header_policy import AnswerFields, RequestHead
 from zuebee.models.unpacking import READABLE, SELDOM_READ, Unpacker
-from zuebee.models.usage_option import UsageOption
-from zuebee.models.whole_answer import MAX_HELD_BYTES, WholeAnswers, read_body, sorted_fields, without_coding
 
 DONE_WAIT_S = 0.05
 

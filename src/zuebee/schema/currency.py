@@ -105,7 +105,7 @@ def _unhurried(connection: Connection) -> Iterator[None]:
     if connection.dialect.name == "sqlite":
         yield
         return
-    link: Any = connection.connection.dbapi_connection  # see kit/postgres.py
+    link: Any = connection.connection.dbapi_connection  # see lib/sql/postgres.py
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
     before_s, link.wait_s = link.wait_s, LOOK_S
     try:

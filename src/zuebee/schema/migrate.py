@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
-from zuebee.kit.driver_words import reason
+from zuebee.lib.sql.dsn import reason
 from zuebee.schema.version import (
     CONNECT_TIMEOUT_S,
     HEAD,

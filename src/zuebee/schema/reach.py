@@ -3,7 +3,7 @@
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from zuebee.kit.postgres import connect
+from zuebee.lib.sql.postgres import connect
 from zuebee.schema.version import StoreRefused, meaning_of
 
 

@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-from zuebee.kit.driver_words import connection_words, reason
+from zuebee.lib.sql.dsn import connection_words, reason
 
 HEAD = 5
 """The newest schema that this code knows; a test holds it to the migrations."""
@@ -131,7 +131,7 @@ def check_whole(path: Path, connection: sqlite3.Connection) -> None:
 def _postgres_version(url: str) -> int:
     import psycopg  # 0.15 s that a start on SQLite can do without
 
-    from zuebee.kit.postgres import connect
+    from zuebee.lib.sql.postgres import connect
 
     try:
         with connect(url, timeout_s=CONNECT_TIMEOUT_S) as connection:

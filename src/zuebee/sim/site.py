@@ -8,13 +8,9 @@ from typing import Any
 
 from zuebee.sim import answers
 from zuebee.sim.asks import ChatAsk, CompletionAsk, EmbeddingAsk, decode, model_of
-from zuebee.sim.control import Control
-from zuebee.sim.faults import NO_WISH, FaultBook, FaultError, UsageKind, Wish, asked
-from zuebee.sim.messages import Refused, Reply, Request, error_reply, json_reply
-from zuebee.sim.observe import Account, Observer
-from zuebee.sim.settings import SimSettings
-from zuebee.sim.steps import Step
-from zuebee.sim.wire import play
+from zuebee.sim.base import Refused, Reply, Request, SimSettings, Step, error_reply, json_reply
+from zuebee.sim.observe import Account, Control, Observer
+from zuebee.sim.wire import NO_WISH, FaultBook, FaultError, UsageKind, Wish, asked, play
 
 CONTROL_PREFIX = "/_sim/"
 

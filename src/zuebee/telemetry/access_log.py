@@ -6,8 +6,8 @@ from typing import Final
 import msgspec
 
 from zuebee.contracts.admission import Settlement
-from zuebee.kit.batch_writer import BatchWriter
-from zuebee.kit.timestamps import rfc3339
+from zuebee.lib.batch_writer import BatchWriter
+from zuebee.lib.units import rfc3339
 from zuebee.telemetry.access_entry import AccessEntry
 
 FLUSH_INTERVAL_S: Final = 0.1

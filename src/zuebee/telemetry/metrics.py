@@ -15,10 +15,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 
 from zuebee.contracts.admission import Settlement
-from zuebee.kit import clock
-from zuebee.telemetry.burn import Burns
-from zuebee.telemetry.histogram import FIRST_TOKEN_BUCKETS_S, LATENCY_BUCKETS_MS, Histogram
-from zuebee.telemetry.tally import Labels, Tallies, Tally, key_of
+from zuebee.lib import clock
+from zuebee.telemetry.series import (
+    FIRST_TOKEN_BUCKETS_S,
+    LATENCY_BUCKETS_MS,
+    Burns,
+    Histogram,
+    Labels,
+    Tallies,
+    Tally,
+    key_of,
+)
 
 PRIORITIES: Final = ("low", "normal", "high")
 NO_BACKEND: Final = "none"

@@ -18,9 +18,8 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from zuebee.config import ReporterSettings
 from zuebee.contracts.usage import UsageEvent
-from zuebee.kit.database import Database, DatabaseError, database_url
-from zuebee.usage.delivery import Delivered, Failed, Outcome, masked
-from zuebee.usage.outbox import Entry
+from zuebee.lib.sql.database import Database, DatabaseError, database_url
+from zuebee.usage.outbox import Delivered, Entry, Failed, Outcome, masked
 
 MAX_INT = (1 << 31) - 1
 

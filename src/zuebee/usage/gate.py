@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 from zuebee.contracts.errors import OUTBOX_FULL, Refusal
-from zuebee.kit import clock
-from zuebee.kit.database import DatabaseError
+from zuebee.lib import clock
+from zuebee.lib.sql.database import DatabaseError
 from zuebee.usage.outbox import Outbox, Standing
 
 COUNT_EVERY_S: Final = 1.0

@@ -6,12 +6,24 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from zuebee.kit import clock
-from zuebee.kit.database import DatabaseError
-from zuebee.kit.tasks import Tasks
-from zuebee.usage.delivery import PARKED_AT_S, Delivered, Failed, Gone, Health, Outcome, Pace, due_after
+from zuebee.lib import clock
+from zuebee.lib.sql.database import DatabaseError
+from zuebee.lib.tasks import Tasks
 from zuebee.usage.gate import OutboxGate, Series
-from zuebee.usage.outbox import Entry, Outbox, Result, Row
+from zuebee.usage.outbox import (
+    PARKED_AT_S,
+    Delivered,
+    Entry,
+    Failed,
+    Gone,
+    Health,
+    Outbox,
+    Outcome,
+    Pace,
+    Result,
+    Row,
+    due_after,
+)
 
 BATCH = 200
 BATCH_S = 5.0

@@ -2,8 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.accounts.amounts import read_amount, show_amount
-from zuebee.accounts.errors import AccountsError
+from zuebee.accounts.schemas import AccountsError, read_amount, show_amount
 from zuebee.contracts.admission import MAX_BALANCE
 
 

@@ -4,9 +4,9 @@ import pytest
 from sqlalchemy import insert
 
 from tests.support.accounts import Store
-from zuebee.accounts.errors import AccountsError
-from zuebee.contracts.periods import period_start_s
-from zuebee.kit import clock
+from zuebee.accounts.schemas import AccountsError
+from zuebee.contracts.limits import period_start_s
+from zuebee.lib import clock
 from zuebee.schema.tables import ledger_balances
 
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from tests.support.accounts import Store
-from zuebee.accounts.errors import AccountsError
+from zuebee.accounts.schemas import AccountsError
 
 
 def test_what_is_made_can_be_seen(store: Store) -> None:

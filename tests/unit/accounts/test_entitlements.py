@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zuebee.accounts.entitlements import RANK, Level, Patterns, PlanTerms, budgets_of, limits_of, merge, narrow
-from zuebee.accounts.forms import BudgetForm, Scope
-from zuebee.admission.permissions import matches
+from zuebee.accounts.schemas import BudgetForm, Scope
+from zuebee.admission.service import matches
 from zuebee.config import LimitSettings
 from zuebee.contracts.admission import Budget, Limit
 

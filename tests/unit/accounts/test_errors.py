@@ -1,4 +1,4 @@
-from zuebee.accounts.errors import AccountsError, unknown
+from zuebee.accounts.schemas import AccountsError, unknown
 
 
 def test_an_error_names_its_field() -> None:

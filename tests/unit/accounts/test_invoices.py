@@ -6,10 +6,9 @@ import pytest
 
 from tests.support.accounts import Store
 from zuebee.accounts import invoices
-from zuebee.accounts.errors import AccountsError
-from zuebee.accounts.invoice_page import invoice_page
-from zuebee.accounts.invoices import to_json
-from zuebee.kit import clock
+from zuebee.accounts.invoices import invoice_page, to_json
+from zuebee.accounts.schemas import AccountsError
+from zuebee.lib import clock
 
 OCTOBER_S = datetime(2025, 10, 1, tzinfo=UTC).timestamp()
 NOVEMBER_S = datetime(2025, 11, 1, tzinfo=UTC).timestamp()

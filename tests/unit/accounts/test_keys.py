@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from tests.support.accounts import Store
-from zuebee.accounts.errors import AccountsError
 from zuebee.accounts.keys import mint, state_of
-from zuebee.kit import clock
+from zuebee.accounts.schemas import AccountsError
+from zuebee.lib import clock
 
 DAY_S = 86400
 

@@ -1,8 +1,8 @@
 from typing import Any
 
 from zuebee.accounts.entitlements import Level, PlanTerms
-from zuebee.accounts.forms import BudgetForm
-from zuebee.accounts.levels import lapsed, level_of, plan_of, tags_of
+from zuebee.accounts.principals import lapsed, level_of, plan_of, tags_of
+from zuebee.accounts.schemas import BudgetForm
 from zuebee.config import LimitSettings
 
 USER = {"id": "ann", "status": "active", "plan": "pro", "plan_ends_at_s": 0.0, "models": '["a"]', "endpoints": "[]",

@@ -4,11 +4,10 @@ import pytest
 from sqlalchemy import event
 
 from tests.support.accounts import Store
-from zuebee.accounts.named import entitled
-from zuebee.accounts.source import StoreSource
+from zuebee.accounts.principals import StoreSource, entitled
 from zuebee.contracts.admission import ANONYMOUS, Budget, Limit, Principal
 from zuebee.contracts.errors import Refusal
-from zuebee.kit import clock
+from zuebee.lib import clock
 
 TOKENS = {"unit": "tokens", "period": "monthly"}
 

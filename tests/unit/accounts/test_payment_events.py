@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.accounts.payment_events import EventVerifier, PaymentEvent, read_event, sign
+from zuebee.accounts.payments import EventVerifier, PaymentEvent, read_event, sign
 from zuebee.contracts.errors import Refusal
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 import pytest
 
 from tests.support.accounts import Store
-from zuebee.accounts.errors import AccountsError
-from zuebee.accounts.payment_events import EventVerifier, PaymentEvent, read_event, sign
-from zuebee.accounts.payments import Checkout, PaymentProvider
+from zuebee.accounts.payments import Checkout, EventVerifier, PaymentEvent, PaymentProvider, read_event, sign
+from zuebee.accounts.schemas import AccountsError
 from zuebee.contracts.admission import MAX_BALANCE
 from zuebee.contracts.errors import Refusal
-from zuebee.kit.database import DatabaseError
+from zuebee.lib.sql.database import DatabaseError
 
 SECRET = "aB3$kfi29fkQpz71mmN0xLw4"
 ACCOUNT = "organisation:acme/USD/never"

@@ -2,8 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from zuebee.accounts.errors import AccountsError
-from zuebee.accounts.periods import month_bounds_s, read_time_s
+from zuebee.accounts.schemas import AccountsError, month_bounds_s, read_time_s
 
 
 def at(*parts: int) -> float:

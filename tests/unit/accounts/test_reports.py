@@ -1,7 +1,7 @@
 import pytest
 
 from tests.support.accounts import Store
-from zuebee.accounts.errors import AccountsError
+from zuebee.accounts.schemas import AccountsError
 
 DAY_S = 86400.0
 

@@ -4,9 +4,9 @@ from itertools import product
 
 import pytest
 
-from zuebee.accounts import forms, roles
-from zuebee.accounts.errors import AccountsError
+from zuebee.accounts import roles, schemas
 from zuebee.accounts.roles import Actor, Target, demand, may, withheld_fields
+from zuebee.accounts.schemas import AccountsError
 
 ACTORS = {
     "operator": Actor("operator"),
@@ -71,12 +71,12 @@ def test_a_viewer_changes_nothing() -> None:
 
 
 FIELDS = {
-    "key.create": forms.NewKey,
-    "key.change": forms.KeyChange,
-    "user.create": forms.NewUser,
-    "user.change": forms.UserChange,
-    "team.create": forms.NewTeam,
-    "team.change": forms.TeamChange,
+    "key.create": schemas.NewKey,
+    "key.change": schemas.KeyChange,
+    "user.create": schemas.NewUser,
+    "user.change": schemas.UserChange,
+    "team.create": schemas.NewTeam,
+    "team.change": schemas.TeamChange,
 }
 RAISING = {"plan", "plan_ends_at_s", "priority"}
 OF_MEMBERS = {

@@ -1,5 +1,5 @@
 from tests.support.accounts import Store
-from zuebee.accounts.rows import page, set_limits, to_row, to_view
+from zuebee.accounts.directory import page, set_limits, to_row, to_view
 from zuebee.config import LimitSettings
 from zuebee.schema.tables import organisations
 

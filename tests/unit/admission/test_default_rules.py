@@ -1,7 +1,6 @@
-from zuebee.admission.default_rules import DEFAULT_RULES, FIELD_RULES, UNKNOWN_TARGETS_ONLY, harmless
-from zuebee.admission.firewall import RuleFirewall
+from zuebee.admission.firewall import DEFAULT_RULES, FIELD_RULES, UNKNOWN_TARGETS_ONLY, RuleFirewall, harmless
 from zuebee.config import FirewallSettings
-from zuebee.config.check_firewall import BUILT_IN
+from zuebee.config.validate_policies import BUILT_IN
 
 
 def test_no_built_in_rule_looks_into_a_body() -> None:

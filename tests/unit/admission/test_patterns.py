@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from zuebee.admission.patterns import address_set, searcher, whole_matcher
+from zuebee.admission.firewall import address_set, searcher, whole_matcher
 
 
 def test_search_and_whole_match() -> None:

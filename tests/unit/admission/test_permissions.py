@@ -1,4 +1,4 @@
-from zuebee.admission.permissions import matches, may_knock, may_use
+from zuebee.admission.service import matches, may_knock, may_use
 from zuebee.contracts.admission import ANONYMOUS, Principal
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from zuebee.admission.priority import priority_of
+from zuebee.admission.service import priority_of
 from zuebee.contracts.admission import Priority
 from zuebee.contracts.errors import Refusal
 

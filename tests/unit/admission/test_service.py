@@ -8,8 +8,7 @@ from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import CONTEXT_MARGIN, AdmissionService
 from zuebee.contracts.admission import Amount, Budget, Caller, Grant, Hold, Need, Place, Principal, Settlement
 from zuebee.contracts.errors import BODY_NOT_SIGNED, KEY_REVOKED, NO_KEY, STORE_UNAVAILABLE, UNKNOWN_KEY, Refusal
-from zuebee.contracts.inference import Headers, Job, Usage
-from zuebee.contracts.models import UNKNOWN, ModelFacts
+from zuebee.contracts.inference import UNKNOWN, Headers, Job, ModelFacts, Usage
 
 PRINCIPAL = Principal("k", "key", "user")
 PAYING = Principal("k", "key", "user", budgets=(Budget("key:k/tokens/never", "tokens", "never", 100),), credential="c")

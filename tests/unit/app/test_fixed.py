@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from zuebee.app.fixed import FIXED, MOVABLE, fixed_changes
+from zuebee.app.wiring import FIXED, MOVABLE, fixed_changes
 from zuebee.config import Settings
-from zuebee.config.file import loads
+from zuebee.config.load import loads
 
 START = """
 backends: [{url: "http://a"}]

@@ -1,8 +1,8 @@
 import pytest
 
 from tests.support.fakes import VirtualTime
-from zuebee.app.store_watch import SAY_AGAIN_S, StoreWatch
-from zuebee.kit.database import DatabaseError
+from zuebee.app.watches import SAY_AGAIN_S, StoreWatch
+from zuebee.lib.sql.database import DatabaseError
 
 
 async def test_it_says_what_changes_and_now_and_then_what_does_not(

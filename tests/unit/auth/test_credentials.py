@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.auth.credentials import (
+from zuebee.auth.records import (
     MAX_KEY_BYTES,
     KeyRecord,
     digest_of,
@@ -13,7 +13,7 @@ from zuebee.auth.credentials import (
 from zuebee.contracts.admission import ANONYMOUS
 from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED
 from zuebee.contracts.inference import Headers
-from zuebee.kit.networks import parse_networks
+from zuebee.lib.networks import parse_networks
 
 CARRIERS = [b"authorization", b"x-api-key"]
 

@@ -1,4 +1,4 @@
-from zuebee.auth.handles import Handles
+from zuebee.auth.state import Handles
 from zuebee.contracts.admission import Caller
 
 CALLER = Caller("POST", "/v1/x", {b"authorization": b"Bearer k"}, "10.0.0.1", query=b"a=1")

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from tests.support.loopback import HANG, RESET, chunked, loopback, whole
-from zuebee.auth import jwks
-from zuebee.auth.jwks import JwksCache, KeysUnavailable, file_fetch, read_document, url_fetch
-from zuebee.kit import clock
-from zuebee.kit.http_client import HttpFailure
+from zuebee.auth import tokens
+from zuebee.auth.tokens import JwksCache, KeysUnavailable, file_fetch, read_document, url_fetch
+from zuebee.http.pool import HttpFailure
+from zuebee.lib import clock
 
 
 class Issuer:
@@ -144,9 +144,9 @@ async def test_a_failure_is_logged_without_an_address(caplog: pytest.LogCaptureF
 
 async def test_a_document_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "jwks.json"
-    path.write_bytes(b"x" * jwks.MAX_DOCUMENT_BYTES)
+    path.write_bytes(b"x" * tokens.MAX_DOCUMENT_BYTES)
     assert await file_fetch(str(path))() == path.read_bytes()
-    path.write_bytes(b"x" * (jwks.MAX_DOCUMENT_BYTES + 1))
+    path.write_bytes(b"x" * (tokens.MAX_DOCUMENT_BYTES + 1))
     with pytest.raises(ValueError, match="larger"):
         read_document(str(path))
 
@@ -168,7 +168,7 @@ async def test_a_document_from_a_url(script: list[Any]) -> None:
         whole(b"{}", 301, extra=b"location: /elsewhere\r\n"),
         whole(b"{}", 404),
         whole(b"{}", 500),
-        whole(b"x" * (jwks.MAX_DOCUMENT_BYTES + 1)),
+        whole(b"x" * (tokens.MAX_DOCUMENT_BYTES + 1)),
         chunked(*[b"x" * 65536] * 17),
         [b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{"],
         [RESET],
@@ -183,7 +183,7 @@ async def test_what_is_no_document(script: list[Any]) -> None:
 
 
 async def test_a_slow_issuer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jwks, "FETCH_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(tokens, "FETCH_TIMEOUT_S", 0.05)
     async with loopback([b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", HANG]) as server:
         with pytest.raises((TimeoutError, HttpFailure)):
             await url_fetch(server.url)()

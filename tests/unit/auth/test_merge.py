@@ -1,6 +1,6 @@
 import pytest
 
-from zuebee.auth.merge import NOTHING, merged
+from zuebee.auth.records import NOTHING, merged
 from zuebee.contracts.admission import Budget, Limit, Principal
 
 

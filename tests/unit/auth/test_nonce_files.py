@@ -3,9 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from zuebee.auth.nonce_files import LIFE_S, KeptNonces
-from zuebee.auth.nonces import MemoryNonces
-from zuebee.kit import clock
+from zuebee.auth.nonces import LIFE_S, KeptNonces, MemoryNonces
+from zuebee.lib import clock
 
 
 class Time:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from zuebee.auth.nonces import MemoryNonces, NoncesFull, RedisNonces
-from zuebee.kit import clock
+from zuebee.lib import clock
 
 
 class Time:

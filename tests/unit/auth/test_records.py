@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from zuebee.auth.records import NO_BALANCE, QUOTA_EXCEEDED, objection, record_of, with_fields
 from zuebee.contracts.admission import Budget, Limit, Principal
 from zuebee.contracts.errors import KEY_DISABLED, KEY_EXPIRED
-from zuebee.kit.networks import parse_networks
+from zuebee.lib.networks import parse_networks
 
 DIGEST = "ab" * 32
 ID = "key_" + DIGEST[:16]

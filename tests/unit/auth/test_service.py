@@ -7,17 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.pipelines import Bad, Source, caller, outcome, pipeline
-from zuebee.auth.counters import AuthCounters
-from zuebee.auth.credentials import digest_of
-from zuebee.auth.handles import Handles
+from zuebee.auth.records import digest_of
 from zuebee.auth.service import UNAVAILABLE, AuthPipeline, OpenDoor
-from zuebee.auth.sources import FileSource
-from zuebee.auth.step import Step
+from zuebee.auth.sources.base import FileSource
+from zuebee.auth.sources.cached import Step
+from zuebee.auth.state import AuthCounters, Handles
 from zuebee.contracts.admission import ANONYMOUS, Caller, Principal
 from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, NO_KEY, UNKNOWN_KEY, Refusal
 from zuebee.contracts.keys import KeyRecord, Presented
-from zuebee.kit.networks import parse_networks
-from zuebee.kit.tasks import Tasks
+from zuebee.lib.networks import parse_networks
+from zuebee.lib.tasks import Tasks
 
 
 def test_without_a_source_it_does_not_start() -> None:

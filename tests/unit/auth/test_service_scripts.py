@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 
 from tests.support.pipelines import Source, caller, outcome, pipeline
-from zuebee.auth.counters import AuthCounters
-from zuebee.auth.credentials import digest_of
-from zuebee.auth.script import DecisionScript
+from zuebee.auth.records import digest_of
+from zuebee.auth.sources.script import DecisionScript
+from zuebee.auth.state import AuthCounters
 from zuebee.contracts.admission import Principal
 from zuebee.contracts.errors import KEY_DISABLED, UNKNOWN_KEY, Refusal
 

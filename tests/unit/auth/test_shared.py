@@ -7,14 +7,13 @@ import pytest
 import redis
 
 from tests.support.databases import redis_url
-from zuebee.app.redis import redis_client
-from zuebee.auth.lookups import MapSource
+from zuebee.app.connect import redis_client
+from zuebee.auth.lookups import MAX_DENIED, SLACK_S, MapSource, SharedAnswers
 from zuebee.auth.records import NOT_ADMITTED, Data
-from zuebee.auth.shared import MAX_DENIED, SLACK_S, SharedAnswers
 from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.keys import Presented
-from zuebee.kit import clock
+from zuebee.lib import clock
 
 SECRET = "s" * 32
 TTL_S = 1.0

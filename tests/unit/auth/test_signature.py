@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.auth.signature import MAX_SIGNATURES, Signed, canonical, fits, in_window, is_signed, read_fields, sign
+from zuebee.auth.signatures import MAX_SIGNATURES, Signed, canonical, fits, in_window, is_signed, read_fields, sign
 
 SECRET = "0123456789abcdef0123456789abcdef"
 FIELDS = {

@@ -8,8 +8,7 @@ from datetime import UTC, date, datetime
 import pytest
 
 from zuebee.billing.list_prices import FILE, ListPrices
-from zuebee.billing.pricing import PriceBook, cost_nano
-from zuebee.billing.rates import Rate
+from zuebee.billing.pricing import PriceBook, Rate, cost_nano
 from zuebee.config import BillingSettings
 from zuebee.contracts.admission import MAX_AMOUNT
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.billing.pricing import FREE, MAX_REMEMBERED, PriceBook, cost_nano, most_nano, no_price
-from zuebee.billing.rates import Rate, Tier
+from zuebee.billing.pricing import FREE, MAX_REMEMBERED, PriceBook, Rate, Tier, cost_nano, most_nano, no_price
 from zuebee.config import BillingSettings, PriceSettings
 from zuebee.contracts.admission import MAX_AMOUNT
 

@@ -1,10 +1,9 @@
 import pytest
 
-from zuebee.billing.entries import Short
-from zuebee.billing.pricing import quoted
-from zuebee.billing.rates import Rate
+from zuebee.billing.pricing import Rate, quoted
 from zuebee.billing.refusals import too_short
 from zuebee.contracts.admission import Need
+from zuebee.ledger.entries import Short
 
 FOREVER = float("inf")
 RATE = Rate(1_000_000_000, 1_000_000_000, 2_000_000_000)  # 1 and 2 of a currency for a million tokens

@@ -9,16 +9,14 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import make_job
-from zuebee.billing.batch import Batch
-from zuebee.billing.pricing import PriceBook
-from zuebee.billing.rates import Quote
+from zuebee.billing.pricing import PriceBook, Quote
 from zuebee.billing.service import LocalBilling
-from zuebee.billing.store_sqlite import SqliteStore
-from zuebee.billing.wal_file import Log, WalFile
 from zuebee.config import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Need, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Usage
+from zuebee.ledger.group_commit import Batch
+from zuebee.ledger.sqlite import Log, SqliteStore, WalFile
 from zuebee.schema.prepare import prepare
 
 TOKENS = Principal("k", "key", "user", budgets=(Budget("key:k/tokens/never", "tokens", "never", 1000),))
@@ -156,7 +154,7 @@ async def test_what_is_settled_is_let_go_of(billing: LocalBilling) -> None:
 async def test_a_settlement_that_comes_when_its_expiry_is_long_forgotten_is_still_charged(
     billing: LocalBilling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zuebee.billing.ledger.MAX_RESOLVED", 2)
+    monkeypatch.setattr("zuebee.ledger.ledger.MAX_RESOLVED", 2)
     late = await reserve(billing, TOKENS, Amount(100), request_id="late")
     billing.ledger.expire("late", 5.0)
     for number in range(4):

@@ -11,15 +11,14 @@ from tests.support.ledger_history import change, write_history
 from tests.support.shared_ledger import empty, post, reserve, store_on
 from tests.unit.billing.test_service import open_billing, over
 from tests.unit.billing.test_service import reserve as hold
-from zuebee.billing.look import reading
-from zuebee.billing.operations import Reserve
 from zuebee.billing.service import FORGET_EVERY_S
-from zuebee.billing.verify import verify
 from zuebee.contracts.admission import Amount, Budget, Period, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Usage
-from zuebee.contracts.periods import period_end_s, period_start_s
-from zuebee.kit import clock
+from zuebee.contracts.limits import period_end_s, period_start_s
+from zuebee.ledger.audit import reading, verify
+from zuebee.ledger.operations import Reserve
+from zuebee.lib import clock
 from zuebee.schema.prepare import prepare
 
 PERIODS: tuple[Period, ...] = ("daily", "weekly", "monthly")

@@ -11,16 +11,14 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import make_job, until
-from zuebee.billing.look import reading
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
-from zuebee.billing.store_sqlite import SqliteStore, connect
-from zuebee.billing.verify import verify
-from zuebee.billing.wal_file import WalFile
 from zuebee.config import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Usage
+from zuebee.ledger.audit import reading, verify
+from zuebee.ledger.sqlite import SqliteStore, WalFile, connect
 from zuebee.schema.prepare import prepare
 
 WHO = Principal("k", "key", "user", budgets=(Budget("key:k/tokens/never", "tokens", "never", 1000),))

@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import make_job
-from zuebee.billing.journal import HALF_BYTES, Journal
-from zuebee.billing.look import reading
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
-from zuebee.billing.store_sqlite import SqliteStore
-from zuebee.billing.verify import verify
 from zuebee.config import BillingSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Principal, Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Usage
+from zuebee.ledger.audit import reading, verify
+from zuebee.ledger.journal import HALF_BYTES, Journal
+from zuebee.ledger.sqlite import SqliteStore
 from zuebee.schema.prepare import prepare
 
 WHO = Principal("k", "key", "user", tags=("t",), budgets=(Budget("key:k/tokens/never", "tokens", "never", 1000),))

@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
-from zuebee.billing import waiters as module
-from zuebee.billing.entries import Balance, Path
-from zuebee.billing.waiters import WOKEN_AT_ONCE, Turn, Waiters
+from zuebee.billing import service as module
+from zuebee.billing.service import WOKEN_AT_ONCE, Turn, Waiters
+from zuebee.ledger.entries import Balance, Path
 
 ACCOUNT = "key:a/tokens/never"
 PATH = Path(1, (Balance(1, ACCOUNT, "tokens", "never", 0.0),))

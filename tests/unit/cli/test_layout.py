@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.cli.layout import Table, cells, fitted, folded, record
+from zuebee.cli.show import Table, cells, fitted, folded, record
 
 IDS = ("key_0123456789abcdef", "key_fedcba9876543210")
 COLUMNS = ("id", "hint", "name", "team", "state", "expires", "cost")

@@ -1,7 +1,7 @@
 import pytest
 import typer
 
-from zuebee.cli.words import mended, one_of, option, spelled
+from zuebee.cli.options import mended, one_of, option, spelled
 
 KINDS = ("organisation", "team", "user")
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from zuebee.config.check_billing import price_nano, since_s
-from zuebee.config.file import ConfigError, Loaded, loads
+from zuebee.config.load import ConfigError, Loaded, loads
+from zuebee.config.validate_policies import price_nano, since_s
 
 BASE = "api_keys: [{key: sk-a-real-key-0001}]\nbackends: [{url: 'http://a:1'}]\n"
 

@@ -1,6 +1,6 @@
 import pytest
 
-from zuebee.config.file import ConfigError, Loaded, loads
+from zuebee.config.load import ConfigError, Loaded, loads
 
 BASE = "backends: [{url: 'http://a:1'}]\napi_keys: [{key: sk-a-real-key-0001}]\nfirewall:\n"
 

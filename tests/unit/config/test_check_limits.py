@@ -1,8 +1,8 @@
 import pytest
 
 from zuebee.config import LimitSettings, PriorityLimitSettings, RateLimitSettings, RedisSettings
-from zuebee.config.check_limits import limit_findings
-from zuebee.kit.units import Timeout
+from zuebee.config.validate_policies import limit_findings
+from zuebee.lib.units import Timeout
 
 BURST_ALONE = LimitSettings(burst_size=5)
 

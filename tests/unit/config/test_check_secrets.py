@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from zuebee.config import AuthSettings, Settings
-from zuebee.config.check import grpc_address, listen_address
-from zuebee.config.check_secrets import is_placeholder, secret_findings
-from zuebee.config.file import ConfigError, Loaded, loads
-from zuebee.kit.units import decode_custom
+from zuebee.config.load import ConfigError, Loaded, loads
+from zuebee.config.validate import grpc_address, listen_address
+from zuebee.config.validate_auth import is_placeholder, secret_findings
+from zuebee.lib.units import decode_custom
 
 KEYS = "api_keys: [{key: sk-a-real-key-0001}]\n"
 BACKENDS = "backends: [{url: 'http://a:1'}]\n"

@@ -1,7 +1,7 @@
 """A store is named by a postgresql:// URL or a path."""
 
 from zuebee.config import StoreSettings
-from zuebee.config.check_store import store_findings
+from zuebee.config.validate import store_findings
 
 
 def test_what_is_not_used_is_not_looked_at() -> None:

@@ -3,8 +3,8 @@
 import pytest
 
 from zuebee.config import Settings
-from zuebee.config.check import key_hash
-from zuebee.config.file import ConfigError, loads
+from zuebee.config.load import ConfigError, loads
+from zuebee.config.validate import key_hash
 
 BACKEND = "backends: [{url: 'http://a:1'}]\n"
 KEYS = "api_keys: [{key: sk-a-real-key-0001}]\n"

@@ -3,7 +3,7 @@
 import pytest
 
 from zuebee.config import LimitSettings, Settings
-from zuebee.config.file import ConfigError, loads
+from zuebee.config.load import ConfigError, loads
 
 BACKEND = "backends: [{url: 'http://a:1'}]\napi_keys: [{key: sk-a-real-key-0001}]\n"
 

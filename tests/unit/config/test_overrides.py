@@ -3,7 +3,7 @@
 import pytest
 
 from zuebee.config import Settings
-from zuebee.config.file import ConfigError, loads
+from zuebee.config.load import ConfigError, loads
 
 MINIMAL = "backends:\n  - url: 'http://127.0.0.1:8001'\n"
 

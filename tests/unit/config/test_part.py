@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from zuebee.config.file import ConfigError
-from zuebee.config.part import load_part
+from zuebee.config.load import ConfigError, load_part
 
 
 def write(folder: Path, text: str) -> str:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from tests.support.surface import setting_paths
-from zuebee.config.file import loads
+from zuebee.config.load import loads
 from zuebee.config.paths import named_store, password_in, rooted
 
 WHOLE = """

@@ -8,12 +8,11 @@ import msgspec
 import pytest
 
 from tests.support.pages import make_docs
-from zuebee.app.fixed import FIXED, MOVABLE
+from zuebee.app.wiring import FIXED, MOVABLE
 from zuebee.config import Settings
-from zuebee.config.check import listen_address
-from zuebee.config.file import loads
-from zuebee.kit.struct_tree import strip
-from zuebee.kit.yaml_tree import Mapping, Node, Sequence, parse
+from zuebee.config.load import loads
+from zuebee.config.validate import listen_address
+from zuebee.config.yaml import Mapping, Node, Sequence, parse, strip
 
 ROOT = Path(__file__).parent.parent.parent.parent
 PAGE = ROOT / "docs" / "configuration.md"

@@ -3,11 +3,10 @@
 import msgspec
 import pytest
 
-from zuebee.accounts.forms import Tags
-from zuebee.auth.merge import merged
-from zuebee.auth.records import record_of
-from zuebee.billing.records import _json_list
+from zuebee.accounts.schemas import Tags
+from zuebee.auth.records import merged, record_of
 from zuebee.contracts.admission import MAX_TAGS, MAX_TAGS_CHARS, Principal, some_tags
+from zuebee.ledger.usage_rows import _json_list
 
 MANY = [f"tag {number}" for number in range(5 * MAX_TAGS)]
 LONG = [f"{number:03}" + "t" * 250 for number in range(MAX_TAGS)]

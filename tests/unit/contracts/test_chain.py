@@ -1,6 +1,6 @@
 import hashlib
 
-from zuebee.contracts.chain import next_hash
+from zuebee.contracts.usage import next_hash
 
 ENTRY = (1, "grant", "g1", 0, 2, 100, 0, 0, 0, 1, 5.0)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.dialects.json_mend import is_object_from_outside, mend, mend_halves
+from zuebee.dialects.json_text import is_object_from_outside, mend, mend_halves
 
 MENDED = {
     rb'{"a":"\ud83d"}': rb'{"a":"\ufffd"}',

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from tests.support.json_text import texts, values, written
 from zuebee.contracts.errors import Refusal
-from zuebee.dialects import json_walk, openai
-from zuebee.dialects.openai import answer_text_bytes, answer_usage, read_error, read_request
-from zuebee.dialects.openai_bound import write_fields
+from zuebee.dialects import json_text, openai
+from zuebee.dialects.openai import answer_text_bytes, answer_usage, read_error, read_request, write_fields
 from zuebee.dialects.openai_shapes import Request
 from zuebee.dialects.openai_usage import Figures
 
@@ -116,9 +115,9 @@ def test_a_request_is_read_however_it_is_written(request: tuple[dict[str, Any], 
 def test_the_items_of_an_object_are_where_they_are_said_to_be(pair: tuple[dict[str, Any], str]) -> None:
     value, text = pair
     data = text.encode()
-    found = [(key, json.loads(data[start:end])) for key, start, end in json_walk.fields(data)]
+    found = [(key, json.loads(data[start:end])) for key, start, end in json_text.fields(data)]
     assert found == list(value.items())
-    assert all(data[start:end] == data[start:end].strip() for _, start, end in json_walk.fields(data))
+    assert all(data[start:end] == data[start:end].strip() for _, start, end in json_text.fields(data))
 
 
 # --- what is refused ---

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.dialects.openai import read_request
-from zuebee.dialects.openai_bound import Bound, BoundField, write_fields
+from zuebee.dialects.openai import Bound, BoundField, read_request, write_fields
 from zuebee.dialects.openai_shapes import Request
 
 FIELDS: tuple[BoundField, ...] = ("max_tokens", "max_completion_tokens")

@@ -1,7 +1,7 @@
 import pytest
 from msgspec import UNSET
 
-from zuebee.dialects.openai_finish import all_finished, finished_by_index
+from zuebee.dialects.openai_stream import all_finished, finished_by_index
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from zuebee.dialects.openai_hidden import without_usage
+from zuebee.dialects.openai_stream import without_usage
 from zuebee.dialects.sse import event_data
 
 

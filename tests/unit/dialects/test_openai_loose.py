@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from zuebee.contracts.errors import Refusal
 from zuebee.dialects import openai
-from zuebee.dialects.json_walk import BOM
-from zuebee.dialects.openai import read_request
-from zuebee.dialects.openai_bound import Bound, write_fields
+from zuebee.dialects.json_text import BOM
+from zuebee.dialects.openai import Bound, read_request, write_fields
 from zuebee.dialects.openai_shapes import MAX_TOKENS, Request
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
-from zuebee.dialects.openai_text import text_bytes
+from zuebee.dialects.openai_shapes import text_bytes
 
 CHOICES = [
     (b"[]", 0),

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zuebee.contracts.errors import Refusal
-from zuebee.dialects.llm_v1 import MAX_CALLS, MAX_PARTS, chat_body, read_answer, read_request
+from zuebee.dialects.llm_v1 import MAX_CALLS, MAX_PARTS, chat_body, crowded_field, read_answer, read_request
 from zuebee.dialects.openai_usage import Figures
-from zuebee.dialects.proto_walk import crowded_field
 from zuebee.protos.llm_pb2 import ChatCompletionRequest, ChatMessage, ToolCall
 
 KIND = ChatCompletionRequest.DESCRIPTOR

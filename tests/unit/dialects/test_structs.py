@@ -3,7 +3,7 @@
 import pytest
 from google.protobuf.struct_pb2 import Struct
 
-from zuebee.dialects.structs import plain
+from zuebee.dialects.llm_v1 import plain
 
 
 def made(**fields: object) -> Struct:

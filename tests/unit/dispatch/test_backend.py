@@ -1,6 +1,5 @@
 from tests.support.fakes import FakeInference
-from zuebee.dispatch.backend import Backend
-from zuebee.dispatch.health import Health
+from zuebee.dispatch.balancer import Backend, Health
 
 
 def test_a_backend_is_a_node_that_can_be_talked_to() -> None:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from zuebee.dispatch.balancer import (
     MAX_COOLDOWNS,
+    Health,
     LatencyBased,
     LeastConnections,
     Node,
@@ -14,7 +15,6 @@ from zuebee.dispatch.balancer import (
     fit,
     matches,
 )
-from zuebee.dispatch.health import Health
 
 
 def node(name: str, weight: int = 1, models: tuple[str, ...] = ()) -> Node:

@@ -1,6 +1,6 @@
 import pytest
 
-from zuebee.dispatch.health import CONSECUTIVE_FAILURES, EJECTION_S, MAX_EJECTION_S, Health
+from zuebee.dispatch.balancer import CONSECUTIVE_FAILURES, EJECTION_S, MAX_EJECTION_S, Health
 
 
 def make(unhealthy: int = 3, healthy: int = 2) -> Health:

@@ -5,8 +5,7 @@ import pytest
 
 from tests.support.fakes import FakeInference, VirtualTime
 from zuebee.config import BackendSettings, HealthCheckSettings
-from zuebee.dispatch.fleet import Fleet, Reachable
-from zuebee.dispatch.model_list import FRESH_S, MAX_MODELS, ModelList, _cards_of
+from zuebee.dispatch.pool import FRESH_S, MAX_MODELS, Fleet, ModelList, Reachable, _cards_of
 
 
 class Server(FakeInference):

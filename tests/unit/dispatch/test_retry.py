@@ -8,7 +8,7 @@ from tests.support.fakes import head
 from zuebee.config import Repeated, RetrySettings
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import End, FailureCause, Head
-from zuebee.dispatch.retry import (
+from zuebee.dispatch.balancer import (
     MAX_RETRY_AFTER_S,
     RetryBudget,
     backoff_s,

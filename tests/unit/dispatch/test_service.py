@@ -9,8 +9,7 @@ from tests.support.fakes import FakeInference, Step, VirtualTime, answer, events
 from zuebee.config import FallbackSettings, RetrySettings, RoutingSettings
 from zuebee.contracts.admission import Principal
 from zuebee.contracts.inference import End, Event, FailureCause, Head, Inference, Job, Reply
-from zuebee.dispatch.backend import Backend
-from zuebee.dispatch.health import Health
+from zuebee.dispatch.balancer import Backend, Health
 from zuebee.dispatch.service import Dispatcher
 
 OVERLOADED = answer(429, [(b"retry-after", b"60")])

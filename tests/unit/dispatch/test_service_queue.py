@@ -9,11 +9,10 @@ import pytest
 from tests.support.fakes import FakeInference, Step, answer, events_of, failure, head, make_job, until
 from zuebee.config import FallbackSettings, QueueSettings, RetrySettings, RoutingSettings
 from zuebee.contracts.inference import End, Event, Events, Head, Job, Priority, Reply, begin
-from zuebee.dispatch.backend import Backend
-from zuebee.dispatch.health import Health
+from zuebee.dispatch.balancer import Backend, Health
 from zuebee.dispatch.queue import Load
 from zuebee.dispatch.service import Dispatcher
-from zuebee.kit.units import Duration, Timeout
+from zuebee.lib.units import Duration, Timeout
 
 
 class Gated:

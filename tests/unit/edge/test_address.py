@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.edge.address import MAX_HOPS, TrustedProxies
+from zuebee.edge.client import MAX_HOPS, TrustedProxies
 
 PROXIES = ["10.0.0.0/8", "2001:db8::/32", "192.168.1.1"]
 

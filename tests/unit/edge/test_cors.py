@@ -8,8 +8,8 @@ import pytest
 from tests.support.edge import KEY, AsgiRequest, FakeEdge
 from tests.support.fakes import USAGE, End, head
 from zuebee.config import CorsSettings, ServerSettings, Settings
-from zuebee.config.check import check
-from zuebee.config.file import loads
+from zuebee.config.load import loads
+from zuebee.config.validate import check
 from zuebee.contracts.errors import Refusal
 from zuebee.edge.cors import Cors
 

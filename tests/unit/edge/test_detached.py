@@ -5,7 +5,7 @@ import pytest
 from zuebee.config import ClientGoneSettings
 from zuebee.edge import detached
 from zuebee.edge.detached import DETACH, Departures, Onward
-from zuebee.kit.units import Size, Timeout
+from zuebee.lib.units import Size, Timeout
 
 
 class Sink:

@@ -6,7 +6,7 @@ import pytest
 
 from zuebee.contracts.errors import CLIENT_LEFT, INTERNAL
 from zuebee.contracts.inference import End
-from zuebee.edge.endings import conclusion, ending_of
+from zuebee.edge.client import conclusion, ending_of
 
 
 @pytest.mark.parametrize(

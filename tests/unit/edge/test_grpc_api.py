@@ -2,7 +2,7 @@
 
 import pytest
 
-from zuebee.edge.grpc_api import peer_address
+from zuebee.edge.grpc import peer_address
 
 
 @pytest.mark.parametrize(

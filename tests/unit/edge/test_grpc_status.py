@@ -5,7 +5,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, Ret
 from google.rpc.status_pb2 import Status
 
 from zuebee.contracts.errors import DRAINED, INTERNAL, NO_KEY, OUTBOX_FULL, STORE_UNAVAILABLE, Refusal, bad_request
-from zuebee.edge.grpc_status import GrpcStatus, code_of, status_of
+from zuebee.edge.grpc import GrpcStatus, code_of, status_of
 
 
 def details(status: GrpcStatus) -> dict[type, object]:

@@ -9,7 +9,7 @@ from zuebee.contracts.admission import ANONYMOUS, Principal
 from zuebee.contracts.errors import CLIENT_LEFT, DRAINED, INTERNAL, KEY_REVOKED, NO_KEY, bad_request
 from zuebee.contracts.inference import QUIET, End, FailureCause, Head, Job, Reply, Sink, Usage
 from zuebee.dialects import sse
-from zuebee.edge.replies import JSON
+from zuebee.edge.client import JSON
 
 # --- endings ---
 

@@ -8,7 +8,7 @@ from tests.support.exchange import CALLER, Scene, streaming
 from tests.support.fakes import USAGE, head, until
 from zuebee.config import ClientGoneSettings
 from zuebee.contracts.inference import End
-from zuebee.kit.units import Timeout
+from zuebee.lib.units import Timeout
 
 DETACH = ClientGoneSettings(policy="detach")
 DRAIN = ClientGoneSettings(policy="drain", max_s=Timeout(0.02))

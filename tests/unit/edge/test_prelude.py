@@ -5,7 +5,7 @@ import pytest
 from tests.support.fakes import USAGE
 from zuebee.contracts.inference import End, Events, Head, Headers
 from zuebee.edge.prelude import Prelude, as_stream
-from zuebee.kit.tasks import Tasks
+from zuebee.lib.tasks import Tasks
 
 
 def head(status: int = 200, headers: Headers | None = None, rest: tuple[bytes, End] | None = None) -> Head:

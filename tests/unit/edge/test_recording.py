@@ -5,7 +5,7 @@ from zuebee.contracts.answers import KeptAnswer, Ticket
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job, Sink
 from zuebee.dialects import sse
-from zuebee.edge.recording import LOST, OUTGROWN, PIECE_BYTES, REPLAYED, Recording, RecordingClient
+from zuebee.edge.idempotency import LOST, OUTGROWN, PIECE_BYTES, REPLAYED, Recording, RecordingClient
 
 TICKET = Ticket("id", "f", b"", 1)
 STREAM: Headers = [(b"content-type", b"text/event-stream")]

@@ -4,7 +4,7 @@ import pytest
 
 from zuebee.contracts.errors import NO_KEY, Refusal
 from zuebee.contracts.inference import Head
-from zuebee.edge.replies import STREAM_HEADERS, error_reply, relayed_error_headers, relayed_headers
+from zuebee.edge.client import STREAM_HEADERS, error_reply, relayed_error_headers, relayed_headers
 
 
 def test_an_error_reply() -> None:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tests.support.asgi import AsgiRequest
-from zuebee.edge.waiting_room import WaitingRoom
+from zuebee.edge.operator import WaitingRoom
 
 
 async def asked(method: str, path: str) -> AsgiRequest:

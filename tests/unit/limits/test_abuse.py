@@ -1,7 +1,7 @@
 import pytest
 
 from zuebee.config import AbuseSettings
-from zuebee.kit.units import Timeout
+from zuebee.lib.units import Timeout
 from zuebee.limits.abuse import MAX_ADDRESSES, AbuseGuard
 
 SETTINGS = AbuseSettings(max_failures=3, window_s=Timeout(60), cool_down_s=Timeout(20))

@@ -1,8 +1,7 @@
 import pytest
 
 from zuebee.contracts.admission import Limit
-from zuebee.limits.answers import duration, limit_headers, refusal_of
-from zuebee.limits.state import State
+from zuebee.limits.rules import State, duration, limit_headers, refusal_of
 
 
 @pytest.mark.parametrize(

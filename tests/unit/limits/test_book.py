@@ -1,8 +1,8 @@
 from tests.support.fakes import make_job
 from zuebee.config import LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import Caller, Limit, Principal
-from zuebee.limits.book import MAX_PLANS, PlanBook, Taken
 from zuebee.limits.buckets import LEASE_S
+from zuebee.limits.plans import MAX_PLANS, PlanBook, Taken
 
 CALLER = Caller("POST", "/v1/chat/completions", {}, "10.0.0.1")
 KEY = Principal("k")

@@ -12,7 +12,7 @@ from tests.support.fakes import make_job, until
 from zuebee.config import AbuseSettings, LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import ANONYMOUS, Caller, Place, Principal
 from zuebee.contracts.errors import Refusal
-from zuebee.kit.redis_errors import RedisDown
+from zuebee.lib.failures import RedisDown
 from zuebee.limits import redis_limiter
 from zuebee.limits.redis_limiter import RedisLimiter
 

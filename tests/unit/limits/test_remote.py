@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from zuebee.contracts.admission import Limit
-from zuebee.limits.remote import Batch, Verdict, share_of
+from zuebee.limits.redis_limiter import Batch, Verdict, share_of
 
 MINUTE = Limit("key:k", "requests", 60, 60)
 TOKENS = Limit("key:k", "tokens", 100, 60)

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from zuebee.contracts.admission import Limit
 from zuebee.limits.buckets import SLOTS
-from zuebee.limits.redis_limiter import SCRIPT
-from zuebee.limits.remote import Batch, Verdict
+from zuebee.limits.redis_limiter import SCRIPT, Batch, Verdict
 
 WINDOW_S = 60
 SLOT_S = WINDOW_S / SLOTS

@@ -4,7 +4,7 @@ import pytest
 
 from zuebee.config import LimitSettings, PriorityLimitSettings, RateLimitSettings
 from zuebee.contracts.admission import ANONYMOUS, Limit, Principal
-from zuebee.kit.networks import network_of
+from zuebee.lib.networks import network_of
 from zuebee.limits.rules import Scopes, scope_of
 
 ONE = LimitSettings(requests_per_minute=1)

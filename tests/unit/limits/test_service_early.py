@@ -11,8 +11,8 @@ from tests.unit.limits.test_redis_limiter import FakeRedis
 from zuebee.config import LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import Caller, Limit, Place, Principal
 from zuebee.contracts.errors import Refusal
-from zuebee.limits.book import Taken
 from zuebee.limits.buckets import LEASE_S
+from zuebee.limits.plans import Taken
 from zuebee.limits.redis_limiter import RedisLimiter
 from zuebee.limits.service import MemoryLimiter
 

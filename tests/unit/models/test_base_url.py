@@ -1,6 +1,6 @@
 import pytest
 
-from zuebee.models.base_url import BaseUrl
+from zuebee.models.header_policy import BaseUrl
 
 CHAT = "/v1/chat/completions"
 

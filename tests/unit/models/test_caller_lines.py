@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.support.fakes import make_job
 from zuebee.contracts.admission import Principal
-from zuebee.models.caller_lines import MAX_VALUE_BYTES, caller_lines
+from zuebee.models.header_policy import MAX_VALUE_BYTES, caller_lines
 
 
 def user_line(user_id: str) -> bytes:

@@ -1,7 +1,6 @@
 import pytest
 
-from zuebee.models.answer_fields import downstream
-from zuebee.models.headers import AllowList, upstream_lines
+from zuebee.models.header_policy import AllowList, downstream, upstream_lines
 
 
 @pytest.mark.requirement("A077", "A146")

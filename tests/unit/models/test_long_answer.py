@@ -2,7 +2,7 @@ import pytest
 
 from tests.support.fakes import make_job
 from zuebee.contracts.inference import Usage
-from zuebee.models.long_answer import TAIL_BYTES, LongAnswer
+from zuebee.models.answer import TAIL_BYTES, LongAnswer
 
 USAGE = b'"usage":{"prompt_tokens":7,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":3}}'
 BEGUN = b'{"choices":[{"message":{"content":"'

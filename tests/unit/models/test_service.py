@@ -12,8 +12,8 @@ from tests.support.loopback import HANG, RESET, Loopback, chunked, loopback, who
 from tests.support.samples import VLLM
 from zuebee.config import BackendSettings
 from zuebee.contracts.inference import End, Event, Head, Job, Quiet, Usage
-from zuebee.kit.http_client import HttpFailure
-from zuebee.kit.units import Timeout
+from zuebee.http.pool import HttpFailure
+from zuebee.lib.units import Timeout
 from zuebee.models.estimate import PromptSizes
 from zuebee.models.service import MAX_HELD_BYTES, BackendInference
 

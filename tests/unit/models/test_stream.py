@@ -8,10 +8,10 @@ from tests.support.samples import VLLM
 from zuebee.contracts.inference import QUIET
 from zuebee.dialects.openai_stream import StreamMeter
 from zuebee.dialects.openai_usage import Figures
-from zuebee.kit import clock
-from zuebee.kit.http_client import Connection, HttpFailure, HttpPool, Timeouts
-from zuebee.kit.http_connect import Origin
-from zuebee.models.stream import StreamRelay
+from zuebee.http.connect import Origin
+from zuebee.http.pool import Connection, HttpFailure, HttpPool, Timeouts
+from zuebee.lib import clock
+from zuebee.models.answer import StreamRelay
 
 EVENTS = [event + b"\n\n" for event in VLLM["chat_stream_usage"].split(b"\n\n")[:-1]]
 SHOWN = b"".join(event for event in EVENTS if b'"choices":[]' not in event)

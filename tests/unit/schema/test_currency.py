@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import insert
 
 from tests.support.databases import postgres_database
-from zuebee.kit.database import Database, database_url
+from zuebee.lib.sql.database import Database, database_url
 from zuebee.schema import migrate, tables
 from zuebee.schema.currency import OtherCurrency, claim, find, hold_to
 from zuebee.schema.prepare import prepare

@@ -3,7 +3,7 @@ import sqlalchemy
 from sqlalchemy import select
 
 from tests.support.databases import postgres_database
-from zuebee.kit.database import database_url
+from zuebee.lib.sql.database import database_url
 from zuebee.schema.prepare import prepare
 from zuebee.schema.sums import Sums
 from zuebee.schema.tables import usage_records

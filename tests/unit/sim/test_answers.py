@@ -5,8 +5,7 @@ import pytest
 
 from zuebee.sim import answers
 from zuebee.sim.asks import ChatAsk, CompletionAsk, EmbeddingAsk, decode
-from zuebee.sim.messages import Refused
-from zuebee.sim.settings import SimSettings
+from zuebee.sim.base import Refused, SimSettings
 
 SETTINGS = SimSettings(tokens=6, tokens_per_s=2)
 

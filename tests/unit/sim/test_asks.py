@@ -4,8 +4,7 @@ from typing import Any
 import pytest
 
 from zuebee.sim.asks import ChatAsk, CompletionAsk, answer_size, decode, model_of, prompts
-from zuebee.sim.messages import Refused
-from zuebee.sim.settings import SimSettings
+from zuebee.sim.base import Refused, SimSettings
 
 SETTINGS = SimSettings(tokens=10, max_model_tokens=100)
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from zuebee.sim.connection import Connection
-from zuebee.sim.settings import SimSettings
+from zuebee.sim.base import SimSettings
+from zuebee.sim.server import Connection
 from zuebee.sim.site import Site
 
 

@@ -3,10 +3,9 @@ from typing import Any
 
 import pytest
 
-from zuebee.sim.control import Control
-from zuebee.sim.faults import FaultBook
-from zuebee.sim.messages import Request
-from zuebee.sim.observe import Observer
+from zuebee.sim.base import Request
+from zuebee.sim.observe import Control, Observer
+from zuebee.sim.wire import FaultBook
 
 
 def ask(control: Control, method: str, target: str, body: bytes = b"") -> tuple[int, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from zuebee.sim.faults import FAULTS, Armed, FaultBook, FaultError, Wish, asked, parse_header
+from zuebee.sim.wire import FAULTS, Armed, FaultBook, FaultError, Wish, asked, parse_header
 
 PAGE = (Path(__file__).parents[3] / "docs" / "sim.md").read_text(encoding="utf-8")
 

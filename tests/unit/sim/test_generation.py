@@ -1,9 +1,8 @@
 import json
 from typing import Any
 
-from zuebee.sim.generation import CHAT, TEXT, Answer, Choice, Pace, Shape, body, events, usage_json
-from zuebee.sim.steps import DONE, Send, Step, Wait
-from zuebee.sim.text import token
+from zuebee.sim.answers import CHAT, TEXT, Answer, Choice, Pace, Shape, body, events, usage_json
+from zuebee.sim.base import DONE, Send, Step, Wait, token
 
 HASTE = Pace(0, 0)
 

@@ -1,5 +1,5 @@
 from zuebee.sim import observe
-from zuebee.sim.messages import Request
+from zuebee.sim.base import Request
 from zuebee.sim.observe import Account, Observer
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from zuebee.sim.player import Player
-from zuebee.sim.steps import Send, Step, Stop, Wait
+from zuebee.sim.base import Send, Step, Stop, Wait
+from zuebee.sim.server import Player
 
 
 class Stage:

@@ -2,7 +2,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from zuebee.sim.settings import SimSettings
+from zuebee.sim.base import SimSettings
 
 PAGE = (Path(__file__).parents[3] / "docs" / "sim.md").read_text(encoding="utf-8")
 

@@ -3,10 +3,8 @@ from typing import Any
 
 import pytest
 
-from zuebee.sim.messages import Request
-from zuebee.sim.settings import SimSettings
+from zuebee.sim.base import Request, Send, SimSettings
 from zuebee.sim.site import Exchange, Site
-from zuebee.sim.steps import Send
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 

@@ -1,6 +1,6 @@
 import zlib
 
-from zuebee.sim.steps import (
+from zuebee.sim.base import (
     DONE,
     Send,
     Step,

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from zuebee.sim.text import count_tokens, cut_at, seed_of, token, tokens
+from zuebee.sim.base import count_tokens, cut_at, seed_of, token, tokens
 
 
 def test_the_same_seed_gives_the_same_text_and_another_seed_another() -> None:

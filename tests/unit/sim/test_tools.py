@@ -3,9 +3,8 @@ from typing import Any
 
 import pytest
 
-from zuebee.sim.asks import ChatAsk, decode
-from zuebee.sim.messages import Refused
-from zuebee.sim.tools import ToolCall, call_tokens, choose, cut
+from zuebee.sim.asks import ChatAsk, ToolCall, call_tokens, choose, cut, decode
+from zuebee.sim.base import Refused
 
 SCHEMA = {
     "type": "object",

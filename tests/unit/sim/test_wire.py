@@ -1,9 +1,7 @@
 import pytest
 
-from zuebee.sim.faults import FAULTS, Wish
-from zuebee.sim.messages import EVENT_STREAM, Reply
-from zuebee.sim.steps import DONE, Send, Stop
-from zuebee.sim.wire import play
+from zuebee.sim.base import DONE, EVENT_STREAM, Reply, Send, Stop
+from zuebee.sim.wire import FAULTS, Wish, play
 
 
 def stream() -> Reply:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from zuebee.telemetry.budgets import BudgetGauges
+from zuebee.telemetry.series import BudgetGauges
 
 
 def balance(account: str, granted: int, used: int, held: int = 0, **more: Any) -> Any:

@@ -1,6 +1,6 @@
 import pytest
 
-from zuebee.telemetry.burn import Burn, Burns
+from zuebee.telemetry.series import Burn, Burns
 
 
 def test_a_constant_rate_shows_after_a_while_and_fades_afterwards() -> None:

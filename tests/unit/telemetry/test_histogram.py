@@ -1,4 +1,4 @@
-from zuebee.telemetry.histogram import Histogram
+from zuebee.telemetry.series import Histogram
 
 
 def test_a_bound_belongs_to_its_bucket() -> None:

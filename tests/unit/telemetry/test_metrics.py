@@ -11,9 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from tests.support.fakes import VirtualTime
 from zuebee.contracts.admission import ANONYMOUS, Grant, Principal, Priority, Settlement
 from zuebee.contracts.inference import Usage
-from zuebee.telemetry.histogram import LATENCY_BUCKETS_MS, Histogram
 from zuebee.telemetry.metrics import METRICS, Metrics
-from zuebee.telemetry.tally import OTHER
+from zuebee.telemetry.series import LATENCY_BUCKETS_MS, OTHER, Histogram
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -155,7 +154,7 @@ def test_a_model_that_no_backend_answered_for_gets_no_label() -> None:
 
 @pytest.mark.plain
 def test_codes_and_routes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zuebee.telemetry.tally.MAX_TALLIES", 100)
+    monkeypatch.setattr("zuebee.telemetry.series.MAX_TALLIES", 100)
     metrics = Metrics(50)
     for n in range(200):
         metrics.record(settled(code=f"c{n}", route=f"/r{n}"))

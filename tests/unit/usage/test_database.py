@@ -8,8 +8,7 @@ from tests.support.usage import make_event, payload
 from zuebee.config import ReporterDatabaseSettings, ReporterSettings
 from zuebee.contracts.usage import UsageEvent
 from zuebee.usage.database import DatabaseSink
-from zuebee.usage.delivery import Delivered, Failed
-from zuebee.usage.outbox import Entry
+from zuebee.usage.outbox import Delivered, Entry, Failed
 
 
 def sink(path: Path, table: str = "usage_records", **changes: Any) -> DatabaseSink:

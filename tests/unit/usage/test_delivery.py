@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.usage.delivery import (
+from zuebee.usage.outbox import (
     PARKED_AT_S,
     PROBE_WAITS_S,
     SCHEDULE_S,

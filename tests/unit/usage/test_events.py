@@ -1,6 +1,6 @@
 from zuebee.contracts.usage import RECORD_COLUMNS
 from zuebee.schema.tables import usage_records
-from zuebee.usage import events
+from zuebee.usage import outbox
 
 RECORD = {
     "request_id": "req_1", "at_s": 1_790_000_000.25, "key_id": "key_1", "key_name": "dev", "user_id": "ann",
@@ -23,12 +23,12 @@ NOTHING_KNOWN = ("prompt_tokens", "completion_tokens", "cached_tokens", "usage_s
 
 
 def test_an_event_says_all_that_a_receiver_is_promised() -> None:
-    assert events.event([RECORD[name] for name in RECORD_COLUMNS], "USD") == TOLD
+    assert outbox.event([RECORD[name] for name in RECORD_COLUMNS], "USD") == TOLD
 
 
 def test_where_nothing_is_known_tokens_are_0_and_the_first_token_is_null() -> None:
     values = [None if name in NOTHING_KNOWN else RECORD[name] for name in RECORD_COLUMNS]
-    told = events.event(values, "EUR")
+    told = outbox.event(values, "EUR")
     assert '"prompt_tokens":0,"completion_tokens":0,"total_tokens":0,' in told
     assert '"cached_tokens":0,"usage_source":"",' in told
     assert '"first_token_ms":null,"cost_nano":9,"currency":"EUR"}' in told

@@ -7,8 +7,8 @@ import pytest
 
 from tests.support.fakes import VirtualTime
 from tests.support.usage import make_event, make_store, put
-from zuebee.kit import clock
-from zuebee.kit.database import Database, DatabaseError
+from zuebee.lib import clock
+from zuebee.lib.sql.database import Database, DatabaseError
 from zuebee.usage.gate import COUNT_AT_LEAST_EVERY_S, COUNT_EVERY_S, OutboxGate
 from zuebee.usage.outbox import Outbox, Result, Standing
 

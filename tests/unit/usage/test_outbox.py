@@ -4,10 +4,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.usage import make_event, make_store, outbox_rows, payload, put, put_whole
-from zuebee.kit.database import Database
+from zuebee.lib.sql.database import Database
 from zuebee.usage import outbox
-from zuebee.usage.delivery import PARKED_AT_S
-from zuebee.usage.outbox import Outbox, Result, Standing
+from zuebee.usage.outbox import PARKED_AT_S, Outbox, Result, Standing
 
 
 @pytest.fixture

@@ -8,11 +8,10 @@ import pytest
 from sqlalchemy import delete
 
 from tests.support.usage import make_event, make_store, outbox_rows, put
-from zuebee.kit.database import Database, DatabaseError
+from zuebee.lib.sql.database import Database, DatabaseError
 from zuebee.schema.tables import usage_outbox
 from zuebee.usage import outbox
-from zuebee.usage.delivery import Delivered, Failed, Outcome
-from zuebee.usage.outbox import Entry, Outbox, Result
+from zuebee.usage.outbox import Delivered, Entry, Failed, Outbox, Outcome, Result
 from zuebee.usage.service import Reporter
 
 ROUNDS = 60

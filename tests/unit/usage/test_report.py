@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import insert
 
 from tests.support.usage import make_store
-from zuebee.kit.database import Database
+from zuebee.lib.sql.database import Database
 from zuebee.schema.tables import usage_records
 from zuebee.usage import report
 from zuebee.usage.report import Filter, GroupBy, Pages, Totals, money

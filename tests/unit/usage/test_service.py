@@ -8,11 +8,10 @@ import pytest
 
 from tests.support.fakes import VirtualTime
 from tests.support.usage import make_event, make_store, outbox_rows, put
-from zuebee.kit.database import Database, DatabaseError
+from zuebee.lib.sql.database import Database, DatabaseError
 from zuebee.usage import outbox as outbox_module
-from zuebee.usage.delivery import PARKED_AT_S, SCHEDULE_S, Delivered, Failed, Gone, Outcome
 from zuebee.usage.gate import OutboxGate
-from zuebee.usage.outbox import Entry, Outbox
+from zuebee.usage.outbox import PARKED_AT_S, SCHEDULE_S, Delivered, Entry, Failed, Gone, Outbox, Outcome
 from zuebee.usage.service import BATCH, IDLE_S, Planned, Reporter, Reporting
 
 

@@ -4,8 +4,8 @@ from hashlib import sha256
 
 import pytest
 
-from zuebee.config.check_usage import signing_secret
-from zuebee.usage.signing import signature
+from zuebee.config.validate_policies import signing_secret
+from zuebee.usage.webhook import signature
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

@@ -1,0 +1,132 @@
+"""The store: brought to its schema, and opened for work off the hot path."""
+
+import asyncio
+import logging
+import resource
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvloop
+
+from zuebee.config import StoreSettings
+from zuebee.lib.sql.database import Database
+from zuebee.lib.sql.dsn import database_url
+from zuebee.schema.prepare import prepare
+from zuebee.schema.version import NoStore, SchemaError
+
+
+def prepare_store(store: StoreSettings, *, make: bool = True, said: Callable[[str], None] = lambda _: None) -> None:
+    """Bring the store to the schema of this version; without `make` only one that is there. Raises OSError."""
+    try:
+        if not make and store.url is None and not Path(store.path).is_file():
+            raise NoStore("there is no such file: `zuebee run` makes a store")
+        prepare(store.url or store.path, make=make, said=said)
+    except SchemaError as error:
+        text = str(error)
+        raise OSError(text if store.url or store.path in text else f"{store.path}: {text}") from None
+
+
+def store_database(store: StoreSettings, max_connections: int = 4, timeout_s: float | None = None) -> Database:
+    """The store, for work off the hot path; `timeout_s` instead of its own. Raises ValueError."""
+    url = f"sqlite:///{store.path}" if store.url is None else database_url("postgres", store.url)
+    return Database(url, timeout_s=timeout_s or store.timeout_s, max_connections=max_connections)
+
+
+def store_place(store: StoreSettings) -> str:
+    """Where the store is, for people: a whole path, or host, port and name; no password. Raises OSError."""
+    if store.url is None:
+        return str(Path(store.path).absolute())
+    from zuebee.schema.reach import place  # its driver takes 0.15 s to import, which SQLite can do without
+
+    try:
+        return f"PostgreSQL at {place(store.url)}"
+    except SchemaError as error:
+        raise OSError(str(error)) from None
+
+
+def left_behind(as_written: StoreSettings, store: StoreSettings) -> list[str]:
+    """Warnings about stores where versions before this looked for them: below the folder of the process, not below
+    that of the configuration file. Raises OSError if one is there and none at the new place: a second would be made.
+    """
+    warnings = []
+    names = ("path",) if store.url is None else ("spool_path",)
+    for name in names:
+        old, new = Path(getattr(as_written, name)), Path(getattr(store, name))
+        if not _has_something(old) or (new.exists() and new.samefile(old)):
+            continue
+        said = f"`store.{name}` is relative to the configuration file: {new}"
+        if not _has_something(new):
+            raise OSError(
+                f"{said}. There is nothing, but {old.absolute()} is there, where versions before this one looked. "
+                f"Move it there (with what is beside it), or write `store.{name}: {old.absolute()}`"
+            )
+        warnings.append(f"{said}. {old.absolute()}, where versions before this one looked, is not used")
+    return warnings
+
+
+def _has_something(path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+# Clients of Redis, for the processes that have one.
+
+if TYPE_CHECKING:
+    from zuebee.lib.redis import RedisClient
+
+
+def redis_client(url: str, *, timeout_s: float, retry_after_s: float = 1.0) -> "RedisClient":
+    """See RedisClient. Raises ValueError."""
+    from zuebee.lib.redis import RedisClient  # takes 0.04 s to import, which most starts can do without
+
+    return RedisClient(url, timeout_s=timeout_s, retry_after_s=retry_after_s)
+
+
+# The event loop of a process, and how many files it may have open.
+
+_log = logging.getLogger("zuebee")
+
+OTHER_FILES = 128
+"""For the store, logs, Redis, listeners."""
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run `main` to its end on an event loop of its own.
+
+    A signal to stop that comes after that end changes nothing: the process leaves with the status it earned. A closed
+    loop gives signals back to the system, which would kill the process (and a script would read "failed").
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_deaf_at_its_end(main))
+
+
+async def _deaf_at_its_end(main: Coroutine[Any, Any, None]) -> None:
+    try:
+        await main
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+
+
+def room_for_connections(wanted: int) -> int:
+    """For how many client connections the process may have files, each with one to a backend.
+
+    Without a file nothing works any more, neither the store nor a backend, so there is a bound before. It asks the
+    system for what it needs where that may be raised.
+    """
+    needed = 2 * wanted + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+    except (OSError, ValueError):
+        raised = soft
+    room = max(1, (raised - OTHER_FILES) // 2)
+    if room < wanted:
+        _log.warning("%d open files are allowed: room for %d client connections, not %d", raised, room, wanted)
+    return min(room, wanted)

@@ -1,0 +1,1 @@
+"""Where keys are looked up: configuration, databases, scripts, webhooks, a billing service."""

@@ -1,0 +1,201 @@
+"""What is spent: the store, the ledger, prices, answers kept for a repeated request, and who is told."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from zuebee.config.settings_base import Section, seconds
+from zuebee.lib.units import Duration, Size, Timeout
+
+
+class StoreSettings(Section, frozen=True, kw_only=True):
+    """Where keys, accounts, the ledger and usage records live."""
+
+    path: Annotated[str, Meta(description="SQLite file, for one process; its folder is made when missing.")] = (
+        "data/zuebee.db"
+    )
+    url: Annotated[
+        str | None, Meta(description="postgresql:// URL, for one or many processes; then `path` is not used.")
+    ] = None
+    spool_path: Annotated[
+        str, Meta(description="File for settlements while PostgreSQL does not answer; each process needs its own.")
+    ] = "data/spool.jsonl"
+    commit_interval_s: Annotated[
+        Duration, Meta(description="Longest wait of a usage record that nobody waits for.")
+    ] = field(name="commit_interval", default=seconds(0.05))
+    timeout_s: Annotated[Timeout, Meta(description="For one transaction.")] = field(name="timeout", default=seconds(5))
+
+
+class PriceSettings(Section, frozen=True, kw_only=True):
+    """An own price, in the currency of `billing`; it comes before the built-in ones."""
+
+    model: Annotated[str, Meta(min_length=1, description="Model name; `*` at the end matches any rest.")]
+    since: Annotated[str, Meta(description="RFC 3339 time or date from which it holds.")] = "1970-01-01"
+    input_per_million: Annotated[str, Meta(description="Decimal price of a million prompt tokens.")]
+    output_per_million: Annotated[str, Meta(description="Decimal price of a million completion tokens.")] = "0"
+    cached_input_per_million: Annotated[
+        str | None, Meta(description="Of prompt tokens that the server had in its cache; default: as input.")
+    ] = None
+    cache_write_per_million: Annotated[
+        str | None, Meta(description="Of prompt tokens that the server put into its cache; default: as input.")
+    ] = None
+    reasoning_per_million: Annotated[
+        str | None, Meta(description="Of completion tokens that are thoughts; default: as output.")
+    ] = None
+
+
+class ModelLimitSettings(Section, frozen=True, kw_only=True):
+    """What is known of a model; it comes before what its servers say. The first entry that fits counts."""
+
+    model: Annotated[str, Meta(min_length=1, description="Model name; `*` at the end matches any rest.")]
+    context_tokens: Annotated[int, Meta(ge=0, description="Prompt and answer together; 0: not known.")] = 0
+    max_output_tokens: Annotated[int, Meta(ge=0, description="The longest answer; 0: not known.")] = 0
+
+
+class BillingSettings(Section, frozen=True, kw_only=True):
+    """What requests cost, and what is held back for them while they run."""
+
+    currency: Annotated[
+        str,
+        Meta(
+            pattern="^[A-Z]{3}$",
+            description="ISO 4217 code of all prices and budgets; that of the store, once it has one.",
+        ),
+    ] = "USD"
+    prices: Annotated[list[PriceSettings], Meta(description="Own prices.")] = []
+    built_in_prices: Annotated[bool, Meta(description="Know the list prices of public models.")] = True
+    margin_percent: Annotated[int, Meta(ge=-100, le=10000, description="Added to built-in prices.")] = 0
+    unknown_price: Annotated[
+        Literal["deny", "cap", "allow"],
+        Meta(description="A model without a price, on a key with money budgets: refused, charged `cap`, or free."),
+    ] = "deny"
+    cap: Annotated[PriceSettings | None, Meta(description="The price under `unknown_price: cap`.")] = None
+    default_output_tokens: Annotated[
+        int, Meta(ge=1, description="Counted by token limits for an answer whose request names no `max_tokens`.")
+    ] = 1024
+    max_output_tokens: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Held back in budgets for such an answer, and its bound, where the model's own is not known.",
+        ),
+    ] = 16384
+    models: Annotated[
+        list[ModelLimitSettings], Meta(description="How long prompts and answers of a model can be.")
+    ] = []
+    reserve_wait_s: Annotated[
+        Duration,
+        Meta(description="How long a request waits for what others hold of its budget, before it is refused."),
+    ] = field(name="reserve_wait", default=seconds(2))
+    when_exhausted: Annotated[
+        Literal["cut", "finish"],
+        Meta(description="A stream whose hold cannot be extended: cut with an error event, or finished on overdraft."),
+    ] = "cut"
+    heartbeat_s: Annotated[
+        Timeout, Meta(description="How often running requests renew their holds, and their keys are looked at again.")
+    ] = field(name="heartbeat", default=seconds(1))
+    hold_s: Annotated[Timeout, Meta(description="A hold that is not renewed for this long has expired.")] = field(
+        name="hold", default=seconds(30)
+    )
+
+
+class IdempotencySettings(Section, frozen=True, kw_only=True):
+    """Answers kept for requests with an `Idempotency-Key`."""
+
+    enabled: Annotated[bool, Meta(description="Off: the header is ignored.")] = True
+    retention_s: Annotated[Timeout, Meta(description="How long an answer is kept.")] = field(
+        name="retention", default=seconds(86400)
+    )
+    max_answer_size: Annotated[Size, Meta(description="A larger answer is not kept; its repetition is refused.")] = (
+        Size(4 << 20)
+    )
+
+
+class ClientGoneSettings(Section, frozen=True, kw_only=True):
+    """What becomes of an answer whose reader has left."""
+
+    models: Annotated[list[str], Meta(description="For these models, `*` at the end matches; empty: all.")] = []
+    policy: Annotated[
+        Literal["cancel", "drain", "detach"],
+        Meta(description="cancel: stop the server; drain: read on within bounds; detach: read to the end."),
+    ] = "cancel"
+    max_s: Annotated[Timeout, Meta(description="drain: for this long at most.")] = field(
+        name="max_time", default=seconds(30)
+    )
+    max_bytes: Annotated[Size, Meta(description="drain: this much at most.")] = Size(1 << 20)
+
+
+class ReporterDatabaseSettings(Section, frozen=True, kw_only=True):
+    """A table that gets one row for each record; it is made when missing."""
+
+    driver: Annotated[Literal["mysql", "postgres", "sqlite"], Meta(description="Kind of database.")]
+    dsn: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="A URL, Go's form `user:pass@tcp(host:3306)/db`, or `host=... dbname=...`; for SQLite a path.",
+        ),
+    ]
+    table: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}(\.[A-Za-z_][A-Za-z0-9_]{0,62})?$",
+            description="Table, or `schema.table`.",
+        ),
+    ] = "usage_records"
+
+
+class ReporterSettings(Section, frozen=True, kw_only=True):
+    """Someone who is told of each record, at least once."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$",
+            description="Name in logs and metrics; its place in the outbox, so do not change it while events wait.",
+        ),
+    ]
+    type: Annotated[
+        Literal["webhook", "database", "builtin"], Meta(description="builtin: the store itself; nothing to deliver.")
+    ]
+    enabled: Annotated[bool, Meta(description="Its own switch.")] = True
+    url: Annotated[str | None, Meta(description="Webhook target.")] = None
+    timeout_s: Annotated[Timeout, Meta(description="For one delivery.")] = field(name="timeout", default=seconds(3))
+    retry: Annotated[
+        int,
+        Meta(ge=0, le=10, description="Attempts one right after the other in each round; 0 counts as 1."),
+    ] = 1
+    method: Annotated[Literal["POST", "PUT"], Meta(description="Method of the webhook.")] = "POST"
+    headers: Annotated[dict[str, str], Meta(description="Headers of the webhook.")] = {}
+    ca_file: Annotated[str | None, Meta(description="PEM authorities to trust for https, instead of the system's.")] = (
+        None
+    )
+    secrets: Annotated[
+        list[str],
+        Meta(
+            max_length=4,
+            description="Sign deliveries (Standard Webhooks): `whsec_` and base64 of 24 to 64 bytes; two to rotate.",
+        ),
+    ] = []
+    api_key: Annotated[
+        Literal["id", "masked"],
+        Meta(description="What stands under `api_key`: the key's id, or its ends. The key itself is not known."),
+    ] = "id"
+    database: Annotated[ReporterDatabaseSettings | None, Meta(description="For type database.")] = None
+
+
+class UsageSettings(Section, frozen=True, kw_only=True):
+    """The usage records: one row for each request, in the store."""
+
+    enabled: Annotated[bool, Meta(description="Off: nobody is told; records are kept all the same.")] = True
+    retention_days: Annotated[int, Meta(ge=0, description="Older records are removed once a day; 0: kept.")] = 0
+    max_outbox: Annotated[
+        int, Meta(ge=1000, description="More undelivered events than this stop requests that would make more.")
+    ] = 5_000_000
+    when_full: Annotated[
+        Literal["refuse", "drop"], Meta(description="refuse: 503 for metered requests; drop: lose events, counted.")
+    ] = "refuse"
+    drain_s: Annotated[
+        Duration, Meta(description="At a stop, what is due is still delivered for this long; the rest stays.")
+    ] = field(name="drain", default=seconds(5))
+    reporters: Annotated[list[ReporterSettings], Meta(description="Who is told of each record.")] = []

@@ -1,0 +1,252 @@
+"""Keeps the answers of requests with an `Idempotency-Key`, for whoever repeats one."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from zuebee.contracts.admission import Principal
+from zuebee.contracts.answers import KeptAnswer, Ticket
+from zuebee.contracts.errors import Refusal
+from zuebee.contracts.inference import Job
+from zuebee.idempotency import store
+from zuebee.idempotency.store import Grouped
+from zuebee.lib import clock
+from zuebee.lib.seldom import Seldom
+from zuebee.lib.sql.database import DatabaseError
+from zuebee.lib.tasks import Tasks
+
+# What callers who repeat a request are told, where they cannot have its answer.
+
+REUSED = Refusal(
+    422,
+    "invalid_request_error",
+    "idempotency_key_reused",
+    "This Idempotency-Key was used for another request.",
+    "Idempotency-Key",
+)
+TOO_LARGE = Refusal(
+    409,
+    "invalid_request_error",
+    "idempotency_answer_too_large",
+    "The answer to the request with this Idempotency-Key was too large to be kept.",
+    "Idempotency-Key",
+)
+LOST = Refusal(
+    409,
+    "invalid_request_error",
+    "idempotency_answer_lost",
+    "The request with this Idempotency-Key was begun, and its answer could not be kept: it is not run again.",
+    "Idempotency-Key",
+)
+UNKNOWN = Refusal(
+    503,
+    "api_error",
+    "idempotency_unavailable",
+    "Whether this request was answered before cannot be found out just now.",
+    retry_after_s=1.0,
+    should_retry=True,
+)
+
+
+def in_progress(wait_s: float) -> Refusal:
+    """409: it runs in another process, or did until that died; `wait_s` until the next look is worth it."""
+    return Refusal(
+        409,
+        "invalid_request_error",
+        "idempotency_in_progress",
+        "The request with this Idempotency-Key is still running.",
+        "Idempotency-Key",
+        retry_after_s=max(1.0, wait_s),
+        should_retry=True,
+    )
+
+
+LEASE_S = 15.0
+RENEW_S = 5.0
+SWEEP_EVERY = 12
+"""Renewals between two sweeps: once a minute."""
+POLL_S = 1.0
+MAX_SWEEPS = 20
+UNSURE_S = 30.0
+"""After so long a transaction that was given up has been made, or never will be."""
+
+MAX_LEFT_OVER = 10_000
+"""What the database could not be told is told later, of so many keys at most."""
+
+T = TypeVar("T")
+_log = logging.getLogger("zuebee.answers")
+
+
+class AnswerKeeper:
+    """`Answers` in a database. `start` it once the loop runs; `aclose` closes the database too."""
+
+    def __init__(self, database: Grouped, *, retention_s: float, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.failures = 0
+        self._seldom = Seldom(_log)
+        self._database = database
+        self._retention_s = retention_s
+        self._claimed: set[int] = set()
+        self._claims: dict[int, asyncio.Task[store.Row | None]] = {}
+        self._left_over: dict[int, tuple[Callable[[Connection], object], float]] = {}
+        self._tasks = Tasks()
+        self._started = False
+
+    def start(self) -> None:
+        """Begin to renew leases and to remove what has expired. Again: nothing more happens."""
+        if not self._started:
+            self._started = True
+            self._tasks.spawn(self._attend(), "kept answers")
+
+    async def aclose(self) -> None:
+        """Stop, and let go of the database."""
+        with suppress(DatabaseError):
+            await self._catch_up()
+        await self._tasks.aclose()
+        await self._database.aclose()
+
+    def ticket(self, principal: Principal, key: bytes, job: Job) -> Ticket:
+        """See `Answers.ticket`."""
+        who = (principal.organisation_id, principal.team_id, principal.user_id, principal.key_id)
+        caller = tuple(part.encode() for part in who)
+        root = store.root_secret(*caller, key, job.path.encode(), job.query, job.body)
+        # SQL's integers have a sign.
+        return Ticket(store.name(*caller, key), store.fingerprint(root), root, secrets.randbits(62))
+
+    async def find(self, ticket: Ticket) -> KeptAnswer | Refusal | None:
+        """See `Answers.find`."""
+        try:
+            row = await self._run(lambda connection: store.read(connection, ticket.id, self._retention_s))
+        except DatabaseError:
+            return UNKNOWN
+        if row is None:
+            return None
+        if row.fingerprint != ticket.fingerprint:
+            return REUSED
+        if row.state == "running":
+            return in_progress(min(row.left_s, POLL_S))
+        if row.state == "lost":
+            return LOST
+        if row.answer is None:
+            return TOO_LARGE
+        try:
+            return store.unseal(ticket.secret, ticket.id, row.answer)
+        except store.Unreadable:
+            _log.error("a kept answer cannot be read: it was changed in the database")
+            return UNKNOWN
+
+    async def claim(self, ticket: Ticket) -> Refusal | None:
+        """See `Answers.claim`. Who leaves meanwhile frees it, and that waits for what is under way."""
+        self._claimed.add(ticket.owner)
+        enter = partial(store.claim, ticket=ticket, lease_s=LEASE_S, retention_s=self._retention_s)
+        claiming = self._claims[ticket.owner] = self._tasks.spawn(self._entered(ticket, enter), "claim a key")
+        try:
+            other = await asyncio.shield(claiming)
+        except DatabaseError:
+            return UNKNOWN
+        if other is None:
+            return None
+        self._claimed.discard(ticket.owner)
+        if other.fingerprint != ticket.fingerprint:
+            return REUSED
+        return LOST if other.state == "lost" else in_progress(POLL_S)
+
+    async def _entered(self, ticket: Ticket, enter: Callable[[Connection], store.Row | None]) -> store.Row | None:
+        try:
+            return await self._database.run(enter)
+        except DatabaseError as error:
+            self._failed(error)
+            # It may be entered all the same, also later: for a request that does not run.
+            self._claimed.discard(ticket.owner)
+            self._do_later(ticket, partial(store.remove, ticket=ticket), UNSURE_S)
+            raise
+        finally:
+            del self._claims[ticket.owner]
+
+    async def keep(self, ticket: Ticket, answer: KeptAnswer | None) -> None:
+        """See `Answers.keep`. It is done also for a caller that is cut meanwhile."""
+        await asyncio.shield(self._tasks.spawn(self._keep(ticket, answer), "keep an answer"))
+
+    async def _keep(self, ticket: Ticket, answer: KeptAnswer | None) -> None:
+        def finish(connection: Connection) -> bool:
+            sealed = None if answer is None else store.seal(ticket.secret, ticket.id, answer)
+            state: store.State = "too_large" if answer is None else "done"
+            return store.finish(connection, ticket, state, sealed, self._retention_s)
+
+        try:
+            if not await self._run(finish):
+                self.failures += 1
+                _log.error("an answer could not be kept: its row is gone")
+        except DatabaseError:
+            self._do_later(ticket, partial(self._lose, ticket), 0.0)
+        self._claimed.discard(ticket.owner)
+
+    def _lose(self, ticket: Ticket, connection: Connection) -> None:
+        """Say of a run whose answer is not kept that it ran. Unless it was kept, and that was not seen."""
+        row = store.read(connection, ticket.id, self._retention_s)
+        if row is not None and row.owner == ticket.owner and row.state in ("running", "lost"):
+            store.finish(connection, ticket, "lost", None, self._retention_s)
+
+    async def free(self, ticket: Ticket) -> None:
+        """See `Answers.free`."""
+        self._claimed.discard(ticket.owner)
+        if (claiming := self._claims.get(ticket.owner)) is not None:
+            await asyncio.wait([claiming])
+        remove = partial(store.remove, ticket=ticket)
+        try:
+            await self._run(remove)
+        except DatabaseError:
+            self._do_later(ticket, remove, 0.0)
+
+    def _do_later(self, ticket: Ticket, work: Callable[[Connection], object], for_s: float) -> None:
+        """Try again until it is done, and has been for so long."""
+        if len(self._left_over) < MAX_LEFT_OVER:
+            self._left_over[ticket.owner] = work, clock.monotonic_s() + for_s
+
+    async def _catch_up(self) -> None:
+        for owner, (work, until_s) in list(self._left_over.items()):
+            await self._run(work)
+            if clock.monotonic_s() >= until_s:
+                self._left_over.pop(owner, None)
+
+    async def _run(self, work: Callable[[Connection], T]) -> T:
+        try:
+            return await self._database.run(work)
+        except DatabaseError as error:
+            self._failed(error)
+            raise
+
+    def _failed(self, error: DatabaseError) -> None:
+        self.failures += 1
+        self._seldom.error("kept answers: %s", error)
+
+    async def _attend(self) -> None:
+        turn = 0
+        while True:
+            await asyncio.sleep(RENEW_S)
+            turn += 1
+            try:
+                if self._claimed:
+                    await self._renew()
+                await self._catch_up()
+                if turn % SWEEP_EVERY == 0:
+                    await self._sweep()
+            except DatabaseError:
+                continue
+
+    async def _renew(self) -> None:
+        owners = list(self._claimed)
+        for begin in range(0, len(owners), store.SWEEP_ROWS):
+            part = owners[begin : begin + store.SWEEP_ROWS]
+            await self._run(lambda connection, part=part: store.renew(connection, part, LEASE_S))  # type: ignore[misc]
+
+    async def _sweep(self) -> None:
+        for _ in range(MAX_SWEEPS):
+            if await self._run(lambda connection: store.sweep(connection, self._retention_s)) < store.SWEEP_ROWS:
+                break

@@ -1,0 +1,1 @@
+"""The ledger: what was granted, held and used, kept on disk together with the usage records."""

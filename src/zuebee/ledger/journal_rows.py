@@ -1,0 +1,122 @@
+"""PURE. What is kept beside a hold, for the record of its request if its process dies."""
+
+import msgspec
+
+from zuebee.contracts.admission import Grant, Principal, Settlement
+from zuebee.contracts.inference import Usage
+
+
+class Stub(msgspec.Struct, array_like=True, gc=False):
+    """What is known of a request when it begins: kept with its hold, for the record if its process dies."""
+
+    key_id: str
+    key_name: str
+    user_id: str
+    team_id: str
+    organisation_id: str
+    plan: str
+    priority: str
+    model: str
+    route: str
+    stream: bool
+    at_s: float
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Stub).decode
+
+
+def stub_text(stub: Stub | str) -> str:
+    """A stub as it is stored."""
+    return stub if isinstance(stub, str) else _encode(stub).decode()
+
+
+def stub_of(text: str) -> Stub:
+    """The stub that was stored so."""
+    return _decode(text)
+
+
+# How a request ended, as it stands in the journal until its settlement is in the store.
+
+
+class Outcome(msgspec.Struct, array_like=True, gc=False):
+    """What a settlement says beyond what was known when the request began (`Stub`). `prompt_tokens` is -1 where no
+    usage is known.
+    """
+
+    hold: str
+    at_s: float
+    method: str
+    status: int
+    ending: str
+    code: str
+    backend: str
+    backend_url: str
+    attempts: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    source: str
+    cost_nano: int
+    duration_s: float
+    first_token_s: float
+    tags: tuple[str, ...]
+
+
+_decode_outcome = msgspec.json.Decoder(Outcome).decode
+
+
+def outcome_text(hold: str, settlement: Settlement) -> bytes:
+    """The outcome of a settlement, as it is kept."""
+    s, usage = settlement, settlement.usage
+    prompt, completion, cached, source = -1, 0, 0, ""
+    if usage is not None:
+        prompt, completion, cached, source = (
+            usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.source,
+        )  # fmt: skip
+    return _encode(
+        Outcome(
+            hold, s.at_s, s.method, s.status, s.ending, s.code, s.backend, s.backend_url, s.attempts,
+            prompt, completion, cached, source, s.cost_nano, s.duration_s, s.first_token_s, s.principal.tags,
+        )
+    )  # fmt: skip
+
+
+def outcome_of(text: bytes) -> Outcome:
+    """The outcome that was kept so. Raises msgspec.DecodeError."""
+    return _decode_outcome(text)
+
+
+def settlement_of(outcome: Outcome, stub: Stub | str) -> Settlement:
+    """The settlement that a process did not live to write."""
+    o = outcome
+    s = stub_of(stub) if isinstance(stub, str) else stub
+    principal = Principal(
+        s.key_id, s.key_name, s.user_id, s.team_id, s.organisation_id, s.plan,
+        s.priority,  # type: ignore[arg-type]
+        o.tags,
+    )  # fmt: skip
+    usage = None
+    if o.prompt_tokens >= 0:
+        usage = Usage(o.prompt_tokens, o.completion_tokens, o.source, o.cached_tokens)  # type: ignore[arg-type]
+    return Settlement(
+        request_id=o.hold,
+        method=o.method,
+        route=s.route,
+        address="",
+        at_s=o.at_s,
+        status=o.status,
+        ending=o.ending,  # type: ignore[arg-type]
+        code=o.code,
+        principal=principal,
+        grant=Grant(principal, o.hold, s.model),
+        model=s.model,
+        stream=s.stream,
+        backend=o.backend,
+        backend_url=o.backend_url,
+        attempts=o.attempts,
+        usage=usage,
+        cost_nano=o.cost_nano,
+        duration_s=o.duration_s,
+        first_token_s=o.first_token_s,
+    )

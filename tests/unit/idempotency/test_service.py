@@ -1,0 +1,60 @@
+import asyncio
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.fakes import make_job
+from tests.support.keepers import ANSWER, CALLER, Keepers, KeeperSuite, code, keeper
+from zuebee.idempotency import service
+from zuebee.idempotency.service import AnswerKeeper
+from zuebee.idempotency.store import Grouped
+from zuebee.lib.sql.database import Database
+
+
+@pytest.fixture
+def keepers(tmp_path: Path) -> Iterator[Keepers]:
+    made: list[AnswerKeeper] = []
+
+    def make() -> AnswerKeeper:
+        made.append(keeper(f"sqlite:///{tmp_path / 'kept.db'}"))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one._database._database.close()
+
+
+class TestOnSqlite(KeeperSuite):
+    pass
+
+
+async def test_a_broken_database_refuses_and_never_raises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    nowhere = Database(f"sqlite:///{tmp_path / 'no' / 'where.db'}", timeout_s=1)
+    broken = AnswerKeeper(Grouped(nowhere, timeout_s=1, writers=1), retention_s=1, max_bytes=1)
+    ticket = broken.ticket(CALLER, b"key", make_job())
+    with caplog.at_level(logging.ERROR, "zuebee.answers"):
+        assert code(await broken.find(ticket)) == "idempotency_unavailable"
+        assert code(await broken.claim(ticket)) == "idempotency_unavailable"
+        await broken.keep(ticket, ANSWER)
+        await broken.free(ticket)
+    assert broken.failures == 4
+    assert not broken._claimed
+    assert str(tmp_path) not in caplog.text
+    await broken.aclose()
+
+
+async def test_leases_are_renewed_while_it_runs(keepers: Keepers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "RENEW_S", 0.02)
+    monkeypatch.setattr(service, "LEASE_S", 0.2)
+    keep, other = keepers(), keepers()
+    keep.start()
+    keep.start()
+    ticket = keep.ticket(CALLER, b"key", make_job())
+    await keep.claim(ticket)
+    await asyncio.sleep(0.4)
+    assert code(await other.find(ticket)) == "idempotency_in_progress"
+    await keep._tasks.aclose()
+    await asyncio.sleep(0.3)
+    assert code(await other.find(ticket)) == "idempotency_answer_lost"

@@ -1,0 +1,48 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from zuebee.ledger import usage_rows
+from zuebee.ledger.usage_rows import MAX_NAME, MAX_NAMES, OTHER, Totals, Unbilled
+
+OCTOBER_S = datetime(2025, 10, 1, tzinfo=UTC).timestamp()
+NOVEMBER_S = datetime(2025, 11, 1, tzinfo=UTC).timestamp()
+
+
+def nothing(organisation_id: str, month: int) -> list[str]:
+    return []
+
+
+def test_what_was_used_is_summed_up_by_month_user_and_model() -> None:
+    totals = Totals(Unbilled(nothing))
+    for at_s, user, model in ((OCTOBER_S, "ann", "m"), (NOVEMBER_S - 0.1, "ann", "m"), (NOVEMBER_S, "ann", "m")):
+        totals.add("acme", at_s, user, model, 7, 2, 5, 11)
+    totals.add("acme", OCTOBER_S, "ann", "refused", 0, 0, 0, 0)
+    totals.add("", OCTOBER_S, "ann", "m", 7, 2, 5, 11)
+    assert totals.rows() == [
+        ("acme", int(OCTOBER_S), "ann", "m", 2, 14, 4, 10, 22),
+        ("acme", int(NOVEMBER_S), "ann", "m", 1, 7, 2, 5, 11),
+    ]
+
+
+def test_callers_cannot_make_more_names_than_so_many() -> None:
+    names = Unbilled(lambda organisation_id, month: ["known"] if organisation_id == "acme" else [])
+    given = {names.name("acme", 0, f"m{number}") for number in range(10 * MAX_NAMES)}
+    assert len(given) == MAX_NAMES
+    assert OTHER in given
+    assert names.name("acme", 0, "known") == "known"
+    assert names.name("acme", 0, "m0") == "m0"
+    assert names.name("acme", 1, "new") == names.name("other", 0, "new") == "new"
+
+
+def test_a_long_name_is_cut() -> None:
+    assert len(Unbilled(nothing).name("acme", 0, "m" * 4_000_000)) == MAX_NAME
+
+
+@pytest.mark.plain
+def test_what_is_remembered_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage_rows, "MAX_KNOWN", 10)
+    names = Unbilled(nothing)
+    for number in range(100):
+        names.name(f"o{number}", 0, "m")
+    assert len(names._names) <= 10
