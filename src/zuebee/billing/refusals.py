@@ -4,7 +4,7 @@ from zuebee.billing.pricing import Quote, affordable
 from zuebee.contracts.admission import Amount
 from zuebee.contracts.errors import Refusal
 from zuebee.ledger.entries import TOKENS, Short
-from zuebee.lib.units import rfc3339
+from zuebee.lib.timestamps import rfc3339
 
 PAYMENT_REQUIRED = 402
 SOON_S = 1.0

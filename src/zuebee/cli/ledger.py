@@ -12,7 +12,7 @@ from zuebee.cli import show as shown
 from zuebee.cli.place import FAILED, MISUSED, ConfigOption, StoreOption, chosen, give_up, open_ledger
 from zuebee.cli.show import FormOption
 from zuebee.lib import clock
-from zuebee.lib.units import rfc3339
+from zuebee.lib.timestamps import rfc3339
 
 DAY_S = 86_400.0
 SHOWN = 20

@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from zuebee.lib import clock
-from zuebee.lib.units import rfc3339
+from zuebee.lib.timestamps import rfc3339
 
 # Tables as lines of text that fit a terminal. PURE.
 

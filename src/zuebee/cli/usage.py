@@ -16,7 +16,8 @@ from zuebee.cli.place import MISUSED, ConfigOption, StoreOption, give_up, open_u
 from zuebee.cli.show import Form, FormOption
 from zuebee.config.validate_policies import since_s
 from zuebee.lib import clock
-from zuebee.lib.units import Duration, rfc3339
+from zuebee.lib.timestamps import rfc3339
+from zuebee.lib.units import Duration
 
 GROUPS = ("key", "user", "team", "organisation", "plan", "model", "endpoint", "day", "hour")
 FIGURES = (

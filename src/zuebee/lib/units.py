@@ -1,7 +1,6 @@
 """Durations and sizes as people write them."""
 
 import re
-from datetime import UTC, datetime
 from typing import Any
 
 _DURATION_UNITS_S = {
@@ -71,21 +70,3 @@ def decode_custom(kind: type, value: object) -> Any:
     if kind is Duration or kind is Timeout or kind is Size:
         return kind.parse(value)
     raise TypeError(f"no setting is of type {kind}")
-
-
-# Times as text. PURE.
-
-_second = (-1, "")
-
-
-def rfc3339(at_s: float) -> str:
-    """Seconds since 1970 as RFC 3339 in UTC with milliseconds and `Z`."""
-    global _second
-    whole_s = int(at_s)
-    known_s, text = _second
-    if whole_s != known_s:
-        # Records come in the order of time: most ask for the second of the one before.
-        text = datetime.fromtimestamp(whole_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        _second = (whole_s, text)
-    # A float just below a millisecond means that millisecond.
-    return f"{text}.{min(int((at_s - whole_s) * 1000 + 0.001), 999):03d}Z"

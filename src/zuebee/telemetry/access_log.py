@@ -7,7 +7,7 @@ import msgspec
 
 from zuebee.contracts.admission import Settlement
 from zuebee.lib.batch_writer import BatchWriter
-from zuebee.lib.units import rfc3339
+from zuebee.lib.timestamps import rfc3339
 from zuebee.telemetry.access_entry import AccessEntry
 
 FLUSH_INTERVAL_S: Final = 0.1

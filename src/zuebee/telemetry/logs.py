@@ -8,7 +8,7 @@ from logging.handlers import WatchedFileHandler
 import msgspec
 
 from zuebee.config import LogSettings
-from zuebee.lib.units import rfc3339
+from zuebee.lib.timestamps import rfc3339
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 _STREAMS = {"stderr": sys.stderr, "stdout": sys.stdout}

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, bindparam, case, delete, func, select, tuple_
 
 from zuebee.contracts.usage import RECORD_COLUMNS, UsageEvent
 from zuebee.lib.sql.database import Database
-from zuebee.lib.units import rfc3339
+from zuebee.lib.timestamps import rfc3339
 from zuebee.schema.tables import usage_outbox, usage_records
 from zuebee.usage import outbox
 

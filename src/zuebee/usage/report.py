@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, cast, func, select
 
-from zuebee.lib.units import rfc3339
+from zuebee.lib.timestamps import rfc3339
 from zuebee.schema.sums import Sums
 from zuebee.schema.tables import usage_records
 

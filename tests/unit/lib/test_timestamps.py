@@ -2,7 +2,7 @@ from datetime import datetime
 
 import pytest
 
-from zuebee.lib.units import rfc3339
+from zuebee.lib.timestamps import rfc3339
 
 
 @pytest.mark.parametrize(
