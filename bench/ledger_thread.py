@@ -18,7 +18,7 @@ from zuebee.ledger.entries import HoldState
 from zuebee.ledger.group_commit import Batch
 from zuebee.ledger.journal_rows import Stub
 from zuebee.ledger.ledger import Ledger
-from zuebee.ledger.sqlite import SqliteStore
+from zuebee.ledger.sqlite.store import SqliteStore
 from zuebee.lib import clock
 from zuebee.schema.prepare import prepare
 

@@ -8,7 +8,7 @@ from tests.support.ledger_child import Desk
 from tests.support.ledger_kills import Kills
 from tests.support.ledger_power import lost_in_images, record
 from zuebee.ledger.audit import open_holds, reading, verify
-from zuebee.ledger.sqlite import SqliteStore
+from zuebee.ledger.sqlite.store import SqliteStore
 
 BATCHES = 120
 IMAGES_EACH = 50

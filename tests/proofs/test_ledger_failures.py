@@ -23,7 +23,7 @@ from zuebee.contracts.inference import Usage
 from zuebee.ledger.audit import reading, verify
 from zuebee.ledger.errors import StoreBusy, StoreFailed
 from zuebee.ledger.group_commit import Batch
-from zuebee.ledger.sqlite import SqliteStore, connect
+from zuebee.ledger.sqlite.store import SqliteStore, connect
 
 WHO = Principal(
     "k",

@@ -24,7 +24,7 @@ from zuebee.config import AuthSettings, BackendSettings, Settings, SourceSetting
 from zuebee.contracts.admission import Budget, Caller, Grant, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import UNKNOWN
-from zuebee.ledger.sqlite import SqliteStore
+from zuebee.ledger.sqlite.store import SqliteStore
 from zuebee.lib.sql.database import DatabaseError, database_url
 from zuebee.schema.tables import keys
 

@@ -18,8 +18,8 @@ from tests.support.databases import postgres_database
 from tests.support.processes import Gateway, Sim, running, simulated, until
 from tests.support.stores import made, made_for
 from zuebee.ledger.audit import reading, verify
-from zuebee.ledger.postgres import PostgresStore
-from zuebee.ledger.postgres_connection import StoreLost
+from zuebee.ledger.postgres.connection import StoreLost
+from zuebee.ledger.postgres.store import PostgresStore
 from zuebee.lib.sql.database import Database, DatabaseError, database_url
 from zuebee.lib.sql.postgres import GRACE_S
 from zuebee.schema.currency import claim, find

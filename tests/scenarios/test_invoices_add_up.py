@@ -21,8 +21,8 @@ from zuebee.config import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Usage
-from zuebee.ledger.postgres import PostgresStore
-from zuebee.ledger.sqlite import SqliteStore
+from zuebee.ledger.postgres.store import PostgresStore
+from zuebee.ledger.sqlite.store import SqliteStore
 from zuebee.ledger.usage_rows import MAX_NAMES
 from zuebee.lib import clock
 from zuebee.lib.sql.database import Database, database_url

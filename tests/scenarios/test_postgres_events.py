@@ -13,9 +13,9 @@ from tests.support.shared_ledger import AT_S, post, record, reserve
 from zuebee.config import StoreSettings
 from zuebee.contracts.admission import Budget
 from zuebee.contracts.inference import Usage
-from zuebee.ledger import postgres
 from zuebee.ledger.operations import Expire, Renew, Settle
-from zuebee.ledger.postgres import PostgresStore
+from zuebee.ledger.postgres import store as store_module
+from zuebee.ledger.postgres.store import PostgresStore
 from zuebee.lib.sql.database import Database
 from zuebee.lib.sql.dsn import database_url
 from zuebee.schema.prepare import prepare
@@ -126,7 +126,7 @@ def test_no_record_goes_of_which_somebody_must_still_be_told(url: str, monkeypat
 
 
 def test_many_old_records_go_one_part_after_the_other(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres, "FORGOTTEN_AT_ONCE", 2)
+    monkeypatch.setattr(store_module, "FORGOTTEN_AT_ONCE", 2)
     store = store_with(url, retention_days=1)
     store.apply(1, [Settle("", None, record(name, 1)) for name in "abcde"])
     do(url, "UPDATE usage_records SET at_s = 1e9")

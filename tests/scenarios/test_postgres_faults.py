@@ -30,9 +30,9 @@ from zuebee.contracts.admission import Amount, Budget
 from zuebee.ledger.entries import HoldState
 from zuebee.ledger.errors import StoreBusy
 from zuebee.ledger.operations import Expire, Extend, Operation, Renew, Settle
-from zuebee.ledger.postgres_commit import SharedCommitter
-from zuebee.ledger.postgres_connection import StoreLost
-from zuebee.ledger.spool import Spool
+from zuebee.ledger.postgres.commit import SharedCommitter
+from zuebee.ledger.postgres.connection import StoreLost
+from zuebee.ledger.postgres.spool import Spool
 from zuebee.ledger.usage_rows import COLUMNS
 from zuebee.lib import clock
 from zuebee.schema.prepare import prepare

@@ -18,8 +18,8 @@ from tests.support.shared_ledger import balances, check_books, check_usage, post
 from tests.support.source import ROOT
 from tests.support.tcp_proxy import DOWN, TcpProxy, proxy_before
 from zuebee.contracts.admission import Budget
-from zuebee.ledger.postgres_commit import SharedCommitter
-from zuebee.ledger.spool import Spool, replay
+from zuebee.ledger.postgres.commit import SharedCommitter
+from zuebee.ledger.postgres.spool import Spool, replay
 from zuebee.schema.prepare import prepare
 
 BUDGET = Budget("key:1/tokens/never", "tokens", "never", 10**9)
@@ -44,8 +44,8 @@ SETTLES = """
 import asyncio, sys
 from tests.support.shared_ledger import post, record, reserve, store_on
 from zuebee.ledger.operations import Settle
-from zuebee.ledger.postgres_commit import SharedCommitter
-from zuebee.ledger.spool import Spool
+from zuebee.ledger.postgres.commit import SharedCommitter
+from zuebee.ledger.postgres.spool import Spool
 from zuebee.contracts.admission import Budget
 
 async def main():
@@ -129,8 +129,8 @@ def test_without_the_spool_file_they_would_be_lost(url: str, way: tuple[TcpProxy
 STREAMS = """
 import asyncio, sys
 from tests.support.shared_ledger import reserve, store_on
-from zuebee.ledger.postgres_commit import SharedCommitter
-from zuebee.ledger.spool import Spool
+from zuebee.ledger.postgres.commit import SharedCommitter
+from zuebee.ledger.postgres.spool import Spool
 from zuebee.contracts.admission import Budget
 
 async def main():

@@ -16,7 +16,7 @@ from tests.support.databases import postgres_database
 from tests.support.departures import leave
 from tests.support.processes import KEY, Gateway, Sim, simulated, until
 from tests.support.shared_ledger import WAITS_FOR_A_LOCK, check_books, check_usage, query
-from zuebee.ledger.spool import Pending
+from zuebee.ledger.postgres.spool import Pending
 from zuebee.schema.prepare import prepare
 
 RIGHT = {(200, "complete", ""), (499, "client_gone", "client_closed_request")}

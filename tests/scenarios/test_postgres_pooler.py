@@ -19,12 +19,12 @@ from tests.support.raw_http import eventually
 from tests.support.shared_ledger import balances, check_books, check_usage, post, query, record, reserve, store_on
 from tests.support.tcp_proxy import proxy_before
 from zuebee.contracts.admission import Budget
-from zuebee.ledger import postgres_connection
 from zuebee.ledger.entries import HoldState
 from zuebee.ledger.errors import StoreBusy
 from zuebee.ledger.operations import Settle
-from zuebee.ledger.postgres_commit import SharedCommitter
-from zuebee.ledger.spool import Spool
+from zuebee.ledger.postgres import connection
+from zuebee.ledger.postgres.commit import SharedCommitter
+from zuebee.ledger.postgres.spool import Spool
 from zuebee.lib.sql import postgres
 from zuebee.lib.sql.database import Database, DatabaseError, database_url
 from zuebee.schema.prepare import prepare
@@ -123,8 +123,8 @@ def test_a_pooler_that_is_taken_for_the_server_would_be_seen(
     pooled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "_settle_in", lambda link: True)
-    monkeypatch.setattr(postgres_connection, "MIXED_UP", ())
-    monkeypatch.setattr(postgres_connection, "_NEVER", (psycopg.ProgrammingError,))
+    monkeypatch.setattr(connection, "MIXED_UP", ())
+    monkeypatch.setattr(connection, "_NEVER", (psycopg.ProgrammingError,))
     seen = asyncio.run(crowd(pooled, tmp_path))
     # Whether requests fail is a matter of luck, what they leave to others is not.
     assert seen.failed or seen.refused or any(names for names, _ in servers_of(pooled))

@@ -28,9 +28,9 @@ from zuebee.edge.pipeline import Pipeline
 from zuebee.ledger import usage_rows
 from zuebee.ledger.entries import HoldState
 from zuebee.ledger.operations import Reserve, Settle
-from zuebee.ledger.postgres_commit import SharedCommitter
-from zuebee.ledger.postgres_connection import StoreLost
-from zuebee.ledger.spool import Pending, Spool
+from zuebee.ledger.postgres.commit import SharedCommitter
+from zuebee.ledger.postgres.connection import StoreLost
+from zuebee.ledger.postgres.spool import Pending, Spool
 from zuebee.lib.failures import RedisDown
 from zuebee.limits.redis_limiter import RedisLimiter
 from zuebee.limits.service import MemoryLimiter

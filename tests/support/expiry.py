@@ -9,8 +9,8 @@ from tests.support.shared_ledger import query, reserve, store_on
 from zuebee.contracts.admission import Budget
 from zuebee.ledger.entries import HoldState
 from zuebee.ledger.operations import Settle
-from zuebee.ledger.postgres_commit import SharedCommitter
-from zuebee.ledger.spool import Spool
+from zuebee.ledger.postgres.commit import SharedCommitter
+from zuebee.ledger.postgres.spool import Spool
 
 KEYS = 50
 ORGANISATION = Budget("organisation:o/tokens/never", "tokens", "never", 10**9)

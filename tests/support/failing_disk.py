@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from zuebee.ledger.sqlite import connect
+from zuebee.ledger.sqlite.store import connect
 
 Trouble = Literal["busy", "full", "slow", "slow flush", "broken", "broken after", "broken flush"]
 PASSING: tuple[Trouble, ...] = ("busy", "full", "slow", "slow flush")

@@ -24,7 +24,7 @@ from zuebee.ledger.entries import HoldState
 from zuebee.ledger.group_commit import Batch
 from zuebee.ledger.journal import Journal
 from zuebee.ledger.ledger import Ledger
-from zuebee.ledger.sqlite import SqliteStore
+from zuebee.ledger.sqlite.store import SqliteStore
 
 NOW_S = 1_794_700_000.0
 BUDGETS = (

@@ -10,7 +10,7 @@ from zuebee.contracts.limits import period_start_s
 from zuebee.ledger.entries import HoldState
 from zuebee.ledger.group_commit import Batch
 from zuebee.ledger.ledger import Ledger
-from zuebee.ledger.sqlite import SqliteStore
+from zuebee.ledger.sqlite.store import SqliteStore
 from zuebee.lib import clock
 
 NOW_S = 1_794_700_000.0

@@ -11,7 +11,7 @@ from zuebee.contracts.admission import Amount, Budget
 from zuebee.ledger.audit import QuickCheck, verify
 from zuebee.ledger.invariants import Violation
 from zuebee.ledger.operations import Expire, Extend, Operation, Renew, Reserve, Settle
-from zuebee.ledger.postgres import PostgresStore
+from zuebee.ledger.postgres.store import PostgresStore
 from zuebee.lib.sql.database import database_url
 
 

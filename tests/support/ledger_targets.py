@@ -15,7 +15,7 @@ from zuebee.ledger import ledger as real_ledger
 from zuebee.ledger.audit import verify
 from zuebee.ledger.group_commit import Batch
 from zuebee.ledger.invariants import BalanceRow, EntryRow, Fold, HoldRow, Violation
-from zuebee.ledger.sqlite import SqliteStore, connect
+from zuebee.ledger.sqlite.store import SqliteStore, connect
 from zuebee.schema.prepare import prepare
 
 Figures = dict[Key, tuple[int, int, int, int]]

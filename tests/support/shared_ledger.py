@@ -11,7 +11,7 @@ from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlem
 from zuebee.contracts.inference import Usage
 from zuebee.ledger.entries import HoldState, Short, effect
 from zuebee.ledger.operations import Answer, Record, Reserve, Settle, record_of
-from zuebee.ledger.postgres import PostgresStore
+from zuebee.ledger.postgres.store import PostgresStore
 
 AT_S = 1_800_000_000.0
 WAITS_FOR_A_LOCK = (

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from zuebee.ledger.postgres_commit import SharedCommitter
-from zuebee.ledger.spool import SharedBatch
+from zuebee.ledger.postgres.commit import SharedCommitter
+from zuebee.ledger.postgres.spool import SharedBatch
 
 T = TypeVar("T")
 

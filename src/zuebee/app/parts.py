@@ -20,7 +20,7 @@ from zuebee.idempotency.service import AnswerKeeper
 from zuebee.idempotency.store import Grouped
 from zuebee.ledger.errors import StoreBusy, StoreFailed
 from zuebee.ledger.journal import Journal
-from zuebee.ledger.sqlite import SqliteStore
+from zuebee.ledger.sqlite.store import SqliteStore
 from zuebee.lib import clock
 from zuebee.lib.sql.database import Database, DatabaseError, database_url
 from zuebee.limits.redis_limiter import RedisLimiter
@@ -130,7 +130,7 @@ def open_billing(settings: Settings, reporting: Reporting, list_prices: ListPric
     if store.url is not None:
         # Its driver takes 0.15 s to import, which a start on SQLite can do without.
         from zuebee.billing.shared import SharedBilling
-        from zuebee.ledger.postgres import PostgresStore
+        from zuebee.ledger.postgres.store import PostgresStore
 
         _claim(database, currency, waiting=_has_lines(store.spool_path))
         shared = PostgresStore(

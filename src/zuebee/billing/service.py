@@ -23,7 +23,7 @@ from zuebee.ledger.group_commit import LATER, NOW, SOON, Batch, Closing, Committ
 from zuebee.ledger.journal import Journal
 from zuebee.ledger.journal_rows import Outcome, outcome_of, outcome_text, settlement_of
 from zuebee.ledger.ledger import Ledger
-from zuebee.ledger.sqlite import SqliteStore
+from zuebee.ledger.sqlite.store import SqliteStore
 from zuebee.lib import clock
 from zuebee.lib.seldom import Seldom
 

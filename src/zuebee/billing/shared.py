@@ -15,9 +15,9 @@ from zuebee.ledger.entries import TOKENS, Balance, HoldState, Short
 from zuebee.ledger.errors import StoreBusy, StoreFailed
 from zuebee.ledger.journal_rows import stub_text
 from zuebee.ledger.operations import Extend, Reserve, Settle, record_of
-from zuebee.ledger.postgres import PostgresStore
-from zuebee.ledger.postgres_commit import SharedCommitter
-from zuebee.ledger.spool import Pending, Spool, replay
+from zuebee.ledger.postgres.commit import SharedCommitter
+from zuebee.ledger.postgres.spool import Pending, Spool, replay
+from zuebee.ledger.postgres.store import PostgresStore
 from zuebee.lib import clock
 
 EXTENSION_TOKENS = 256

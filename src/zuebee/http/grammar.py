@@ -22,8 +22,8 @@ class Target(NamedTuple):
 
 def take_apart(url: bytes) -> Target:
     """Read a request target; raises what httptools and ASCII refuse."""
-    parts = parse_url(url)
-    raw_path = parts.path or b"/"
+    parts: Any = parse_url(url)  # its stubs say that nothing is ever missing
+    raw_path: bytes = parts.path or b"/"
     path = raw_path.decode("ascii")
     return Target(unquote(path) if "%" in path else path, raw_path, parts.query or b"")
 

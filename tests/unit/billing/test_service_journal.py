@@ -17,7 +17,7 @@ from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Usage
 from zuebee.ledger.audit import reading, verify
 from zuebee.ledger.journal import HALF_BYTES, Journal
-from zuebee.ledger.sqlite import SqliteStore
+from zuebee.ledger.sqlite.store import SqliteStore
 from zuebee.schema.prepare import prepare
 
 WHO = Principal("k", "key", "user", tags=("t",), budgets=(Budget("key:k/tokens/never", "tokens", "never", 1000),))

@@ -13,10 +13,10 @@ from zuebee.config import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Need, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Usage
-from zuebee.ledger import postgres_commit
 from zuebee.ledger.errors import StoreFailed
 from zuebee.ledger.operations import Extend, Renew
-from zuebee.ledger.postgres_connection import StoreLost
+from zuebee.ledger.postgres import commit
+from zuebee.ledger.postgres.connection import StoreLost
 
 TOKENS = Principal("k", "key", "user", budgets=(Budget("key:k/tokens/never", "tokens", "never", 1000),))
 MONEY = Principal("k", "key", "user", budgets=(Budget("team:t/USD/never", "USD", "never", 50_000),))
@@ -176,7 +176,7 @@ async def test_the_gate_is_asked(store: FakeStore, tmp_path: Path) -> None:
 async def test_what_an_earlier_process_left_is_done_first(
     store: FakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_commit, "CLOSE_S", 0.1)
+    monkeypatch.setattr(commit, "CLOSE_S", 0.1)
     store.failures = [StoreLost("gone")] * 10_000
     before = open_billing(store, tmp_path)
     before.settle(over(None, Usage(1, 1, "provider")))

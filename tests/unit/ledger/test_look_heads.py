@@ -10,10 +10,10 @@ from tests.support.databases import postgres_database
 from tests.support.ledger_history import change, write_history
 from tests.support.shared_ledger import empty, post, query, reserve, store_on
 from zuebee.contracts.admission import Budget
-from zuebee.ledger import sqlite
 from zuebee.ledger.audit import heads_from, heads_of, heads_text, missing, reading, verify
 from zuebee.ledger.invariants import Violation
-from zuebee.ledger.sqlite import SqliteStore
+from zuebee.ledger.sqlite import store
+from zuebee.ledger.sqlite.store import SqliteStore
 from zuebee.lib import clock
 from zuebee.schema.prepare import prepare
 
@@ -114,8 +114,8 @@ def test_a_store_of_before_is_noted_by_the_first_start(path: Path) -> None:
 
 def test_notes_are_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[object] = []
-    head_name = sqlite.head_name
-    monkeypatch.setattr(sqlite, "head_name", lambda owner: notes.append(owner) or head_name(owner))
+    head_name = store.head_name
+    monkeypatch.setattr(store, "head_name", lambda owner: notes.append(owner) or head_name(owner))
     write_history(tmp_path / "z.db", rounds=50)
     assert len(notes) <= 4, "with the first batch, once in a while, and at the end"
 

@@ -12,7 +12,7 @@ from zuebee.ledger.errors import StoreBusy, StoreFailed
 from zuebee.ledger.group_commit import Batch
 from zuebee.ledger.journal import Journal
 from zuebee.ledger.ledger import Ledger
-from zuebee.ledger.sqlite import SqliteStore
+from zuebee.ledger.sqlite.store import SqliteStore
 from zuebee.schema.prepare import prepare
 
 NOW_S = 1_790_000_000.0

@@ -1,7 +1,7 @@
 import asyncio
 
 from tests.support.shared_ledger import post
-from zuebee.ledger.spool import Pending, SharedBatch
+from zuebee.ledger.postgres.spool import Pending, SharedBatch
 
 
 async def test_whoever_waits_is_woken_once() -> None:

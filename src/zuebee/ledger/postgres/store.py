@@ -14,7 +14,6 @@ from psycopg.pq import TransactionStatus
 
 from zuebee.contracts.limits import period_start_s
 from zuebee.contracts.usage import next_hash
-from zuebee.ledger import postgres_statements as sql
 from zuebee.ledger import usage_rows
 from zuebee.ledger.entries import Balance, Entry, HoldState
 from zuebee.ledger.errors import StoreBusy, UnknownOwner
@@ -22,7 +21,8 @@ from zuebee.ledger.group_commit import NoBound, Room
 from zuebee.ledger.ledger import Ledger
 from zuebee.ledger.operations import Answer, Expire, Operation, Record, Renew, Reserve, holds_of
 from zuebee.ledger.picture import Memory, Paths, Picture, add_holds, add_paths
-from zuebee.ledger.postgres_connection import PostgresConnection, StoreLost
+from zuebee.ledger.postgres import statements as sql
+from zuebee.ledger.postgres.connection import PostgresConnection, StoreLost
 from zuebee.ledger.usage_rows import MAX_NAMES, Totals, Unbilled, UnbilledRow
 from zuebee.lib import clock
 from zuebee.schema.currency import OtherCurrency

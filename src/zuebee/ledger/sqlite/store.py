@@ -20,7 +20,7 @@ from zuebee.ledger.entries import TOKENS, Balance, Entry, HoldState, Path, effec
 from zuebee.ledger.errors import StoreBusy, StoreFailed
 from zuebee.ledger.group_commit import Batch, NoBound, Room
 from zuebee.ledger.journal_rows import stub_text
-from zuebee.ledger.sqlite_usage import UsageRows, chunks, insert, marks
+from zuebee.ledger.sqlite.usage import UsageRows, chunks, insert, marks
 from zuebee.lib import clock
 
 # Puts on the disk what SQLite has committed: flushes its write-ahead log through a descriptor of our own.

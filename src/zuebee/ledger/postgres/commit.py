@@ -17,9 +17,9 @@ from zuebee.contracts.inference import Job
 from zuebee.ledger.entries import Balance
 from zuebee.ledger.errors import StoreBusy
 from zuebee.ledger.operations import Answer, Expire, Operation, Renew, Reserve, Settle
-from zuebee.ledger.postgres import PostgresStore
-from zuebee.ledger.postgres_connection import StoreLost
-from zuebee.ledger.spool import MAX_BATCH, STEP, Pending, SharedBatch, Spool, Spooling
+from zuebee.ledger.postgres.connection import StoreLost
+from zuebee.ledger.postgres.spool import MAX_BATCH, STEP, Pending, SharedBatch, Spool, Spooling
+from zuebee.ledger.postgres.store import PostgresStore
 from zuebee.lib import clock
 
 _log = logging.getLogger("zuebee.billing")

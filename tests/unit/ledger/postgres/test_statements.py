@@ -3,7 +3,7 @@ import re
 import pytest
 from sqlalchemy.dialects import postgresql
 
-from zuebee.ledger import postgres_statements as sql
+from zuebee.ledger.postgres import statements as sql
 from zuebee.schema.tables import metadata
 
 INSERT = re.compile(r"INSERT INTO (\w+)(?: AS t)? \(([^)]*)\)\s+(?:SELECT \* FROM unnest\((.*?)\)|VALUES)", re.DOTALL)

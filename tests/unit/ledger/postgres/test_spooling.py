@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.shared_ledger import post
-from zuebee.ledger.spool import Line, Pending, Spool, Spooling
+from zuebee.ledger.postgres.spool import Line, Pending, Spool, Spooling
 
 
 def waiting(*names: str) -> list[tuple[int, Pending]]:

@@ -6,9 +6,9 @@ import pytest
 
 from zuebee.contracts.admission import Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage
-from zuebee.ledger import sqlite_usage
 from zuebee.ledger.group_commit import NoBound
-from zuebee.ledger.sqlite_usage import UsageRows
+from zuebee.ledger.sqlite import usage
+from zuebee.ledger.sqlite.usage import UsageRows
 from zuebee.lib.sql.database import Database
 from zuebee.schema.prepare import prepare
 from zuebee.usage.outbox import PARKED_AT_S, Outbox
@@ -107,7 +107,7 @@ def test_what_finds_no_room_is_recorded_and_not_told(tmp_path: Path) -> None:
 
 
 def test_old_records_go_little_by_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_usage, "CLEANED_AT_ONCE", 2)
+    monkeypatch.setattr(usage, "CLEANED_AT_ONCE", 2)
     table = Table(tmp_path / "z.db", retention_days=1)
     table.write(*(settled(name) for name in "abcde"))
     left = []
@@ -119,7 +119,7 @@ def test_old_records_go_little_by_little(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_no_record_goes_of_which_somebody_must_still_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_usage, "CLEANED_AT_ONCE", 2)
+    monkeypatch.setattr(usage, "CLEANED_AT_ONCE", 2)
     table = Table(tmp_path / "z.db", "one", "two", retention_days=1)
     table.write(*(settled(name) for name in "abcdefgh"))
     # Of `b` the second is to be told, of `e` the first; `g` was parked.
@@ -134,7 +134,7 @@ def test_no_record_goes_of_which_somebody_must_still_be_told(tmp_path: Path, mon
     # The control: once they are told, their records go as well, at the next look.
     table.db.execute("DELETE FROM usage_outbox WHERE record < 9")
     for number in range(6):
-        table.write(settled(f"newer-{number}", NOW_S + 3 * DAY_S + sqlite_usage.CLEANING_INTERVAL_S + 1))
+        table.write(settled(f"newer-{number}", NOW_S + 3 * DAY_S + usage.CLEANING_INTERVAL_S + 1))
     assert [name for name in table.records() if len(name) == 1] == []
     assert "young" in table.records()
 
@@ -153,7 +153,7 @@ def test_looking_for_old_records_reads_little_of_a_long_outbox(tmp_path: Path) -
 
     table.db.set_progress_handler(count, 1000)
     before_s = NOW_S + 2 * DAY_S
-    table.db.execute(sqlite_usage._FORGET, (1, 2, before_s))
+    table.db.execute(usage._FORGET, (1, 2, before_s))
     assert steps < 10, "thousands of instructions"
-    table.db.execute(sqlite_usage._FORGET, (1, 20_000, before_s))  # the control: as if all of them were old
+    table.db.execute(usage._FORGET, (1, 20_000, before_s))  # the control: as if all of them were old
     assert steps > 50

@@ -20,7 +20,7 @@ from zuebee.contracts.inference import Job
 from zuebee.ledger.entries import HoldState, Short
 from zuebee.ledger.errors import StoreFailed, UnknownOwner
 from zuebee.ledger.operations import Answer, Operation, Reserve, Settle, release
-from zuebee.ledger.postgres import PostgresStore
+from zuebee.ledger.postgres.store import PostgresStore
 
 _log = logging.getLogger("zuebee.billing")
 

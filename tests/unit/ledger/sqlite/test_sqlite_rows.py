@@ -2,7 +2,7 @@ import sqlite3
 
 import pytest
 
-from zuebee.ledger import sqlite_usage
+from zuebee.ledger.sqlite import usage
 
 
 @pytest.fixture
@@ -17,12 +17,12 @@ def test_the_rows_of_a_call_have_ids_that_follow_one_another(db: sqlite3.Connect
     db.execute("INSERT INTO things (id) VALUES (41)")
     db.execute("INSERT INTO things (id) VALUES (7)")
     rows = [(f"thing-{number}", number) for number in range(count)]
-    last = sqlite_usage.insert(db, "things", ("name", "size"), rows)
+    last = usage.insert(db, "things", ("name", "size"), rows)
     found = db.execute("SELECT id, name, size FROM things WHERE id > 41 ORDER BY id").fetchall()
     assert found == [(last - count + 1 + number, *row) for number, row in enumerate(rows)]
 
 
 def test_nothing_to_add_is_no_statement(db: sqlite3.Connection) -> None:
-    assert sqlite_usage.insert(db, "things", ("name",), []) == 0
-    assert [list(some) for some in sqlite_usage.chunks(range(101))] == [list(range(100)), [100]]
-    assert sqlite_usage.marks(3) == "?,?,?"
+    assert usage.insert(db, "things", ("name",), []) == 0
+    assert [list(some) for some in usage.chunks(range(101))] == [list(range(100)), [100]]
+    assert usage.marks(3) == "?,?,?"

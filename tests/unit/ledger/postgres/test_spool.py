@@ -8,7 +8,7 @@ import pytest
 from tests.support.shared_ledger import post
 from zuebee.ledger.errors import StoreFailed, UnknownOwner
 from zuebee.ledger.operations import Operation
-from zuebee.ledger.spool import Line, Spool, replay
+from zuebee.ledger.postgres.spool import Line, Spool, replay
 
 
 @pytest.fixture

@@ -8,24 +8,24 @@ import pytest
 from tests.support.fake_store import FakeStore
 from tests.support.shared_ledger import post, record, reserve
 from zuebee.contracts.admission import Budget
-from zuebee.ledger import postgres_commit
 from zuebee.ledger.entries import HoldState, Short
 from zuebee.ledger.errors import StoreBusy
 from zuebee.ledger.operations import Expire, Renew, Settle
-from zuebee.ledger.postgres_commit import RETRIES, SharedCommitter
-from zuebee.ledger.postgres_connection import StoreLost
-from zuebee.ledger.spool import Spool
+from zuebee.ledger.postgres import commit
+from zuebee.ledger.postgres.commit import RETRIES, SharedCommitter
+from zuebee.ledger.postgres.connection import StoreLost
+from zuebee.ledger.postgres.spool import Spool
 
 BUDGETS = (Budget("key:1/tokens/never", "tokens", "never", 100),)
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_commit, "TICK_S", 0.01)
-    monkeypatch.setattr(postgres_commit, "SPOOL_AFTER_S", 0.05)
-    monkeypatch.setattr(postgres_commit, "RETRY_WAIT_S", 0.001)
-    monkeypatch.setattr(postgres_commit, "RECONNECT_WAIT_S", (0.001, 0.01))
-    monkeypatch.setattr(postgres_commit, "CLOSE_S", 0.3)
+    monkeypatch.setattr(commit, "TICK_S", 0.01)
+    monkeypatch.setattr(commit, "SPOOL_AFTER_S", 0.05)
+    monkeypatch.setattr(commit, "RETRY_WAIT_S", 0.001)
+    monkeypatch.setattr(commit, "RECONNECT_WAIT_S", (0.001, 0.01))
+    monkeypatch.setattr(commit, "CLOSE_S", 0.3)
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ async def test_what_cannot_be_done_does_not_stop_the_rest(committer: SharedCommi
 async def test_records_beyond_the_bound_are_dropped_and_settlements_never(
     committer: SharedCommitter, store: FakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_commit, "MAX_WAITING", 0)
+    monkeypatch.setattr(commit, "MAX_WAITING", 0)
     assert committer.settle(Settle("", None, record("free", 1))) is None
     assert committer.dropped == 1
     assert committer.settle(post("r", 1)) is not None

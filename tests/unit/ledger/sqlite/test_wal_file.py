@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zuebee.ledger.sqlite import WalFile, connect
+from zuebee.ledger.sqlite.store import WalFile, connect
 
 
 def opened(path: Path) -> set[tuple[int, int]]:

@@ -1,0 +1,1 @@
+"""The ledger on PostgreSQL, which many processes share."""
