@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import sys
+from functools import cache
 from itertools import takewhile
 from types import ModuleType
 
@@ -54,9 +56,20 @@ def anchors(text: str) -> set[str]:
 
 def make_docs() -> ModuleType:
     """scripts/make_docs.py, which writes the generated parts."""
-    spec = importlib.util.spec_from_file_location("make_docs", ROOT / "scripts" / "make_docs.py")
+    return _script("make_docs")
+
+
+def report_structure() -> ModuleType:
+    """scripts/report_structure.py, which knows who reads whom."""
+    return _script("report_structure")
+
+
+@cache
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module

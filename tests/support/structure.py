@@ -2,8 +2,11 @@
 
 import ast
 import re
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
+from tests.support.pages import report_structure
 from tests.support.source import PACKAGE, ROOT, package_files
 
 PAGE = "docs/structure.md"
@@ -54,6 +57,22 @@ def first_sentence(tree: ast.Module) -> str:
     return f"{sentence} (pure)" if sentence != line.rstrip(".") else sentence
 
 
+def figures() -> str:
+    """How large it is, and which files run for a request: measured when the page is written."""
+    script = report_structure()
+    with tempfile.TemporaryDirectory() as folder:
+        traced = script.traced_files(Path(folder))
+    lines = "\n".join(f"* {line}" for line in script.report(script.modules(), len(traced)))
+    names = ", ".join(f"`{name}`" for name in sorted(traced))
+    return f"""
+## Figures
+
+`python scripts/report_structure.py --trace` tells them, `--list` with the names. When this page was last written:
+
+{lines}: {names}
+"""
+
+
 if __name__ == "__main__":
     (ROOT / PAGE).parent.mkdir(exist_ok=True)
-    (ROOT / PAGE).write_text(render(), encoding="utf-8")
+    (ROOT / PAGE).write_text(render() + figures(), encoding="utf-8")
