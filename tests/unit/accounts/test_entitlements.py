@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from zuebee.accounts.entitlements import RANK, Level, Patterns, PlanTerms, budgets_of, limits_of, merge, narrow
 from zuebee.accounts.schemas import BudgetForm, Scope
-from zuebee.admission.service import matches
 from zuebee.config import LimitSettings
 from zuebee.contracts.admission import Budget, Limit
+from zuebee.lib.patterns import allowed
 
 NAMES = ["", "a", "ab", "abc", "abd", "b", "ba", "*"]
 patterns = st.lists(st.sampled_from(["a", "ab", "abc", "a*", "ab*", "abc*", "b*", "ba", "*"]), max_size=3).map(tuple)
@@ -50,7 +50,7 @@ def levels(draw: st.DrawFn) -> list[Level]:
 
 
 def allows(some: Patterns | None, name: str) -> bool:
-    return some is not None and (not some or matches(name, some))
+    return some is not None and allowed(name, some)
 
 
 @given(st.lists(patterns, max_size=4))
