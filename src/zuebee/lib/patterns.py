@@ -1,6 +1,10 @@
 """PURE. Patterns of names, such as those of models: a `*` at the end stands for any rest, elsewhere for itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+Patterns: TypeAlias = tuple[str, ...]
+"""What may be used. Empty: everything."""
 
 
 def is_open(pattern: str) -> bool:
@@ -29,3 +33,38 @@ def allowed(name: str, patterns: Sequence[str]) -> bool:
         if name == pattern or (pattern.endswith("*") and name.startswith(pattern[:-1])):
             return True
     return not patterns
+
+
+def narrow(all_patterns: Iterable[Patterns]) -> Patterns | None:
+    """What all of them allow; None: nothing."""
+    left: Patterns = ()
+    for patterns in all_patterns:
+        if not patterns or not left:
+            left = left or patterns
+            continue
+        left = _both(left, patterns)
+        if not left:
+            return None
+    return left
+
+
+def _both(some: Patterns, others: Patterns) -> Patterns:
+    found: dict[str, None] = {}
+    for one in some:
+        for other in others:
+            both = _meet(one, other)
+            if both is not None:
+                found[both] = None
+    return tuple(found)
+
+
+def _meet(one: str, other: str) -> str | None:
+    """The pattern of the names that fit both; None if none does."""
+    if not is_open(one):
+        return one if fits(one, other) else None
+    if not is_open(other):
+        return other if fits(other, one) else None
+    stem, other_stem = stem_of(one), stem_of(other)
+    if stem.startswith(other_stem):
+        return one
+    return other if other_stem.startswith(stem) else None
