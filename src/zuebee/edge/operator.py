@@ -1,7 +1,6 @@
 """What is no inference: model lists, health, metrics."""
 
 import hmac
-import itertools
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -15,6 +14,7 @@ from zuebee.contracts.inference import Headers
 from zuebee.edge.asgi import AsgiClient, Receive, Scope, Send
 from zuebee.edge.client import JSON, error_reply
 from zuebee.edge.pipeline import Pipeline
+from zuebee.edge.request_ids import RequestIds
 
 # What a path means that is not written as in the table of routes.
 
@@ -178,13 +178,13 @@ class WaitingRoom:
     def __init__(self, reason: str, backends: int) -> None:
         self.reason = reason
         self._backends = backends
-        self._ids = itertools.count(1)
+        self._ids = RequestIds("req_waiting_")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         path = scope["path"]
         caller = Caller(scope["method"], path, {}, "")
-        client = AsgiClient(scope, caller, receive, send, f"req_waiting_{next(self._ids):08x}", 0)
+        client = AsgiClient(scope, caller, receive, send, self._ids.next(), 0)
         if path in LIVE or path in READY:
             await tell_health(client, None if path in LIVE else Readiness(False, self.reason, 0, self._backends))
         else:
@@ -193,5 +193,5 @@ class WaitingRoom:
     def refuse_unread(self, status: int, code: str, message: str, peer: str) -> tuple[Headers, bytes]:
         """See `HttpEdge.refuse_unread`; nobody counts here."""
         refusal = Refusal(status, "invalid_request_error", code, message)
-        _, headers, body = error_reply(refusal, f"req_waiting_{next(self._ids):08x}")
+        _, headers, body = error_reply(refusal, self._ids.next())
         return [field for field in headers if field[0] != b"content-length"], body
