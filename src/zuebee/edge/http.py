@@ -7,7 +7,7 @@ from zuebee.contracts.admission import Caller, Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Memory, Operation
 from zuebee.edge.asgi import FIELDS, MEMORY, UNBOUNDED, AsgiClient, Receive, Scope, Send
-from zuebee.edge.client import TrustedProxies, error_reply
+from zuebee.edge.client import TrustedProxies, unread_reply, wrong_method
 from zuebee.edge.cors import Cors, is_preflight
 from zuebee.edge.operator import Operator, tidy
 from zuebee.edge.pipeline import Pipeline
@@ -140,14 +140,8 @@ class HttpEdge:
 
     def refuse_unread(self, status: int, code: str, message: str, peer: str) -> tuple[Headers, bytes]:
         """Headers and body for a request that the server would not read to its end; it is counted like any other."""
-        refusal = Refusal(status, "invalid_request_error", code, message)
         request_id = self._ids.next()
+        refusal, headers, body = unread_reply(status, code, message, request_id)
         if peer:
             self._pipeline.note_refusal(Settlement(request_id, "", _OTHER, peer, clock.wall_s()), refusal)
-        _, headers, body = error_reply(refusal, request_id)
-        return [field for field in headers if field[0] != b"content-length"], body
-
-
-def wrong_method(allowed: str) -> Refusal:
-    """405: the path is right, the method is not (RFC 9110, section 15.5.6)."""
-    return Refusal(405, "invalid_request_error", "method_not_allowed", f"This endpoint takes {allowed} only.")
+        return headers, body
