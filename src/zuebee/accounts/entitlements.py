@@ -12,9 +12,7 @@ from zuebee.accounts.schemas import BillingMode, BudgetForm, Scope
 from zuebee.config import LimitSettings
 from zuebee.contracts import limits as rates
 from zuebee.contracts.admission import Budget, Limit, Period, Priority
-
-Patterns = tuple[str, ...]
-"""Names that may be used, `*` at the end of one stands for any rest. Empty: all."""
+from zuebee.lib.patterns import Patterns, narrow
 
 RANK: dict[Priority, int] = {"low": 0, "normal": 1, "high": 2}
 
@@ -69,31 +67,6 @@ def merge(levels: Sequence[Level], *, priority: Priority | None, billing: Billin
 def lowest(priorities: Iterable[Priority]) -> Priority:
     """The lowest class of all; `normal` of none."""
     return min(priorities, key=lambda priority: RANK[priority], default="normal")
-
-
-def narrow(all_patterns: Iterable[Patterns]) -> Patterns | None:
-    """What all of them allow; None: nothing."""
-    left: Patterns = ()
-    for patterns in all_patterns:
-        if not patterns or not left:
-            left = left or patterns
-            continue
-        left = tuple(dict.fromkeys(both for a in left for b in patterns if (both := _meet(a, b)) is not None))
-        if not left:
-            return None
-    return left
-
-
-def _meet(one: str, other: str) -> str | None:
-    """The pattern of the names that fit both; None if none does."""
-    if not one.endswith("*"):
-        one, other = other, one
-    if not one.endswith("*"):
-        return one if one == other else None
-    stem = one[:-1]
-    if other.startswith(stem):
-        return other
-    return one if other.endswith("*") and stem.startswith(other[:-1]) else None
 
 
 def limits_of(level: Level) -> tuple[Limit, ...]:

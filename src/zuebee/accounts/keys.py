@@ -11,10 +11,10 @@ from sqlalchemy import ColumnElement, Connection, insert, select, update
 from zuebee.accounts import directory, schemas
 from zuebee.accounts.budgets import put_budget
 from zuebee.accounts.directory import add_row, begin_write, page, to_row, to_view
-from zuebee.accounts.entitlements import narrow
 from zuebee.accounts.schemas import TOKENS, AccountsError, read
 from zuebee.lib import clock
 from zuebee.lib.nearest import did_you_mean
+from zuebee.lib.patterns import narrow
 from zuebee.schema.sums import Sums
 from zuebee.schema.tables import keys, plans, usage_days
 

@@ -38,6 +38,7 @@ from zuebee.contracts.errors import (
 from zuebee.contracts.inference import FactsOf, Job
 from zuebee.dialects.openai import INLINE_BYTES
 from zuebee.lib.aside import aside
+from zuebee.lib.patterns import allowed
 
 # Which class a request belongs to: its principal's, or a lower one that the caller asks for.
 
@@ -76,7 +77,7 @@ MAX_SHOWN: Final = 10
 
 def may_knock(principal: Principal, route: str) -> Refusal | None:
     """Whether the caller may use this endpoint."""
-    if not principal.endpoints or matches(route, principal.endpoints):
+    if allowed(route, principal.endpoints):
         return None
     message = f"This API key may not use this endpoint. It may use: {_few(principal.endpoints)}."
     return Refusal(403, "permission_error", "endpoint_not_allowed", message)
@@ -84,7 +85,7 @@ def may_knock(principal: Principal, route: str) -> Refusal | None:
 
 def may_use(principal: Principal, model: str) -> Refusal | None:
     """Whether the caller may use this model."""
-    if not principal.models or matches(model, principal.models):
+    if allowed(model, principal.models):
         return None
     if not model:
         return NAMES_NO_MODEL
@@ -95,11 +96,6 @@ def may_use(principal: Principal, model: str) -> Refusal | None:
 def _few(patterns: Sequence[str]) -> str:
     more = f" and {len(patterns) - MAX_SHOWN} more" if len(patterns) > MAX_SHOWN else ""
     return ", ".join(f"`{pattern[:MAX_SHOWN_NAME]}`" for pattern in patterns[:MAX_SHOWN]) + more
-
-
-def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a name is one of the patterns; `*` at the end of a pattern stands for any rest."""
-    return any(name == p or (p.endswith("*") and name.startswith(p[:-1])) for p in patterns)
 
 
 UNAUTHENTICATED: Final = 401

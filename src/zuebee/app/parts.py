@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
-from urllib.parse import urlsplit
 
 from zuebee.admission.firewall import Counts, OpenFirewall, RuleFirewall
 from zuebee.app.connect import redis_client, store_database
@@ -15,7 +14,6 @@ from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
 from zuebee.config import ProxySettings, ReporterSettings, Settings
 from zuebee.contracts.admission import Firewall
-from zuebee.http.connect import bypasses_proxy, port_of
 from zuebee.idempotency.service import AnswerKeeper
 from zuebee.idempotency.store import Grouped
 from zuebee.ledger.errors import StoreBusy, StoreFailed
@@ -252,8 +250,4 @@ def lend_budgets(balances: Callable[[], Iterable[BalanceLike]], metrics: Metrics
 def _sink(reporter: ReporterSettings, proxies: ProxySettings) -> Sink:
     if reporter.type == "database":
         return DatabaseSink(reporter)
-    parts = urlsplit(reporter.url or "")
-    proxy = proxies.https if parts.scheme == "https" else proxies.http
-    return WebhookSink(
-        reporter, None if bypasses_proxy(parts.hostname or "", proxies.no_proxy, port_of(parts)) else proxy
-    )
+    return WebhookSink(reporter, proxies.of(reporter.url or ""))

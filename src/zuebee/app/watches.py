@@ -11,6 +11,7 @@ from zuebee.contracts.inference import UNKNOWN, ModelFacts
 from zuebee.ledger.audit import QuickCheck
 from zuebee.ledger.invariants import Violation
 from zuebee.lib import clock
+from zuebee.lib.patterns import fits
 from zuebee.lib.sql.database import Connection, Database, DatabaseError
 
 _billing_log: Final = logging.getLogger("zuebee.billing")
@@ -135,10 +136,9 @@ class KnownModels:
         self, settings: Settings, told: Callable[[], Mapping[str, ModelFacts]], listed: Callable[[str], int]
     ) -> None:
         self._own = [
-            (entry.model.removesuffix("*"), entry.model.endswith("*"),
-             ModelFacts(entry.context_tokens, entry.max_output_tokens))
+            (entry.model, ModelFacts(entry.context_tokens, entry.max_output_tokens))
             for entry in settings.billing.models
-        ]  # fmt: skip
+        ]
         self._told = told
         self._listed = listed
         self._known: dict[str, ModelFacts] = {}
@@ -160,9 +160,6 @@ class KnownModels:
         return known
 
     def _look_up(self, model: str, told: Mapping[str, ModelFacts]) -> ModelFacts:
-        own = next(
-            (facts for name, is_prefix, facts in self._own
-             if (model.startswith(name) if is_prefix else model == name)), UNKNOWN,
-        )  # fmt: skip
+        own = next((facts for pattern, facts in self._own if fits(model, pattern)), UNKNOWN)
         said = told.get(model, UNKNOWN)
         return ModelFacts(own.context or said.context or self._listed(model), own.answer or said.answer)

@@ -6,7 +6,6 @@ import os
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -32,7 +31,7 @@ from zuebee.app.watches import BooksWatch, KnownModels, StoreWatch
 from zuebee.auth.service import AuthPipeline, OpenDoor
 from zuebee.billing.list_prices import ListPrices
 from zuebee.billing.pricing import PriceBook
-from zuebee.config import BackendSettings, ProxySettings, RoutingSettings, ServerSettings, Settings, TlsSettings
+from zuebee.config import BackendSettings, RoutingSettings, ServerSettings, Settings, TlsSettings
 from zuebee.config.validate import listen_address
 from zuebee.contracts.admission import Recorder
 from zuebee.dispatch.pool import Fleet, ModelList, Reachable
@@ -45,7 +44,6 @@ from zuebee.edge.idempotency import Replays
 from zuebee.edge.operator import Operator, OperatorPorts, Readiness
 from zuebee.edge.pipeline import Pipeline
 from zuebee.edge.uploads import Uploads
-from zuebee.http.connect import bypasses_proxy, port_of
 from zuebee.http.server import HttpServer, ReceiveLimits
 from zuebee.lib import clock
 from zuebee.lib.networks import parse_networks, within
@@ -294,7 +292,7 @@ class Platform:
 
     def _make_backend(self, settings: BackendSettings) -> tuple[str, Reachable]:
         name = settings.name or urlsplit(settings.url).netloc
-        proxy = _proxy_for(self.settings.proxy, settings.url)
+        proxy = self.settings.proxy.of(settings.url)
         stream = self.settings.stream
         return name, BackendInference(settings, name, proxy, stream.heartbeat_s, self._sizes, stream.max_event_size)
 
@@ -305,7 +303,7 @@ class Platform:
             settings,
             self._auth_state,
             store_source=self._keys,
-            proxy_for=partial(_proxy_for, settings.proxy),
+            proxy_for=settings.proxy.of,
             finish=self._keys.entitle,
         )
 
@@ -387,13 +385,6 @@ class Platform:
         yield ("usage",), self.billing.dropped
         if self._access_log is not None:
             yield ("access_log",), self._access_log.dropped
-
-
-def _proxy_for(proxies: ProxySettings, url: str) -> str | None:
-    parts = urlsplit(url)
-    if bypasses_proxy(parts.hostname or "", proxies.no_proxy, port_of(parts)):
-        return None
-    return proxies.https if parts.scheme == "https" else proxies.http
 
 
 async def listen(server: HttpServer, settings: Settings) -> int:

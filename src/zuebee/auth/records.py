@@ -22,6 +22,7 @@ from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, 
 from zuebee.contracts.keys import KeyRecord
 from zuebee.contracts.limits import limits_of
 from zuebee.lib.networks import Network, parse_networks, within
+from zuebee.lib.patterns import Patterns, narrow
 
 QUOTA_EXCEEDED = Refusal(429, "insufficient_quota", "quota_exceeded", "The token quota of this API key is used up.")
 NO_BALANCE = Refusal(402, "insufficient_quota", "insufficient_balance", "The balance of this API key is used up.")
@@ -310,17 +311,9 @@ def merged(principals: Sequence[Principal]) -> Principal:
     return first
 
 
-def _both(ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:
-    """What both lists allow; an empty one allows all."""
-    if not ours or not theirs:
-        return ours or theirs
-    inner = (each for each in ours if any(_covers(wide, each) for wide in theirs))
-    outer = (each for each in theirs if any(_covers(wide, each) for wide in ours))
-    return tuple(dict.fromkeys((*inner, *outer))) or (NOTHING,)
-
-
-def _covers(wide: str, narrow: str) -> bool:
-    return narrow.startswith(wide[:-1]) if wide.endswith("*") else wide == narrow
+def _both(ours: Patterns, theirs: Patterns) -> Patterns:
+    both = narrow((ours, theirs))
+    return (NOTHING,) if both is None else both
 
 
 def _limits(limits: Iterable[Limit]) -> tuple[Limit, ...]:

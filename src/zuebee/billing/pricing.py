@@ -16,6 +16,7 @@ from zuebee.contracts.admission import MAX_AMOUNT, NOTHING, Amount, Need, Princi
 from zuebee.contracts.errors import MAX_SHOWN_NAME, NAMES_NO_MODEL, WHICH_MODELS, Refusal
 from zuebee.contracts.inference import Usage
 from zuebee.ledger.entries import TOKENS
+from zuebee.lib.patterns import fits, is_open, stem_of
 
 # Prices of tokens, and what a request may cost by them.
 
@@ -252,14 +253,13 @@ class _Row:
     """One own price. The longer its pattern, the better it fits; a whole name fits best; then the newest."""
 
     def __init__(self, settings: PriceSettings) -> None:
-        self._is_prefix = settings.model.endswith("*")
-        self._name = settings.model.removesuffix("*")
+        self._pattern = settings.model
         self.since_s = since_s(settings.since)
         self.rate = _own_rate(settings, "own")
-        self.order = (self._is_prefix, -len(self._name), -self.since_s)
+        self.order = (is_open(self._pattern), -len(stem_of(self._pattern)), -self.since_s)
 
     def matches(self, model: str) -> bool:
-        return model.startswith(self._name) if self._is_prefix else model == self._name
+        return fits(model, self._pattern)
 
 
 def _own_rate(settings: PriceSettings, source: Literal["own", "cap"]) -> Rate:

@@ -6,18 +6,18 @@ Only `load` touches the disk.
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Environ
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, get_args, get_origin
-from urllib.parse import urlsplit
 
 import msgspec
 
 from zuebee.config import Settings
 from zuebee.config.llmproxy.settings import translate
 from zuebee.config.paths import rooted
+from zuebee.config.settings import ProxySettings
 from zuebee.config.settings_base import Section
 from zuebee.config.settings_billing import BillingSettings, StoreSettings, UsageSettings
 from zuebee.config.validate import check, kept_here, key_hash, store_findings
@@ -37,7 +37,6 @@ from zuebee.config.yaml import (
     strip,
     unknown,
 )
-from zuebee.http.connect import bypasses_proxy, port_of
 
 # What the environment adds to a configuration file: references, overrides and forward proxies. PURE.
 #
@@ -110,10 +109,12 @@ def fill_proxies(root: Mapping, environ: Environ[str, str]) -> None:
                 break
     direct = next((name for name in ("no_proxy", "NO_PROXY") if environ.get(name)), None)
     no_proxy = re.split(r"[,\s]+", environ[direct]) if direct else []
-    unspoken = [key for key, node in section.items.items() if _is_socks(node)]
-    if not any(_is_needed(key, root, no_proxy) for key in unspoken):
-        for key in unspoken:
-            del section.items[key]
+    given = {key: node.text for key, node in section.items.items() if isinstance(node, Scalar)}
+    proxies = ProxySettings(http=given.get("http"), https=given.get("https"), no_proxy=no_proxy)
+    if not any(_is_socks(proxy) for proxy in _needed(root, proxies)):
+        for key, text in given.items():
+            if _is_socks(text):
+                del section.items[key]
     if direct and section.items:
         place = _source(direct, ("proxy", "no_proxy"))
         hosts = [host for host in no_proxy if host]
@@ -122,24 +123,23 @@ def fill_proxies(root: Mapping, environ: Environ[str, str]) -> None:
         root.items["proxy"] = section
 
 
-def _is_socks(proxy: Node) -> bool:
-    return isinstance(proxy, Scalar) and proxy.text.lower().startswith("socks")
+def _is_socks(proxy: str) -> bool:
+    return proxy.lower().startswith("socks")
 
 
-def _is_needed(scheme: str, root: Mapping, no_proxy: list[str]) -> bool:
-    """Whether a backend is reached through the proxy for a scheme. One of a kind that is not spoken (SOCKS) is refused
-    only then: it is there for other programs.
+def _needed(root: Mapping, proxies: ProxySettings) -> Iterator[str]:
+    """The proxies through which backends are reached. One of a kind that is not spoken (SOCKS) is refused only where it
+    is among them: else it is there for other programs.
     """
     backends = root.items.get("backends")
     for backend in backends.items if isinstance(backends, Sequence) else ():
         url = backend.items.get("url") if isinstance(backend, Mapping) else None
         try:
-            parts = urlsplit(url.text if isinstance(url, Scalar) else "")
-            if parts.scheme == scheme and not bypasses_proxy(parts.hostname or "", no_proxy, port_of(parts)):
-                return True
+            proxy = proxies.of(url.text if isinstance(url, Scalar) else "")
         except ValueError:
             continue  # no URL: that is said elsewhere
-    return False
+        if proxy is not None:
+            yield proxy
 
 
 class _UnknownError(Exception):

@@ -5,6 +5,7 @@ names carry the unit (`timeout_s`). `file.py` turns a file into `Settings`.
 """
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from msgspec import UNSET, Meta, field
 
@@ -17,6 +18,7 @@ from zuebee.config.settings_billing import (
     StoreSettings,
     UsageSettings,
 )
+from zuebee.http.connect import bypasses_proxy, port_of
 from zuebee.lib.units import Duration, Size, Timeout
 
 Repeated = Literal["timeout", "broken", "5xx"]
@@ -310,6 +312,12 @@ class ProxySettings(Section, frozen=True, kw_only=True):
     http: Annotated[str | None, Meta(description="For http backends.")] = None
     https: Annotated[str | None, Meta(description="For https backends (CONNECT).")] = None
     no_proxy: Annotated[list[str], Meta(description="Hosts, domain suffixes or CIDR ranges reached directly.")] = []
+
+    def of(self, url: str) -> str | None:
+        """The proxy on the way to a URL; None: it is reached directly. Raises ValueError for what is no URL."""
+        parts = urlsplit(url)
+        proxy = {"http": self.http, "https": self.https}.get(parts.scheme)
+        return None if bypasses_proxy(parts.hostname or "", self.no_proxy, port_of(parts)) else proxy
 
 
 class Settings(Section, frozen=True, kw_only=True):

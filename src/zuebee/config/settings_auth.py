@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, UnsetType, field
 
 from zuebee.config.settings_base import MAX_NUMBER, LimitSettings, Section, seconds
+from zuebee.lib.patterns import is_clear, is_open, stem_of
 from zuebee.lib.units import Duration, Size, Timeout
 
 MAX_QUOTA = 1 << 62
@@ -285,9 +286,9 @@ class ApiKeySettings(Section, frozen=True, kw_only=True):
 
 def mistake_in_pattern(field: str, pattern: str) -> str | None:
     """What is wrong with one of `models` or `endpoints`, so that it could never be what is meant."""
-    if "*" in pattern[:-1]:
+    if not is_clear(pattern):
         return f"`*` may stand only at the end, not as in `{pattern}`"
-    reaches = pattern.startswith("/v1/") or (pattern.endswith("*") and "/v1/".startswith(pattern[:-1]))
+    reaches = pattern.startswith("/v1/") or (is_open(pattern) and "/v1/".startswith(stem_of(pattern)))
     if field == "endpoints" and not reaches:
         # The other spellings of an endpoint (`/embeddings`) are the same endpoint, under its one name.
         return f"expected a path that begins with `/v1/`, such as `/v1/embeddings`, not `{pattern}`"

@@ -21,6 +21,7 @@ from zuebee.config.settings_billing import StoreSettings
 from zuebee.config.validate_auth import GUESSED, auth_findings, has_guessable_key, is_guessable, secret_findings
 from zuebee.config.validate_policies import Finding, check_firewall, limit_findings, price_findings, usage_findings
 from zuebee.config.yaml import Path, path_text
+from zuebee.lib.patterns import is_clear
 
 # Whether what names the store names one. PURE.
 
@@ -306,7 +307,7 @@ def _client_gone(settings: Settings) -> Iterator[Finding]:
 
 def _patterns(path: Path, patterns: list[str]) -> Iterator[Finding]:
     for index, pattern in enumerate(patterns):
-        if not pattern or "*" in pattern[:-1]:
+        if not pattern or not is_clear(pattern):
             yield Finding((*path, index), "expected a model name, with `*` at its end at most")
 
 

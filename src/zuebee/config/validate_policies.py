@@ -23,6 +23,7 @@ from zuebee.config.settings_billing import (
     UsageSettings,
 )
 from zuebee.config.yaml import Path
+from zuebee.lib.patterns import is_clear
 from zuebee.lib.sql.dsn import database_url
 
 # What checks of a configuration answer with.
@@ -344,7 +345,7 @@ def price_findings(billing: BillingSettings) -> Iterator[tuple[Path, str, bool]]
 
 
 def _row(path: Path, row: PriceSettings) -> Iterator[tuple[Path, str, bool]]:
-    if "*" in row.model[:-1]:
+    if not is_clear(row.model):
         yield (*path, "model"), "expected a model name, with `*` at its end at most", True
     try:
         since_s(row.since)

@@ -112,9 +112,6 @@ MAX_TAGS: Final = 50
 MAX_TAGS_CHARS: Final = 4096
 """Of a principal: each of its usage records and events has all of them."""
 
-MAX_CLIENT_ID: Final = 200
-"""Characters of a caller's own request id that are kept for the access log."""
-
 
 def some_tags(*lists: Iterable[str]) -> tuple[str, ...]:
     """All tags of these lists, each once; from the first on that does not fit into the bounds none any more."""

@@ -8,6 +8,14 @@ from zuebee.contracts.admission import Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job
 
+REUSED = Refusal(
+    422,
+    "invalid_request_error",
+    "idempotency_key_reused",
+    "This Idempotency-Key was used for another request.",
+    "Idempotency-Key",
+)
+
 
 class Ticket(msgspec.Struct, frozen=True):
     """One request that names itself. `id` is the same for all requests of one caller with one name.

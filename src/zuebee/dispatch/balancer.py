@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeVar
 from zuebee.config import Repeated, RetrySettings
 from zuebee.contracts.inference import End, Head, Headers, Inference
 from zuebee.dispatch.queue import Load
+from zuebee.lib.patterns import allowed
 
 # Whether a backend is fit to be chosen: its probes (active) and how its requests end (passive).
 #
@@ -139,7 +140,7 @@ class Node:
 
     def serves(self, model: str) -> bool:
         """Whether the backend is declared to serve the model; without a declaration it serves all."""
-        return not self._models or any(matches(pattern, model) for pattern in self._models)
+        return allowed(model, self._models)
 
     def observe(self, latency_s: float, now_s: float) -> None:
         """The backend took `latency_s` to its first byte."""
@@ -200,11 +201,6 @@ class Node:
     def warm_up(self, model: str) -> None:
         """It took a request of one whom it had asked to wait: it wants some again."""
         self._cooldowns.pop(model, None)
-
-
-def matches(pattern: str, model: str) -> bool:
-    """Exact, or any rest after a `*` at the end."""
-    return model.startswith(pattern[:-1]) if pattern.endswith("*") else model == pattern
 
 
 N = TypeVar("N", bound=Node)

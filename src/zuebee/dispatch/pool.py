@@ -13,6 +13,7 @@ from zuebee.config import BackendSettings, HealthCheckSettings
 from zuebee.contracts.inference import UNKNOWN, Inference, ModelFacts
 from zuebee.dispatch.balancer import Backend, Health
 from zuebee.lib import clock
+from zuebee.lib.patterns import is_open
 from zuebee.lib.tasks import Tasks
 
 _log = logging.getLogger("zuebee.dispatch")
@@ -238,7 +239,7 @@ class ModelList:
             self.facts = facts
         for member in members:
             for name in member.settings.models:
-                if not name.endswith("*"):
+                if not is_open(name):
                     cards.setdefault(name, _declared(name, member.backend.name))
         return list(cards.values())
 

@@ -23,7 +23,6 @@ from zuebee.dispatch.balancer import (
     backoff_s,
     fit,
     is_failure,
-    matches,
     retry_after_s,
     weight,
     where_again,
@@ -31,6 +30,7 @@ from zuebee.dispatch.balancer import (
 from zuebee.dispatch.following import begun, follow
 from zuebee.dispatch.waiting import Turns, Visit
 from zuebee.lib import clock
+from zuebee.lib.patterns import allowed
 
 _log: Final = logging.getLogger("zuebee.dispatch")
 
@@ -158,7 +158,7 @@ class Dispatcher:
         if self._alike:
             return self.backends, False
         for models, chain in self._chains:
-            if not models or any(matches(pattern, model) for pattern in models):
+            if allowed(model, models):
                 return chain, True
         return [backend for backend in self.backends if backend.serves(model)], False
 

@@ -112,6 +112,18 @@ def error_reply(refusal: Refusal, request_id: str) -> tuple[int, Headers, bytes]
     return refusal.status, headers, body
 
 
+def unread_reply(status: int, code: str, message: str, request_id: str) -> tuple[Refusal, Headers, bytes]:
+    """What a request is told that was not read to its end; the server that did not read it counts the bytes."""
+    refusal = Refusal(status, "invalid_request_error", code, message)
+    _, headers, body = error_reply(refusal, request_id)
+    return refusal, [field for field in headers if field[0] != b"content-length"], body
+
+
+def wrong_method(allowed: str) -> Refusal:
+    """405: the path is right, the method is not (RFC 9110, section 15.5.6)."""
+    return Refusal(405, "invalid_request_error", "method_not_allowed", f"This endpoint takes {allowed} only.")
+
+
 def relayed_headers(head: Head, limits: Headers, request_id: str) -> Headers:
     """The header fields of a relayed answer: the backend's, `limits` in place of its own, and what the gateway adds."""
     headers = head.headers

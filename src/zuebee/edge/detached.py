@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from zuebee.config import ClientGoneSettings
 from zuebee.contracts.inference import Sink
+from zuebee.lib.patterns import allowed
 
 MAX_DETACHED = 1000
 """More requests without a client are not kept running: the next is cancelled."""
@@ -22,7 +23,7 @@ class Departures:
     def policy(self, model: str) -> ClientGoneSettings | None:
         """What holds for a model; None: it is cancelled."""
         for rule in self.rules:
-            if not rule.models or any(_fits(model, pattern) for pattern in rule.models):
+            if allowed(model, rule.models):
                 return None if rule.policy == "cancel" else rule
         return None
 
@@ -85,7 +86,3 @@ class _CountingSink:
 
     async def drain(self) -> None:
         await self._sink.drain()
-
-
-def _fits(model: str, pattern: str) -> bool:
-    return model == pattern or (pattern.endswith("*") and model.startswith(pattern[:-1]))

@@ -1,8 +1,6 @@
 """One gRPC call, as the pipeline's `Client`: what it asks for, and the answer in its messages."""
 
-import itertools
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,7 +15,7 @@ from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from zuebee.contracts.admission import MAX_CLIENT_ID, Caller, Settlement
+from zuebee.contracts.admission import Caller, Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job, Sink
 from zuebee.dialects import openai
@@ -35,6 +33,7 @@ from zuebee.dialects.openai_shapes import Request
 from zuebee.dialects.sse import EventCutter, EventTooLarge
 from zuebee.edge.client import Enter, TrustedProxies
 from zuebee.edge.pipeline import Pipeline
+from zuebee.edge.request_ids import RequestIds, callers_id, id_in_message
 from zuebee.lib import clock
 from zuebee.lib.aside import aside
 from zuebee.lib.grpc.server import Call, Fields, Method
@@ -135,7 +134,6 @@ def _reason(code: str) -> str:
     return re.sub(r"[^A-Z0-9]+", "_", code.upper()).strip("_")[:MAX_REASON] or "UNKNOWN"
 
 
-MAX_ID = 128
 MAX_WHOLE_BYTES = 64 << 20
 """A longer answer in one piece is not given: it must be a single message."""
 _MAX_COUNT = (1 << 31) - 1
@@ -183,7 +181,7 @@ class GrpcClient:
         call.request = b""
         named, body, request = read() if size <= INLINE_BYTES else await aside(size, read)
         if not settlement.client_request_id:
-            settlement.client_request_id = named if named.isascii() and named.isprintable() else ""
+            settlement.client_request_id = named
         if isinstance(request, Refusal):
             return request
         return Job(
@@ -383,7 +381,7 @@ def _read(data: bytes, default_model: str, *, stream: bool) -> tuple[str, bytes,
     if isinstance(asked, Refusal):
         return "", b"", asked
     body = chat_body(asked, default_model, stream=stream)
-    named = asked.meta.request_id[:MAX_ID]
+    named = id_in_message(asked.meta.request_id)
     return (named, b"", body) if isinstance(body, Refusal) else (named, body, openai.read_request(body))
 
 
@@ -425,8 +423,7 @@ class GrpcEdge:
         self._pipeline = pipeline
         self._default_model = default_model
         self._proxies = proxies
-        self._id_prefix = "req_" + os.urandom(8).hex()
-        self._ids = itertools.count(1)
+        self._ids = RequestIds()
 
     def services(self) -> Mapping[str, Mapping[str, Method]]:
         """Each service with its methods."""
@@ -436,7 +433,6 @@ class GrpcEdge:
         return dict.fromkeys(SERVICES, methods)
 
     async def _chat(self, call: Call) -> None:
-        request_id = f"{self._id_prefix}{next(self._ids):08x}"
         headers = _headers(call.fields)
         fields = dict(headers)
         peer = peer_address(call.peer)
@@ -444,8 +440,8 @@ class GrpcEdge:
             "POST", ROUTE, fields, self._proxies.client(peer, headers) if self._proxies else peer, ROUTE, b"", "",
             ROUTE.encode(),
         )  # fmt: skip
-        settlement = Settlement(request_id, METHOD, ROUTE, caller.address, clock.wall_s())
-        settlement.client_request_id = fields.get(b"x-request-id", b"")[:MAX_CLIENT_ID].decode("latin-1")
+        settlement = Settlement(self._ids.next(), METHOD, ROUTE, caller.address, clock.wall_s())
+        settlement.client_request_id = callers_id(fields)
         client = GrpcClient(call, headers, settlement, self._default_model)
         await self._pipeline.serve(caller, client, settlement)
         client.close()

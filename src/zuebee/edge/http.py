@@ -1,18 +1,17 @@
 """The HTTP edge, a plain ASGI application: a table of routes, requests in, answers out."""
 
-import itertools
-import os
 from collections.abc import Coroutine
 from typing import Any, Final, NamedTuple
 
-from zuebee.contracts.admission import MAX_CLIENT_ID, Caller, Settlement
+from zuebee.contracts.admission import Caller, Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Memory, Operation
 from zuebee.edge.asgi import FIELDS, MEMORY, UNBOUNDED, AsgiClient, Receive, Scope, Send
-from zuebee.edge.client import TrustedProxies, error_reply
+from zuebee.edge.client import TrustedProxies, unread_reply, wrong_method
 from zuebee.edge.cors import Cors, is_preflight
 from zuebee.edge.operator import Operator, tidy
 from zuebee.edge.pipeline import Pipeline
+from zuebee.edge.request_ids import RequestIds, callers_id
 from zuebee.edge.uploads import Uploads
 from zuebee.lib import clock
 
@@ -69,13 +68,11 @@ class HttpEdge:
         self._uploads = uploads
         self._cors = cors
         self._has_cors = cors.enabled
-        # A prefix of its own for each process keeps ids apart without asking anybody.
-        self._id_prefix = "req_" + os.urandom(8).hex()
-        self._ids = itertools.count(1)
+        self._ids = RequestIds()
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Answer one request."""
-        request_id = self._next_id()
+        request_id = self._ids.next()
         fields: dict[bytes, bytes] = scope.get(FIELDS) or dict(scope["headers"])
         memory: Memory | None = scope.get(MEMORY)
         known: tuple[Caller, Operation, str] | None = memory.get(self) if memory is not None else None
@@ -90,7 +87,7 @@ class HttpEdge:
                     other.added = self._cors.fields(fields.get(b"origin"))
                 return self._answer_others(other, caller, request_id)
             operation = route.operation
-            client_request_id = fields.get(b"x-request-id", b"")[:MAX_CLIENT_ID].decode("latin-1")
+            client_request_id = callers_id(fields)
             if memory is not None:
                 memory[self] = caller, operation, client_request_id
         settlement = Settlement(request_id, caller.method, caller.route, caller.address, clock.wall_s())
@@ -109,8 +106,7 @@ class HttpEdge:
         if caller.path not in _INFERENCE:
             await self._operator.answer(caller.path, caller, client, settlement)
             return
-        if id_of := caller.fields.get(b"x-request-id"):
-            settlement.client_request_id = id_of[:MAX_CLIENT_ID].decode("latin-1")
+        settlement.client_request_id = callers_id(caller.fields)
         refusal = self._pipeline.admission.screen(caller) or wrong_method("POST")
         await self._pipeline.refuse(client, settlement, refusal, [(b"allow", b"POST")])
 
@@ -144,17 +140,8 @@ class HttpEdge:
 
     def refuse_unread(self, status: int, code: str, message: str, peer: str) -> tuple[Headers, bytes]:
         """Headers and body for a request that the server would not read to its end; it is counted like any other."""
-        refusal = Refusal(status, "invalid_request_error", code, message)
-        request_id = self._next_id()
+        request_id = self._ids.next()
+        refusal, headers, body = unread_reply(status, code, message, request_id)
         if peer:
             self._pipeline.note_refusal(Settlement(request_id, "", _OTHER, peer, clock.wall_s()), refusal)
-        _, headers, body = error_reply(refusal, request_id)
-        return [field for field in headers if field[0] != b"content-length"], body
-
-    def _next_id(self) -> str:
-        return f"{self._id_prefix}{next(self._ids):08x}"
-
-
-def wrong_method(allowed: str) -> Refusal:
-    """405: the path is right, the method is not (RFC 9110, section 15.5.6)."""
-    return Refusal(405, "invalid_request_error", "method_not_allowed", f"This endpoint takes {allowed} only.")
+        return headers, body

@@ -13,7 +13,7 @@ from functools import partial
 from hashlib import sha256
 
 from zuebee.contracts.admission import Caller, Principal
-from zuebee.contracts.answers import Answers, KeptAnswer, Ticket
+from zuebee.contracts.answers import REUSED, Answers, KeptAnswer, Ticket
 from zuebee.contracts.errors import INTERNAL, Refusal, bad_request
 from zuebee.contracts.inference import Headers, Job, Sink
 from zuebee.dialects import openai, sse
@@ -250,13 +250,6 @@ INVALID_KEY = bad_request(
 )
 TWO_KEYS = bad_request(
     "The header Idempotency-Key is given more than once.", param="Idempotency-Key", code="invalid_idempotency_key"
-)
-REUSED = Refusal(
-    422,
-    "invalid_request_error",
-    "idempotency_key_reused",
-    "This Idempotency-Key was used for another request.",
-    "Idempotency-Key",
 )
 
 

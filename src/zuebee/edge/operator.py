@@ -1,7 +1,6 @@
 """What is no inference: model lists, health, metrics."""
 
 import hmac
-import itertools
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -13,8 +12,9 @@ from zuebee.contracts.admission import Caller, Principal, Settlement
 from zuebee.contracts.errors import NOT_FOUND, STORE_UNAVAILABLE, UNKNOWN_KEY, Refusal, no_such_model
 from zuebee.contracts.inference import Headers
 from zuebee.edge.asgi import AsgiClient, Receive, Scope, Send
-from zuebee.edge.client import JSON, error_reply
+from zuebee.edge.client import JSON, unread_reply, wrong_method
 from zuebee.edge.pipeline import Pipeline
+from zuebee.edge.request_ids import RequestIds
 
 # What a path means that is not written as in the table of routes.
 
@@ -117,8 +117,7 @@ class Operator:
         elif route is None:
             await self._pipeline.refuse(client, settlement, no_such_path(path))
         elif caller.method not in ("GET", "HEAD"):
-            refusal = Refusal(405, "invalid_request_error", "method_not_allowed", "This endpoint takes GET only.")
-            await self._pipeline.refuse(client, settlement, refusal, [(b"allow", b"GET, HEAD")])
+            await self._pipeline.refuse(client, settlement, wrong_method("GET"), [(b"allow", b"GET, HEAD")])
         elif route == "/v1/models":
             await self._pipeline.serve_known(caller, client, settlement, partial(self._models, path))
         elif route == "/metrics":
@@ -178,13 +177,13 @@ class WaitingRoom:
     def __init__(self, reason: str, backends: int) -> None:
         self.reason = reason
         self._backends = backends
-        self._ids = itertools.count(1)
+        self._ids = RequestIds("req_waiting_")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         path = scope["path"]
         caller = Caller(scope["method"], path, {}, "")
-        client = AsgiClient(scope, caller, receive, send, f"req_waiting_{next(self._ids):08x}", 0)
+        client = AsgiClient(scope, caller, receive, send, self._ids.next(), 0)
         if path in LIVE or path in READY:
             await tell_health(client, None if path in LIVE else Readiness(False, self.reason, 0, self._backends))
         else:
@@ -192,6 +191,5 @@ class WaitingRoom:
 
     def refuse_unread(self, status: int, code: str, message: str, peer: str) -> tuple[Headers, bytes]:
         """See `HttpEdge.refuse_unread`; nobody counts here."""
-        refusal = Refusal(status, "invalid_request_error", code, message)
-        _, headers, body = error_reply(refusal, f"req_waiting_{next(self._ids):08x}")
-        return [field for field in headers if field[0] != b"content-length"], body
+        _, headers, body = unread_reply(status, code, message, self._ids.next())
+        return headers, body

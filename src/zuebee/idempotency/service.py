@@ -11,7 +11,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from zuebee.contracts.admission import Principal
-from zuebee.contracts.answers import KeptAnswer, Ticket
+from zuebee.contracts.answers import REUSED, KeptAnswer, Ticket
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Job
 from zuebee.idempotency import store
@@ -23,13 +23,6 @@ from zuebee.lib.tasks import Tasks
 
 # What callers who repeat a request are told, where they cannot have its answer.
 
-REUSED = Refusal(
-    422,
-    "invalid_request_error",
-    "idempotency_key_reused",
-    "This Idempotency-Key was used for another request.",
-    "Idempotency-Key",
-)
 TOO_LARGE = Refusal(
     409,
     "invalid_request_error",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, cast, func, select
 
+from zuebee.lib.patterns import is_open, stem_of
 from zuebee.lib.timestamps import rfc3339
 from zuebee.schema.sums import Sums
 from zuebee.schema.tables import usage_records
@@ -140,8 +141,8 @@ def _where(query: Select[Any], chosen: Filter) -> Select[Any]:
             query = query.where(column == value)
     if chosen.model is not None:
         # `*` at the end matches any rest, as everywhere; what LIKE would understand in the rest is text.
-        if chosen.model.endswith("*"):
-            query = query.where(_rows.model.startswith(chosen.model[:-1], autoescape=True))
+        if is_open(chosen.model):
+            query = query.where(_rows.model.startswith(stem_of(chosen.model), autoescape=True))
         else:
             query = query.where(_rows.model == chosen.model)
     if chosen.since_s is not None:

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.accounts.entitlements import RANK, Level, Patterns, PlanTerms, budgets_of, limits_of, merge, narrow
+from zuebee.accounts.entitlements import RANK, Level, PlanTerms, budgets_of, limits_of, merge
 from zuebee.accounts.schemas import BudgetForm, Scope
-from zuebee.admission.service import matches
 from zuebee.config import LimitSettings
 from zuebee.contracts.admission import Budget, Limit
+from zuebee.lib.patterns import Patterns, allowed
 
 NAMES = ["", "a", "ab", "abc", "abd", "b", "ba", "*"]
 patterns = st.lists(st.sampled_from(["a", "ab", "abc", "a*", "ab*", "abc*", "b*", "ba", "*"]), max_size=3).map(tuple)
@@ -50,21 +50,7 @@ def levels(draw: st.DrawFn) -> list[Level]:
 
 
 def allows(some: Patterns | None, name: str) -> bool:
-    return some is not None and (not some or matches(name, some))
-
-
-@given(st.lists(patterns, max_size=4))
-def test_a_name_is_left_exactly_if_all_allow_it(all_patterns: list[Patterns]) -> None:
-    left = narrow(all_patterns)
-    for name in NAMES:
-        assert allows(left, name) == all(allows(some, name) for some in all_patterns)
-
-
-def test_nothing_in_common_is_not_everything() -> None:
-    assert narrow([("a",), ("b",)]) is None
-    assert narrow([("a",), ("b",), ()]) is None
-    assert narrow([(), ()]) == ()
-    assert narrow([("gpt-*",), ("gpt-4*", "o1")]) == ("gpt-4*",)
+    return some is not None and allowed(name, some)
 
 
 @given(levels(), st.sampled_from(["low", "normal", "high", None]), st.sampled_from(["none", "quota", "prepaid"]))

@@ -13,7 +13,6 @@ from zuebee.dispatch.balancer import (
     RoundRobin,
     Weighted,
     fit,
-    matches,
 )
 
 
@@ -116,7 +115,6 @@ def test_a_peak_counts_at_once_and_fades() -> None:
     ],
 )
 def test_model_patterns(pattern: str, model: str, match: bool) -> None:
-    assert matches(pattern, model) is match
     assert node("a", models=(pattern,)).serves(model) is match
 
 

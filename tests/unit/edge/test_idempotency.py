@@ -6,10 +6,10 @@ import pytest
 
 from tests.support.fakes import make_job, until
 from zuebee.contracts.admission import Caller, Principal
-from zuebee.contracts.answers import KeptAnswer, Ticket
+from zuebee.contracts.answers import REUSED, KeptAnswer, Ticket
 from zuebee.contracts.errors import INTERNAL, STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Job
-from zuebee.edge.idempotency import HEADER, INVALID_KEY, LOST, REUSED, Attempt, Recording, Replays, is_signed_for
+from zuebee.edge.idempotency import HEADER, INVALID_KEY, LOST, Attempt, Recording, Replays, is_signed_for
 
 PRINCIPAL = Principal("k")
 LIMIT = Refusal(429, "rate_limit_error", "c", "m")

@@ -4,7 +4,13 @@ import pytest
 
 from zuebee.contracts.errors import NO_KEY, Refusal
 from zuebee.contracts.inference import Head
-from zuebee.edge.client import STREAM_HEADERS, error_reply, relayed_error_headers, relayed_headers
+from zuebee.edge.client import (
+    STREAM_HEADERS,
+    error_reply,
+    relayed_error_headers,
+    relayed_headers,
+    unread_reply,
+)
 
 
 def test_an_error_reply() -> None:
@@ -26,6 +32,14 @@ def test_a_wait_is_never_named_too_short(wait_s: float, seconds: bytes) -> None:
     headers = dict(error_reply(Refusal(429, "rate_limit_error", "c", "m", None, wait_s), "r")[1])
     assert headers[b"retry-after"] == seconds
     assert int(headers[b"retry-after-ms"]) >= wait_s * 1000
+
+
+def test_what_was_not_read_is_answered_the_same_and_its_server_counts_the_bytes() -> None:
+    refusal, headers, body = unread_reply(431, "headers_too_large", "Too many.", "req_1")
+    assert (refusal.status, refusal.type, refusal.code) == (431, "invalid_request_error", "headers_too_large")
+    _, counted, same = error_reply(refusal, "req_1")
+    assert (headers, body) == ([field for field in counted if field[0] != b"content-length"], same)
+    assert len(headers) == len(counted) - 1
 
 
 def test_who_needs_a_key_is_told_how() -> None:

@@ -1,4 +1,5 @@
-from zuebee.idempotency.service import REUSED, TOO_LARGE, UNKNOWN, in_progress
+from zuebee.contracts.answers import REUSED
+from zuebee.idempotency.service import TOO_LARGE, UNKNOWN, in_progress
 
 
 def test_only_what_waiting_helps_is_to_be_tried_again() -> None:
