@@ -60,7 +60,7 @@ HOMES = {
     ),
     "sqlite3": ("ledger/sqlite/store.py", "schema/*.py"),
     "typer": ("cli/*.py",),
-    "uvloop": ("app/connect.py",),
+    "uvloop": ("app/loop.py",),
     "yaml": ("config/yaml.py",),
 }
 EVERYWHERE = frozenset({"msgspec"})  # the message type of every room

@@ -257,7 +257,7 @@ def test_texts_that_the_database_cannot_hold_are_mended(url: str) -> None:
 GREEDY = """
 import sys
 from tests.support.shared_ledger import reserve, store_on, told
-from zuebee.billing import postgres_statements as sql
+from zuebee.ledger.postgres import statements as sql
 from zuebee.ledger.entries import HoldState
 from zuebee.ledger.errors import StoreBusy
 from zuebee.contracts.admission import Budget
@@ -312,7 +312,7 @@ def test_three_processes_at_once_get_exactly_what_there_is(url: str, limit: int)
 
 
 def test_without_the_locks_they_would_get_more(url: str) -> None:
-    statements = "from zuebee.billing import picture, postgres_statements as sql\n"
+    statements = "from zuebee.ledger import picture\nfrom zuebee.ledger.postgres import statements as sql\n"
     unlocked = "sql.LOCK_BALANCES = sql.LOCK_BALANCES.replace('FOR UPDATE', '')\n"
     reading = "picture.Memory.recall = lambda *_: None\n"  # so that there is time between the two trips
     assert greedy(url, 1000, statements + unlocked + reading + GREEDY) > 1000 // 7

@@ -1,14 +1,8 @@
 """The store: brought to its schema, and opened for work off the hot path."""
 
-import asyncio
-import logging
-import resource
-import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import uvloop
+from typing import TYPE_CHECKING
 
 from zuebee.config import StoreSettings
 from zuebee.lib.sql.database import Database
@@ -84,49 +78,3 @@ def redis_client(url: str, *, timeout_s: float, retry_after_s: float = 1.0) -> "
     from zuebee.lib.redis import RedisClient  # takes 0.04 s to import, which most starts can do without
 
     return RedisClient(url, timeout_s=timeout_s, retry_after_s=retry_after_s)
-
-
-# The event loop of a process, and how many files it may have open.
-
-_log = logging.getLogger("zuebee")
-
-OTHER_FILES = 128
-"""For the store, logs, Redis, listeners."""
-
-
-def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` to its end on an event loop of its own.
-
-    A signal to stop that comes after that end changes nothing: the process leaves with the status it earned. A closed
-    loop gives signals back to the system, which would kill the process (and a script would read "failed").
-    """
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_deaf_at_its_end(main))
-
-
-async def _deaf_at_its_end(main: Coroutine[Any, Any, None]) -> None:
-    try:
-        await main
-    finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-
-
-def room_for_connections(wanted: int) -> int:
-    """For how many client connections the process may have files, each with one to a backend.
-
-    Without a file nothing works any more, neither the store nor a backend, so there is a bound before. It asks the
-    system for what it needs where that may be raised.
-    """
-    needed = 2 * wanted + OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return wanted
-    raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-    except (OSError, ValueError):
-        raised = soft
-    room = max(1, (raised - OTHER_FILES) // 2)
-    if room < wanted:
-        _log.warning("%d open files are allowed: room for %d client connections, not %d", raised, room, wanted)
-    return min(room, wanted)

@@ -3,8 +3,8 @@
 import secrets
 from collections.abc import Callable
 
-from zuebee.app.connect import run_loop
 from zuebee.app.lifecycle import CannotStart, Process
+from zuebee.app.loop import run_loop
 from zuebee.config.load import Loaded, loads
 from zuebee.sim.server import SimSettings
 from zuebee.sim.server import start as start_sim

@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from zuebee.app.connect import run_loop
 from zuebee.app.control import ControlDoor, Order, Report, control_path
 from zuebee.app.grpc import listen_grpc
+from zuebee.app.loop import run_loop
 from zuebee.app.wiring import CannotReload, Platform, listen, proxy_check, receive_limits, tls_context
 from zuebee.config import Settings
 from zuebee.config.load import ConfigError, Loaded

@@ -14,8 +14,9 @@ import msgspec
 from zuebee.accounts.principals import StoreSource
 from zuebee.admission.service import AdmissionService
 from zuebee.app.auth import AuthState, build_pipeline, needs_store, warn_of_unasked_keys
-from zuebee.app.connect import prepare_store, room_for_connections, store_database
+from zuebee.app.connect import prepare_store, store_database
 from zuebee.app.grpc import build_grpc_server, grpc_tls
+from zuebee.app.loop import room_for_connections
 from zuebee.app.parts import (
     build_firewall,
     build_limiter,

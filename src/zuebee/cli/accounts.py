@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zuebee.accounts.invoices import invoice_page
+from zuebee.accounts.invoice_page import invoice_page
 from zuebee.accounts.schemas import AccountsError, read_amount
 from zuebee.cli import options, show
 from zuebee.cli.keys import options_budgets

@@ -239,7 +239,7 @@ def sim(
     max_model_tokens: Annotated[int, typer.Option(help="Prompt and answer together.", min=1)] = 131_072,
 ) -> None:
     """Run the simulated model server: OpenAI's API, made-up answers, real faults on request (docs/sim.md)."""
-    from zuebee.app.connect import run_loop
+    from zuebee.app.loop import run_loop
     from zuebee.sim.server import SimSettings, serve
 
     settings = SimSettings(

@@ -1,6 +1,6 @@
 import pytest
 
-from zuebee.accounts.invoices import invoice_page
+from zuebee.accounts.invoice_page import invoice_page
 
 INVOICE = {
     "number": "00000007",

@@ -6,7 +6,8 @@ import pytest
 
 from tests.support.accounts import Store
 from zuebee.accounts import invoices
-from zuebee.accounts.invoices import invoice_page, to_json
+from zuebee.accounts.invoice_page import invoice_page
+from zuebee.accounts.invoices import to_json
 from zuebee.accounts.schemas import AccountsError
 from zuebee.lib import clock
 

@@ -7,7 +7,7 @@ import pytest
 
 LATE = """
 import asyncio, os, signal, subprocess
-from zuebee.app.connect import run_loop
+from zuebee.app.loop import run_loop
 
 async def main():
     stop = asyncio.Event()
