@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
-import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -162,11 +161,6 @@ def _lock_counter(connection: Connection) -> None:
     kind = postgresql if connection.dialect.name == "postgresql" else sqlite
     connection.execute(kind.insert(counters).values(name=COUNTER, value=0).on_conflict_do_nothing())
     connection.execute(update(counters).where(counters.c.name == COUNTER).values(value=counters.c.value))
-
-
-def to_json(invoice: Mapping[str, Any]) -> bytes:
-    """An invoice for programs: amounts in nano-units, times in seconds since 1970."""
-    return msgspec.json.format(msgspec.json.encode(invoice), indent=2)
 
 
 # An invoice for people: one HTML page without scripts, fit to be printed.

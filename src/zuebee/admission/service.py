@@ -9,7 +9,6 @@ from typing import Final
 
 from zuebee.contracts.admission import (
     MAX_AMOUNT,
-    Amount,
     Authenticator,
     Billing,
     Caller,
@@ -214,8 +213,7 @@ class AdmissionService:
             place = await self._limiter.acquire(caller, principal, job, tokens)
             if isinstance(place, Refusal):
                 return place
-            amount = Amount(tokens)
-            return Grant(principal, job.request_id, job.model, amount, None, place, prompt_tokens=prompt_tokens)
+            return Grant(principal, None, place, prompt_tokens=prompt_tokens)
         need = self._need(job, prompt_tokens, prompt_most, answers)
         quote = self._billing.unable() or self._billing.quote(principal, job, need)
         if isinstance(quote, Refusal):
@@ -233,7 +231,7 @@ class AdmissionService:
                 self._limiter.release(place, None)
         if isinstance(hold, Refusal):
             return hold
-        grant = Grant(principal, job.request_id, job.model, quote, hold, place)
+        grant = Grant(principal, hold, place)
         grant.prompt_tokens = prompt_tokens
         if hold is not None:
             grant.prompt_held = prompt_most if hold.whole else prompt_tokens

@@ -77,7 +77,7 @@ class SharedBilling:
         spool = Spool(spool_path)
         try:
             store.start("zuebee")
-            self.replayed = replay(store, spool)
+            replay(store, spool)
             self.damaged = spool.damaged
         except (StoreBusy, StoreFailed) as error:
             spool.close()

@@ -145,12 +145,12 @@ Counter: TypeAlias = TimesWindow | SlotWindow | TokenBucket | Running
 class Plan:
     """All limits of a kind of request, and the rules with counters in memory that stand for them.
 
-    `tokens` are the rules that `settle`, `at_once` those that are held; `remote` is for who counts elsewhere.
+    `tokens` are the rules that `settle`, `at_once` those that are held.
 
     `stale` once its counters may have been replaced.
     """
 
-    __slots__ = ("admitted", "at_once", "limits", "owner", "remote", "rules", "stale", "timed", "tokens")
+    __slots__ = ("admitted", "at_once", "limits", "owner", "rules", "stale", "timed", "tokens")
 
     def __init__(self, owner: object, limits: Sequence[Limit], rules: Sequence[Rule]) -> None:
         self.owner = owner
@@ -163,7 +163,6 @@ class Plan:
         )
         self.admitted = 0
         self.stale = False
-        self.remote: object = None
 
     def take(self, tokens: int, now_s: float) -> Rule | None:
         """Take a place under all rules; or under none, and the answer is one that refused."""
