@@ -55,7 +55,7 @@ def batches(ledger: Ledger, count: int, requests: int) -> list[Batch]:
 
 
 def main() -> None:
-    """See the module."""
+    """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, default=2000)
     parser.add_argument("--requests", type=int, default=32, help="in each batch")

@@ -279,7 +279,6 @@ class StreamMeter:
 
     @property
     def tokens(self) -> int:
-        """See above."""
         return self.chunks + self._more_tokens
 
     def _give_up(self, fault: str) -> None:

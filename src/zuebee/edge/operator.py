@@ -191,7 +191,7 @@ class WaitingRoom:
             await client.refuse(STORE_UNAVAILABLE)
 
     def refuse_unread(self, status: int, code: str, message: str, peer: str) -> tuple[Headers, bytes]:
-        """See `HttpEdge.refuse_unread`; nobody counts here."""
+        """Nobody counts here."""
         refusal = Refusal(status, "invalid_request_error", code, message)
         _, headers, body = error_reply(refusal, f"req_waiting_{next(self._ids):08x}")
         return [field for field in headers if field[0] != b"content-length"], body

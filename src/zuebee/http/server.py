@@ -35,17 +35,15 @@ class Handshake:
         self._done = False
 
     def idle_key(self) -> float:
-        """See `Guest`."""
         return math.inf if self._done else FRESH + self._began_s
 
     def give_way(self) -> None:
-        """See `Guest`."""
         self._done = True
         if self.task is not None:
             self.task.cancel()
 
     def drop_held(self) -> None:
-        """See `Guest`: it holds nothing."""
+        """It holds nothing."""
 
 
 class TlsDoor:

@@ -111,7 +111,6 @@ class BucketAmount:
         return State(self.limit.kind, self._burst, max(self._burst - used, 0), reset_s)
 
     def settle(self, slot: Slot, tokens: int, used: int, now_s: float) -> None:
-        """See `SlottedAmount.settle`."""
         self.counter.correct(used - min(tokens, self._burst), self._amount)
 
 

@@ -89,7 +89,6 @@ class BackendInference:
         self._probes.close()
 
     async def run(self, job: Job) -> Reply:
-        """See `Inference.run`."""
         if job.stream:
             return await begin(self._streams.run(job))
         connection: Connection | None = None

@@ -304,7 +304,7 @@ def _payload(row: Any) -> str:
 
 
 def standings(connection: Connection) -> list[Standing]:
-    """See `Outbox.standings`."""
+    """How all reporters stand. Reads an index from end to end."""
     query = select(
         _rows.reporter,
         func.count(),
