@@ -44,7 +44,7 @@ def batches(ledger: Ledger, count: int, requests: int) -> list[Batch]:
             ledger.post(name, Amount(120, 250_000), now_s)
             batch.records.append(
                 Settlement(
-                    name, "POST", ROUTE, "127.0.0.1", now_s, 200, "complete", "", WHO, Grant(WHO, name, "m"),
+                    name, "POST", ROUTE, "127.0.0.1", now_s, 200, "complete", "", WHO, Grant(WHO),
                     "llama-3-8b", backend="vllm-1", backend_url="http://vllm-1.internal:8000", attempts=1,
                     usage=Usage(100, 20, "provider"), cost_nano=250_000, duration_s=0.52137, first_token_s=0.0213,
                 )
@@ -55,7 +55,7 @@ def batches(ledger: Ledger, count: int, requests: int) -> list[Batch]:
 
 
 def main() -> None:
-    """See the module."""
+    """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batches", type=int, default=2000)
     parser.add_argument("--requests", type=int, default=32, help="in each batch")

@@ -118,7 +118,7 @@ class Witness:
         else:
             self.acknowledged.add(f"reserve {name}")
         usage = Usage(3, 4, "provider") if refusal is None else None
-        grant = Grant(WHO, name, "m", hold=held)
+        grant = Grant(WHO, hold=held)
         settlement = Settlement(
             name, "POST", "/", "", 1.0, 200, "complete", principal=WHO, grant=grant, model="m", usage=usage
         )

@@ -89,7 +89,7 @@ class Desk:
         who = Principal("k", "key", f"user{self.chance.randint(1, 3)}", organisation_id="acme", budgets=BUDGETS)
         hold = await self.billing.reserve(who, make_job(request_id=name, model=model), Amount(1000, 1_000_000))
         assert not isinstance(hold, Refusal)
-        grant = Grant(who, name, model, hold=hold)
+        grant = Grant(who, hold=hold)
         self.running.append(
             Settlement(name, "POST", "/", "", self.now.s, 200, "complete", principal=who, grant=grant, model=model)
         )

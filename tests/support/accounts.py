@@ -10,9 +10,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from zuebee.accounts.invoices import Invoices
 from zuebee.accounts.payments import Payments
 from zuebee.accounts.service import AccountsService
-from zuebee.ledger.usage_rows import UNBILLED_COLUMNS, Totals, Unbilled
+from zuebee.ledger.usage_rows import Totals, Unbilled
 from zuebee.lib.sql.database import Database
 from zuebee.schema.tables import metadata, unbilled_usage, usage_records
+
+UNBILLED_COLUMNS = (
+    "organisation_id", "month", "user_id", "model", "requests", "prompt_tokens", "cached_tokens", "completion_tokens",
+    "cost_nano",
+)  # fmt: skip
+"""Of what `Totals.rows` answers with."""
 
 
 class Store:

@@ -50,7 +50,7 @@ async def leave(url: str, folder: Path, count: int, seed: int) -> Left:
         name = f"req_{seed}_{number}"
         hold = await billing.reserve(who, make_job(request_id=name), Amount(10))
         assert not isinstance(hold, Refusal)
-        grant = Grant(who, name, "m", hold=hold)
+        grant = Grant(who, hold=hold)
         usage = Usage(3, 4, "provider")
         stored = billing.settle(
             Settlement(name, "POST", "/", "", 1.0, 200, "complete", principal=who, grant=grant, model="m", usage=usage)

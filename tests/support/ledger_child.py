@@ -75,7 +75,7 @@ def settlement(hold: str, amount: Amount) -> Settlement:
     usage = Usage(0, amount.tokens, "provider") if amount.tokens else None
     return Settlement(
         hold, "POST", "/v1/chat/completions", "127.0.0.1", NOW_S, 200, "complete", "", PRINCIPAL,
-        Grant(PRINCIPAL, hold, "m"), "m", usage=usage, cost_nano=amount.cost_nano,
+        Grant(PRINCIPAL), "m", usage=usage, cost_nano=amount.cost_nano,
     )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def _settled(hold: str, tokens: int, cost_nano: int) -> Settlement:
     usage = Usage(tokens // 2, tokens - tokens // 2, "provider") if tokens else None
     return Settlement(
         hold, "POST", "/v1/chat/completions", "127.0.0.1", NOW_S, 200, "complete", "", PRINCIPAL,
-        Grant(PRINCIPAL, hold, "m"), "m", usage=usage, cost_nano=cost_nano,
+        Grant(PRINCIPAL), "m", usage=usage, cost_nano=cost_nano,
     )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -161,8 +160,3 @@ def _lock_counter(connection: Connection) -> None:
     kind = postgresql if connection.dialect.name == "postgresql" else sqlite
     connection.execute(kind.insert(counters).values(name=COUNTER, value=0).on_conflict_do_nothing())
     connection.execute(update(counters).where(counters.c.name == COUNTER).values(value=counters.c.value))
-
-
-def to_json(invoice: Mapping[str, Any]) -> bytes:
-    """An invoice for programs: amounts in nano-units, times in seconds since 1970."""
-    return msgspec.json.format(msgspec.json.encode(invoice), indent=2)

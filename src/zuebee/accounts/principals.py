@@ -149,7 +149,7 @@ class StoreSource:
         self._budgets: dict[tuple[Budget, ...], tuple[Budget, ...]] = {}
 
     async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
-        """See `KeySource.find`. A key whose plan, or an owner's plan, has ended is refused `subscription_lapsed`."""
+        """A key whose plan, or an owner's plan, has ended is refused `subscription_lapsed`."""
         found = await self._database.run(lambda connection: find(connection, presented.digest, self._currency))
         if isinstance(found, KeyRecord) and found.principal.budgets:
             budgets = self._same(found.principal.budgets)
@@ -285,8 +285,8 @@ _FIND_NAMED = _statement()
 
 
 def entitled(connection: Connection, principal: Principal, currency: str) -> Principal | Refusal:
-    """See `StoreSource.entitle`. The plan that is named stands at the level of a key: its limits and budgets count for
-    `key:KEY_ID`. A priority other than `normal` is a bound, like that of a key."""
+    """What plan and owners allow a principal. The plan that is named stands at the level of a key: its limits and
+    budgets count for `key:KEY_ID`. A priority other than `normal` is a bound, like that of a key."""
     names = (principal.plan, principal.user_id, principal.team_id, principal.organisation_id)
     if not any(names):
         return principal

@@ -145,11 +145,9 @@ class OpenFirewall:
     """Lets everything through."""
 
     def check_caller(self, caller: Caller) -> Refusal | None:
-        """See `Firewall.check_caller`."""
         return None
 
     def check_job(self, caller: Caller, job: Job) -> Refusal | None:
-        """See `Firewall.check_job`."""
         return None
 
 
@@ -235,7 +233,6 @@ class RuleFirewall:
         self._plans: dict[tuple[str, str], _Plan] = {}
 
     def check_caller(self, caller: Caller) -> Refusal | None:
-        """See `Firewall.check_caller`."""
         if caller.memory is not None and self in caller.memory:
             return None
         own, builtin, checked, only_fields = self._plans.get((caller.method, caller.path)) or self._plan(caller)
@@ -268,7 +265,6 @@ class RuleFirewall:
         return None
 
     def check_job(self, caller: Caller, job: Job) -> Refusal | None:
-        """See `Firewall.check_job`."""
         if job.choices <= self._max_choices and not self._reads_jobs:
             return None
         for rule in self._job_rules:

@@ -9,7 +9,6 @@ from typing import Final
 
 from zuebee.contracts.admission import (
     MAX_AMOUNT,
-    Amount,
     Authenticator,
     Billing,
     Caller,
@@ -149,11 +148,9 @@ class AdmissionService:
         self._lowered: dict[tuple[int, Priority], tuple[Principal, Principal]] = {}
 
     def screen(self, caller: Caller) -> Refusal | None:
-        """See `Admission.screen`."""
         return self.firewall.check_caller(caller)
 
     async def identify(self, caller: Caller) -> Principal | Refusal:
-        """See `Admission.identify`."""
         refusal = self.firewall.check_caller(caller) or self._limiter.blocked(caller.address)
         if refusal is not None:
             return refusal
@@ -181,19 +178,15 @@ class AdmissionService:
         return lowered
 
     def may_use(self, principal: Principal, model: str) -> Refusal | None:
-        """See `Admission.may_use`."""
         return may_use(principal, model) or self._billing.unpriced(principal, model)
 
     async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
-        """See `Admission.enter`."""
         return await self._limiter.enter(caller, principal)
 
     def leave(self, early: Place) -> None:
-        """See `Admission.leave`."""
         self._limiter.release(early, None)
 
     async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
-        """See `Admission.admit`."""
         if len(job.body) <= INLINE_BYTES:
             refusal = self._check(caller, principal, job)
         else:
@@ -210,8 +203,7 @@ class AdmissionService:
             place = await self._limiter.acquire(caller, principal, job, tokens)
             if isinstance(place, Refusal):
                 return place
-            amount = Amount(tokens)
-            return Grant(principal, job.request_id, job.model, amount, None, place, prompt_tokens=prompt_tokens)
+            return Grant(principal, None, place, prompt_tokens=prompt_tokens)
         need = self._need(job, prompt_tokens, prompt_most, answers)
         quote = self._billing.unable() or self._billing.quote(principal, job, need)
         if isinstance(quote, Refusal):
@@ -229,7 +221,7 @@ class AdmissionService:
                 self._limiter.release(place, None)
         if isinstance(hold, Refusal):
             return hold
-        grant = Grant(principal, job.request_id, job.model, quote, hold, place)
+        grant = Grant(principal, hold, place)
         grant.prompt_tokens = prompt_tokens
         if hold is not None:
             grant.prompt_held = prompt_most if hold.whole else prompt_tokens
@@ -256,7 +248,6 @@ class AdmissionService:
         return may_use(principal, job.model) or self.firewall.check_job(caller, job)
 
     def settle(self, settlement: Settlement) -> Awaitable[None] | None:
-        """See `Admission.settle`."""
         grant = settlement.grant
         pending = None
         if settlement.early is not None:
@@ -271,7 +262,6 @@ class AdmissionService:
         return pending
 
     async def attend(self, grants: Sequence[Grant], early: Sequence[Place] = ()) -> Sequence[tuple[Grant, Refusal]]:
-        """See `Admission.attend`."""
         # First: what else fails must not let the leases of running requests run out.
         await self._limiter.attend([*early, *(grant.place for grant in grants if grant.place is not None)])
         cut = list(await self._billing.attend(grants))

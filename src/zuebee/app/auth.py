@@ -191,7 +191,6 @@ class _Builder:
         self._shared_client: RedisClient | None = None
 
     def build(self) -> AuthPipeline:
-        """See `build_pipeline`."""
         auth = self._settings.auth
         names: set[str] = set()
         steps = []
@@ -222,7 +221,6 @@ class _Builder:
         )
 
     def check(self) -> None:
-        """See `check_pipeline`."""
         auth = self._settings.auth
         self._script(PIPELINE, auth.script)
         for source in auth.pipeline:

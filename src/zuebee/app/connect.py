@@ -74,7 +74,7 @@ if TYPE_CHECKING:
 
 
 def redis_client(url: str, *, timeout_s: float, retry_after_s: float = 1.0) -> "RedisClient":
-    """See RedisClient. Raises ValueError."""
+    """A client of the Redis at `url`. Raises ValueError if that is none."""
     from zuebee.lib.redis import RedisClient  # takes 0.04 s to import, which most starts can do without
 
     return RedisClient(url, timeout_s=timeout_s, retry_after_s=retry_after_s)

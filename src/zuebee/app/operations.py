@@ -96,11 +96,10 @@ class UsageDesk:
         self.currency = self._call(find) or currency
 
     def totals(self, by: Sequence[GroupBy], **chosen: Any) -> list[Totals]:
-        """See `report.totals`; `chosen` are the fields of `Filter`."""
+        """`chosen` are the fields of `Filter`."""
         return self._call(lambda connection: report.totals(connection, Filter(**chosen), by))
 
     def rows(self, **chosen: Any) -> Iterator[dict[str, Any]]:
-        """See `report.rows`."""
         pages = report.Pages(Filter(**chosen), self.currency)
         while (page := self._call(pages.read)) is not None:
             yield from page

@@ -156,7 +156,6 @@ class MapSource:
         self._shared = shared
 
     async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
-        """See `KeySource.find`."""
         if presented.key is None:
             return None
         found: Data | Refusal | None
@@ -178,7 +177,6 @@ class MapSource:
             raise UnreadableAnswer(str(error)) from None
 
     async def aclose(self) -> None:
-        """See `KeySource.aclose`."""
         await self._lookup.aclose()
 
 
@@ -190,7 +188,6 @@ class RedisLookup:
         self._pattern = key_pattern
 
     async def look(self, presented: Presented) -> Data | Refusal | None:
-        """See `Lookup.look`."""
         assert presented.key is not None
         name = self._pattern.replace("{key_sha256}", presented.digest)
         name = name.replace("{api_key}", presented.key.decode("ascii"))
@@ -206,7 +203,6 @@ class RedisLookup:
         return None if text is None else read_object(text)
 
     async def aclose(self) -> None:
-        """See `Lookup.aclose`."""
         await self._client.aclose()
 
 
@@ -214,12 +210,11 @@ class AnyKey:
     """Knows every key, and nothing of it: the script alone decides."""
 
     async def look(self, presented: Presented) -> Data | Refusal | None:
-        """See `Lookup.look`."""
         assert presented.key is not None
         return {"api_key": presented.key.decode("ascii")}
 
     async def aclose(self) -> None:
-        """See `Lookup.aclose`."""
+        """It holds nothing."""
 
 
 def read_object(text: bytes) -> Data | None:

@@ -49,7 +49,6 @@ class MemoryNonces:
         self._next_sweep_s = 0.0
 
     async def seen(self, client: str, nonce: str, ttl_s: float) -> bool:
-        """See `Nonces.seen`."""
         return self.note(client, nonce, ttl_s)
 
     def note(self, client: str, nonce: str, ttl_s: float) -> bool:
@@ -101,13 +100,11 @@ class RedisNonces:
         self._prefix = prefix
 
     async def seen(self, client: str, nonce: str, ttl_s: float) -> bool:
-        """See `Nonces.seen`."""
         name = hashlib.sha256(f"{client}\n{nonce}".encode()).hexdigest()
         answer = await self._redis.call("SET", f"{self._prefix}nonce:{name}", 1, "NX", "PX", int(ttl_s * 1000) + 1)
         return answer is None
 
     async def aclose(self) -> None:
-        """See `Nonces.aclose`."""
         await self._redis.aclose()
 
 
@@ -139,7 +136,6 @@ class KeptNonces:
         self._turn_at_s = clock.monotonic_s() + older[0] + LIFE_S - clock.wall_s()
 
     async def seen(self, client: str, nonce: str, ttl_s: float) -> bool:
-        """See `Nonces.seen`."""
         if await self._memory.seen(client, nonce, ttl_s):
             return True
         line = f"{clock.wall_s() + ttl_s:.3f} {client} {nonce}\n".encode()

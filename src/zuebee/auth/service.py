@@ -78,7 +78,6 @@ class AuthPipeline:
         self._idle.set()
 
     async def identify(self, caller: Caller) -> Principal | Refusal:
-        """See `Authenticator.identify`."""
         key, digest = self._shown(caller)
         if key is None:
             if self._keyless:
@@ -218,9 +217,7 @@ class AuthPipeline:
         return found[0][0].name, with_fields(principal, said) if said else principal
 
     async def recheck(self, principals: Sequence[Principal]) -> Sequence[tuple[Principal, Refusal]]:
-        """See `Authenticator.recheck`.
-
-        Takes at most `RECHECK_WAIT_S`: what is not answered by then is reported the next time. A source that fails
+        """Takes at most `RECHECK_WAIT_S`: what is not answered by then is reported the next time. A source that fails
         cuts nobody.
         """
         waiting = []
@@ -333,11 +330,9 @@ class OpenDoor:
     """No keys needed: everybody is the same principal."""
 
     async def identify(self, caller: Caller) -> Principal | Refusal:
-        """See `Authenticator.identify`."""
         return ANONYMOUS
 
     async def recheck(self, principals: Sequence[Principal]) -> Sequence[tuple[Principal, Refusal]]:
-        """See `Authenticator.recheck`."""
         return []
 
     async def aclose(self) -> None:

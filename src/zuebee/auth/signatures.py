@@ -111,7 +111,6 @@ class SignatureSource:
             client.secrets += self._nobody[len(client.secrets) :]
 
     async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
-        """See `KeySource.find`."""
         caller = presented.caller
         # Only a signature that fitted sets this: the request runs already, and its key is asked about again.
         again = bool(caller.body_sha256)
@@ -167,7 +166,6 @@ class SignatureSource:
         return judge(found, shown.caller.address, clock.wall_s()) or found.refusal
 
     async def aclose(self) -> None:
-        """See `KeySource.aclose`."""
         await self._nonces.aclose()
 
     async def _record(self, presented: Presented, client_id: str, client: _Client) -> KeyRecord | Refusal:

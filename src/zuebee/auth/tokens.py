@@ -234,7 +234,7 @@ class JwtSource:
             self._keys.put(read_jwks(first))
 
     async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
-        """See `KeySource.find`. Raises KeysUnavailable when the issuer's keys cannot be had."""
+        """Raises KeysUnavailable when the issuer's keys cannot be had."""
         token = presented.key
         if token is None or not looks_like_token(token):
             return None
@@ -253,7 +253,6 @@ class JwtSource:
         return KeyRecord(presented.digest, finished, expires_at_s=expires_at_s, data=claims)
 
     async def aclose(self) -> None:
-        """See `KeySource.aclose`."""
         await self._keys.aclose()
 
     async def _verify(self, token: bytes) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """List prices of public models, in USD: a dated file that ships with ZueBee, never fetched. `make prices` writes it."""
 
 import re
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -53,11 +52,6 @@ class ListPrices:
         if not self._providers:
             prices = msgspec.json.decode(FILE.read_bytes(), type=_Prices)
             self._providers = {provider.id: provider for provider in prices.providers}
-
-    def models(self) -> Iterator[str]:
-        """All that have a name, with that of their provider before it."""
-        self.load()
-        return (f"{provider.id}/{model.id}" for provider in self._providers.values() for model in provider.models)
 
     def find(self, model: str, day: date) -> Rate | None:
         """The price of a model (`gpt-4o`, `anthropic/claude-sonnet-4-5`) on a UTC day; None: none for its tokens.

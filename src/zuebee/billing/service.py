@@ -137,17 +137,14 @@ class LocalHold:
 
     @property
     def whole(self) -> bool:
-        """See `Hold.whole`."""
         owed = self.state.owed
         return not (owed.tokens or owed.cost_nano)
 
     @property
     def secured(self) -> bool:
-        """See `Hold.secured`."""
         return self._batch.secured
 
     async def wait(self, settlement: Settlement | None = None) -> Refusal | None:
-        """See `Hold.wait`."""
         batch, billing = self._batch, self._billing
         if settlement is None or not billing.join(self, batch, settlement):
             await billing.hurry(batch)
@@ -219,18 +216,15 @@ class LocalBilling:
     # --- before the call ---
 
     def quote(self, principal: Principal, job: Job, need: Need) -> Amount | Refusal:
-        """See `Billing.quote`."""
         rate = self.prices.rate(job.model, clock.wall_s())
         if rate is None and any(b.unit != TOKENS for b in principal.budgets):
             return no_price(job.model)
         return quoted(rate, need)
 
     def unpriced(self, principal: Principal, model: str) -> Refusal | None:
-        """See `Billing.unpriced`."""
         return self.prices.denies(principal, model, clock.wall_s())
 
     async def reserve(self, principal: Principal, job: Job, amount: Amount) -> Hold | Refusal:
-        """See `Billing.reserve`."""
         quote = amount if isinstance(amount, Quote) else self._plain(job, amount)
         held = await self._try_to_hold(principal, job, quote)
         if isinstance(held, Short) and held.later:
@@ -291,7 +285,6 @@ class LocalBilling:
         return committer.busy or "the disk takes nothing"
 
     def unable(self) -> Refusal | None:
-        """See `Billing.unable`."""
         committer = self._committer
         if committer.failure or committer.stuck_s > STUCK_S:
             return STORE_UNAVAILABLE
@@ -312,7 +305,6 @@ class LocalBilling:
     # --- after it ---
 
     def settle(self, settlement: Settlement) -> Awaitable[None] | None:
-        """See `Billing.settle`."""
         grant = settlement.grant
         hold = grant.hold if grant is not None else None
         usage = settlement.usage
@@ -386,7 +378,6 @@ class LocalBilling:
             self._waiters.wake(hold.path)
 
     async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
-        """See `Billing.attend`."""
         self._committer.relieve()
         await self._take_foreign_grants()
         now_s = clock.wall_s()

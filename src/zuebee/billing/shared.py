@@ -48,7 +48,6 @@ class SharedHold:
         self.started_s = clock.monotonic_s()
 
     async def wait(self, settlement: Settlement | None = None) -> Refusal | None:
-        """See `Hold.wait`."""
         return None
 
 
@@ -77,7 +76,7 @@ class SharedBilling:
         spool = Spool(spool_path)
         try:
             store.start("zuebee")
-            self.replayed = replay(store, spool)
+            replay(store, spool)
             self.damaged = spool.damaged
         except (StoreBusy, StoreFailed) as error:
             spool.close()
@@ -87,18 +86,16 @@ class SharedBilling:
     # --- before the call ---
 
     def quote(self, principal: Principal, job: Job, need: Need) -> Amount | Refusal:
-        """See `Billing.quote`."""
         rate = self.prices.rate(job.model, clock.wall_s())
         if rate is None and any(b.unit != TOKENS for b in principal.budgets):
             return no_price(job.model)
         return quoted(rate, need)
 
     def unpriced(self, principal: Principal, model: str) -> Refusal | None:
-        """See `Billing.unpriced`."""
         return self.prices.denies(principal, model, clock.wall_s())
 
     async def reserve(self, principal: Principal, job: Job, amount: Amount) -> Hold | Refusal:
-        """See `Billing.reserve`. The answer comes from the database."""
+        """The answer comes from the database."""
         quote = amount if isinstance(amount, Quote) else self._plain(job, amount)
         held = await self._try_to_hold(principal, job, quote)
         if isinstance(held, Short) and held.later:
@@ -158,7 +155,6 @@ class SharedBilling:
         return "the database does not answer" if committer.stuck_s > STUCK_S else ""
 
     def unable(self) -> Refusal | None:
-        """See `Billing.unable`."""
         if self._committer.down or self._committer.stuck_s > STUCK_S:
             return STORE_UNAVAILABLE
         return self._gate()
@@ -166,7 +162,6 @@ class SharedBilling:
     # --- after it ---
 
     def settle(self, settlement: Settlement) -> Awaitable[None] | None:
-        """See `Billing.settle`."""
         grant, usage = settlement.grant, settlement.usage
         hold = grant.hold if grant is not None else None
         if not isinstance(hold, SharedHold):
@@ -182,7 +177,6 @@ class SharedBilling:
         return self._committer.settle(Settle(hold.id, amount, record_of(settlement)))
 
     async def attend(self, grants: Sequence[Grant]) -> Sequence[tuple[Grant, Refusal]]:
-        """See `Billing.attend`."""
         now_s = clock.monotonic_s()
         if now_s - self._swept_at_s >= SWEEP_INTERVAL_S:
             self._swept_at_s = now_s

@@ -200,19 +200,15 @@ class Place(Protocol):
 class Grant:
     """Permission for one request. It must be given back exactly once, to `Admission.settle`.
 
-    `estimate` is what was charged before the call, to limits and (through `hold`) to budgets. The prompt probably has
-    `prompt_tokens`; `prompt_held` were held for it, and who leaves before the backend has counted it pays these.
-    `answer_bound`: how long each answer may be for what is held, where its caller has not said; 0: as long as it
-    likes. The edge fills in `usage_so_far` as soon as a stream begins, so that `Admission.attend` can see what it has
-    cost.
+    The prompt probably has `prompt_tokens`; `prompt_held` were held for it, and who leaves before the backend has
+    counted it pays these. `answer_bound`: how long each answer may be for what is held, where its caller has not said;
+    0: as long as it likes. The edge fills in `usage_so_far` as soon as a stream begins, so that `Admission.attend` can
+    see what it has cost.
     """
 
     def __init__(
         self,
         principal: Principal,
-        request_id: str = "",
-        model: str = "",
-        estimate: Amount = NOTHING,
         hold: Hold | None = None,
         place: Place | None = None,
         usage_so_far: "Callable[[], Usage | None] | None" = None,
@@ -221,9 +217,6 @@ class Grant:
         answer_bound: int = 0,
     ) -> None:
         self.principal = principal
-        self.request_id = request_id
-        self.model = model
-        self.estimate = estimate
         self.hold = hold
         self.place = place
         self.usage_so_far = usage_so_far

@@ -108,7 +108,6 @@ _END_BYTES: Final = 2
 _NO_CHOICES: Final = (b"[]", b"null")
 _EMPTY_CHOICES: Final = re.compile(rb'"choices"\s*:\s*(?:\[\s*\]|null)')
 
-_decode_chunk: Final = msgspec.json.Decoder(Chunk).decode
 _decode_lines: Final = msgspec.json.Decoder(Chunk).decode_lines
 _decode_any: Final = msgspec.json.Decoder(AnyChunk).decode
 _groq: Final = msgspec.json.Decoder(Groq).decode
@@ -280,7 +279,6 @@ class StreamMeter:
 
     @property
     def tokens(self) -> int:
-        """See above."""
         return self.chunks + self._more_tokens
 
     def _give_up(self, fault: str) -> None:

@@ -67,7 +67,6 @@ class Dispatcher:
         self._alike = not self._chains and not any(backend.selective for backend in backends)
 
     async def run(self, job: Job) -> Reply:
-        """See `Inference.run`."""
         candidates, chained = self._candidates(job.model)
         if not candidates:
             return End(refusal=no_such_model(job.model), sent=False, attempts=0), None

@@ -79,7 +79,6 @@ class AsgiClient:
         self._held = b""
 
     async def read_job(self, enter: Enter | None = None, holder: str = "", patience_s: float = 0.0) -> Job | Refusal:
-        """See `Client.read_job`."""
         caller, body = self._caller, None
         if self._cycle is not None and b"content-encoding" not in caller.fields:
             body = self._cycle.take_whole_body(self._max_body_bytes)
@@ -168,14 +167,12 @@ class AsgiClient:
         return whole.getvalue()
 
     async def start(self, status: int, headers: Headers, *, events: bool) -> None:
-        """See `Client.start`."""
         self._events = events
         self._status, self._headers = status, headers
         if events:
             await self._send_head()
 
     async def start_early(self, headers: Headers) -> None:
-        """See `Client.start_early`."""
         await self.start(200, headers, events=True)
 
     async def _send_head(self) -> None:
@@ -186,7 +183,6 @@ class AsgiClient:
         self._headers = None
 
     async def write(self, data: bytes) -> None:
-        """See `Client.write`."""
         if self._events:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
             return
@@ -197,25 +193,21 @@ class AsgiClient:
         self._held = data
 
     def sink(self) -> Sink | None:
-        """See `Client.sink`."""
         sink: Sink | None = self._cycle
         return sink
 
     async def unfit(self, last: bytes) -> Refusal | None:
-        """See `Client.unfit`."""
         return None
 
     def cancel(self) -> None:
-        """See `Client.cancel`."""
         self._scope[CANCEL]()
 
     def outlive(self, goes_on: Callable[[], bool]) -> None:
-        """See `Client.outlive`. Only our own server asks."""
+        """Only our own server asks."""
         if self._cycle is not None:
             self._cycle.goes_on = goes_on
 
     async def finish(self, last: bytes = b"") -> None:
-        """See `Client.finish`."""
         if self._headers is not None:
             await self._respond(self._status, self._headers, self._held)
         else:
@@ -231,7 +223,6 @@ class AsgiClient:
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def refuse(self, refusal: Refusal, extra: Headers | None = None) -> None:
-        """See `Client.refuse`."""
         status, headers, body = error_reply(refusal, self.request_id)
         if extra:
             headers += extra

@@ -173,7 +173,7 @@ class GrpcClient:
         self.cancel = call.cancel
 
     async def read_job(self, enter: Enter | None = None, holder: str = "", patience_s: float = 0.0) -> Job | Refusal:
-        """See `Client.read_job`. A call is all here when it begins."""
+        """A call is all here when it begins."""
         call, settlement = self._call, self._settlement
         # What was made of it is all that is needed: nobody shall hold it until the call is over, and collected.
         read = partial(_read, call.request, self._default_model, stream=call.streams)
@@ -203,18 +203,15 @@ class GrpcClient:
         )
 
     async def start(self, status: int, headers: Headers, *, events: bool) -> None:
-        """See `Client.start`."""
         self._status, self._answer_headers, self._events = status, headers, events
         if status < 400:
             shown = [(name.decode(), value.decode("latin-1")) for name, value in headers if name.startswith(_SHOWN)]
             await self._call.start(shown)
 
     async def start_early(self, headers: Headers) -> None:
-        """See `Client.start_early`."""
         await self.start(200, headers, events=True)
 
     async def write(self, data: bytes) -> None:
-        """See `Client.write`."""
         if self._is_read:
             return
         if not self._events:
@@ -249,15 +246,13 @@ class GrpcClient:
         await self._call.send(chunk.SerializeToString())
 
     def sink(self) -> Sink | None:
-        """See `Client.sink`. Messages are made of events one by one: there is no shorter way."""
+        """Messages are made of events one by one: there is no shorter way."""
         return None
 
     def outlive(self, goes_on: Callable[[], bool]) -> None:
-        """See `Client.outlive`."""
         self._call.goes_on = goes_on
 
     async def unfit(self, last: bytes) -> Refusal | None:
-        """See `Client.unfit`."""
         await self._read_out(last)
         if self._events:
             return self._last.error
@@ -273,7 +268,6 @@ class GrpcClient:
         self._is_read = True
 
     async def finish(self, last: bytes = b"") -> None:
-        """See `Client.finish`."""
         await self._read_out(last)
         if self._held_bytes > MAX_WHOLE_BYTES:
             self._fail(BAD_ANSWER)
@@ -285,12 +279,10 @@ class GrpcClient:
             await self._end_stream(self._last)
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """See `Client.answer`."""
         await self.start(status, headers, events=False)
         await self._end_whole(body)
 
     async def refuse(self, refusal: Refusal, extra: Headers | None = None) -> None:
-        """See `Client.refuse`."""
         self._fail(refusal)
 
     def close(self) -> None:

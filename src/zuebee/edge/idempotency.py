@@ -193,30 +193,25 @@ class RecordingClient:
         self.answer = client.answer
 
     async def start(self, status: int, headers: Headers, *, events: bool) -> None:
-        """See `Client.start`."""
         self._recording.begin(status, headers, events=events)
         await self._client.start(status, headers, events=events)
 
     async def start_early(self, headers: Headers) -> None:
-        """See `Client.start_early`."""
         self._recording.begin(200, headers, events=True, early=True)
         await self._client.start_early(headers)
 
     async def write(self, data: bytes) -> None:
-        """See `Client.write`."""
         if data is not sse.COMMENT:
             self._recording.add(data)
         await self._client.write(data)
 
     async def finish(self, last: bytes = b"") -> None:
-        """See `Client.finish`."""
         if last:
             self._recording.add(last)
         self._recording.whole = True
         await self._client.finish(last)
 
     def sink(self) -> Sink | None:
-        """See `Client.sink`."""
         sink = self._client.sink()
         return None if sink is None else _RecordingSink(sink, self._recording)
 

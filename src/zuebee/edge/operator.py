@@ -190,6 +190,6 @@ class WaitingRoom:
             await client.refuse(STORE_UNAVAILABLE)
 
     def refuse_unread(self, status: int, code: str, message: str, peer: str) -> tuple[Headers, bytes]:
-        """See `HttpEdge.refuse_unread`; nobody counts here."""
+        """The answer to what could not be read. Nobody counts it here: there are no metrics before the store."""
         _, headers, body = unread_reply(status, code, message, self._ids.next())
         return headers, body

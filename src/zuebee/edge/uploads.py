@@ -51,11 +51,6 @@ class Uploads:
         self._hungry: OrderedDict[Holder, None] = OrderedDict()
         self._full = False
 
-    @property
-    def waiting(self) -> int:
-        """How many wait for room."""
-        return sum(len(holder.waiting) for holder in self._hungry)
-
     async def begin(self, name: str, size: int) -> Upload:
         """Room for a body of so many bytes at most; `end` must follow. Raises TimeoutError."""
         holder = self._holders.get(name)

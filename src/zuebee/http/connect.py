@@ -20,9 +20,7 @@ way forgets a connection on which a long answer is waited for."""
 class Connectable(Protocol):
     """What asyncio takes for a protocol, whatever it inherits from."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.Protocol`."""
-        ...
+    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
 
 
 class Connector(Protocol):

@@ -244,7 +244,6 @@ class GuardedProtocol(RequestReader):
     # --- the connection among others ---
 
     def idle_key(self) -> float:
-        """See `Guest`."""
         if self._running is not None or self._waiting or self._unread or self._last_fault is not None:
             return math.inf
         if self.transport.get_write_buffer_size():
@@ -256,11 +255,9 @@ class GuardedProtocol(RequestReader):
         return self._idle_since_s or math.inf
 
     def give_way(self) -> None:
-        """See `Guest`."""
         self.transport.abort()
 
     def drop_held(self) -> None:
-        """See `Guest`."""
         last = self._waiting[-1] if self._waiting else self._running
         self._forget_unread()
         if last is None:

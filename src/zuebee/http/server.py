@@ -28,25 +28,22 @@ PAUSE_S = 0.1
 class Handshake:
     """One connection whose handshake is on its way; it has its place in the table until the protocol takes over."""
 
-    def __init__(self, sock: socket.socket, began_s: float) -> None:
+    def __init__(self, began_s: float) -> None:
         self.held_bytes = 0
         self.task: asyncio.Task[None] | None = None
-        self._sock = sock
         self._began_s = began_s
         self._done = False
 
     def idle_key(self) -> float:
-        """See `Guest`."""
         return math.inf if self._done else FRESH + self._began_s
 
     def give_way(self) -> None:
-        """See `Guest`."""
         self._done = True
         if self.task is not None:
             self.task.cancel()
 
     def drop_held(self) -> None:
-        """See `Guest`: it holds nothing."""
+        """It holds nothing."""
 
 
 class TlsDoor:
@@ -101,7 +98,7 @@ class TlsDoor:
             sock.setblocking(False)
             address = peer[0] if isinstance(peer, tuple) else ""
             now_s = clock.monotonic_s()
-            handshake = Handshake(sock, self._loop.time())
+            handshake = Handshake(self._loop.time())
             if self._table.enter(handshake, address, now_s):
                 handshake.task = self._tasks.spawn(self._shake_hands(handshake, sock, address), "handshake")
             else:

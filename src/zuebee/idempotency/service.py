@@ -105,7 +105,6 @@ class AnswerKeeper:
         await self._database.aclose()
 
     def ticket(self, principal: Principal, key: bytes, job: Job) -> Ticket:
-        """See `Answers.ticket`."""
         who = (principal.organisation_id, principal.team_id, principal.user_id, principal.key_id)
         caller = tuple(part.encode() for part in who)
         root = store.root_secret(*caller, key, job.path.encode(), job.query, job.body)
@@ -113,7 +112,6 @@ class AnswerKeeper:
         return Ticket(store.name(*caller, key), store.fingerprint(root), root, secrets.randbits(62))
 
     async def find(self, ticket: Ticket) -> KeptAnswer | Refusal | None:
-        """See `Answers.find`."""
         try:
             row = await self._run(lambda connection: store.read(connection, ticket.id, self._retention_s))
         except DatabaseError:
@@ -135,7 +133,7 @@ class AnswerKeeper:
             return UNKNOWN
 
     async def claim(self, ticket: Ticket) -> Refusal | None:
-        """See `Answers.claim`. Who leaves meanwhile frees it, and that waits for what is under way."""
+        """Who leaves meanwhile frees it, and that waits for what is under way."""
         self._claimed.add(ticket.owner)
         enter = partial(store.claim, ticket=ticket, lease_s=LEASE_S, retention_s=self._retention_s)
         claiming = self._claims[ticket.owner] = self._tasks.spawn(self._entered(ticket, enter), "claim a key")
@@ -163,7 +161,7 @@ class AnswerKeeper:
             del self._claims[ticket.owner]
 
     async def keep(self, ticket: Ticket, answer: KeptAnswer | None) -> None:
-        """See `Answers.keep`. It is done also for a caller that is cut meanwhile."""
+        """It is done also for a caller that is cut meanwhile."""
         await asyncio.shield(self._tasks.spawn(self._keep(ticket, answer), "keep an answer"))
 
     async def _keep(self, ticket: Ticket, answer: KeptAnswer | None) -> None:
@@ -187,7 +185,6 @@ class AnswerKeeper:
             store.finish(connection, ticket, "lost", None, self._retention_s)
 
     async def free(self, ticket: Ticket) -> None:
-        """See `Answers.free`."""
         self._claimed.discard(ticket.owner)
         if (claiming := self._claims.get(ticket.owner)) is not None:
             await asyncio.wait([claiming])

@@ -408,7 +408,7 @@ def reading(store: str) -> Iterator[Connection]:
 def violations(
     connection: Connection, *, sweep_s: float, records_since_s: float, said: Callable[[str], None] = lambda _: None
 ) -> Iterator[Violation]:
-    """See `verify`."""
+    """What is wrong in the books of a store."""
     return verify(connection, sweep_s=sweep_s, records_since_s=records_since_s, said=said)
 
 

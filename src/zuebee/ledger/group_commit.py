@@ -38,11 +38,10 @@ class NoBound:
     """Room for everything."""
 
     def room_for(self, rows: int, *, billed: bool) -> bool:
-        """See `Room.room_for`."""
         return True
 
     def added(self, rows: int) -> None:
-        """See `Room.added`."""
+        """Nobody counts."""
 
 
 class Closing:

@@ -109,7 +109,7 @@ def settlement_of(outcome: Outcome, stub: Stub | str) -> Settlement:
         ending=o.ending,  # type: ignore[arg-type]
         code=o.code,
         principal=principal,
-        grant=Grant(principal, o.hold, s.model),
+        grant=Grant(principal),
         model=s.model,
         stream=s.stream,
         backend=o.backend,

@@ -123,7 +123,7 @@ def orphan(hold_id: str, stub: Stub | str, tokens: int, cost_nano: int) -> Settl
         ending="failed",
         code=ORPHAN,
         principal=principal,
-        grant=Grant(principal, hold_id, s.model),
+        grant=Grant(principal),
         model=s.model,
         stream=s.stream,
         usage=usage,
@@ -142,11 +142,6 @@ MAX_KNOWN: Final = 5_000
 """Months of organisations whose names are remembered."""
 
 SECONDS_A_DAY: Final = 86400
-
-UNBILLED_COLUMNS: Final = (
-    "organisation_id", "month", "user_id", "model", "requests", "prompt_tokens", "cached_tokens", "completion_tokens",
-    "cost_nano",
-)  # fmt: skip
 
 Key = tuple[str, int, str, str]
 UnbilledRow = tuple[str, int, str, str, int, int, int, int, int]
@@ -231,7 +226,7 @@ class Totals:
         total.cost_nano += cost_nano
 
     def rows(self) -> list[UnbilledRow]:
-        """The values of UNBILLED_COLUMNS; in an order, so that nobody waits for one another in two directions."""
+        """What is to be added to `unbilled_usage`; in an order, so that no two wait for one another."""
         named: dict[Key, list[int]] = {}
         for total in self._totals.values():
             month = _month(total.day)

@@ -73,5 +73,5 @@ _aside = Aside()
 
 
 async def aside(size: int, work: Callable[[], T]) -> T:
-    """See `Aside.run`. All parts of the process share one: what counts is that only one thread holds the lock."""
+    """All parts of the process share one: what counts is that only one thread holds the lock."""
     return await _aside.run(size, work)

@@ -66,11 +66,6 @@ class RedisClient:
         self._probing = False
         self._closed = False
 
-    @property
-    def down(self) -> bool:
-        """Whether the last thing known of it is that it cannot be used."""
-        return self._down
-
     async def call(self, *args: Argument) -> Any:
         """Run one command; its answer as Redis gives it (bytes, int, list, None). Raises RedisError."""
         probing = self._enter()

@@ -111,7 +111,6 @@ class BucketAmount:
         return State(self.limit.kind, self._burst, max(self._burst - used, 0), reset_s)
 
     def settle(self, slot: Slot, tokens: int, used: int, now_s: float) -> None:
-        """See `SlottedAmount.settle`."""
         self.counter.correct(used - min(tokens, self._burst), self._amount)
 
 
@@ -145,12 +144,12 @@ Counter: TypeAlias = TimesWindow | SlotWindow | TokenBucket | Running
 class Plan:
     """All limits of a kind of request, and the rules with counters in memory that stand for them.
 
-    `tokens` are the rules that `settle`, `at_once` those that are held; `remote` is for who counts elsewhere.
+    `tokens` are the rules that `settle`, `at_once` those that are held.
 
     `stale` once its counters may have been replaced.
     """
 
-    __slots__ = ("admitted", "at_once", "limits", "owner", "remote", "rules", "stale", "timed", "tokens")
+    __slots__ = ("admitted", "at_once", "limits", "owner", "rules", "stale", "timed", "tokens")
 
     def __init__(self, owner: object, limits: Sequence[Limit], rules: Sequence[Rule]) -> None:
         self.owner = owner
@@ -163,7 +162,6 @@ class Plan:
         )
         self.admitted = 0
         self.stale = False
-        self.remote: object = None
 
     def take(self, tokens: int, now_s: float) -> Rule | None:
         """Take a place under all rules; or under none, and the answer is one that refused."""

@@ -172,7 +172,6 @@ class RemotePlace(Taken):
         self.verdict = verdict
 
     def headers(self) -> Headers:
-        """See `Place.headers`."""
         if self.verdict is None:
             return self.plan.headers(clock.monotonic_s()) if self.plan.timed else []
         return limit_headers(self.verdict.states(self.plan.limits))
@@ -238,12 +237,11 @@ class RedisLimiter:
         self._book.apply(settings)
 
     async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
-        """See `Limiter.enter`."""
         plan = self._book.early_plan_of(caller, principal)
         return await self._take(plan, 0, None) if plan.limits else None
 
     async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Place | Refusal:
-        """See `Limiter.acquire`. Never waits for longer than two calls of Redis may take."""
+        """Never waits for longer than two calls of Redis may take."""
         plan = self._book.plan_of(caller, principal, job)
         early = job.early
         assert early is None or isinstance(early, RemotePlace)
@@ -281,7 +279,6 @@ class RedisLimiter:
         return place
 
     def release(self, place: Place, tokens: int | None) -> None:
-        """See `Limiter.release`."""
         assert isinstance(place, RemotePlace)
         if place.over:
             return
@@ -294,7 +291,6 @@ class RedisLimiter:
             self._do_later(Chore(place, used))
 
     async def attend(self, places: Sequence[Place]) -> None:
-        """See `Limiter.attend`."""
         now_s = clock.monotonic_s()
         for place in places:
             assert isinstance(place, RemotePlace)
@@ -312,11 +308,9 @@ class RedisLimiter:
                 self._tasks.spawn(self._greet(), "greet redis")
 
     def blocked(self, address: str) -> Refusal | None:
-        """See `Limiter.blocked`."""
         return self._abuse.blocked(address, clock.monotonic_s())
 
     def failed(self, address: str) -> None:
-        """See `Limiter.failed`."""
         self._abuse.failed(address, clock.monotonic_s())
 
     async def aclose(self) -> None:

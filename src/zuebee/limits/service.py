@@ -17,7 +17,6 @@ class LocalPlace(Taken):
     __slots__ = ()
 
     def headers(self) -> Headers:
-        """See `Place.headers`."""
         plan = self.plan
         return plan.headers(clock.monotonic_s()) if plan.timed else []
 
@@ -38,12 +37,10 @@ class MemoryLimiter:
         self._book.apply(settings)
 
     async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
-        """See `Limiter.enter`."""
         plan = self._book.early_plan_of(caller, principal)
         return self._take(plan, 0) if plan.at_once else None
 
     async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Place | Refusal:
-        """See `Limiter.acquire`."""
         plan = self._book.plan_of(caller, principal, job)
         if job.early is not None:
             assert isinstance(job.early, LocalPlace)
@@ -65,7 +62,6 @@ class MemoryLimiter:
         return place
 
     def release(self, place: Place, tokens: int | None) -> None:
-        """See `Limiter.release`."""
         assert isinstance(place, LocalPlace)
         if place.over:
             return
@@ -76,7 +72,6 @@ class MemoryLimiter:
             self._book.settle_tokens(place, tokens or 0, clock.monotonic_s())
 
     async def attend(self, places: Sequence[Place]) -> None:
-        """See `Limiter.attend`."""
         now_s = clock.monotonic_s()
         for place in places:
             assert isinstance(place, LocalPlace)
@@ -84,11 +79,9 @@ class MemoryLimiter:
         self._book.attend(now_s)
 
     def blocked(self, address: str) -> Refusal | None:
-        """See `Limiter.blocked`."""
         return self._abuse.blocked(address, clock.monotonic_s())
 
     def failed(self, address: str) -> None:
-        """See `Limiter.failed`."""
         self._abuse.failed(address, clock.monotonic_s())
 
     async def aclose(self) -> None:

@@ -252,9 +252,7 @@ class AnswerFields:
     def __init__(self, passed: Headers, content_type: bytes, content_length: bytes, coding: bytes) -> None:
         self.passed: Final = passed
         self.coding: Final = coding
-        self.content_type: Final = content_type
         self.content_length: Final = content_length
-        self.encoded: Final = coding != b""
         self.is_page: Final = b"text/html" in content_type.lower()
 
 

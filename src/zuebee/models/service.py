@@ -38,7 +38,7 @@ class BackendInference:
             settings.url, timeout_s=settings.connect_timeout_s, ca_file=settings.ca_file, proxy_url=proxy_url
         )
         self.name = name
-        self.url = url = BaseUrl(settings.url).shown  # in records and logs
+        url = BaseUrl(settings.url).shown  # in records and logs
         self._pool = HttpPool(origin, max_idle=settings.max_idle_connections, max_connections=settings.max_connections)
         # Of its own, for a probe that finds no connection left says nothing of the server.
         self._probes = HttpPool(origin, max_idle=1, max_connections=MAX_OWN_REQUESTS)
@@ -89,7 +89,6 @@ class BackendInference:
         self._probes.close()
 
     async def run(self, job: Job) -> Reply:
-        """See `Inference.run`."""
         if job.stream:
             return await begin(self._streams.run(job))
         connection: Connection | None = None

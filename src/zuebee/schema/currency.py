@@ -13,7 +13,6 @@ from sqlalchemy import Connection, Select, select, text, update
 
 from zuebee.schema import tables
 
-NAME = "currency"
 SILENT_S = 600.0
 """PostgreSQL: whoever gave no sign of life for so long is no running server."""
 

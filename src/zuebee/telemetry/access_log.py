@@ -29,7 +29,6 @@ class AccessLog:
         )
 
     def record(self, settlement: Settlement) -> None:
-        """See `Recorder.record`."""
         self._writer.put(settlement)
 
     @property

@@ -237,7 +237,6 @@ class Metrics:
         self._histograms[name] = read
 
     def record(self, settlement: Settlement) -> None:
-        """See `Recorder.record`."""
         key = key_of(settlement)
         tally = self._tallies.known.get(key) or self._tallies.find(key)
         tally.count += 1

@@ -51,11 +51,6 @@ class OutboxGate:
     def _size(self) -> int:
         return self._base + self._added - self._outbox.removed
 
-    @property
-    def full(self) -> bool:
-        """Whether no more events fit in."""
-        return self._size >= self._limit
-
     def refusal(self) -> Refusal | None:
         """Why no request can be let in that would make an event; None if it can."""
         return OUTBOX_FULL if self._size >= self._limit and self._refuse else None

@@ -263,11 +263,6 @@ class Outbox:
             connection.execute(update(usage_outbox).where(_rows.id.in_(empty)).values(due_at_s=PARKED_AT_S))
         return entries
 
-    async def next_due_s(self, reporter: str) -> float | None:
-        """When the next row of a reporter is due; None if nothing waits."""
-        query = select(func.min(_rows.due_at_s)).where(_rows.reporter == reporter, ~_parked)
-        return await self._database.run(lambda connection: connection.execute(query).scalar())
-
     async def finish(self, reporter: str, result: Result, now_s: float) -> None:
         """Write what became of a batch, in one transaction."""
         self.removed += await self._database.run(lambda connection: self._finish(connection, reporter, result, now_s))
@@ -309,7 +304,7 @@ def _payload(row: Any) -> str:
 
 
 def standings(connection: Connection) -> list[Standing]:
-    """See `Outbox.standings`."""
+    """How all reporters stand. Reads an index from end to end."""
     query = select(
         _rows.reporter,
         func.count(),

@@ -46,7 +46,7 @@ async def reserve(billing: LocalBilling, who: Principal, amount: Amount, **job: 
 
 
 def over(hold: Hold | None, who: Principal, usage: Usage | None, request_id: str = "req_1") -> Settlement:
-    grant = Grant(who, request_id, "m", hold=hold)
+    grant = Grant(who, hold=hold)
     return Settlement(request_id, "POST", "/", "", 1.0, 200, principal=who, grant=grant, model="m", usage=usage)
 
 
@@ -201,7 +201,7 @@ async def test_what_costs_nothing_is_recorded_without_a_hold(billing: LocalBilli
 
 
 def streaming(hold: Hold, who: Principal, usage: Usage) -> Grant:
-    return Grant(who, "req_1", "m", hold=hold, usage_so_far=lambda: usage)
+    return Grant(who, hold=hold, usage_so_far=lambda: usage)
 
 
 async def test_a_long_stream_holds_more_as_it_goes_on(billing: LocalBilling) -> None:
@@ -282,7 +282,7 @@ async def test_a_hold_that_nobody_looks_after_does_not_lock_a_budget(tmp_path: P
     hold = await reserve(billing, TOKENS, Amount(100))
     other = await reserve(billing, TOKENS, Amount(200), request_id="looked after")
     await asyncio.sleep(0.06)
-    await billing.attend([Grant(TOKENS, "looked after", "m", hold=other)])
+    await billing.attend([Grant(TOKENS, hold=other)])
     assert left(billing) == [(1000, 200, 0)]
     billing.settle(over(hold, TOKENS, Usage(30, 12, "provider")))  # late, and counted all the same
     assert left(billing) == [(1000, 200, 42)]

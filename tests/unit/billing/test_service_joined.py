@@ -131,7 +131,7 @@ async def parts(tmp_path: Path) -> AsyncIterator[Parts]:
 
 
 def over(hold: Hold, usage: Usage | None = USAGE, name: str = "req_1") -> Settlement:
-    grant = Grant(WHO, name, "m", hold=hold)
+    grant = Grant(WHO, hold=hold)
     return Settlement(name, "POST", "/", "", 1.0, 200, "complete", principal=WHO, grant=grant, model="m", usage=usage)
 
 

@@ -56,7 +56,7 @@ async def reserve(billing: LocalBilling, name: str = "req_1") -> Hold:
 
 
 def over(hold: Hold, usage: Usage | None = USAGE, name: str = "req_1") -> Settlement:
-    grant = Grant(WHO, name, "m", hold=hold)
+    grant = Grant(WHO, hold=hold)
     return Settlement(
         name, "GRPC", "/v1/chat/completions", "", 1.0, 200, "complete", principal=WHO, grant=grant, model="m",
         stream=True, backend="gpu", usage=usage, duration_s=1.5,

@@ -36,7 +36,7 @@ class Senders:
 
     def is_empty(self) -> bool:
         uploads = self.uploads
-        return not (uploads.size or uploads.waiting or uploads._holders or uploads._hungry or uploads._full)
+        return not (uploads.size or uploads._holders or uploads._hungry or uploads._full)
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -15,7 +15,7 @@ PRINCIPAL = Principal("k", "key", "ann", "blue", "acme", "gold", "high", ("a", "
 def settlement(usage: Usage | None) -> Settlement:
     return Settlement(
         "req_1", "POST", "/v1/chat/completions", "10.0.0.1", 1_794_700_000.5, 200, "complete", "", PRINCIPAL,
-        Grant(PRINCIPAL, "req_1", "m"), "m", True, "gpu", "http://gpu:8000", 2, usage, 17, 1.25, 0.5,
+        Grant(PRINCIPAL), "m", True, "gpu", "http://gpu:8000", 2, usage, 17, 1.25, 0.5,
     )  # fmt: skip
 
 

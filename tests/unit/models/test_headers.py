@@ -41,8 +41,8 @@ def test_downstream_passes_all_but_what_concerns_the_connection() -> None:
     dropped += [(b"content-length", b"2"), (b"date", b"d"), (b"set-cookie", b"a=b"), (b"x-request-id", b"theirs")]
     answer = downstream([*dropped, *kept])
     assert answer.passed == kept
-    assert (answer.content_type, answer.content_length, answer.encoded) == (b"text/event-stream", b"2", False)
-    assert downstream([(b"content-encoding", b"gzip")]).encoded
+    assert (answer.is_page, answer.content_length, answer.coding) == (False, b"2", b"")
+    assert downstream([(b"content-encoding", b"gzip")]).coding == b"gzip"
 
 
 @pytest.mark.parametrize(

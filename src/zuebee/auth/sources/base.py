@@ -23,12 +23,11 @@ class FileSource:
         self.records = {record.digest: record for record in records}
 
     async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
-        """See `KeySource.find`."""
         record = self.records.get(presented.digest)
         return record if record is not None and same_digest(record.digest, presented.digest) else None
 
     async def aclose(self) -> None:
-        """See `KeySource.aclose`."""
+        """It holds nothing."""
 
 
 def file_records(settings: Settings) -> list[KeyRecord]:

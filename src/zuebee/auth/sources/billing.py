@@ -37,7 +37,6 @@ class ValidateKeyLookup:
         self._check_balance = check_balance
 
     async def look(self, presented: Presented) -> Data | Refusal | None:
-        """See `Lookup.look`."""
         assert presented.key is not None
         question = ValidateKeyRequest(api_key=presented.key.decode("ascii")).SerializeToString()
         try:
@@ -69,5 +68,4 @@ class ValidateKeyLookup:
         return found | {name: text for name, text in (("user_id", answer.user_id), ("plan", answer.plan)) if text}
 
     async def aclose(self) -> None:
-        """See `Lookup.aclose`."""
         await self._channel.aclose()

@@ -52,7 +52,6 @@ class DatabaseLookup:
         )
 
     async def look(self, presented: Presented) -> Data | Refusal | None:
-        """See `Lookup.look`."""
         assert presented.key is not None
         shown = presented.digest if self._hashed else presented.key.decode("ascii")
 
@@ -72,7 +71,6 @@ class DatabaseLookup:
         return hmac.compare_digest(kept.encode(), shown.encode())
 
     async def aclose(self) -> None:
-        """See `Lookup.aclose`."""
         self._database.close()
 
 

@@ -50,7 +50,6 @@ class WebhookLookup:
         )  # fmt: skip
 
     async def look(self, presented: Presented) -> Data | Refusal | None:
-        """See `Lookup.look`."""
         assert presented.key is not None
         body = _encode({"api_key": presented.key.decode("ascii"), "timestamp": int(clock.wall_s())})
         if self._pool is None:
@@ -76,7 +75,6 @@ class WebhookLookup:
         return {**data, "_http_status": status}
 
     async def aclose(self) -> None:
-        """See `Lookup.aclose`."""
         if self._pool is not None:
             self._pool.close()
 

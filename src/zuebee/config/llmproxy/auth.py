@@ -45,7 +45,7 @@ def translate_storage(root: Mapping, auth: Mapping, storage: Scalar, notes: Note
         source, inner = "redis", Mapping(storage.place)
         wanted = [each for each in _stores(root, "caches") if _text(each, "driver", "redis") == "redis"]
         if len(wanted) == 1:
-            _take_cache(root, wanted[0], inner, notes)
+            _take_cache(wanted[0], inner, notes)
     else:
         notes.refuse(storage, "expected `file`, `redis`, `mysql`, `postgres` or `sqlite`")
         return
@@ -161,10 +161,10 @@ def _redis(root: Mapping, provider: Mapping, notes: Notes) -> None:
     elif _text(found, "driver", "redis") != "redis":
         notes.refuse(name, "that entry of `storage.caches` is no Redis")
     else:
-        _take_cache(root, found, inner, notes)
+        _take_cache(found, inner, notes)
 
 
-def _take_cache(root: Mapping, cache: Mapping, target: Mapping, notes: Notes) -> None:
+def _take_cache(cache: Mapping, target: Mapping, notes: Notes) -> None:
     """Address, password and database of a cache; its pool and its times are ours to choose."""
     for key in ("addr", "password", "db"):
         if key in cache.items:

@@ -113,11 +113,10 @@ class Spool:
             copy.write_bytes(self._path.read_bytes())
 
 
-def replay(store: PostgresStore, spool: Spool) -> int:
-    """Do what an earlier process could not; answers with the number of settlements. Raises StoreBusy, OSError."""
+def replay(store: PostgresStore, spool: Spool) -> None:
+    """Do what an earlier process could not. Raises StoreBusy, OSError."""
     groups: dict[tuple[int, int], list[Line]] = {}
-    lines = spool.read()
-    for line in lines:
+    for line in spool.read():
         groups.setdefault((line.owner, line.batch), []).append(line)
     for (owner, batch), group in groups.items():
         try:
@@ -129,7 +128,6 @@ def replay(store: PostgresStore, spool: Spool) -> int:
             for line in sorted(group, key=lambda line: line.number):
                 _do_alone(store, spool, line)
     spool.empty()
-    return len(lines)
 
 
 def _do_alone(store: PostgresStore, spool: Spool, line: Line) -> None:

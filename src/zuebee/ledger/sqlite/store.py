@@ -59,11 +59,9 @@ class WalFile:
             raise
 
     def flush(self) -> None:
-        """See `Log.flush`."""
         _flush(self._file)
 
     def close(self) -> None:
-        """See `Log.close`."""
         os.close(self._file)
 
 

@@ -29,7 +29,7 @@ _OLD_DAYS = "key_id, day, requests, prompt_tokens, completion_tokens"
 
 
 def upgrade() -> None:
-    """See the module."""
+    """Bring a new store, or one of version 0.1.0, to this version."""
     old = op.get_bind().dialect.name == "sqlite" and op.get_bind().exec_driver_sql("PRAGMA user_version").scalar() == 1
     if old:
         op.rename_table("usage_records", "usage_records_0")

@@ -8,6 +8,6 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """See the module."""
+    """Bring a store from the version before to this one."""
     op.add_column("usage_outbox", Column("record", BigInteger, nullable=False, server_default="0"))
     op.add_column("usage_outbox", Column("currency", Text, nullable=False, server_default=""))

@@ -10,7 +10,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """See the module."""
+    """Bring a store from the version before to this one."""
     op.add_column("ledger_holds", Column("swept_at_s", Double, nullable=False, server_default="0"))
     if op.get_bind().dialect.name == "sqlite":
         _outbox()

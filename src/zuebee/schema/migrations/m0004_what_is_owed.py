@@ -8,7 +8,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """See the module."""
+    """Bring a store from the version before to this one."""
     op.add_column("ledger_balances", Column("owed", BigInteger, nullable=False, server_default="0"))
     for name in ("owed_tokens", "owed_cost_nano"):
         op.add_column("ledger_holds", Column(name, BigInteger, nullable=False, server_default="0"))

@@ -22,7 +22,7 @@ _SAID = (
 
 
 def upgrade() -> None:
-    """See the module. Where nothing says a currency, the next start does."""
+    """Bring a store from the version before to this one. Where nothing says a currency, the next start does."""
     op.create_table(
         "store_facts",
         Column("name", Text, primary_key=True),

@@ -102,7 +102,7 @@ class Store:
 def replayed(path: Path, store: Any, *lines: Line) -> list[tuple[int, int, list[str]]]:
     spool = Spool(str(path))
     spool.append(list(lines))
-    assert replay(store, spool) == len(lines)
+    replay(store, spool)
     assert spool.read() == []
     done: list[tuple[int, int, list[str]]] = store.done
     return done
