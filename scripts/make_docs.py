@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import NODEFAULT, UNSET, Meta
 
-from zuebee.config import Settings
+from zuebee.config.settings import Settings
 from zuebee.config.settings_base import MAX_NUMBER
 from zuebee.config.yaml import strip
 from zuebee.lib.units import Duration, Size, Timeout

@@ -41,7 +41,7 @@ class Surface:
 
 
 SURFACES = [
-    Surface("setting", "zuebee.config", surface.setting_paths, "docs/configuration.md"),
+    Surface("setting", "zuebee.config.settings", surface.setting_paths, "docs/configuration.md"),
     Surface("metric", "zuebee.telemetry.metrics", surface.metric_names, "docs/metrics.md"),
     Surface("route", "zuebee.edge.http", surface.routes, "docs/api.md"),
     Surface("flag", "zuebee.cli", surface.commands_and_flags, "docs/cli.md"),

@@ -16,7 +16,7 @@ from tests.support.fakes import make_job
 from tests.support.ledger_targets import empty_store
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
-from zuebee.config import BillingSettings, PriceSettings
+from zuebee.config.settings_billing import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Usage

@@ -20,7 +20,8 @@ from zuebee.accounts.schemas import AccountsError
 from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
 from zuebee.app.auth import AuthState, build_pipeline
-from zuebee.config import AuthSettings, BackendSettings, Settings, SourceSettings
+from zuebee.config.settings import BackendSettings, Settings
+from zuebee.config.settings_auth import AuthSettings, SourceSettings
 from zuebee.contracts.admission import Budget, Caller, Grant, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import UNKNOWN

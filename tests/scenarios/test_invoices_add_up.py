@@ -17,7 +17,7 @@ from zuebee.accounts.service import AccountsService
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
 from zuebee.billing.shared import SharedBilling
-from zuebee.config import BillingSettings, PriceSettings
+from zuebee.config.settings_billing import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Usage

@@ -13,7 +13,7 @@ import redis
 
 from tests.support.fakes import make_job, until
 from tests.support.redis_server import RedisServer, new_prefix, redis_server
-from zuebee.config import LimitSettings, RateLimitSettings
+from zuebee.config.settings_base import LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import Caller, Limit, Place, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.lib.redis import RedisClient

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.databases import postgres_database
 from tests.support.shared_ledger import AT_S, post, record, reserve
-from zuebee.config import StoreSettings
+from zuebee.config.settings_billing import StoreSettings
 from zuebee.contracts.admission import Budget
 from zuebee.contracts.inference import Usage
 from zuebee.ledger.operations import Expire, Renew, Settle

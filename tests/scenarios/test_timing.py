@@ -12,7 +12,7 @@ from zuebee.auth.nonces import MemoryNonces
 from zuebee.auth.records import digest_of, same_digest
 from zuebee.auth.signatures import BAD_SIGNATURE, SignatureSource, Signed, canonical, fits, sign
 from zuebee.auth.sources.base import FileSource
-from zuebee.config import SignatureClientSettings
+from zuebee.config.settings_auth import SignatureClientSettings
 from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.keys import KeyRecord, Presented

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from tests.support.databases import postgres_database
 from tests.support.fakes import VirtualTime
 from tests.support.usage import make_event, make_store, outbox_rows, payload, put, put_whole
-from zuebee.config import StoreSettings
+from zuebee.config.settings_billing import StoreSettings
 from zuebee.lib.sql.database import Database
 from zuebee.lib.sql.dsn import database_url
 from zuebee.schema import migrate

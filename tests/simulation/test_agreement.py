@@ -18,7 +18,8 @@ from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
-from zuebee.config import BillingSettings, RateLimitSettings
+from zuebee.config.settings_base import RateLimitSettings
+from zuebee.config.settings_billing import BillingSettings
 from zuebee.contracts.admission import Budget, Caller, Principal, Settlement
 from zuebee.contracts.answers import KeptAnswer, Ticket
 from zuebee.contracts.errors import Refusal

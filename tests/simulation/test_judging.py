@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import VirtualTime, answer, events_of, failure, make_job
-from zuebee.config import RoutingSettings
+from zuebee.config.settings import RoutingSettings
 from zuebee.contracts.admission import Principal
 from zuebee.contracts.errors import no_such_model
 from zuebee.contracts.inference import End, Head, Job, Reply, begin

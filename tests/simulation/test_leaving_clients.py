@@ -17,7 +17,9 @@ from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.shared import SharedBilling
-from zuebee.config import BillingSettings, QueueSettings, RateLimitSettings
+from zuebee.config.settings import QueueSettings
+from zuebee.config.settings_base import RateLimitSettings
+from zuebee.config.settings_billing import BillingSettings
 from zuebee.contracts.admission import Budget, Caller, Limit, Principal, Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import UNKNOWN, End

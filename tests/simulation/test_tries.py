@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.fakes import make_job
 from tests.support.moody_servers import BEGUN, GOOD, LOST, MoodyServers, breach, moody_servers
-from zuebee.config import BackendSettings, QueueSettings, RetrySettings, RoutingSettings
+from zuebee.config.settings import BackendSettings, QueueSettings, RetrySettings, RoutingSettings
 from zuebee.contracts.inference import End, Event, Head
 from zuebee.dispatch import service
 from zuebee.dispatch.balancer import Backend, Health, Where

@@ -9,7 +9,7 @@ from tests.support.fakes import make_job
 from tests.support.shared_ledger import query, store_on
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.shared import SharedBilling
-from zuebee.config import BillingSettings
+from zuebee.config.settings_billing import BillingSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Usage

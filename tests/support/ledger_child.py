@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from tests.support.fakes import make_job
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
-from zuebee.config import BillingSettings
+from zuebee.config.settings_billing import BillingSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Principal, Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Usage

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from tests.support.fakes import VirtualTime
 from tests.support.usage import Receiver, make_event, make_store, put, receiving
-from zuebee.config import ReporterSettings
+from zuebee.config.settings_billing import ReporterSettings
 from zuebee.lib.sql.database import Database
 from zuebee.usage.outbox import PARKED_AT_S, Outbox
 from zuebee.usage.service import Reporter

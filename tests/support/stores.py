@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from zuebee.config import environment
 from zuebee.config.load import load_part
+from zuebee.config.settings_base import environment
 from zuebee.schema.prepare import prepare
 
 

@@ -13,7 +13,7 @@ from tests.support.source import Source, dotted_name, package_files
 def setting_paths(settings: type | None = None) -> list[str]:
     """Every key of the configuration file: `server.tls.cert_file`, `backends[].url`."""
     if settings is None:
-        settings = import_module("zuebee.config").Settings
+        settings = import_module("zuebee.config.settings").Settings
     return list(_keys(msgspec.inspect.type_info(settings), ""))
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from zuebee.accounts import schemas
 from zuebee.accounts.schemas import TOKENS, AccountsError, read, unknown
-from zuebee.config import LimitSettings
+from zuebee.config.settings_base import LimitSettings
 from zuebee.lib import clock
 from zuebee.schema import tables
 from zuebee.schema.currency import hold_to

@@ -9,7 +9,7 @@ from dataclasses import replace
 import msgspec
 
 from zuebee.accounts.schemas import BillingMode, BudgetForm, Scope
-from zuebee.config import LimitSettings
+from zuebee.config.settings_base import LimitSettings
 from zuebee.contracts import limits as rates
 from zuebee.contracts.admission import Budget, Limit, Period, Priority
 from zuebee.lib.patterns import Patterns, narrow

@@ -11,7 +11,7 @@ from zuebee.accounts import directory
 from zuebee.accounts.entitlements import Level, PlanTerms, merge
 from zuebee.accounts.keys import state_of
 from zuebee.accounts.schemas import BudgetForm, Scope
-from zuebee.config import LimitSettings
+from zuebee.config.settings_base import LimitSettings
 from zuebee.contracts.admission import Budget, Principal, some_tags
 from zuebee.contracts.errors import KEY_DISABLED, Refusal
 from zuebee.contracts.keys import KeyRecord, Presented

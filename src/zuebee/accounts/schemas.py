@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from zuebee.config import LimitSettings
 from zuebee.config.settings_auth import mistake_in_pattern
+from zuebee.config.settings_base import LimitSettings
 from zuebee.contracts.admission import MAX_BALANCE, MAX_TAGS, Period, Priority
 from zuebee.lib.nearest import did_you_mean
 from zuebee.lib.networks import parse_network

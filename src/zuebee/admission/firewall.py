@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, TypeAlias
 import re2
 
 from zuebee.admission.images import more_images_than
-from zuebee.config import FirewallRuleSettings, FirewallSettings
+from zuebee.config.settings_auth import FirewallRuleSettings, FirewallSettings
 from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import ErrorType, Refusal
 from zuebee.contracts.inference import Job

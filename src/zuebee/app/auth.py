@@ -25,7 +25,9 @@ from zuebee.auth.sources.sandbox import ScriptLimits, ScriptMistake
 from zuebee.auth.sources.script import DecisionScript, ScriptThreads
 from zuebee.auth.sources.webhook import WebhookLookup
 from zuebee.auth.state import PIPELINE, AuthCounters, Handles
-from zuebee.config import RedisSettings, RedisSourceSettings, ScriptSettings, Settings, SourceSettings
+from zuebee.config.settings import Settings
+from zuebee.config.settings_auth import RedisSourceSettings, ScriptSettings, SourceSettings
+from zuebee.config.settings_base import RedisSettings
 from zuebee.config.settings_billing import StoreSettings
 from zuebee.contracts.keys import KeySource
 from zuebee.lib.sql.database import Database, DatabaseError, database_url

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zuebee.config import StoreSettings
+from zuebee.config.settings_billing import StoreSettings
 from zuebee.lib.sql.database import Database
 from zuebee.lib.sql.dsn import database_url
 from zuebee.schema.prepare import prepare

@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from zuebee.config import StoreSettings
+from zuebee.config.settings_billing import StoreSettings
 
 MAX_LINE_BYTES = 1 << 20
 MAX_PATH_BYTES = 100

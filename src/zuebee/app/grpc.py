@@ -9,7 +9,8 @@ import os
 from typing import TYPE_CHECKING
 
 from zuebee.auth.lookups import Lookup
-from zuebee.config import BillingSourceSettings, Settings, TlsSettings
+from zuebee.config.settings import Settings, TlsSettings
+from zuebee.config.settings_auth import BillingSourceSettings
 from zuebee.config.validate import grpc_address
 from zuebee.edge.client import TrustedProxies
 from zuebee.edge.operator import Readiness

@@ -17,8 +17,8 @@ from zuebee.app.control import ControlDoor, Order, Report, control_path
 from zuebee.app.grpc import listen_grpc
 from zuebee.app.loop import run_loop
 from zuebee.app.wiring import CannotReload, Platform, listen, proxy_check, receive_limits, tls_context
-from zuebee.config import Settings
 from zuebee.config.load import ConfigError, Loaded
+from zuebee.config.settings import Settings
 from zuebee.config.validate import listen_address
 from zuebee.edge.operator import WaitingRoom
 from zuebee.http.server import HttpServer

@@ -9,7 +9,7 @@ from zuebee.accounts.invoices import Invoices
 from zuebee.accounts.payments import Payments
 from zuebee.accounts.service import AccountsService
 from zuebee.app.connect import prepare_store, store_database
-from zuebee.config import BillingSettings, StoreSettings, UsageSettings
+from zuebee.config.settings_billing import BillingSettings, StoreSettings, UsageSettings
 from zuebee.lib import clock
 from zuebee.lib.sql.database import Connection, Database, DatabaseError
 from zuebee.schema.currency import OtherCurrency, claim, find

@@ -12,7 +12,8 @@ from zuebee.app.connect import redis_client, store_database
 from zuebee.billing.list_prices import ListPrices
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
-from zuebee.config import ProxySettings, ReporterSettings, Settings
+from zuebee.config.settings import ProxySettings, Settings
+from zuebee.config.settings_billing import ReporterSettings
 from zuebee.contracts.admission import Firewall
 from zuebee.idempotency.service import AnswerKeeper
 from zuebee.idempotency.store import Grouped

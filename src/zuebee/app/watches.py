@@ -6,7 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from zuebee.config import Settings
+from zuebee.config.settings import Settings
 from zuebee.contracts.inference import UNKNOWN, ModelFacts
 from zuebee.ledger.audit import QuickCheck
 from zuebee.ledger.invariants import Violation

@@ -32,7 +32,7 @@ from zuebee.app.watches import BooksWatch, KnownModels, StoreWatch
 from zuebee.auth.service import AuthPipeline, OpenDoor
 from zuebee.billing.list_prices import ListPrices
 from zuebee.billing.pricing import PriceBook
-from zuebee.config import BackendSettings, RoutingSettings, ServerSettings, Settings, TlsSettings
+from zuebee.config.settings import BackendSettings, RoutingSettings, ServerSettings, Settings, TlsSettings
 from zuebee.config.validate import listen_address
 from zuebee.contracts.admission import Recorder
 from zuebee.dispatch.pool import Fleet, ModelList, Reachable

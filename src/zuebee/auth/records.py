@@ -15,8 +15,7 @@ from typing import Any, Final, TypeAlias, cast, get_args
 
 import msgspec
 
-from zuebee.config import LimitSettings
-from zuebee.config.settings_base import MAX_NUMBER
+from zuebee.config.settings_base import MAX_NUMBER, LimitSettings
 from zuebee.contracts.admission import Budget, Limit, Period, Principal, Priority, some_tags
 from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, KEY_NOT_STARTED, KEY_REVOKED, Refusal
 from zuebee.contracts.keys import KeyRecord

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final, Literal
 
-from zuebee.config import BillingSettings, PriceSettings
+from zuebee.config.settings_billing import BillingSettings, PriceSettings
 from zuebee.config.validate_policies import price_nano, since_s
 from zuebee.contracts.admission import MAX_AMOUNT, NOTHING, Amount, Need, Principal
 from zuebee.contracts.errors import MAX_SHOWN_NAME, NAMES_NO_MODEL, WHICH_MODELS, Refusal

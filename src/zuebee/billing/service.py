@@ -11,7 +11,7 @@ import msgspec
 
 from zuebee.billing.pricing import PriceBook, Quote, Rate, answer_tokens, no_price, quoted, usage_cost_nano
 from zuebee.billing.refusals import too_short
-from zuebee.config import BillingSettings
+from zuebee.config.settings_billing import BillingSettings
 from zuebee.contracts.admission import MAX_AMOUNT, NOTHING, Amount, Budget, Grant, Hold, Need, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Job, Usage, is_bounded

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from zuebee.billing.pricing import PriceBook, Quote, Rate, answer_tokens, no_price, quoted, usage_cost_nano
 from zuebee.billing.refusals import too_short
-from zuebee.config import BillingSettings
+from zuebee.config.settings_billing import BillingSettings
 from zuebee.contracts.admission import MAX_AMOUNT, Amount, Grant, Hold, Need, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Job, Usage, is_bounded

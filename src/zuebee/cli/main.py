@@ -9,10 +9,13 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from zuebee import __version__, config
+from zuebee import __version__
 from zuebee.cli import accounts, keys, ledger, options, plans, usage
 from zuebee.cli.place import FAILED, MISUSED, chosen, give_up
 from zuebee.config.load import ConfigError, Loaded, load
+from zuebee.config.settings import LogSettings
+from zuebee.config.settings_base import environment
+from zuebee.config.settings_billing import StoreSettings
 from zuebee.telemetry import logs
 
 COMPLETE = "_ZUEBEE_COMPLETE"
@@ -38,7 +41,7 @@ class _Root(TyperGroup):
 
     def main(self, *args: Any, **named: Any) -> Any:
         """Run a command, or answer a shell that completes one."""
-        if COMPLETE in config.environment():
+        if COMPLETE in environment():
             from typer._completion_classes import completion_init
 
             completion_init()
@@ -81,7 +84,7 @@ def _load_or_exit(path: str) -> Loaded:
     if not Path(path).exists():
         give_up(MISSING.format(path=path), MISUSED)
     try:
-        return load(path, config.environment())
+        return load(path, environment())
     except ConfigError as error:
         give_up("\n".join(error.problems), MISUSED)
 
@@ -106,12 +109,12 @@ def run(
             raise CannotStart(str(error)) from None
         for warning in [*loaded.warnings, *_left_behind(loaded)]:
             _log.warning("%s", warning)
-        serve(loaded, lambda: load(path, config.environment()), lambda url: _ready(url, loaded.settings.store), path)
+        serve(loaded, lambda: load(path, environment()), lambda url: _ready(url, loaded.settings.store), path)
     except CannotStart as error:
         give_up(f"zuebee cannot start: {error}", FAILED)
 
 
-def _ready(url: str, store: config.StoreSettings) -> None:
+def _ready(url: str, store: StoreSettings) -> None:
     from zuebee.app.connect import store_place
 
     _log.info("store: %s", store_place(store))
@@ -132,8 +135,8 @@ def _left_behind(loaded: Loaded) -> list[str]:
 def _run_demo(port: int) -> None:
     from zuebee.app.demo import serve_demo
 
-    logs.set_up(config.LogSettings())
-    serve_demo(port, dict(config.environment()), _show_demo)
+    logs.set_up(LogSettings())
+    serve_demo(port, dict(environment()), _show_demo)
 
 
 def _show_demo(url: str, key: str) -> None:
@@ -174,7 +177,7 @@ def check_config(path: ConfigOption = "config.yaml") -> None:
     _compare(path, loaded.settings.store)
 
 
-def _compare(path: str, store: config.StoreSettings) -> None:
+def _compare(path: str, store: StoreSettings) -> None:
     """Say what the server that runs on this store would do with the file."""
     from zuebee.app.control import NoAnswer, NobodyThere, Order, ask_server, control_path
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from zuebee import config
 from zuebee.cli import show
 from zuebee.cli.show import Form
-from zuebee.config import StoreSettings, UsageSettings
 from zuebee.config.load import ConfigError
 from zuebee.config.paths import named_store, password_in
+from zuebee.config.settings_base import environment
+from zuebee.config.settings_billing import BillingSettings, StoreSettings, UsageSettings
 
 FAILED, MISUSED = 1, 2
 """Exit statuses: what was asked for is not so or could not be done; the command or the configuration is wrong."""
@@ -81,7 +81,7 @@ def chosen(path: str, store: str | None, *, spool: bool = False) -> Chosen:
     from zuebee.config.load import load_part
 
     try:
-        part = load_part(path, config.environment(), spool=spool)
+        part = load_part(path, environment(), spool=spool)
     except ConfigError as error:
         give_up("\n".join(error.problems), MISUSED)
     before = None
@@ -99,7 +99,7 @@ def _named(store: str) -> Chosen:
     source, name = "--store", store
     if store.startswith(REFERENCE):
         variable = store.removeprefix(REFERENCE)
-        source, name = f"--store {store}", config.environment().get(variable, "")
+        source, name = f"--store {store}", environment().get(variable, "")
         if not name:
             give_up(f"--store: the variable {variable} is not set", MISUSED)
     try:
@@ -136,7 +136,7 @@ def open_usage(path: str, store: str | None, form: Form) -> Iterator[Any]:
     here = chosen(path, store)
     progress = show.Progress("migrating")
     try:
-        with usage_desk(here.store, here.usage, here.currency or config.BillingSettings().currency, progress) as desk:
+        with usage_desk(here.store, here.usage, here.currency or BillingSettings().currency, progress) as desk:
             progress.end()
             here.say(form)
             yield desk

@@ -274,7 +274,7 @@ def _width() -> int:
 
 
 def _styled(text: str, style: str) -> str:
-    from zuebee.config import environment
+    from zuebee.config.settings_base import environment
 
     surroundings = environment()
     plain = bool(surroundings.get("NO_COLOR")) or surroundings.get("TERM") == "dumb" or not text

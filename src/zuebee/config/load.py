@@ -14,10 +14,9 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from zuebee.config import Settings
 from zuebee.config.llmproxy.settings import translate
 from zuebee.config.paths import rooted
-from zuebee.config.settings import ProxySettings
+from zuebee.config.settings import ProxySettings, Settings
 from zuebee.config.settings_base import Section
 from zuebee.config.settings_billing import BillingSettings, StoreSettings, UsageSettings
 from zuebee.config.validate import check, kept_here, key_hash, store_findings

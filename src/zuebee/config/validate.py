@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from zuebee.config import ApiKeySettings, BackendSettings, Settings, TlsSettings
 from zuebee.config.paths import path_problem, url_problem
-from zuebee.config.settings_auth import mistake_in_pattern
+from zuebee.config.settings import BackendSettings, Settings, TlsSettings
+from zuebee.config.settings_auth import ApiKeySettings, mistake_in_pattern
 from zuebee.config.settings_billing import StoreSettings
 from zuebee.config.validate_auth import GUESSED, auth_findings, has_guessable_key, is_guessable, secret_findings
 from zuebee.config.validate_policies import Finding, check_firewall, limit_findings, price_findings, usage_findings

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Final, Literal, TypeVar
 
-from zuebee.config import Repeated, RetrySettings
+from zuebee.config.settings import Repeated, RetrySettings
 from zuebee.contracts.inference import End, Head, Headers, Inference
 from zuebee.dispatch.queue import Load
 from zuebee.lib.patterns import allowed

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 from msgspec.structs import replace
 
-from zuebee.config import BackendSettings, HealthCheckSettings
+from zuebee.config.settings import BackendSettings, HealthCheckSettings
 from zuebee.contracts.inference import UNKNOWN, Inference, ModelFacts
 from zuebee.dispatch.balancer import Backend, Health
 from zuebee.lib import clock

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from zuebee.config import RoutingSettings
+from zuebee.config.settings import RoutingSettings
 from zuebee.contracts.errors import Refusal, no_such_model
 from zuebee.contracts.inference import End, Event, Events, FailureCause, Head, Job, Reply
 from zuebee.dispatch.balancer import (

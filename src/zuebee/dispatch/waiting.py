@@ -8,7 +8,7 @@ is over) is found by looking again every `LOOK_AGAIN_S` while somebody waits.
 import asyncio
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
-from zuebee.config import QueueSettings
+from zuebee.config.settings import QueueSettings
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Job, Priority
 from zuebee.dispatch.balancer import Backend

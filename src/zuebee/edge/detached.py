@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from zuebee.config import ClientGoneSettings
+from zuebee.config.settings_billing import ClientGoneSettings
 from zuebee.contracts.inference import Sink
 from zuebee.lib.patterns import allowed
 

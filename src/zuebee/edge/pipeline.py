@@ -10,7 +10,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-from zuebee.config import ClientGoneSettings
+from zuebee.config.settings_billing import ClientGoneSettings
 from zuebee.contracts.admission import Admission, Caller, Grant, Principal, Settlement
 from zuebee.contracts.errors import BODY_NOT_SIGNED, CLIENT_LEFT, DRAINED, INTERNAL, Refusal
 from zuebee.contracts.inference import End, Events, Head, Headers, Inference, Job, Reply, Usage

@@ -2,7 +2,7 @@
 
 import math
 
-from zuebee.config import AbuseSettings
+from zuebee.config.settings_base import AbuseSettings
 from zuebee.contracts.errors import Refusal
 from zuebee.lib.networks import network_of
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final, TypeAlias
 
-from zuebee.config import RateLimitSettings
+from zuebee.config.settings_base import RateLimitSettings
 from zuebee.contracts.admission import Caller, Limit, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from zuebee.config import RateLimitSettings
+from zuebee.config.settings_base import RateLimitSettings
 from zuebee.contracts.admission import Caller, Limit, Place, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Final
 
-from zuebee.config import LimitSettings, RateLimitSettings
+from zuebee.config.settings_base import LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import Limit, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from zuebee.config import RateLimitSettings
+from zuebee.config.settings_base import RateLimitSettings
 from zuebee.contracts.admission import Caller, Place, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job

@@ -3,7 +3,7 @@
 from typing import Final
 from urllib.parse import urlsplit
 
-from zuebee.config import BackendSettings
+from zuebee.config.settings import BackendSettings
 from zuebee.contracts.inference import Job
 from zuebee.dialects.openai import Bound, BoundField
 from zuebee.lib import clock

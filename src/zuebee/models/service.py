@@ -6,7 +6,7 @@ budget asks for one.
 
 from typing import Final
 
-from zuebee.config import BackendSettings
+from zuebee.config.settings import BackendSettings
 from zuebee.contracts.inference import Job, Reply, begin
 from zuebee.dialects.openai import write_fields
 from zuebee.dialects.sse import MAX_EVENT_BYTES

@@ -7,7 +7,7 @@ from logging.handlers import WatchedFileHandler
 
 import msgspec
 
-from zuebee.config import LogSettings
+from zuebee.config.settings import LogSettings
 from zuebee.lib.timestamps import rfc3339
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}

@@ -16,7 +16,7 @@ import sqlalchemy
 from sqlalchemy import BigInteger, Boolean, Column, Connection, DateTime, Index, Integer, MetaData, String, Table, Text
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from zuebee.config import ReporterSettings
+from zuebee.config.settings_billing import ReporterSettings
 from zuebee.contracts.usage import UsageEvent
 from zuebee.lib.sql.database import Database, DatabaseError, database_url
 from zuebee.usage.outbox import Delivered, Entry, Failed, Outcome, masked

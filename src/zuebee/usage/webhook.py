@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from zuebee import __version__
-from zuebee.config import ReporterSettings
+from zuebee.config.settings_billing import ReporterSettings
 from zuebee.config.validate_policies import signing_secret
 from zuebee.contracts.usage import UsageEvent
 from zuebee.http.connect import Origin

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from zuebee.accounts.entitlements import RANK, Level, PlanTerms, budgets_of, limits_of, merge
 from zuebee.accounts.schemas import BudgetForm, Scope
-from zuebee.config import LimitSettings
+from zuebee.config.settings_base import LimitSettings
 from zuebee.contracts.admission import Budget, Limit
 from zuebee.lib.patterns import Patterns, allowed
 

@@ -3,7 +3,7 @@ from typing import Any
 from zuebee.accounts.entitlements import Level, PlanTerms
 from zuebee.accounts.principals import lapsed, level_of, plan_of, tags_of
 from zuebee.accounts.schemas import BudgetForm
-from zuebee.config import LimitSettings
+from zuebee.config.settings_base import LimitSettings
 
 USER = {"id": "ann", "status": "active", "plan": "pro", "plan_ends_at_s": 0.0, "models": '["a"]', "endpoints": "[]",
         "limits": '{"requests_per_minute": 3}', "tags": '["x", "y"]'}  # fmt: skip

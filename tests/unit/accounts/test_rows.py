@@ -1,6 +1,6 @@
 from tests.support.accounts import Store
 from zuebee.accounts.directory import page, set_limits, to_row, to_view
-from zuebee.config import LimitSettings
+from zuebee.config.settings_base import LimitSettings
 from zuebee.schema.tables import organisations
 
 

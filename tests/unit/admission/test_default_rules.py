@@ -1,5 +1,5 @@
 from zuebee.admission.firewall import DEFAULT_RULES, FIELD_RULES, UNKNOWN_TARGETS_ONLY, RuleFirewall, harmless
-from zuebee.config import FirewallSettings
+from zuebee.config.settings_auth import FirewallSettings
 from zuebee.config.validate_policies import BUILT_IN
 
 

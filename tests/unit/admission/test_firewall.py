@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.support.fakes import make_job
 from tests.support.prompts import INNOCENT
 from zuebee.admission.firewall import MAX_PLANS, RuleFirewall
-from zuebee.config import FirewallRuleSettings, FirewallSettings
+from zuebee.config.settings_auth import FirewallRuleSettings, FirewallSettings
 from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Job

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from zuebee.app.connect import left_behind, prepare_store
-from zuebee.config import StoreSettings
 from zuebee.config.paths import rooted
+from zuebee.config.settings_billing import StoreSettings
 
 
 @pytest.mark.parametrize(

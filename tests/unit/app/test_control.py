@@ -14,7 +14,7 @@ from zuebee.app.control import (
     ask_server,
     control_path,
 )
-from zuebee.config import StoreSettings
+from zuebee.config.settings_billing import StoreSettings
 
 ORDER = Order("reload", "/etc/zuebee.yaml")
 

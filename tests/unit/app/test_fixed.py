@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from zuebee.app.wiring import FIXED, MOVABLE, fixed_changes
-from zuebee.config import Settings
 from zuebee.config.load import loads
+from zuebee.config.settings import Settings
 
 START = """
 backends: [{url: "http://a"}]

@@ -10,7 +10,7 @@ import pytest
 from zuebee.auth.nonces import MemoryNonces
 from zuebee.auth.records import digest_of
 from zuebee.auth.signatures import BAD_SIGNATURE, BUSY, SignatureSource, Signed, canonical, fits, sign
-from zuebee.config import SignatureClientSettings
+from zuebee.config.settings_auth import SignatureClientSettings
 from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.errors import KEY_DISABLED, KEY_REVOKED, Refusal
 from zuebee.contracts.keys import KeyRecord, Presented

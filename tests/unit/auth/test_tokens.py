@@ -19,7 +19,7 @@ from tests.support.tokens import ALGORITHMS, AUDIENCE, ISSUER, NOW_S, PRIVATE, b
 from zuebee.auth import tokens as source_module
 from zuebee.auth.records import digest_of, judge
 from zuebee.auth.tokens import INVALID_TOKEN, JwtSource, KeysUnavailable, looks_like_token, read_jwks
-from zuebee.config import JwtSettings
+from zuebee.config.settings_auth import JwtSettings
 from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.errors import KEY_DISABLED, KEY_EXPIRED, Refusal
 from zuebee.contracts.keys import KeyRecord, Presented

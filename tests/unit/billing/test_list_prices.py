@@ -9,7 +9,7 @@ import pytest
 
 from zuebee.billing.list_prices import FILE, ListPrices
 from zuebee.billing.pricing import PriceBook, Rate, cost_nano
-from zuebee.config import BillingSettings
+from zuebee.config.settings_billing import BillingSettings
 from zuebee.contracts.admission import MAX_AMOUNT
 
 LIST = ListPrices()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zuebee.billing.pricing import FREE, MAX_REMEMBERED, PriceBook, Rate, Tier, cost_nano, most_nano, no_price
-from zuebee.config import BillingSettings, PriceSettings
+from zuebee.config.settings_billing import BillingSettings, PriceSettings
 from zuebee.contracts.admission import MAX_AMOUNT
 
 DAY_S = 86_400.0

@@ -11,7 +11,7 @@ import pytest
 from tests.support.fakes import make_job
 from zuebee.billing.pricing import PriceBook, Quote
 from zuebee.billing.service import LocalBilling
-from zuebee.config import BillingSettings, PriceSettings
+from zuebee.config.settings_billing import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Need, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Usage

@@ -13,7 +13,7 @@ import pytest
 from tests.support.fakes import make_job, until
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.service import LocalBilling
-from zuebee.config import BillingSettings, PriceSettings
+from zuebee.config.settings_billing import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Usage

@@ -9,7 +9,7 @@ from tests.support.fakes import make_job
 from zuebee.billing import shared
 from zuebee.billing.pricing import PriceBook
 from zuebee.billing.shared import SharedBilling, SharedHold
-from zuebee.config import BillingSettings, PriceSettings
+from zuebee.config.settings_billing import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Need, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Usage

@@ -1,6 +1,6 @@
 import pytest
 
-from zuebee.config import LimitSettings, PriorityLimitSettings, RateLimitSettings, RedisSettings
+from zuebee.config.settings_base import LimitSettings, PriorityLimitSettings, RateLimitSettings, RedisSettings
 from zuebee.config.validate_policies import limit_findings
 from zuebee.lib.units import Timeout
 

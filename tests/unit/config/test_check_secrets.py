@@ -7,8 +7,9 @@ import msgspec
 import pytest
 import yaml
 
-from zuebee.config import AuthSettings, Settings
 from zuebee.config.load import ConfigError, Loaded, loads
+from zuebee.config.settings import Settings
+from zuebee.config.settings_auth import AuthSettings
 from zuebee.config.validate import grpc_address, listen_address
 from zuebee.config.validate_auth import is_placeholder, secret_findings
 from zuebee.lib.units import decode_custom

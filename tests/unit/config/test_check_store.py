@@ -1,6 +1,6 @@
 """A store is named by a postgresql:// URL or a path."""
 
-from zuebee.config import StoreSettings
+from zuebee.config.settings_billing import StoreSettings
 from zuebee.config.validate import store_findings
 
 

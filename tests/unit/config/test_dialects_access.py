@@ -2,8 +2,8 @@
 
 import pytest
 
-from zuebee.config import Settings
 from zuebee.config.load import ConfigError, loads
+from zuebee.config.settings import Settings
 from zuebee.config.validate import key_hash
 
 BACKEND = "backends: [{url: 'http://a:1'}]\n"

@@ -2,8 +2,9 @@
 
 import pytest
 
-from zuebee.config import LimitSettings, Settings
 from zuebee.config.load import ConfigError, loads
+from zuebee.config.settings import Settings
+from zuebee.config.settings_base import LimitSettings
 
 BACKEND = "backends: [{url: 'http://a:1'}]\napi_keys: [{key: sk-a-real-key-0001}]\n"
 

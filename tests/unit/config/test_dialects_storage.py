@@ -1,7 +1,7 @@
 import pytest
 
-from zuebee.config import ReporterDatabaseSettings
 from zuebee.config.load import ConfigError, Loaded, loads
+from zuebee.config.settings_billing import ReporterDatabaseSettings
 
 TEXT = """\
 backends: [{url: 'http://a:1'}]

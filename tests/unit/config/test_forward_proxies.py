@@ -1,6 +1,6 @@
 import pytest
 
-from zuebee.config import ProxySettings
+from zuebee.config.settings import ProxySettings
 
 BOTH = ProxySettings(http="http://p:1", https="http://p:2", no_proxy=["a.example", "b.example:8080", "10.0.0.0/8"])
 

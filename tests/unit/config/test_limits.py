@@ -3,7 +3,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from zuebee.config import LimitSettings, RateLimitSettings, RedisSettings
+from zuebee.config.settings_base import LimitSettings, RateLimitSettings, RedisSettings
 
 
 def test_nothing_is_limited_until_somebody_says_so() -> None:

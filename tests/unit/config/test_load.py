@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zuebee.config import Settings
 from zuebee.config.load import ConfigError, Loaded, load, loads
+from zuebee.config.settings import Settings
 
 MINIMAL = "backends: [{url: 'http://127.0.0.1:8001'}]\n"
 SECRET = "sk-do-not-print-me-31337"

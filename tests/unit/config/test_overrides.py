@@ -2,8 +2,8 @@
 
 import pytest
 
-from zuebee.config import Settings
 from zuebee.config.load import ConfigError, loads
+from zuebee.config.settings import Settings
 
 MINIMAL = "backends:\n  - url: 'http://127.0.0.1:8001'\n"
 

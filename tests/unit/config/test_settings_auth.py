@@ -3,7 +3,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from zuebee.config import (
+from zuebee.config.settings_auth import (
     ApiKeySettings,
     AuthSettings,
     FirewallSettings,

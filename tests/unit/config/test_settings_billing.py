@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from zuebee.config import ReporterDatabaseSettings, ReporterSettings, UsageSettings
+from zuebee.config.settings_billing import ReporterDatabaseSettings, ReporterSettings, UsageSettings
 
 
 def test_a_reporter_shows_nothing_that_may_be_secret() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.pages import make_docs
 from zuebee.app.wiring import FIXED, MOVABLE
-from zuebee.config import Settings
 from zuebee.config.load import loads
+from zuebee.config.settings import Settings
 from zuebee.config.validate import listen_address
 from zuebee.config.yaml import Mapping, Node, Sequence, parse, strip
 

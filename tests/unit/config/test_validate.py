@@ -2,8 +2,8 @@
 
 import pytest
 
-from zuebee.config import BackendSettings, Settings
 from zuebee.config.load import ConfigError, Loaded, loads
+from zuebee.config.settings import BackendSettings, Settings
 from zuebee.config.validate import grpc_address, listen_address
 
 KEYS = "api_keys: [{key: sk-a-real-key-0001}]\n"

@@ -1,6 +1,6 @@
 import pytest
 
-from zuebee.config import LimitSettings
+from zuebee.config.settings_base import LimitSettings
 from zuebee.contracts.admission import Limit
 from zuebee.contracts.limits import limits_of
 

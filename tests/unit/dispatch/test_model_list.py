@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import FakeInference, VirtualTime
-from zuebee.config import BackendSettings, HealthCheckSettings
+from zuebee.config.settings import BackendSettings, HealthCheckSettings
 from zuebee.dispatch.pool import FRESH_S, MAX_MODELS, Fleet, ModelList, Reachable, _cards_of
 
 

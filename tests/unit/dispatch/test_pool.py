@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import FakeInference, until
-from zuebee.config import BackendSettings, HealthCheckSettings
+from zuebee.config.settings import BackendSettings, HealthCheckSettings
 from zuebee.dispatch.balancer import Backend
 from zuebee.dispatch.pool import Fleet, Reachable, gather_answers
 from zuebee.lib.units import Timeout

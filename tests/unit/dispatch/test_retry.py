@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.fakes import head
-from zuebee.config import Repeated, RetrySettings
+from zuebee.config.settings import Repeated, RetrySettings
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import End, FailureCause, Head
 from zuebee.dispatch.balancer import (

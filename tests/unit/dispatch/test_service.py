@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import FakeInference, Step, VirtualTime, answer, events_of, failure, head, make_job, until
-from zuebee.config import FallbackSettings, RetrySettings, RoutingSettings
+from zuebee.config.settings import FallbackSettings, RetrySettings, RoutingSettings
 from zuebee.contracts.admission import Principal
 from zuebee.contracts.inference import End, Event, FailureCause, Head, Inference, Job, Reply
 from zuebee.dispatch.balancer import Backend, Health

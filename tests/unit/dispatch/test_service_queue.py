@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import FakeInference, Step, answer, events_of, failure, head, make_job, until
-from zuebee.config import FallbackSettings, QueueSettings, RetrySettings, RoutingSettings
+from zuebee.config.settings import FallbackSettings, QueueSettings, RetrySettings, RoutingSettings
 from zuebee.contracts.inference import End, Event, Events, Head, Job, Priority, Reply, begin
 from zuebee.dispatch.balancer import Backend, Health
 from zuebee.dispatch.queue import Load

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.fakes import FakeInference, make_job, until
-from zuebee.config import QueueSettings
+from zuebee.config.settings import QueueSettings
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Priority
 from zuebee.dispatch.balancer import Backend, Health

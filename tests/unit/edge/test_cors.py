@@ -7,8 +7,8 @@ import pytest
 
 from tests.support.edge import KEY, AsgiRequest, FakeEdge
 from tests.support.fakes import USAGE, End, head
-from zuebee.config import CorsSettings, ServerSettings, Settings
 from zuebee.config.load import loads
+from zuebee.config.settings import CorsSettings, ServerSettings, Settings
 from zuebee.config.validate import check
 from zuebee.contracts.errors import Refusal
 from zuebee.edge.cors import Cors

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from zuebee.config import ClientGoneSettings
+from zuebee.config.settings_billing import ClientGoneSettings
 from zuebee.edge import detached
 from zuebee.edge.detached import DETACH, Departures, Onward
 from zuebee.lib.units import Size, Timeout

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.exchange import CALLER, Scene, streaming
 from tests.support.fakes import USAGE, head, until
-from zuebee.config import ClientGoneSettings
+from zuebee.config.settings_billing import ClientGoneSettings
 from zuebee.contracts.inference import End
 from zuebee.lib.units import Timeout
 

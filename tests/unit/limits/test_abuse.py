@@ -1,6 +1,6 @@
 import pytest
 
-from zuebee.config import AbuseSettings
+from zuebee.config.settings_base import AbuseSettings
 from zuebee.lib.units import Timeout
 from zuebee.limits.abuse import MAX_ADDRESSES, AbuseGuard
 

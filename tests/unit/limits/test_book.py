@@ -1,5 +1,5 @@
 from tests.support.fakes import make_job
-from zuebee.config import LimitSettings, RateLimitSettings
+from zuebee.config.settings_base import LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import Caller, Limit, Principal
 from zuebee.limits.buckets import LEASE_S
 from zuebee.limits.plans import MAX_PLANS, PlanBook, Taken

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.support.fakes import make_job, until
-from zuebee.config import AbuseSettings, LimitSettings, RateLimitSettings
+from zuebee.config.settings_base import AbuseSettings, LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import ANONYMOUS, Caller, Place, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.lib.failures import RedisDown

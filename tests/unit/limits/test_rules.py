@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from zuebee.config import LimitSettings, PriorityLimitSettings, RateLimitSettings
+from zuebee.config.settings_base import LimitSettings, PriorityLimitSettings, RateLimitSettings
 from zuebee.contracts.admission import ANONYMOUS, Limit, Principal
 from zuebee.lib.networks import network_of
 from zuebee.limits.rules import Scopes, scope_of

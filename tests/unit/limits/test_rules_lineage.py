@@ -1,4 +1,4 @@
-from zuebee.config import LimitSettings, RateLimitSettings
+from zuebee.config.settings_base import LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import Limit, Principal
 from zuebee.limits.rules import Scopes
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import VirtualTime, make_job, told
-from zuebee.config import AbuseSettings, LimitSettings, PriorityLimitSettings, RateLimitSettings
+from zuebee.config.settings_base import AbuseSettings, LimitSettings, PriorityLimitSettings, RateLimitSettings
 from zuebee.contracts.admission import ANONYMOUS, Caller, Limit, Place, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.limits.buckets import LEASE_S

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.fakes import VirtualTime, make_job, until
 from tests.unit.limits.test_redis_limiter import FakeRedis
-from zuebee.config import LimitSettings, RateLimitSettings
+from zuebee.config.settings_base import LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import Caller, Limit, Place, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.limits.buckets import LEASE_S

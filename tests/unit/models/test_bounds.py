@@ -1,7 +1,7 @@
 import pytest
 
 from tests.support.fakes import make_job
-from zuebee.config import BackendSettings
+from zuebee.config.settings import BackendSettings
 from zuebee.models.added_fields import Bounds
 
 REFUSED = b'{"error":{"message":"Unsupported parameter: use \'max_completion_tokens\' instead."}}'

@@ -2,7 +2,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from zuebee.config import BackendSettings
+from zuebee.config.settings import BackendSettings
 from zuebee.models.catalogue import KINDS
 
 

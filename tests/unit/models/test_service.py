@@ -10,7 +10,7 @@ import pytest
 from tests.support.fakes import events_of, make_job, told
 from tests.support.loopback import HANG, RESET, Loopback, chunked, loopback, whole
 from tests.support.samples import VLLM
-from zuebee.config import BackendSettings
+from zuebee.config.settings import BackendSettings
 from zuebee.contracts.inference import End, Event, Head, Job, Quiet, Usage
 from zuebee.http.pool import HttpFailure
 from zuebee.lib.units import Timeout

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.config import LogSettings
+from zuebee.config.settings import LogSettings
 from zuebee.contracts.admission import Principal, Settlement
 from zuebee.contracts.inference import Usage
 from zuebee.telemetry.access_log import AccessLog, access_line

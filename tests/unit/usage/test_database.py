@@ -5,7 +5,7 @@ import sqlalchemy
 from sqlalchemy import text
 
 from tests.support.usage import make_event, payload
-from zuebee.config import ReporterDatabaseSettings, ReporterSettings
+from zuebee.config.settings_billing import ReporterDatabaseSettings, ReporterSettings
 from zuebee.contracts.usage import UsageEvent
 from zuebee.usage.database import DatabaseSink
 from zuebee.usage.outbox import Delivered, Entry, Failed

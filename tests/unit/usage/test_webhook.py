@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.usage import Receiver, always, make_event, payload, receiving, script
 from tests.unit.usage.test_signing import SECRET, accepts
-from zuebee.config import ReporterSettings
+from zuebee.config.settings_billing import ReporterSettings
 from zuebee.lib import clock
 from zuebee.usage.outbox import Delivered, Entry, Failed, Gone
 from zuebee.usage.webhook import WebhookSink

@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 
 from zuebee.auth.records import QUOTA_EXCEEDED, digest_of, key_id_of, same_digest
-from zuebee.config import ApiKeySettings, LimitSettings, Settings
+from zuebee.config.settings import Settings
+from zuebee.config.settings_auth import ApiKeySettings
+from zuebee.config.settings_base import LimitSettings
 from zuebee.contracts.admission import Budget, Limit, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.keys import KeyRecord, Presented

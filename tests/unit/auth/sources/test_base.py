@@ -4,7 +4,9 @@ import pytest
 
 from zuebee.auth.records import QUOTA_EXCEEDED, digest_of
 from zuebee.auth.sources.base import FileSource, file_records
-from zuebee.config import ApiKeySettings, BackendSettings, LimitSettings, RateLimitSettings, Settings
+from zuebee.config.settings import BackendSettings, Settings
+from zuebee.config.settings_auth import ApiKeySettings
+from zuebee.config.settings_base import LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import Budget, Caller, Limit
 from zuebee.contracts.keys import KeyRecord, Presented
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from zuebee.config import ReporterDatabaseSettings, ReporterSettings, Settings
 from zuebee.config.load import ConfigError, Loaded, load, loads
+from zuebee.config.settings import Settings
+from zuebee.config.settings_billing import ReporterDatabaseSettings, ReporterSettings
 from zuebee.config.validate import key_hash, listen_address
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"
