@@ -28,7 +28,8 @@ from zuebee.edge.idempotency import Replays
 from zuebee.edge.pipeline import Pipeline
 from zuebee.ledger.audit import reading, verify
 from zuebee.ledger.journal import Journal
-from zuebee.ledger.sqlite.store import SqliteStore, WalFile
+from zuebee.ledger.sqlite.store import SqliteStore
+from zuebee.ledger.sqlite.wal_file import WalFile
 from zuebee.limits.service import MemoryLimiter
 
 BUDGETS = (Budget("key:k/tokens/never", "tokens", "never", 1_000_000),)

@@ -17,7 +17,8 @@ import apsw
 from tests.support.ledger_child import Desk, operations
 from tests.support.ledger_targets import empty_store
 from zuebee.ledger.audit import reading, verify
-from zuebee.ledger.sqlite.store import SqliteStore, WalFile
+from zuebee.ledger.sqlite.store import SqliteStore
+from zuebee.ledger.sqlite.wal_file import WalFile
 
 SECTOR = 512
 DROPPED, TORN = 0.4, 0.2

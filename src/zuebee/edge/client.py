@@ -219,7 +219,7 @@ class TrustedProxies:
         for hop in reversed(forwarded.split(",")[-MAX_HOPS:]):
             hop = hop.strip().strip('"')
             if port := _WITH_PORT.fullmatch(hop):
-                hop = port[1] or port[2]
+                hop = port.expand(r"\1\2")  # one of the two is there
             if parse_address(hop) is None:
                 return address
             address = hop

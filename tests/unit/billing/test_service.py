@@ -16,7 +16,8 @@ from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Need, Princi
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Usage
 from zuebee.ledger.group_commit import Batch
-from zuebee.ledger.sqlite.store import Log, SqliteStore, WalFile
+from zuebee.ledger.sqlite.store import SqliteStore
+from zuebee.ledger.sqlite.wal_file import Log, WalFile
 from zuebee.schema.prepare import prepare
 
 TOKENS = Principal("k", "key", "user", budgets=(Budget("key:k/tokens/never", "tokens", "never", 1000),))

@@ -18,7 +18,8 @@ from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Principal, S
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Usage
 from zuebee.ledger.audit import reading, verify
-from zuebee.ledger.sqlite.store import SqliteStore, WalFile, connect
+from zuebee.ledger.sqlite.store import SqliteStore, connect
+from zuebee.ledger.sqlite.wal_file import WalFile
 from zuebee.schema.prepare import prepare
 
 WHO = Principal("k", "key", "user", budgets=(Budget("key:k/tokens/never", "tokens", "never", 1000),))

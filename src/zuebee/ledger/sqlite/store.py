@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from zuebee.contracts.admission import Amount, Budget
 from zuebee.contracts.usage import HEAD, head_name, next_hash
@@ -21,49 +21,8 @@ from zuebee.ledger.errors import StoreBusy, StoreFailed
 from zuebee.ledger.group_commit import Batch, NoBound, Room
 from zuebee.ledger.journal_rows import stub_text
 from zuebee.ledger.sqlite.usage import UsageRows, chunks, insert, marks
+from zuebee.ledger.sqlite.wal_file import Log, WalFile
 from zuebee.lib import clock
-
-# Puts on the disk what SQLite has committed: flushes its write-ahead log through a descriptor of our own.
-
-_flush = getattr(os, "fdatasync", os.fsync)  # not every system has the cheaper one
-
-
-class Log(Protocol):
-    """The write-ahead log of a database that stays open meanwhile."""
-
-    def flush(self) -> None:
-        """Return when all that was committed is on the disk. Raises OSError."""
-        ...
-
-    def close(self) -> None:
-        """Let go of it."""
-        ...
-
-
-class WalFile:
-    """The file beside the database at `path`. Some connection has it open already, and keeps it open for longer than
-    this: SQLite makes another one only after the last connection was closed. Raises OSError.
-    """
-
-    def __init__(self, path: str) -> None:
-        # No locks are lost with this descriptor: SQLite has none on this file.
-        self._file = os.open(f"{path}-wal", os.O_RDWR)
-        try:
-            folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-            try:
-                os.fsync(folder)  # its name, too
-            finally:
-                os.close(folder)
-        except OSError:
-            self.close()
-            raise
-
-    def flush(self) -> None:
-        _flush(self._file)
-
-    def close(self) -> None:
-        os.close(self._file)
-
 
 CHECKPOINT_PAGES = 8000  # 32 MB: pages that change again and again are moved once
 

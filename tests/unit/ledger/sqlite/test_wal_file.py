@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from zuebee.ledger.sqlite.store import WalFile, connect
+from zuebee.ledger.sqlite.store import connect
+from zuebee.ledger.sqlite.wal_file import WalFile
 
 
 def opened(path: Path) -> set[tuple[int, int]]:
