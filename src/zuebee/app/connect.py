@@ -1,4 +1,4 @@
-"""The store: brought to its schema, and opened for work off the hot path."""
+"""The store, brought to its schema and opened for work off the hot path; and clients of Redis."""
 
 from collections.abc import Callable
 from pathlib import Path

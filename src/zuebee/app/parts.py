@@ -1,4 +1,4 @@
-"""Settings -> what stands before and around requests: the firewall, kept answers, clients that leave."""
+"""Settings -> parts: firewall, kept answers, clients that leave, limits, money, and who is told of usage."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Looks at the ledger now and then, so that a mistake in the books is seen before an auditor sees it."""
+"""What a process looks at now and then: the books, whether the store can be used, and what is known of models."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""What the pipeline counted. It outlives the pipelines of a process, so that a reload loses nothing."""
+"""What the pipeline counted and learned. It outlives the pipelines of a process, so that a reload loses nothing."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Bearer tokens of an issuer (JWT, RFC 7519), as a source of the pipeline. Written along RFC 8725.
+"""Bearer tokens of an issuer (JWT, RFC 7519) and its keys, as a source of the pipeline. Written along RFC 8725.
 
 A token chooses nothing but which of the issuer's known keys it was signed with: its `jku`, `x5u`, `jwk` and `x5c` are
 not looked at, `crit` and `b64` refuse it, and no claim is read before the signature is found right.

@@ -1,4 +1,4 @@
-"""What the reporters in a configuration mean. PURE. No finding contains a value: it may be a secret."""
+"""What reporters, limits, firewall and prices mean. PURE. No finding contains a value: it may be a secret."""
 
 import base64
 import binascii

@@ -1,4 +1,4 @@
-"""PURE. From numbers as people write them to `Limit`s: for keys, plans and scopes alike."""
+"""PURE. From numbers as people write them to `Limit`s, for keys, plans and scopes alike; when periods begin."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol

@@ -1,4 +1,4 @@
-"""What others are told of one request when it is over."""
+"""What others are told of one request when it is over, and the chain of hashes that its entries stand in."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The side of a request that its caller sees, as the pipeline knows it."""
+"""The side of a request that its caller sees: as the pipeline knows it, its address, replies and endings."""
 
 import math
 import re

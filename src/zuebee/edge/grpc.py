@@ -1,4 +1,4 @@
-"""One gRPC call, as the pipeline's `Client`: what it asks for, and the answer in its messages."""
+"""The gRPC API: its methods, a call as the pipeline's `Client`, and errors as statuses."""
 
 import math
 import re

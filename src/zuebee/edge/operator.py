@@ -1,4 +1,4 @@
-"""What is no inference: model lists, health, metrics."""
+"""What is no inference: model lists, health, metrics, also while the store is waited for."""
 
 import hmac
 import re

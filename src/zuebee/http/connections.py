@@ -1,4 +1,4 @@
-"""What a server asks of those who send it requests: limits, deadlines, and the words for who breaks them."""
+"""Who may be connected, what they may send and by when, the words for who breaks it, and whose turn it is."""
 
 import asyncio
 import math

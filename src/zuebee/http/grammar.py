@@ -1,4 +1,4 @@
-"""Request targets, taken apart and judged (RFC 9112, section 3.2)."""
+"""Request targets, framing and heads: what the messages of HTTP/1.1 mean (RFC 9112)."""
 
 import re
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""How an exchange with a server may fail, and how long it may take."""
+"""How exchanges over HTTP, Redis and gRPC may fail, and how long one over HTTP may take."""
 
 from typing import Literal
 

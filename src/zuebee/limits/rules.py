@@ -1,4 +1,4 @@
-"""PURE. Which limits a request falls under."""
+"""PURE. Which limits a request falls under, and what callers are told of them."""
 
 import math
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Whether the streams of one backend are asked for their usage (`stream_options`), which some servers refuse."""
+"""What is written into requests to one backend, and taken back where it refuses: a wish for usage, a bound."""
 
 from typing import Final
 from urllib.parse import urlsplit

@@ -1,4 +1,4 @@
-"""An answer in one piece: what of it goes to the client, and what it has cost."""
+"""Answers, whole, too long to hold or streamed: what goes to the client, what they cost, how they end."""
 
 import logging
 import math

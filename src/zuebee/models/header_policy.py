@@ -1,4 +1,4 @@
-"""PURE. The head of a request to a backend: request line and header lines, as bytes."""
+"""PURE. Heads of requests to a backend and of its answers: where they go, and which header fields pass."""
 
 import re
 from collections.abc import Callable, Sequence

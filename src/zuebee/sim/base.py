@@ -1,4 +1,4 @@
-"""Requests as they came over the wire, and the replies to them, with the error bodies of a model server."""
+"""Requests as they came over the wire, the steps and texts of replies, and the settings of the simulation."""
 
 import enum
 import re

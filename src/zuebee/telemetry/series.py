@@ -1,4 +1,4 @@
-"""What has been counted of requests, one set of figures for each combination of labels. PURE.
+"""What has been counted: requests by their labels, histograms, and how fast budgets are used up. PURE.
 
 A settlement is added to one `Tally`, found by one look into a table; whoever wants sums over fewer labels makes them
 when asked. Label values are bounded: see `metrics.py`.

@@ -1,4 +1,4 @@
-"""The event loop of these tests is the one that serves; where TLS and transports matter, also the standard one."""
+"""The event loop of these tests is the one that serves."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -6,19 +6,8 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
-BOTH_LOOPS = (
-    "test_connect.py",
-    "test_guard_crowd.py",
-    "test_linger.py",
-    "test_server.py",
-    "test_tls_door.py",
-)
 
-LoopFactory = Callable[[], asyncio.AbstractEventLoop]
-
-
-def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:
-    factories: dict[str, LoopFactory] = {"uvloop": uvloop.new_event_loop}
-    if item.path.name in BOTH_LOOPS:
-        factories["asyncio"] = asyncio.new_event_loop
-    return factories
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}

@@ -1,4 +1,4 @@
-"""Data source names, as people write them, for SQLAlchemy. PURE."""
+"""Data source names, as people write them, for SQLAlchemy; and what drivers say, for people. PURE."""
 
 import re
 from urllib.parse import quote
