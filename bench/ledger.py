@@ -28,7 +28,7 @@ def work(
     """Batches that begin so many requests and end those of the batch before; each batch's seconds go `out`."""
     if not remembers:
         Memory.recall = lambda *_: None  # type: ignore[method-assign]
-    path = tuple(Budget(f"{who}/tokens/never", "tokens", "never", LIMIT) for who in (f"key:{name}", "organisation:1"))
+    path = tuple(Budget(f"{who}/tokens/never", "tokens", "never", LIMIT) for who in (f"key:{name}", "organization:1"))
     store = store_on(url)
     store.apply(1, [reserve(f"{name}_1_{n}", path, 100) for n in range(requests)])
     ready.wait()

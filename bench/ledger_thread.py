@@ -14,10 +14,11 @@ from pathlib import Path
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage
 from zuebee.contracts.limits import period_start_s
+from zuebee.ledger.decide import record_of
 from zuebee.ledger.entries import HoldState
-from zuebee.ledger.group_commit import Batch
 from zuebee.ledger.journal_rows import Stub
 from zuebee.ledger.ledger import Ledger
+from zuebee.ledger.sqlite.group_commit import Batch
 from zuebee.ledger.sqlite.store import SqliteStore
 from zuebee.lib import clock
 from zuebee.schema.prepare import prepare
@@ -25,7 +26,7 @@ from zuebee.schema.prepare import prepare
 ROUTE = "/v1/chat/completions"
 BUDGETS = (
     Budget("key:key_0123456789abcdef/USD/monthly", "USD", "monthly", 1 << 50),
-    Budget("organisation:acme/USD/monthly", "USD", "monthly", 1 << 50),
+    Budget("organization:acme/USD/monthly", "USD", "monthly", 1 << 50),
 )
 WHO = Principal("key_0123456789abcdef", "bench", "ann", "ml", "acme", "gold", "normal", ("a", "b"), budgets=BUDGETS)
 STUB = Stub(WHO.key_id, WHO.name, "ann", "ml", "acme", "gold", "normal", "llama-3-8b", ROUTE, False, 0.0)
@@ -43,10 +44,13 @@ def batches(ledger: Ledger, count: int, requests: int) -> list[Batch]:
             assert isinstance(held, HoldState)
             ledger.post(name, Amount(120, 250_000), now_s)
             batch.records.append(
-                Settlement(
-                    name, "POST", ROUTE, "127.0.0.1", now_s, 200, "complete", "", WHO, Grant(WHO),
-                    "llama-3-8b", backend="vllm-1", backend_url="http://vllm-1.internal:8000", attempts=1,
-                    usage=Usage(100, 20, "provider"), cost_nano=250_000, duration_s=0.52137, first_token_s=0.0213,
+                record_of(
+                    Settlement(
+                        name, "POST", ROUTE, "127.0.0.1", now_s, 200, "complete", "", WHO, Grant(WHO),
+                        "llama-3-8b", backend="vllm-1", backend_url="http://vllm-1.internal:8000", attempts=1,
+                        usage=Usage(100, 20, "provider"), cost_nano=250_000, duration_s=0.52137, first_token_s=0.0213,
+                    ),
+                    billed=True,
                 )
             )  # fmt: skip
         batch.changes = ledger.take()

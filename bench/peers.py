@@ -60,12 +60,12 @@ def _zuebee(name: str, tree: Path, directory: Path, upstream_port: int) -> Servi
 
 
 def _prepaid_key(directory: Path, config: Path, environment: Mapping[str, str]) -> None:
-    """A key of the store, with limits, that spends from the prepaid account of its organisation."""
+    """A key of the store, with limits, that spends from the prepaid account of its organization."""
     orders = (
-        ["accounts", "add", "organisation", "bench"],
-        ["accounts", "set-budget", "organisation", "bench", "--prepaid"],
-        ["accounts", "top-up", "organisation", "bench", "1000000"],
-        ["keys", "create", "--name", "bench", "--organisation", "bench", "--limit", "requests_per_minute=100000000",
+        ["accounts", "add", "organization", "bench"],
+        ["accounts", "set-budget", "organization", "bench", "--prepaid"],
+        ["accounts", "top-up", "organization", "bench", "1000000"],
+        ["keys", "create", "--name", "bench", "--organization", "bench", "--limit", "requests_per_minute=100000000",
          "--limit", "max_concurrent=10000"],
     )  # fmt: skip
     # Commands speak to a store that is there: `run` makes it, and this is how.

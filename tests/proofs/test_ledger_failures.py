@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
+from tests.support.billing import billing_on, committer_of
 from tests.support.fakes import make_job
 from tests.support.ledger_targets import empty_store
-from zuebee.billing.pricing import PriceBook
-from zuebee.billing.service import LocalBilling
+from zuebee.billing.service import BillingService
 from zuebee.config.settings_billing import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Usage
 from zuebee.ledger.audit import reading, verify
 from zuebee.ledger.errors import StoreBusy, StoreFailed
-from zuebee.ledger.group_commit import Batch
+from zuebee.ledger.sqlite.group_commit import Batch
 from zuebee.ledger.sqlite.store import SqliteStore, connect
 
 WHO = Principal(
@@ -87,10 +87,10 @@ class Faults:
         return said
 
 
-def open_billing(path: Path, make: Callable[[str], Any] = connect) -> LocalBilling:
+def open_billing(path: Path, make: Callable[[str], Any] = connect) -> BillingService:
     settings = BillingSettings(prices=PRICES, built_in_prices=False)
     store = SqliteStore(str(path), reporters=("hook",), currency="USD", retention_days=0, connect=make)
-    return LocalBilling(store, settings, PriceBook(settings), commit_interval_s=0.001, timeout_s=2.0, gate=lambda: None)
+    return billing_on(store, settings, commit_interval_s=0.001, timeout_s=2.0)
 
 
 class Witness:
@@ -101,7 +101,7 @@ class Witness:
         self.acknowledged: set[str] = set()
         self.refused = 0
 
-    async def request(self, billing: LocalBilling, name: str) -> None:
+    async def request(self, billing: BillingService, name: str) -> None:
         if billing.unable() is not None:
             self.refused += 1
             return
@@ -158,7 +158,7 @@ async def _work(path: Path, faults: Faults, witness: Witness) -> str:
             await witness.request(billing, "first")
             await asyncio.gather(*(witness.request(billing, f"r{number}") for number in range(REQUESTS)))
             await witness.request(billing, "last")
-        failure = billing._committer.failure
+        failure = committer_of(billing).failure
         assert (billing.unable() is not None) == bool(failure)
     finally:
         await billing.aclose()

@@ -48,27 +48,27 @@ def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
 
 
 @pytest.mark.requirement("A381")
-def test_an_operator_sets_up_an_organisation(desk: Desk) -> None:
+def test_an_operator_sets_up_an_organization(desk: Desk) -> None:
     desk.say("plans", "create", "pro", "--priority", "high", "--model", "gpt-*", "--budget", "1000:tokens/daily")
-    desk.say("accounts", "add", "organisation", "acme", "--name", "Acme Ltd", "--plan", "pro")
-    desk.say("accounts", "add", "team", "research", "--organisation", "acme")
-    desk.say("accounts", "add", "user", "ann", "--organisation", "acme", "--team", "research", "--role", "admin")
+    desk.say("accounts", "add", "organization", "acme", "--name", "Acme Ltd", "--plan", "pro")
+    desk.say("accounts", "add", "team", "research", "--organization", "acme")
+    desk.say("accounts", "add", "user", "ann", "--organization", "acme", "--team", "research", "--role", "admin")
     made = desk.ask("keys", "create", "--user", "ann", "--name", "laptop", "--budget", "25.50/monthly")
     key_id, secret = made["id"], made["key"]
     assert secret.startswith("sk-zuebee-")
-    assert (made["organisation_id"], made["team_id"], made["billing"]) == ("acme", "research", "quota")
+    assert (made["organization_id"], made["team_id"], made["billing"]) == ("acme", "research", "quota")
 
     shown = desk.ask("keys", "show", key_id)
     assert shown["effective"]["models"] == ["gpt-*"]
     assert shown["effective"]["priority"] == "high"
-    assert shown["effective"]["budgets"] == [f"key:{key_id}/EUR/monthly", "organisation:acme/tokens/daily"]
+    assert shown["effective"]["budgets"] == [f"key:{key_id}/EUR/monthly", "organization:acme/tokens/daily"]
     assert shown["budgets"][0]["amount"] == 25_500_000_000
 
     new = desk.ask("keys", "rotate", key_id, "--overlap", "1h")
     assert new["key"] != secret
     assert new["lineage"] == key_id
     assert desk.ask("keys", "revoke", key_id)["state"] == "revoked"
-    listed = desk.ask("keys", "list", "--organisation", "acme")
+    listed = desk.ask("keys", "list", "--organization", "acme")
     assert [(each["id"], each["state"]) for each in listed["items"]] == [(key_id, "revoked"), (new["id"], "active")]
     for text in (desk.say("keys", "list"), desk.say("keys", "show", key_id), json.dumps(listed)):
         assert secret.removeprefix("sk-zuebee-") not in text, "a key is shown once"
@@ -77,16 +77,16 @@ def test_an_operator_sets_up_an_organisation(desk: Desk) -> None:
     newest = desk.ask("keys", "rotate", new["id"], "--overlap", "0")
     assert desk.ask("keys", "show", new["id"])["state"] == "revoked"
 
-    desk.ask("accounts", "disable", "organisation", "acme")
+    desk.ask("accounts", "disable", "organization", "acme")
     assert desk.ask("keys", "show", newest["id"])["effective"]["active"] is False
 
 
 @pytest.mark.requirement("A109")
 def test_money_comes_in_once_and_an_invoice_goes_out(desk: Desk) -> None:
-    desk.say("accounts", "add", "organisation", "acme")
-    desk.say("accounts", "set-budget", "organisation", "acme", "--prepaid")
+    desk.say("accounts", "add", "organization", "acme")
+    desk.say("accounts", "set-budget", "organization", "acme", "--prepaid")
     for fresh in (True, False):
-        paid = desk.ask("accounts", "top-up", "organisation", "acme", "25.50", "--payment", "pay_1")
+        paid = desk.ask("accounts", "top-up", "organization", "acme", "25.50", "--payment", "pay_1")
         assert paid["fresh"] is fresh
         assert paid["budgets"][0]["running"]["available"] == 25_500_000_000
     assert "25.50 EUR" in desk.say("accounts", "payments", "acme")
@@ -109,23 +109,23 @@ MISTAKES = [
     (("keys", "list", "--state", "gone"), 2, "--state: expected active"),
     (("keys", "rotate", "key_1"), 1, "there is no key `key_1`"),
     (("keys", "rotate", "key_1", "--overlap", "a while"), 2, "--overlap: Expected a duration"),
-    (("accounts", "add", "organisation", "a b"), 2, "id: expected 1 to 128 letters"),
-    (("accounts", "add", "organisation", "acme"), 1, "id: organisation `acme` is there already"),
+    (("accounts", "add", "organization", "a b"), 2, "id: expected 1 to 128 letters"),
+    (("accounts", "add", "organization", "acme"), 1, "id: organization `acme` is there already"),
     (
-        ("accounts", "add", "user", "u", "--organisation", "acme", "--role", "god"),
+        ("accounts", "add", "user", "u", "--organization", "acme", "--role", "god"),
         2,
         "--role: expected admin, member or viewer",
     ),
-    (("accounts", "top-up", "organisation", "acme", "5"), 1, "is not prepaid"),
-    (("accounts", "top-up", "organisation", "acme", "-5"), 2, "No such option"),
-    (("accounts", "set-budget", "organisation", "acme"), 2, "amount: give an amount, or --prepaid"),
+    (("accounts", "top-up", "organization", "acme", "5"), 1, "is not prepaid"),
+    (("accounts", "top-up", "organization", "acme", "-5"), 2, "No such option"),
+    (("accounts", "set-budget", "organization", "acme"), 2, "amount: give an amount, or --prepaid"),
     (("accounts", "invoice", "acme", "--month", "10/2026"), 2, "--month: expected a month"),
 ]
 
 
 def test_mistakes_name_the_argument(tmp_path: Path) -> None:
     store = ("--store", made(tmp_path / "store.db"), "--config", str(tmp_path / "none.yaml"))
-    zuebee(tmp_path, "accounts", "add", "organisation", "acme", *store)
+    zuebee(tmp_path, "accounts", "add", "organization", "acme", *store)
     runner = CliRunner()
     for command, status, message in MISTAKES:
         failed = runner.invoke(app, [*command, *store])
@@ -157,12 +157,12 @@ def test_commands_work_beside_a_running_server(tmp_path: Path) -> None:
         config = {"backends": [{"url": sim.url}], "store": {"path": str(tmp_path / "store.db")}, "usage": None}
         with running(tmp_path / "gateway", config) as gateway, ThreadPoolExecutor(2) as pool:
             path = ("--config", str(gateway.config_path))
-            zuebee(tmp_path, "accounts", "add", "organisation", "acme", *path)
-            zuebee(tmp_path, "accounts", "set-budget", "organisation", "acme", "--prepaid", *path)
-            top_up = ("accounts", "top-up", "organisation", "acme", "1", *path)
+            zuebee(tmp_path, "accounts", "add", "organization", "acme", *path)
+            zuebee(tmp_path, "accounts", "set-budget", "organization", "acme", "--prepaid", *path)
+            top_up = ("accounts", "top-up", "organization", "acme", "1", *path)
             ups = [pool.submit(ask_zuebee, tmp_path, *top_up, "--payment", f"p{n}") for n in range(6)]
             answers = [ask(gateway.url, {**HELLO, "max_tokens": 1}).status for _ in range(200)]
             assert all(up.result()["fresh"] for up in ups)
             assert answers == [200] * 200
-            [budget] = ask_zuebee(tmp_path, "accounts", "show", "organisation", "acme", *path)["budgets"]
+            [budget] = ask_zuebee(tmp_path, "accounts", "show", "organization", "acme", *path)["budgets"]
             assert budget["running"]["available"] == 6 * 10**9

@@ -60,11 +60,11 @@ def at_once(*calls: Any) -> list[Any]:
 @pytest.mark.requirement("A109")
 def test_a_payment_that_arrives_many_times_at_once_counts_once(store: Store) -> None:
     store.acme()
-    store.accounts.set_budget("organisation", "acme", {"unit": "USD", "period": "never", "amount": None})
+    store.accounts.set_budget("organization", "acme", {"unit": "USD", "period": "never", "amount": None})
     for n in range(10):
 
         def pay(n: int = n) -> Any:
-            return store.payments.top_up("organisation", "acme", payment_id=f"pay_{n}", amount=7)
+            return store.payments.top_up("organization", "acme", payment_id=f"pay_{n}", amount=7)
 
         answers = at_once(*[pay] * WORKERS)
         assert sorted(answer.fresh for answer in answers) == [False] * (WORKERS - 1) + [True]
@@ -77,16 +77,16 @@ def test_a_server_on_the_same_file_sees_what_was_paid_in(tmp_path: Path) -> None
     path = str(tmp_path / "store.db")
     with opened(f"sqlite:///{path}") as store:
         store.acme()
-        store.accounts.set_budget("organisation", "acme", {"unit": "USD", "period": "never", "amount": None})
+        store.accounts.set_budget("organization", "acme", {"unit": "USD", "period": "never", "amount": None})
         server = SqliteStore(path, reporters=[], currency="USD", retention_days=0)
         try:
             server.start("server", 1.0)
             assert server.foreign_entries() == []
-            store.payments.top_up("organisation", "acme", payment_id="pay_1", amount=5)
+            store.payments.top_up("organization", "acme", payment_id="pay_1", amount=5)
             [(_, *entry)] = server.foreign_entries()
-            assert entry == ["organisation:acme/USD/never", 0.0, "grant", 0, 5]
+            assert entry == ["organization:acme/USD/never", 0.0, "grant", 0, 5]
             assert server.foreign_entries() == []
-            budget = Budget("organisation:acme/USD/never", "USD", "never", None)
+            budget = Budget("organization:acme/USD/never", "USD", "never", None)
             [(_, [balance]), _] = server.open_path([budget], [0.0])
             assert (balance.granted, balance.available, balance.limited) == (5, 5, 0)
         finally:
@@ -96,10 +96,10 @@ def test_a_server_on_the_same_file_sees_what_was_paid_in(tmp_path: Path) -> None
 def test_different_payments_at_once_all_count(store: Store) -> None:
     store.acme()
     for name in ("acme", "other"):
-        store.accounts.set_budget("organisation", name, {"unit": "USD", "period": "never", "amount": None})
+        store.accounts.set_budget("organization", name, {"unit": "USD", "period": "never", "amount": None})
 
     def pay(n: int) -> Any:
-        return store.payments.top_up("organisation", ("acme", "other")[n % 2], payment_id=f"p{n}", amount=1)
+        return store.payments.top_up("organization", ("acme", "other")[n % 2], payment_id=f"p{n}", amount=1)
 
     for start in range(0, 40, WORKERS):
         answers = at_once(*[lambda n=n: pay(n) for n in range(start, start + WORKERS)])
@@ -198,13 +198,13 @@ def test_a_plan_decides_what_a_key_of_the_store_may_do(store: Store) -> None:
     store.accounts.create("plan", {"id": "pro", "priority": "high", "models": ["gpt-*"], "endpoints": ["/v1/chat/*"]})
     secret = store.accounts.create_key({"user_id": "ann"}).secret
     assert admitted(store, secret, model="claude-3") == " normal"
-    store.accounts.change("organisation", "acme", {"plan": "pro"})
+    store.accounts.change("organization", "acme", {"plan": "pro"})
     assert admitted(store, secret) == "pro high"
     assert admitted(store, secret, model="claude-3") == "403 model_not_allowed"
     assert admitted(store, secret, route="/v1/embeddings") == "403 endpoint_not_allowed"
     store.accounts.change("plan", "pro", {"models": ["*"]})
     assert admitted(store, secret, model="claude-3") == "pro high"
-    store.accounts.change("organisation", "acme", {"plan_ends_at_s": 1.0})
+    store.accounts.change("organization", "acme", {"plan_ends_at_s": 1.0})
     assert admitted(store, secret) == "403 subscription_lapsed"
 
 

@@ -28,8 +28,8 @@ EVERY = [
     ("keys", "list"), ("keys", "show", "key_1"), ("keys", "update", "key_1", "--name", "n"),
     ("keys", "rotate", "key_1"),
     ("keys", "revoke", "key_1"), ("keys", "disable", "key_1"), ("keys", "enable", "key_1"),
-    ("accounts", "add", "organisation", "a"), ("accounts", "update", "organisation", "a"),
-    ("accounts", "list", "organisation"), ("accounts", "show", "organisation", "a"),
+    ("accounts", "add", "organization", "a"), ("accounts", "update", "organization", "a"),
+    ("accounts", "list", "organization"), ("accounts", "show", "organization", "a"),
     ("accounts", "disable", "user", "a"), ("accounts", "enable", "user", "a"),
     ("accounts", "set-budget", "key", "k", "5"), ("accounts", "remove-budget", "key", "k"),
     ("accounts", "top-up", "key", "k", "5"), ("accounts", "payments", "a"),
@@ -100,17 +100,17 @@ def test_no_command_but_run_makes_a_store(tmp_path: Path, command: tuple[str, ..
 
 
 PERIODS = "expected daily, weekly, monthly or never; did you mean"
-GROUPS = "key, user, team, organisation, plan, model, endpoint, day, hour"
+GROUPS = "key, user, team, organization, plan, model, endpoint, day, hour"
 WRONG = {
     "keys list --format jsn": "--format' / '-o': `jsn` is none of table, wide, json; did you mean `json`?",
-    "keys list --orgnisation a": "No such option: --orgnisation (Possible options: --organisation)",
+    "keys list --orgnisation a": "No such option: --orgnisation (Possible options: --organization)",
     "keys list --state activ": "--state: expected active, not_started, disabled, expired or revoked; did you mean",
     "keys create --priority hig": "--priority: expected low, normal or high; did you mean `high`?",
     "keys create --billing prepayd": "--billing: expected none, quota or prepaid; did you mean `prepaid`?",
     "keys create --limit request_per_minute=6": "--limit.request_per_minute: this cannot be set; did you mean",
     "keys create --budget 5/month": f"--budget[0].period: {PERIODS} `monthly`?",
-    "accounts add organisaton a": "'kind': `organisaton` is none of organisation, team, user; did you mean",
-    "accounts add user a --organization b --role admn": "--role: expected admin, member or viewer; did you mean",
+    "accounts add organisaton a": "'kind': `organisaton` is none of organization, team, user; did you mean",
+    "accounts add user a --organisation b --role admn": "--role: expected admin, member or viewer; did you mean",
     "accounts set-budget team a 5 --period dayly": f"--period: {PERIODS} `daily`?",
     "usage --by modl": f"--by: `modl` is none of {GROUPS}; did you mean `model`?",
     "usage --since yestrday": "Invalid value for --since: expected a date or an RFC 3339 time",
@@ -131,15 +131,15 @@ def test_what_is_wrong_is_named_with_the_nearest_that_is_right(tmp_path: Path, c
 
 def test_an_organization_is_an_organisation(tmp_path: Path) -> None:
     store = ("--store", made(tmp_path / "z.db"))
-    here(tmp_path, "accounts", "add", "organization", "organization", *store)
-    here(tmp_path, "accounts", "set-budget", "organization", "organization", "5", *store)
-    for option in (("--organization", "organization"), ("--organization=organization",)):
+    here(tmp_path, "accounts", "add", "organisation", "organization", *store)
+    here(tmp_path, "accounts", "set-budget", "organisation", "organization", "5", *store)
+    for option in (("--organisation", "organization"), ("--organisation=organization",)):
         made_key = json.loads(here(tmp_path, "keys", "create", *option, "--name", "organization", "--json", *store))
-        assert (made_key["organisation_id"], made_key["name"]) == ("organization", "organization")
-    shown = json.loads(here(tmp_path, "accounts", "show", "organizations", "organization", "--json", *store))
+        assert (made_key["organization_id"], made_key["name"]) == ("organization", "organization")
+    shown = json.loads(here(tmp_path, "accounts", "show", "organisations", "organization", "--json", *store))
     assert [budget["amount"] for budget in shown["budgets"]] == [5_000_000_000]
-    assert "organization" not in here(tmp_path, "accounts", "add", "--help").replace("organisation", "")
-    assert here(tmp_path, "usage", "--by", "organization", *store).startswith("organisation\t")
+    assert "organisation" not in here(tmp_path, "accounts", "add", "--help")
+    assert here(tmp_path, "usage", "--by", "organisation", *store).startswith("organization\t")
 
 
 PASSWORD_URLS = (
@@ -248,10 +248,10 @@ def test_a_server_says_which_store_it_has(tmp_path: Path) -> None:
 
 def test_tables_fit_the_terminal_and_pipes_get_plain_rows(tmp_path: Path) -> None:
     store = ("--store", made(tmp_path / "z.db"))
-    here(tmp_path, "accounts", "add", "organisation", "an-organisation-with-a-long-name", *store)
+    here(tmp_path, "accounts", "add", "organization", "an-organization-with-a-long-name", *store)
     ids = []
     for name in ("a key with a name that goes on and on and on", "x"):
-        command = ("keys", "create", "--organisation", "an-organisation-with-a-long-name", "--name", name, "--json")
+        command = ("keys", "create", "--organization", "an-organization-with-a-long-name", "--name", name, "--json")
         ids.append(json.loads(here(tmp_path, *command, *store))["id"])
     for columns in (80, 60, 132):
         seen = on_terminal(tmp_path, "keys", "list", *store, columns=columns)
@@ -269,16 +269,16 @@ def test_tables_fit_the_terminal_and_pipes_get_plain_rows(tmp_path: Path) -> Non
 
 def test_json_is_of_one_shape_with_times(tmp_path: Path) -> None:
     store = ("--store", made(tmp_path / "z.db"))
-    organisation = json.loads(here(tmp_path, "accounts", "add", "organisation", "acme", "-o", "json", *store))
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", organisation["created_at"])
-    assert organisation["plan_ends_at"] is None
+    organization = json.loads(here(tmp_path, "accounts", "add", "organization", "acme", "-o", "json", *store))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", organization["created_at"])
+    assert organization["plan_ends_at"] is None
     for command in (("keys", "list"), ("accounts", "list", "user"), ("plans", "list"), ("accounts", "invoices"),
                     ("accounts", "payments", "acme"), ("usage",), ("usage", "outbox"), ("usage", "export"),
                     ("ledger", "holds"), ("ledger", "verify")):  # fmt: skip
         for flag in (("--json",), ("-o", "json"), ("--format", "json")):
             said = json.loads(here(tmp_path, *command, *flag, *store))
             assert said["items"] == [], command
-    assert not re.search(r'_at_s"', here(tmp_path, "accounts", "show", "organisation", "acme", "--json", *store))
+    assert not re.search(r'_at_s"', here(tmp_path, "accounts", "show", "organization", "acme", "--json", *store))
 
 
 def test_long_work_says_how_far_it_is_on_a_terminal_only(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_with_money_in_the_store_another_currency_is_refused_everywhere(
         Gateway(tmp_path, settings(sim, place, "JPY"))
     assert refusal("USD", "JPY") in str(refused.value)
     for command in (
-        ("accounts", "add", "organisation", "acme"),
+        ("accounts", "add", "organization", "acme"),
         ("keys", "list"),
         ("plans", "create", "p", "--budget", "5/monthly"),
     ):
@@ -167,21 +167,21 @@ def test_a_long_look_for_money_is_not_cut() -> None:
 
 
 @pytest.mark.parametrize("runs", [True, False])
-@pytest.mark.parametrize("scope", ["key", "organisation", "plan"])
+@pytest.mark.parametrize("scope", ["key", "organization", "plan"])
 def test_what_a_limit_granted_is_not_money_when_the_account_becomes_prepaid(
     tmp_path: Path, sim: Sim, place: dict[str, Any], scope: str, runs: bool
 ) -> None:
     config = settings(sim, place, "VND", auth={"enabled": True})
     write(tmp_path, config)
     made_for(tmp_path / "config.yaml")
-    here(tmp_path, "accounts", "add", "organisation", "acme")
-    made = ask_here(tmp_path, "keys", "create", "--organisation", "acme")
-    holder = ("key", made["id"]) if scope == "key" else ("organisation", "acme")
+    here(tmp_path, "accounts", "add", "organization", "acme")
+    made = ask_here(tmp_path, "keys", "create", "--organization", "acme")
+    holder = ("key", made["id"]) if scope == "key" else ("organization", "acme")
 
     def limit() -> None:
         if scope == "plan":
             here(tmp_path, "plans", "create", "p", "--budget", "20000000/never")
-            here(tmp_path, "accounts", "update", "organisation", "acme", "--plan", "p")
+            here(tmp_path, "accounts", "update", "organization", "acme", "--plan", "p")
         else:
             here(tmp_path, "accounts", "set-budget", *holder, "20000000", "--period", "never")
 

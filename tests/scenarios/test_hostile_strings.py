@@ -35,7 +35,7 @@ def config(sim: Sim) -> dict[str, Any]:
         "grpc": {"listen": "127.0.0.1:0"},
         "idempotency": {"enabled": True},
         "billing": {"unknown_price": "allow"},
-        "api_keys": [{"key": KEY, "name": "test", "total_quota": 10_000_000, "organisation_id": "acme"}],
+        "api_keys": [{"key": KEY, "name": "test", "total_quota": 10_000_000, "organization_id": "acme"}],
         "usage": {"reporters": [{"type": "webhook", "name": "away", "url": "http://127.0.0.1:9/"}]},
         "server": {"max_body_size": "16M"},
     }

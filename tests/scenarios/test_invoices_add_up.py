@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.billing import billing_on, shared_billing
 from tests.support.databases import postgres_database
 from tests.support.fakes import make_job
 from zuebee.accounts.invoices import Invoices
 from zuebee.accounts.schemas import AccountsError
 from zuebee.accounts.service import AccountsService
-from zuebee.billing.pricing import PriceBook
-from zuebee.billing.service import LocalBilling
-from zuebee.billing.shared import SharedBilling
 from zuebee.config.settings_billing import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.errors import Refusal
@@ -31,7 +29,7 @@ from zuebee.schema.prepare import prepare
 STEPS = 120
 MONTHS = ("2025-10", "2025-11", "2025-12", "2026-01")
 DAY_S = 86400.0
-BUDGETS = (Budget("organisation:acme/USD/never", "USD", "never", 10**15),)
+BUDGETS = (Budget("organization:acme/USD/never", "USD", "never", 10**15),)
 
 
 class Clock:
@@ -55,13 +53,13 @@ def open_billing(place: str, folder: Path) -> Any:
     settings = BillingSettings(
         prices=[PriceSettings(model="*", input_per_million="1", output_per_million="2")], built_in_prices=False
     )
-    book, options = PriceBook(settings), {"reporters": (), "currency": "USD", "retention_days": 20}
+    options = {"reporters": (), "currency": "USD", "retention_days": 20}
     if place.startswith("postgres"):
         store = PostgresStore(place, timeout_s=5, hold_s=30, **options)  # type: ignore[arg-type]
         spool = str(folder / "spool.jsonl")
-        return SharedBilling(store, settings, book, spool_path=spool, timeout_s=5, gate=lambda: None)
+        return shared_billing(store, settings, spool_path=spool)
     local = SqliteStore(place, **options)  # type: ignore[arg-type]
-    return LocalBilling(local, settings, book, commit_interval_s=0.001, timeout_s=5, gate=lambda: None)
+    return billing_on(local, settings, commit_interval_s=0.001)
 
 
 def database_at(place: str) -> Database:
@@ -70,11 +68,11 @@ def database_at(place: str) -> Database:
 
 
 class Desk:
-    """Requests of one organisation, and its invoices."""
+    """Requests of one organization, and its invoices."""
 
     def __init__(self, place: str, folder: Path, now: Clock, seed: int) -> None:
         self.database = database_at(place)
-        AccountsService(self.database, currency="USD").create("organisation", {"id": "acme"})
+        AccountsService(self.database, currency="USD").create("organization", {"id": "acme"})
         self.invoices = Invoices(self.database, currency="USD")
         self.billing = open_billing(place, folder)
         self.now = now
@@ -86,7 +84,7 @@ class Desk:
     async def begin(self, model: str) -> None:
         self._number += 1
         name = f"req_{self._number}"
-        who = Principal("k", "key", f"user{self.chance.randint(1, 3)}", organisation_id="acme", budgets=BUDGETS)
+        who = Principal("k", "key", f"user{self.chance.randint(1, 3)}", organization_id="acme", budgets=BUDGETS)
         hold = await self.billing.reserve(who, make_job(request_id=name, model=model), Amount(1000, 1_000_000))
         assert not isinstance(hold, Refusal)
         grant = Grant(who, hold=hold)

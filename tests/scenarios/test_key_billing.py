@@ -77,14 +77,14 @@ async def test_only_a_valid_key_with_a_balance_is_admitted(answer: Any, outcome:
 @pytest.mark.requirement("A050")
 async def test_it_says_who_calls_and_what_they_may() -> None:
     async def validate(request: ValidateKeyRequest) -> Any:
-        return detailed(team="blue", organisation="acme", priority="high", models=["m*"], requests_per_minute=7)
+        return detailed(team="blue", organization="acme", priority="high", models=["m*"], requests_per_minute=7)
 
     async with billing_service(validate) as address:
         pipeline = line(billing(address))
         principal = await said(pipeline, KEY)
         assert isinstance(principal, Principal)
         assert (principal.user_id, principal.plan, principal.team_id) == ("ann", "gold", "blue")
-        assert (principal.organisation_id, principal.priority, principal.models) == ("acme", "high", ("m*",))
+        assert (principal.organization_id, principal.priority, principal.models) == ("acme", "high", ("m*",))
         assert [(limit.kind, limit.amount, limit.window_s) for limit in principal.limits] == [("requests", 7, 60)]
         await pipeline.aclose()
 

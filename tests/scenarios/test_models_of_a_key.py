@@ -31,7 +31,7 @@ def gateway(sim: Sim, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate
     folder = tmp_path_factory.mktemp("gateway")
     with running(folder, config) as process:
         ask_zuebee(folder, "plans", "create", "small", "--model", "sim-small", "--model", "other")
-        ask_zuebee(folder, "accounts", "add", "organisation", "acme", "--model", "sim-*")
+        ask_zuebee(folder, "accounts", "add", "organization", "acme", "--model", "sim-*")
         yield process
 
 
@@ -48,9 +48,9 @@ def made(gateway: Gateway, *options: str) -> str:
     [
         ((), ["other", "sim-large", "sim-small"]),
         (("--model", "other"), ["other"]),
-        (("--organisation", "acme"), ["sim-large", "sim-small"]),
+        (("--organization", "acme"), ["sim-large", "sim-small"]),
         (("--plan", "small"), ["other", "sim-small"]),
-        (("--plan", "small", "--organisation", "acme"), ["sim-small"]),
+        (("--plan", "small", "--organization", "acme"), ["sim-small"]),
         (("--budget", "1/monthly"), ["sim-small"]),
         (("--budget", "1000:tokens/monthly"), ["other", "sim-large", "sim-small"]),
     ],

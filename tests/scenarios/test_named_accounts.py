@@ -65,10 +65,10 @@ def place(request: pytest.FixtureRequest, source: dict[str, Any], tmp_path: Path
 
 @pytest.mark.requirement("A051")
 def test_a_token_is_worth_what_the_store_says_of_those_it_names(place: Place) -> None:
-    ann = {"sub": "ann", "team": None, "organisation": None, "plan": "gold"}
+    ann = {"sub": "ann", "team": None, "organization": None, "plan": "gold"}
     assert place.ask(**ann).status == 200, "nobody knows them yet"
-    place.do("accounts", "add", "organisation", "acme")
-    place.do("accounts", "add", "user", "ann", "--organisation", "acme")
+    place.do("accounts", "add", "organization", "acme")
+    place.do("accounts", "add", "user", "ann", "--organization", "acme")
     place.do("plans", "create", "gold", "--model", "other-*")
     place.until(403, "model_not_allowed", **ann)
     place.do("plans", "update", "gold", "--model", "")
@@ -76,18 +76,18 @@ def test_a_token_is_worth_what_the_store_says_of_those_it_names(place: Place) ->
     place.do("plans", "disable", "gold")
     place.until(403, "subscription_lapsed", **ann)
     place.do("plans", "enable", "gold")
-    place.do("accounts", "set-budget", "organisation", "acme", "1", "--unit", "tokens", "--period", "daily")
+    place.do("accounts", "set-budget", "organization", "acme", "1", "--unit", "tokens", "--period", "daily")
     place.until(429, "quota_exceeded", **ann)
-    assert place.ask(sub="stranger", organisation="elsewhere", plan=None, team=None).status == 200
-    assert place.ask(sub="stranger", organisation="acme", plan=None, team=None).code == "quota_exceeded"
+    assert place.ask(sub="stranger", organization="elsewhere", plan=None, team=None).status == 200
+    assert place.ask(sub="stranger", organization="acme", plan=None, team=None).code == "quota_exceeded"
 
 
-def test_a_stream_of_a_token_ends_when_its_organisation_is_disabled(place: Place) -> None:
-    place.do("accounts", "add", "organisation", "acme")
-    with Client(place.gateway.url, tokens.token(organisation="acme").decode()) as client:
+def test_a_stream_of_a_token_ends_when_its_organization_is_disabled(place: Place) -> None:
+    place.do("accounts", "add", "organization", "acme")
+    with Client(place.gateway.url, tokens.token(organization="acme").decode()) as client:
         stream = client.open({**HELLO, "stream": True})
         assert stream.status == 200
-        place.do("accounts", "disable", "organisation", "acme")
+        place.do("accounts", "disable", "organization", "acme")
         with within(5.0, "ending the stream"):
             answer = stream.rest()
     assert "[DONE]" not in answer.events

@@ -43,7 +43,7 @@ def test_the_commands_of_a_page_work_as_printed(name: str, tmp_path: Path) -> No
 
 
 def test_a_command_that_does_not_exist_is_seen(tmp_path: Path) -> None:
-    lines = commands("```\n$ zuebee accounts make organisation acme\n```\n")
+    lines = commands("```\n$ zuebee accounts make organization acme\n```\n")
     assert _run(tmp_path, lines).returncode != 0
 
 

@@ -28,7 +28,7 @@ TOLD = (
     '{"request_id":"r","user_id":"me","api_key":"key_1","model":"m","prompt_tokens":7,"completion_tokens":5,'
     '"total_tokens":12,"is_stream":true,"endpoint":"/v1/chat/completions","timestamp":"2027-01-15T08:00:00.000Z",'
     '"backend_url":"http://b","method":"POST","path":"/v1/chat/completions","status_code":200,"latency_ms":500,'
-    '"key_id":"key_1","key_name":"mine","team_id":"","organisation_id":"","plan":"","priority":"normal",'
+    '"key_id":"key_1","key_name":"mine","team_id":"","organization_id":"","plan":"","priority":"normal",'
     '"tags":[],"cached_tokens":2,"usage_source":"provider","ending":"complete","code":"","backend":"b",'
     '"attempts":1,"first_token_ms":100,"cost_nano":9,"currency":"EUR"}'
 )

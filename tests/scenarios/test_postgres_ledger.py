@@ -29,9 +29,10 @@ from tests.support.shared_ledger import (
 )
 from tests.support.source import ROOT
 from zuebee.contracts.admission import Amount, Budget
+from zuebee.ledger.decide import decide
 from zuebee.ledger.entries import HoldState, Short
 from zuebee.ledger.ledger import Ledger
-from zuebee.ledger.operations import Answer, Expire, Extend, Operation, Renew, Settle, decide
+from zuebee.ledger.operations import Answer, Expire, Extend, Operation, Renew, Settle
 from zuebee.ledger.postgres import statements as sql
 from zuebee.schema.prepare import prepare
 

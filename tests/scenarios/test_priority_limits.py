@@ -51,11 +51,11 @@ def of_class(answer: Answer) -> bool:
 def test_the_class_of_a_plan_has_limits_of_its_own(gateway: Gateway) -> None:
     for plan, priority in (("free", "low"), ("pro", "high")):
         zuebee(gateway, "plans", "create", plan, "--priority", priority)
-        zuebee(gateway, "accounts", "add", "organisation", f"of-{plan}", "--plan", plan)
-    free, other = (zuebee(gateway, "keys", "create", "--organisation", "of-free")["key"] for _ in range(2))
-    # A key cannot raise itself above the plan of its organisation.
-    proud = zuebee(gateway, "keys", "create", "--organisation", "of-free", "--priority", "high")["key"]
-    pro = zuebee(gateway, "keys", "create", "--organisation", "of-pro")["key"]
+        zuebee(gateway, "accounts", "add", "organization", f"of-{plan}", "--plan", plan)
+    free, other = (zuebee(gateway, "keys", "create", "--organization", "of-free")["key"] for _ in range(2))
+    # A key cannot raise itself above the plan of its organization.
+    proud = zuebee(gateway, "keys", "create", "--organization", "of-free", "--priority", "high")["key"]
+    pro = zuebee(gateway, "keys", "create", "--organization", "of-pro")["key"]
     plain = zuebee(gateway, "keys", "create")["key"]
 
     def refused(key: str, fields: dict[str, str] | None = None) -> bool:

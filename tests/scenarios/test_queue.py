@@ -18,7 +18,7 @@ from tests.support.raw_http import Answer, Wire, ask, chat, eventually, request,
 
 LOW, HIGH = "sk-test-low-0123456789ab", "sk-test-high-0123456789ab"
 KEYS = [
-    {"key": LOW, "name": "batch", "user_id": "bob", "team_id": "night", "organisation_id": "acme", "priority": "low"},
+    {"key": LOW, "name": "batch", "user_id": "bob", "team_id": "night", "organization_id": "acme", "priority": "low"},
     {"key": HIGH, "name": "desk", "user_id": "zoë", "priority": "high"},
 ]
 SHORT = {"stream": False, "tokens": 1}
@@ -103,7 +103,7 @@ async def test_one_important_request_overtakes_thirty(sim: Sim, tmp_path: Path) 
         assert order == ["low", "high", "normal", *["low"] * 30]
         assert high.result().headers["x-request-id"] == fields[1]["x-request-id"]
         who = {name: value for name, value in fields[0].items() if name.startswith("x-zuebee-")}
-        told = {"user": "bob", "team": "night", "organisation": "acme", "priority": "low", "timeout-ms": "600000"}
+        told = {"user": "bob", "team": "night", "organization": "acme", "priority": "low", "timeout-ms": "600000"}
         assert who == {f"x-zuebee-{name}": value for name, value in told.items()}
         assert fields[1]["x-zuebee-user"] == "zo%C3%AB"
         assert not any(secret in json.dumps(fields) for secret in (LOW, HIGH))
@@ -124,13 +124,13 @@ async def test_a_key_of_the_store_is_told_in_full(sim: Sim, tmp_path: Path) -> N
     with running(tmp_path / "gateway", config(sim)) as gateway:
         where = ("--config", str(gateway.config_path))
         ask_here(tmp_path, "plans", "create", "gold", "--priority", "high", *where)
-        ask_here(tmp_path, "accounts", "add", "organisation", "acme", "--plan", "gold", *where)
-        ask_here(tmp_path, "accounts", "add", "user", "ann", "--organisation", "acme", *where)
+        ask_here(tmp_path, "accounts", "add", "organization", "acme", "--plan", "gold", *where)
+        ask_here(tmp_path, "accounts", "add", "user", "ann", "--organization", "acme", *where)
         made = ask_here(tmp_path, "keys", "create", "--name", "app", "--user", "ann", *where)
         answer = await ask(gateway.port, body_for(made["key"], x_zuebee_user="root"))
         assert answer.status == 200
         (fields,) = seen(sim)
-        told = [fields.get(f"x-zuebee-{name}") for name in ("user", "organisation", "plan", "priority")]
+        told = [fields.get(f"x-zuebee-{name}") for name in ("user", "organization", "plan", "priority")]
         assert told == ["ann", "acme", "gold", "high"]
         assert made["key"] not in json.dumps(fields)
         (row,) = gateway.wait_for_rows(1)

@@ -158,7 +158,7 @@ def test_from_the_first_configuration_to_budgets_as_it_is_printed(tmp_path: Path
                 asked = second.replace(". ./team.env\n", "").replace("$TEAM_KEY", key)
                 assert '"object":"chat.completion"' in terminal.run(asked)
                 assert "is in force" in terminal.run(configure)
-                left = terminal.run(".venv/bin/zuebee accounts show organisation acme")
+                left = terminal.run(".venv/bin/zuebee accounts show organization acme")
                 assert "49.99" in left
                 until(lambda: "sim-small" in terminal.run(query), "the records")
             finally:

@@ -209,7 +209,7 @@ async def test_tokens_are_let_in(gateway: Gateway, alg: str) -> None:
     row = until(
         lambda: [row for row in gateway.usage_rows() if row["request_id"] == answer.headers["x-request-id"]], "its row"
     )[0]
-    known = (row["user_id"], row["key_name"], row["team_id"], row["organisation_id"], row["plan"])
+    known = (row["user_id"], row["key_name"], row["team_id"], row["organization_id"], row["plan"])
     assert known == (f"user of {alg}", "Ada", "research", "acme", "gold")
 
 

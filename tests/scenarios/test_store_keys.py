@@ -1,4 +1,4 @@
-"""A new user's story: an organisation, a budget and a key by commands, and what a running gateway makes of them."""
+"""A new user's story: an organization, a budget and a key by commands, and what a running gateway makes of them."""
 
 import json
 from collections.abc import Iterator
@@ -70,8 +70,8 @@ def place(request: pytest.FixtureRequest, sim: Sim, tmp_path: Path) -> Iterator[
 @pytest.mark.requirement("A051", "A053", "A381")
 def test_a_key_of_the_store_works_as_its_owners_and_plans_allow(place: Place) -> None:
     place.do("plans", "create", "pro", "--model", "sim-*", "--endpoint", "/v1/chat/*")
-    place.do("accounts", "add", "organisation", "acme", "--plan", "pro")
-    place.do("accounts", "add", "user", "ann", "--organisation", "acme")
+    place.do("accounts", "add", "organization", "acme", "--plan", "pro")
+    place.do("accounts", "add", "user", "ann", "--organization", "acme")
     made = place.do("keys", "create", "--user", "ann", "--name", "laptop", "--model", "sim-small")
     key = made["key"]
     assert place.ask(key).status == 200
@@ -82,9 +82,9 @@ def test_a_key_of_the_store_works_as_its_owners_and_plans_allow(place: Place) ->
 
     place.do("keys", "update", made["id"], "--model", "")
     place.until(key, 200, model="sim-large")
-    place.do("accounts", "update", "organisation", "acme", "--plan-ends", "2026-01-01")
+    place.do("accounts", "update", "organization", "acme", "--plan-ends", "2026-01-01")
     place.until(key, 403, "subscription_lapsed")
-    place.do("accounts", "update", "organisation", "acme", "--plan-ends", "never")
+    place.do("accounts", "update", "organization", "acme", "--plan-ends", "never")
     place.until(key, 200)
     place.do("accounts", "disable", "user", "ann")
     place.until(key, 403, "key_disabled")
@@ -106,25 +106,25 @@ def _listed(place: Place, count: int) -> list[dict[str, Any]]:
     return found if len(found) == count and all(each["last_30_days"]["requests"] for each in found) else []
 
 
-def test_a_prepaid_organisation_spends_what_it_paid_and_no_more(place: Place) -> None:
-    place.do("accounts", "add", "organisation", "acme")
-    place.do("accounts", "set-budget", "organisation", "acme", "--prepaid")
-    key = place.do("keys", "create", "--organisation", "acme")["key"]
+def test_a_prepaid_organization_spends_what_it_paid_and_no_more(place: Place) -> None:
+    place.do("accounts", "add", "organization", "acme")
+    place.do("accounts", "set-budget", "organization", "acme", "--prepaid")
+    key = place.do("keys", "create", "--organization", "acme")["key"]
     broke = place.ask(key)
     assert (broke.status, broke.code) == (402, "budget_exceeded")
-    place.do("accounts", "top-up", "organisation", "acme", "0.10", "--payment", "pay_1")
+    place.do("accounts", "top-up", "organization", "acme", "0.10", "--payment", "pay_1")
     place.until(key, 200)
-    place.do("accounts", "top-up", "organisation", "acme", "0.10", "--payment", "pay_1")
+    place.do("accounts", "top-up", "organization", "acme", "0.10", "--payment", "pay_1")
     served = 1
     while place.ask(key).status == 200:
         served += 1
         assert served < 100
-    [balance] = place.do("accounts", "show", "organisation", "acme")["budgets"]
+    [balance] = place.do("accounts", "show", "organization", "acme")["budgets"]
     figures = balance["running"]
     assert figures["granted"] == 100_000_000, "the payment counted once"
     assert figures["held"] == 0
     assert 0 < figures["used"] <= figures["granted"]
-    place.do("accounts", "top-up", "organisation", "acme", "1", "--payment", "pay_2")
+    place.do("accounts", "top-up", "organization", "acme", "1", "--payment", "pay_2")
     place.until(key, 200)
 
 

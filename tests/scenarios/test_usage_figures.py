@@ -42,11 +42,11 @@ def test_what_a_request_leaves_in_the_figures(tmp_path_factory: pytest.TempPathF
         assert figures['zuebee_priority_running{priority="normal"}'] == 0
         assert figures['zuebee_tokens_out_total{model="sim-small",priority="normal"}'] == usage["completion_tokens"]
         assert figures['zuebee_cost_total{model="sim-small",priority="normal"}'] == tokens
-        assert 0 < figures['zuebee_burn_tokens_per_minute{organisation="",plan=""}'] <= tokens
-        assert 0 < figures['zuebee_burn_cost_per_hour{organisation="",plan=""}'] <= 60 * tokens
+        assert 0 < figures['zuebee_burn_tokens_per_minute{organization="",plan=""}'] <= tokens
+        assert 0 < figures['zuebee_burn_cost_per_hour{organization="",plan=""}'] <= 60 * tokens
         assert figures["zuebee_holds_open"] == 0
         assert figures['zuebee_ledger_operations_total{operation="reserve"}'] == 1
         assert gateway.total("zuebee_auth_decisions_total") >= 1
         (line,) = until(gateway.access_lines, "an access line")
         assert (line["tokens"], line["cost_nano"], line["priority"]) == (tokens, tokens * 1_000_000_000, "normal")
-        assert (line["team"], line["organisation"], line["plan"]) == ("", "", "")
+        assert (line["team"], line["organization"], line["plan"]) == ("", "", "")

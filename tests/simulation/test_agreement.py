@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from tests.support.billing import billing_on, committer_of
 from tests.support.exchange import STREAM, Visitor
 from tests.support.failing_disk import Disk
 from tests.support.fakes import USAGE, FakeInference, Step, head, make_job
 from tests.support.ledger_targets import empty_store
 from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
-from zuebee.billing.pricing import PriceBook
-from zuebee.billing.service import LocalBilling
+from zuebee.billing.service import BillingService
 from zuebee.config.settings_base import RateLimitSettings
 from zuebee.config.settings_billing import BillingSettings
 from zuebee.contracts.admission import Budget, Caller, Principal, Settlement
@@ -27,7 +27,7 @@ from zuebee.contracts.inference import UNKNOWN, End, Head, Job, Reply
 from zuebee.edge.idempotency import Replays
 from zuebee.edge.pipeline import Pipeline
 from zuebee.ledger.audit import reading, verify
-from zuebee.ledger.journal import Journal
+from zuebee.ledger.sqlite.journal import Journal
 from zuebee.ledger.sqlite.store import SqliteStore
 from zuebee.ledger.sqlite.wal_file import WalFile
 from zuebee.limits.service import MemoryLimiter
@@ -120,17 +120,14 @@ class House:
             await self.billing.attend([])
 
 
-def open_billing(path: Path, disk: Disk) -> LocalBilling:
+def open_billing(path: Path, disk: Disk) -> BillingService:
     settings = BillingSettings(prices=[], built_in_prices=False)
     store = SqliteStore(
         str(path), reporters=(), currency="USD", retention_days=0,
         connect=disk.connect, open_log=disk.open_log(WalFile),
     )  # fmt: skip
     journal = Journal(str(path) + "-outcomes")
-    return LocalBilling(
-        store, settings, PriceBook(settings),
-        commit_interval_s=0.005, timeout_s=TIMEOUT_S, gate=lambda: None, journal=journal,
-    )  # fmt: skip
+    return billing_on(store, settings, commit_interval_s=0.005, timeout_s=TIMEOUT_S, journal=journal)
 
 
 async def play(path: Path, seed: int, *, final: bool) -> House:
@@ -152,7 +149,7 @@ async def play(path: Path, seed: int, *, final: bool) -> House:
     tending.cancel()
     await asyncio.sleep(2 * TIMEOUT_S)
     await house.billing.aclose()
-    await asyncio.to_thread(house.billing._committer._writer.join, 10)  # a slow disk may keep it for longer
+    await asyncio.to_thread(committer_of(house.billing)._writer.join, 10)  # a slow disk may keep it for longer
     await open_billing(path, disk).aclose()  # what is left is resolved by the next start
     return house
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.support.billing import shared_billing, shared_committer_of
 from tests.support.exchange import CALLER, Visitor, streaming
 from tests.support.fake_store import FakeStore
 from tests.support.fakes import USAGE, FakeInference, Step, answer, make_job, until
@@ -15,8 +16,6 @@ from tests.support.shared_ledger import reserve
 from tests.support.steps import InTurn, at_every_turn
 from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
-from zuebee.billing.pricing import PriceBook
-from zuebee.billing.shared import SharedBilling
 from zuebee.config.settings import QueueSettings
 from zuebee.config.settings_base import RateLimitSettings
 from zuebee.config.settings_billing import BillingSettings
@@ -59,11 +58,8 @@ class Gate:
     def __init__(self, folder: Path, script: list[Step], turns: int) -> None:
         self.store = FakeStore()
         settings = BillingSettings(prices=[], built_in_prices=False)
-        spool = str(folder / "spool.jsonl")
-        self.billing = SharedBilling(
-            self.store, settings, PriceBook(settings), spool_path=spool, timeout_s=5, gate=lambda: None  # type: ignore[arg-type]
-        )  # fmt: skip
-        InTurn(self.billing._committer, turns)
+        self.billing = shared_billing(self.store, settings, spool_path=str(folder / "spool.jsonl"))
+        InTurn(shared_committer_of(self.billing), turns)
         self.limiter = MemoryLimiter(RateLimitSettings())
         self.inference = FakeInference(script)
         self.seen: list[Settlement] = []
@@ -85,7 +81,7 @@ class Gate:
         await self.pipeline.serve(CALLER, client, Settlement(name, "POST", CALLER.route, CALLER.address, 1.0))
 
     async def settled(self) -> None:
-        await asyncio.wait_for(self.billing._committer._idle.wait(), 5)
+        await asyncio.wait_for(shared_committer_of(self.billing)._idle.wait(), 5)
 
     def rows(self) -> list[tuple[object, ...]]:
         """Of the usage records: the request, its status, its ending and its code."""

@@ -40,8 +40,8 @@ MUTANTS = {
         "            if asked <= left:\n                balance.held += asked\n            if asked > left:\n",
     ),
     "the hold counts in the first level only": (
-        "        for balance in path.balances:\n            balance.held +=",
-        "        for balance in path.balances[:1]:\n            balance.held +=",
+        '        for balance in path.balances:\n            balance.add("reserve"',
+        '        for balance in path.balances[:1]:\n            balance.add("reserve"',
     ),
     "a reserve is not known again": (
         "        if known is not None:\n            return known\n        tokens",
@@ -71,7 +71,10 @@ MUTANTS = {
         "held, used = hold.tokens, amount.tokens", "held, used = min(hold.tokens, amount.tokens), amount.tokens",
     ),
     "what exceeds the hold is not charged": ("if tokens > posted_tokens or cost_nano > posted_cost:", "if False:"),
-    "an overdraft is not declared": ("            balance.overdraft += more\n", ""),
+    "an overdraft is not declared": (
+        'balance.add("adjust", tokens if balance.unit == TOKENS else cost_nano, 0)',
+        "balance.used += tokens if balance.unit == TOKENS else cost_nano",
+    ),
     "an expiry charges nothing": ('"expire", "expired", hold.progress', '"expire", "expired", NOTHING'),
     "what is owed to one is given to others": ("balance.held - balance.owed", "balance.held"),
     "what is owed stays so": ("            self._owe(hold, -owed.tokens, -owed.cost_nano)\n", "            pass\n"),

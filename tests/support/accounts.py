@@ -10,12 +10,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from zuebee.accounts.invoices import Invoices
 from zuebee.accounts.payments import Payments
 from zuebee.accounts.service import AccountsService
+from zuebee.contracts.usage import RECORD_COLUMNS
 from zuebee.ledger.usage_rows import Totals, Unbilled
 from zuebee.lib.sql.database import Database
 from zuebee.schema.tables import metadata, unbilled_usage, usage_records
 
 UNBILLED_COLUMNS = (
-    "organisation_id", "month", "user_id", "model", "requests", "prompt_tokens", "cached_tokens", "completion_tokens",
+    "organization_id", "month", "user_id", "model", "requests", "prompt_tokens", "cached_tokens", "completion_tokens",
     "cost_nano",
 )  # fmt: skip
 """Of what `Totals.rows` answers with."""
@@ -31,12 +32,12 @@ class Store:
         self.invoices = Invoices(database, currency="USD")
 
     def acme(self) -> None:
-        """An organisation with a team, and users in and out of it."""
-        self.accounts.create("organisation", {"id": "acme"})
-        self.accounts.create("organisation", {"id": "other"})
-        self.accounts.create("team", {"id": "research", "organisation_id": "acme"})
-        self.accounts.create("user", {"id": "ann", "organisation_id": "acme", "team_id": "research", "role": "admin"})
-        self.accounts.create("user", {"id": "bob", "organisation_id": "acme"})
+        """An organization with a team, and users in and out of it."""
+        self.accounts.create("organization", {"id": "acme"})
+        self.accounts.create("organization", {"id": "other"})
+        self.accounts.create("team", {"id": "research", "organization_id": "acme"})
+        self.accounts.create("user", {"id": "ann", "organization_id": "acme", "team_id": "research", "role": "admin"})
+        self.accounts.create("user", {"id": "bob", "organization_id": "acme"})
 
     def used(self, **fields: Any) -> None:
         """One usage record, and what it adds to the invoices to come."""
@@ -45,10 +46,9 @@ class Store:
 
     def _used(self, connection: Connection, row: dict[str, Any]) -> None:
         connection.execute(insert(usage_records).values(**row))
-        totals = Totals(Unbilled(lambda organisation, month: []))
-        tokens = (row["prompt_tokens"] or 0, 0, row["completion_tokens"] or 0)
-        totals.add(row.get("organisation_id", ""), row.get("at_s", 0.0), row.get("user_id", ""), row["model"], *tokens,
-                   row.get("cost_nano", 0))  # fmt: skip
+        totals = Totals(Unbilled(lambda organization, month: []))
+        known = {"organization_id": "", "at_s": 0.0, "user_id": "", "cost_nano": 0, **row}
+        totals.add(tuple(known.get(name) for name in RECORD_COLUMNS))
         kind: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
         for each in totals.rows():
             add = kind.insert(unbilled_usage).values(**dict(zip(UNBILLED_COLUMNS, each, strict=True)), currency="USD")

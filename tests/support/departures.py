@@ -5,10 +5,9 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.billing import shared_billing, shared_committer_of
 from tests.support.fakes import make_job
 from tests.support.shared_ledger import query, store_on
-from zuebee.billing.pricing import PriceBook
-from zuebee.billing.shared import SharedBilling
 from zuebee.config.settings_billing import BillingSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.errors import Refusal
@@ -34,13 +33,10 @@ async def leave(url: str, folder: Path, count: int, seed: int) -> Left:
     """Ask for so many reservations; most callers leave within LONGEST_S, or so many turns of the loop later."""
     chance = random.Random(seed)
     settings = BillingSettings(prices=[], built_in_prices=False)
-    billing = SharedBilling(
-        store_on(url), settings, PriceBook(settings),
-        spool_path=str(folder / f"spool-{seed}.jsonl"), timeout_s=5, gate=lambda: None,
-    )  # fmt: skip
+    billing = shared_billing(store_on(url), settings, spool_path=str(folder / f"spool-{seed}.jsonl"))
     people = [
         Principal(f"k{n}", "key", "user", budgets=(Budget(f"key:k{n}/tokens/never", "tokens", "never", 10**9),
-                                                   Budget("organisation:o/tokens/never", "tokens", "never", 10**9)))
+                                                   Budget("organization:o/tokens/never", "tokens", "never", 10**9)))
         for n in range(KEYS)
     ]  # fmt: skip
     left = 0
@@ -69,7 +65,7 @@ async def leave(url: str, folder: Path, count: int, seed: int) -> Left:
         left += sum(isinstance(each, asyncio.CancelledError) for each in ended)
         broken = [each for each in ended if each is not None and not isinstance(each, asyncio.CancelledError)]
         assert not broken, broken[0]
-    await asyncio.wait_for(billing._committer._idle.wait(), 10)
+    await asyncio.wait_for(shared_committer_of(billing)._idle.wait(), 10)
     leaked = query(url, "SELECT count(*) FROM ledger_holds")[0][0]
     await billing.aclose()
     rows = query(url, "SELECT status, ending, code, count(*) FROM usage_records GROUP BY 1, 2, 3")

@@ -13,7 +13,7 @@ from zuebee.ledger.postgres.commit import SharedCommitter
 from zuebee.ledger.postgres.spool import Spool
 
 KEYS = 50
-ORGANISATION = Budget("organisation:o/tokens/never", "tokens", "never", 10**9)
+ORGANIZATION = Budget("organization:o/tokens/never", "tokens", "never", 10**9)
 HOLD_S = 1.0
 
 
@@ -25,11 +25,11 @@ class Cleared(NamedTuple):
 
 
 def budgets(number: int) -> tuple[Budget, ...]:
-    return (Budget(f"key:k{number % KEYS}/tokens/never", "tokens", "never", 10**9), ORGANISATION)
+    return (Budget(f"key:k{number % KEYS}/tokens/never", "tokens", "never", 10**9), ORGANIZATION)
 
 
 async def clear(url: str, folder: Path, holds: int, processes: int, sweep_s: float) -> Cleared:
-    """Leave so many holds behind, all in one organisation, and let processes that serve it find them."""
+    """Leave so many holds behind, all in one organization, and let processes that serve it find them."""
     dead = store_on(url)
     for begin in range(0, holds, 500):
         numbers = range(begin, min(holds, begin + 500))

@@ -4,9 +4,10 @@ import threading
 from typing import Any
 
 from tests.support.shared_ledger import AT_S
-from zuebee.ledger.entries import Balance
+from zuebee.ledger.decide import decide
+from zuebee.ledger.entries import Balance, HoldState
 from zuebee.ledger.ledger import Ledger
-from zuebee.ledger.operations import Answer, Expire, Operation, Record, Settle, decide
+from zuebee.ledger.operations import Answer, Expire, Operation, Record, Settle
 
 
 class FakeStore:
@@ -48,7 +49,7 @@ class FakeStore:
         if any(getattr(each, "hold", "") == self.refused for each in operations if self.refused):
             raise ValueError("impossible")
         decided = [decide(self.ledger, each, AT_S) for each in operations]
-        self.decided = [answer for answer, _ in decided]
+        self.decided = [answer.copy() if isinstance(answer, HoldState) else answer for answer, _ in decided]
         self.batches.append(operations)
         self.kept += [kept for _, kept in decided if kept is not None]
         self.records += [kept.event_id for _, kept in decided if kept is not None]

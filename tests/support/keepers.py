@@ -16,7 +16,7 @@ from zuebee.lib.sql.database import Database, DatabaseError
 from zuebee.schema.tables import kept_answers, metadata
 
 ANSWER = KeptAnswer(200, [(b"content-type", b"application/json")], b"{}" * 500, events=False)
-CALLER = Principal("k", "key", "user", organisation_id="org")
+CALLER = Principal("k", "key", "user", organization_id="org")
 
 Keepers = Callable[[], AnswerKeeper]
 

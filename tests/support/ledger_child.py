@@ -12,25 +12,26 @@ import os
 import random
 from collections.abc import Iterator
 
+from tests.support.billing import billing_on
 from tests.support.fakes import make_job
-from zuebee.billing.pricing import PriceBook
-from zuebee.billing.service import LocalBilling
+from zuebee.billing.service import BillingService
 from zuebee.config.settings_billing import BillingSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Principal, Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Usage
 from zuebee.contracts.limits import period_start_s
+from zuebee.ledger.decide import record_of
 from zuebee.ledger.entries import HoldState
-from zuebee.ledger.group_commit import Batch
-from zuebee.ledger.journal import Journal
 from zuebee.ledger.ledger import Ledger
+from zuebee.ledger.sqlite.group_commit import Batch
+from zuebee.ledger.sqlite.journal import Journal
 from zuebee.ledger.sqlite.store import SqliteStore
 
 NOW_S = 1_794_700_000.0
 BUDGETS = (
     Budget("key:k/tokens/daily", "tokens", "daily", 1 << 50),
     Budget("team:t/USD/monthly", "USD", "monthly", 1 << 50),
-    Budget("organisation:o/USD/never", "USD", "never", 1 << 50),
+    Budget("organization:o/USD/never", "USD", "never", 1 << 50),
 )
 PRINCIPAL = Principal("k", "key", budgets=BUDGETS)
 STUB = '["k","key","","","","","normal","m","/v1/chat/completions",false,1794700000.0]'
@@ -49,7 +50,7 @@ class Desk:
             orphan.path = self.ledger.add_path(orphan.path.id, balances)
             self.ledger.add_hold(orphan)
             self.ledger.expire(orphan.id, NOW_S)
-            batch.records.append(settlement(orphan.id, orphan.charged))
+            batch.records.append(record_of(settlement(orphan.id, orphan.charged), billed=True))
         for path_id, opened in store.open_path(BUDGETS, [period_start_s(b.period, NOW_S) for b in BUDGETS]):
             self.ledger.add_path(path_id, [self.ledger.add_balance(balance) for balance in opened])
         self.path = self.ledger.open_path(BUDGETS, NOW_S)
@@ -68,7 +69,7 @@ class Desk:
             self.ledger.void(hold, NOW_S)
         else:
             self.ledger.post(hold, amount, NOW_S)
-        batch.records.append(settlement(hold, amount or Amount(0)))
+        batch.records.append(record_of(settlement(hold, amount or Amount(0)), billed=True))
 
 
 def settlement(hold: str, amount: Amount) -> Settlement:
@@ -134,21 +135,13 @@ class DeafJournal(Journal):
         return self._open
 
 
-def make_billing(path: str, mode: str) -> LocalBilling:
+def make_billing(path: str, mode: str) -> BillingService:
     """All of `billing` on a file, as an application has it."""
     kind = HastyStore if mode == "hasty" else SqliteStore
     store = kind(path, reporters=("hook",), currency="USD", retention_days=0)
     settings = BillingSettings(built_in_prices=False)
     journal = {"journal": Journal, "deaf": DeafJournal}.get(mode)
-    return LocalBilling(
-        store,
-        settings,
-        PriceBook(settings),
-        commit_interval_s=0.01,
-        timeout_s=5.0,
-        gate=lambda: None,
-        journal=None if journal is None else journal(f"{path}.settled"),
-    )
+    return billing_on(store, settings, journal=None if journal is None else journal(f"{path}.settled"))
 
 
 async def recover(path: str, mode: str) -> None:
@@ -167,7 +160,7 @@ async def serve(path: str, first: int, mode: str, pipe: int) -> None:
     await asyncio.gather(*(client(number) for number in range(4)))
 
 
-async def _request(billing: LocalBilling, name: str, pipe: int, *, stream: bool) -> None:
+async def _request(billing: BillingService, name: str, pipe: int, *, stream: bool) -> None:
     _say(pipe, "try", [f"r{name}", f"s{name}"])
     held = await billing.reserve(PRINCIPAL, make_job(request_id=name, model="m", stream=stream), Amount(100, 40))
     assert not isinstance(held, Refusal)

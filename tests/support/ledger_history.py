@@ -7,9 +7,10 @@ from tests.support.ledger_targets import empty_store
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage
 from zuebee.contracts.limits import period_start_s
+from zuebee.ledger.decide import record_of
 from zuebee.ledger.entries import HoldState
-from zuebee.ledger.group_commit import Batch
 from zuebee.ledger.ledger import Ledger
+from zuebee.ledger.sqlite.group_commit import Batch
 from zuebee.ledger.sqlite.store import SqliteStore
 from zuebee.lib import clock
 
@@ -17,9 +18,9 @@ NOW_S = 1_794_700_000.0
 STILL_OPEN_S = 9e9
 KEY = Budget("key:k/tokens/daily", "tokens", "daily", 1_000)
 TEAM = Budget("team:t/USD/never", "USD", "never", 5_000, 300)
-ORGANISATION = Budget("organisation:o/USD/never", "USD", "never", None)
-BUDGETS = (KEY, TEAM, ORGANISATION)
-PRINCIPAL = Principal("k", "a key", team_id="t", organisation_id="o", budgets=BUDGETS)
+ORGANIZATION = Budget("organization:o/USD/never", "USD", "never", None)
+BUDGETS = (KEY, TEAM, ORGANIZATION)
+PRINCIPAL = Principal("k", "a key", team_id="t", organization_id="o", budgets=BUDGETS)
 
 
 def write_history(path: Path, *, rounds: int = 1) -> None:
@@ -44,7 +45,7 @@ def write_history(path: Path, *, rounds: int = 1) -> None:
 def _round(store: SqliteStore, ledger: Ledger, number: int) -> None:
     team = Budget(TEAM.account, TEAM.unit, TEAM.period, 1_000_000_000 + number % 2, TEAM.used_before)
     key = Budget(KEY.account, KEY.unit, KEY.period, 1_000_000_000)
-    path = ledger.open_path((key, team, ORGANISATION), NOW_S)
+    path = ledger.open_path((key, team, ORGANIZATION), NOW_S)
     ledger.grant(f"payment-{number}", path.balances[2], 10_000, NOW_S)
     batch = Batch()
     for name, tokens, cost_nano in (("within", 40, 70), ("beyond", 150, 220), ("none", 0, 0), ("lost", 30, 60)):
@@ -58,11 +59,11 @@ def _round(store: SqliteStore, ledger: Ledger, number: int) -> None:
             held.progress = Amount(tokens, cost_nano)
             ledger.expire(hold, NOW_S + 31)
             ledger.post(hold, Amount(tokens + 5, cost_nano + 9), NOW_S + 40)
-            batch.records.append(_settled(hold, 5, 9))
+            batch.records.append(record_of(_settled(hold, 5, 9), billed=True))
         else:
             ledger.extend(hold, Amount(110, 210), NOW_S + 1)
             ledger.post(hold, Amount(tokens, cost_nano), NOW_S + 2)
-        batch.records.append(_settled(hold, tokens, cost_nano))
+        batch.records.append(record_of(_settled(hold, tokens, cost_nano), billed=True))
     ledger.reserve(f"open-{number}", path, Amount(10, 20), NOW_S, STILL_OPEN_S, "")
     batch.changes = ledger.take()
     store.write(batch)
@@ -79,6 +80,7 @@ def _settled(hold: str, tokens: int, cost_nano: int) -> Settlement:
 def change(path: Path, *statements: str) -> None:
     """Do what no gateway would: change rows by hand."""
     connection = sqlite3.connect(path)
+    connection.execute("PRAGMA ignore_check_constraints=ON")
     with connection:
         for statement in statements:
             connection.execute(statement)

@@ -22,7 +22,7 @@ HOLD_S = 30.0
 CHOICE = st.integers(0, (1 << 32) - 1)
 
 PERIODS: tuple[Period, ...] = ("never", "daily", "weekly", "monthly")
-LEVELS = ("key", "user", "team", "organisation")
+LEVELS = ("key", "user", "team", "organization")
 SCOPES_OF_A_LEVEL = (3, 2, 2, 1)
 STEPS_S = (0.0, 0.5, 20.0, 40.0, 3_600.0, 86_400.0, 7 * 86_400.0, 31 * 86_400.0)
 
@@ -82,7 +82,7 @@ class LedgerMachine(RuleBasedStateMachine):
         period = PERIODS[(level * 3 + scope) % 4] if level < 3 else "never"  # prepaid
         account = f"{LEVELS[level]}:{scope}/{unit}/{period}"
         before = 7 if period == "never" and level == 0 else 0
-        limit = self.limits.setdefault(account, None if account.startswith("organisation") else 150)
+        limit = self.limits.setdefault(account, None if account.startswith("organization") else 150)
         return Budget(account, unit, period, limit, before)
 
     def _edge(self, budgets: tuple[Budget, ...], c: Choices) -> Pair:

@@ -6,11 +6,11 @@ import sqlalchemy
 from tests.support.ledger_model import Answer, Pair
 from tests.support.ledger_targets import Figures, answer
 from tests.support.shared_ledger import empty
-from zuebee.accounts.payments import write_grant
 from zuebee.contracts.admission import Amount, Budget
 from zuebee.ledger.audit import QuickCheck, verify
+from zuebee.ledger.credit import credit
 from zuebee.ledger.invariants import Violation
-from zuebee.ledger.operations import Expire, Extend, Operation, Renew, Reserve, Settle
+from zuebee.ledger.operations import Credit, Expire, Extend, Operation, Renew, Reserve, Settle
 from zuebee.ledger.postgres.store import PostgresStore
 from zuebee.lib.sql.database import database_url
 
@@ -80,7 +80,7 @@ class OnPostgres:
 
     def grant(self, grant_id: str, budget: Budget, amount: int, now_s: float) -> None:
         with self._engine.begin() as connection:
-            write_grant(connection, grant_id, budget.account, budget.unit, amount, now_s)
+            credit(connection, Credit(grant_id, budget.account, budget.unit, amount, now_s))
 
     def keep(self) -> None:
         """Every call is kept. One whose end was not seen is sent again, and must change nothing."""

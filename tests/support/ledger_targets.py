@@ -13,8 +13,8 @@ from zuebee.contracts.admission import Amount, Budget
 from zuebee.contracts.limits import period_start_s
 from zuebee.ledger import ledger as real_ledger
 from zuebee.ledger.audit import verify
-from zuebee.ledger.group_commit import Batch
 from zuebee.ledger.invariants import BalanceRow, EntryRow, Fold, HoldRow, Violation
+from zuebee.ledger.sqlite.group_commit import Batch
 from zuebee.ledger.sqlite.store import SqliteStore, connect
 from zuebee.schema.prepare import prepare
 

@@ -9,8 +9,9 @@ import psycopg
 
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage
-from zuebee.ledger.entries import HoldState, Short, effect
-from zuebee.ledger.operations import Answer, Record, Reserve, Settle, record_of
+from zuebee.ledger.decide import record_of
+from zuebee.ledger.entries import Figures, HoldState, Short
+from zuebee.ledger.operations import Answer, Record, Reserve, Settle
 from zuebee.ledger.postgres.store import PostgresStore
 
 AT_S = 1_800_000_000.0
@@ -54,7 +55,7 @@ def record(request_id: str, tokens: int = 0, cost_nano: int = 0, **changes: Any)
         "usage": Usage(tokens, 0, "provider") if tokens else None,
         "cost_nano": cost_nano,
     }
-    return record_of(Settlement(**{**fields, **changes}))
+    return record_of(Settlement(**{**fields, **changes}), billed=True)
 
 
 def post(hold: str, tokens: int, cost_nano: int = 0) -> Settle:
@@ -97,7 +98,7 @@ def check_books(url: str) -> None:
     """Balances are what their entries say, holds are what is held, chains are whole, records say what was charged."""
     paths = {number: [int(each) for each in names.split(",")] for number, names in query(url, "TABLE ledger_paths")}
     units = dict(query(url, "SELECT id, unit FROM ledger_balances"))
-    folded = {number: [0, 0, 0, 0] for number in units}
+    folded = {number: Figures() for number in units}
     entries = query(
         url,
         "SELECT owner, batch, kind, hold, step, path, tokens, cost_nano, released_tokens, released_cost_nano, at_s"
@@ -107,18 +108,19 @@ def check_books(url: str) -> None:
     for owner, batch, kind, hold, step, path, tokens, cost, released, released_cost, at_s in entries:
         for number in paths[path]:
             of_tokens = units[number] == "tokens"
-            added = effect(kind, tokens if of_tokens else cost, released if of_tokens else released_cost)
-            folded[number] = [old + more for old, more in zip(folded[number], added, strict=True)]
-            assert folded[number][1] >= 0
+            figures = folded[number]
+            figures.add(kind, tokens if of_tokens else cost, released if of_tokens else released_cost)
+            assert figures.held >= 0
         row = (batch, kind, hold, step, path, tokens, cost, released, released_cost, owner, at_s)
         rows.setdefault((owner, batch), []).append(row)
     stored = query(url, "SELECT id, granted, held, used, overdraft FROM ledger_balances")
-    assert folded == {number: list(figures) for number, *figures in stored}
+    told = {number: (each.granted, each.held, each.used, each.overdraft) for number, each in folded.items()}
+    assert told == {number: tuple(figures) for number, *figures in stored}
     held: Counter[int] = Counter()
     for path, tokens, cost in query(url, "SELECT path, tokens, cost_nano FROM ledger_holds"):
         for number in paths[path]:
             held[number] += tokens if units[number] == "tokens" else cost
-    assert {number: figures[1] for number, figures in folded.items()} == {number: held[number] for number in folded}
+    assert {number: each.held for number, each in folded.items()} == {number: held[number] for number in folded}
     _check_chains(url, rows)
 
 

@@ -63,7 +63,7 @@ def claims(**changes: Any) -> dict[str, Any]:
         "exp": NOW_S + 86_400,
         "name": "Ada",
         "team": "research",
-        "organisation": "acme",
+        "organization": "acme",
         "plan": "gold",
         **changes,
     }

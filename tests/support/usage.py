@@ -35,7 +35,7 @@ def make_event(request_id: str = "req_1", **changes: Any) -> UsageEvent:
         "key_id": "key_0123456789",
         "key_name": "mine",
         "team_id": "",
-        "organisation_id": "org",
+        "organization_id": "org",
         "plan": "pro",
         "priority": "normal",
         "tags": (),
@@ -66,7 +66,7 @@ def make_store(url: str) -> Database:
 
 def record_of(event: UsageEvent) -> dict[str, Any]:
     """The usage record that says the same."""
-    same = ("request_id", "key_id", "key_name", "user_id", "team_id", "organisation_id", "plan", "priority", "model",
+    same = ("request_id", "key_id", "key_name", "user_id", "team_id", "organization_id", "plan", "priority", "model",
             "method", "endpoint", "is_stream", "ending", "code", "backend", "backend_url", "attempts",
             "prompt_tokens", "completion_tokens", "cached_tokens", "usage_source", "cost_nano")  # fmt: skip
     return {

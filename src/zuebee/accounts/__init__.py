@@ -1,1 +1,1 @@
-"""Organisations, teams, users, keys, plans."""
+"""Organizations, teams, users, keys, plans."""

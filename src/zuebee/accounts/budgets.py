@@ -1,4 +1,4 @@
-"""Budgets of organisations, teams, users and keys, and what the ledger says of their accounts."""
+"""Budgets of organizations, teams, users and keys, and what the ledger says of their accounts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -113,7 +113,7 @@ def _plan_terms(connection: Connection, plan: str) -> PlanTerms | None:
     return None if text is None else PlanTerms(plan, budgets=msgspec.json.decode(text, type=tuple[BudgetForm, ...]))
 
 
-def _view(budget: Budget, starts_at_s: float, balance: Mapping[str, Any] | None) -> dict[str, Any]:
+def _view(budget: Budget, starts_at_s: int, balance: Mapping[str, Any] | None) -> dict[str, Any]:
     figures = {name: balance[name] if balance else 0 for name in ("granted", "used", "held")}
     # The ledger grants a limit, and a change of it, and takes one back that went, when the next request comes.
     if budget.limit is not None:

@@ -1,4 +1,4 @@
-"""Organisations, teams, users and plans in the store."""
+"""Organizations, teams, users and plans in the store."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -80,24 +80,24 @@ def page(
     return rows[:limit], rows[limit - 1]["id"] if len(rows) > limit else ""
 
 
-Kind = Literal["organisation", "team", "user", "plan"]
+Kind = Literal["organization", "team", "user", "plan"]
 Status = Literal["active", "disabled"]
 
 TABLES: dict[str, Table] = {
-    "organisation": tables.organisations,
+    "organization": tables.organizations,
     "team": tables.teams,
     "user": tables.users,
     "plan": tables.plans,
     "key": tables.keys,
 }
 _NEW: dict[Kind, type[schemas.Form]] = {
-    "organisation": schemas.NewOrganisation,
+    "organization": schemas.NewOrganization,
     "team": schemas.NewTeam,
     "user": schemas.NewUser,
     "plan": schemas.NewPlan,
 }
 _CHANGE: dict[Kind, type[schemas.Form]] = {
-    "organisation": schemas.OrganisationChange,
+    "organization": schemas.OrganizationChange,
     "team": schemas.TeamChange,
     "user": schemas.UserChange,
     "plan": schemas.PlanChange,
@@ -110,7 +110,7 @@ def create(connection: Connection, kind: Kind, fields: Mapping[str, Any], curren
     begin_write(connection)
     if row_of(connection, TABLES[kind], given["id"]) is not None:
         raise AccountsError(f"{kind} `{given['id']}` is there already", field="id", kind="conflict")
-    check_references(connection, given, given.get("organisation_id", ""))
+    check_references(connection, given, given.get("organization_id", ""))
     _check_plan_budgets(connection, given, currency)
     given.setdefault("name", given["id"])
     add_row(connection, TABLES[kind], {**given, "created_at_s": clock.wall_s()})
@@ -122,7 +122,7 @@ def change(connection: Connection, kind: Kind, name: str, fields: Mapping[str, A
     given = read(_CHANGE[kind], fields).given()
     begin_write(connection)
     known = must(connection, kind, name)
-    check_references(connection, given, known.get("organisation_id", ""))
+    check_references(connection, given, known.get("organization_id", ""))
     _check_plan_budgets(connection, given, currency)
     if given:
         connection.execute(update(TABLES[kind]).where(TABLES[kind].c.id == name).values(**to_row(given)))
@@ -134,7 +134,7 @@ def change(connection: Connection, kind: Kind, name: str, fields: Mapping[str, A
 
 
 def set_status(connection: Connection, kind: str, name: str, status: Status) -> dict[str, Any]:
-    """Enable or disable one. Disabling an organisation, a team or a user disables all keys below."""
+    """Enable or disable one. Disabling an organization, a team or a user disables all keys below."""
     begin_write(connection)
     must(connection, kind, name)
     connection.execute(update(TABLES[kind]).where(TABLES[kind].c.id == name).values(status=status))
@@ -150,14 +150,14 @@ def listing(
     connection: Connection,
     kind: Kind,
     *,
-    organisation_id: str = "",
+    organization_id: str = "",
     team_id: str = "",
     limit: int = 100,
     after: str = "",
 ) -> tuple[list[dict[str, Any]], str]:
     """A page of them, and where the next one begins; see `rows.page`."""
     columns = TABLES[kind].c
-    wanted = {"organisation_id": organisation_id, "team_id": team_id}
+    wanted = {"organization_id": organization_id, "team_id": team_id}
     conditions = [columns[name] == value for name, value in wanted.items() if value and name in columns]
     rows, following = page(connection, TABLES[kind], conditions, limit=limit, after=after)
     return [to_view(row) for row in rows], following
@@ -171,16 +171,16 @@ def must(connection: Connection, kind: str, name: str, *, field: str = "") -> di
     return row
 
 
-def check_references(connection: Connection, given: Mapping[str, Any], organisation_id: str) -> None:
-    """What is referred to exists, and is of the same organisation. Raises AccountsError."""
-    if given.get("organisation_id"):
-        must(connection, "organisation", given["organisation_id"], field="organisation_id")
+def check_references(connection: Connection, given: Mapping[str, Any], organization_id: str) -> None:
+    """What is referred to exists, and is of the same organization. Raises AccountsError."""
+    if given.get("organization_id"):
+        must(connection, "organization", given["organization_id"], field="organization_id")
     if given.get("plan"):
         must(connection, "plan", given["plan"], field="plan")
     if given.get("team_id"):
         team = must(connection, "team", given["team_id"], field="team_id")
-        if team["organisation_id"] != organisation_id:
-            raise AccountsError(f"team `{team['id']}` is of another organisation", field="team_id")
+        if team["organization_id"] != organization_id:
+            raise AccountsError(f"team `{team['id']}` is of another organization", field="team_id")
 
 
 def _check_plan_budgets(connection: Connection, given: Mapping[str, Any], currency: str) -> None:

@@ -1,4 +1,4 @@
-"""PURE. What a key entitles to: its own rights, cut down by its user's, team's and organisation's, and all their plans.
+"""PURE. What a key entitles to: its own rights, cut down by its user's, team's and organization's, and all their plans.
 
 A level can only take away. So the rights of a child are a part of its parent's, whatever the child was given.
 """
@@ -52,7 +52,7 @@ class Entitlements(msgspec.Struct, frozen=True):
 
 
 def merge(levels: Sequence[Level], *, priority: Priority | None, billing: BillingMode, currency: str) -> Entitlements:
-    """Levels in the order key, user, team, organisation; those that the key has not are left out."""
+    """Levels in the order key, user, team, organization; those that the key has not are left out."""
     plans = [level.plan for level in levels if level.plan is not None]
     return Entitlements(
         models=narrow([*(level.models for level in levels), *(plan.models for plan in plans)]),

@@ -28,7 +28,7 @@ def invoice_page(invoice: Mapping[str, Any]) -> str:
 <head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style></head>
 <body>
 <h1>{title}</h1>
-<p>For <b>{escape(str(invoice["organisation_name"]))}</b> ({escape(str(invoice["organisation_id"]))})<br>
+<p>For <b>{escape(str(invoice["organization_name"]))}</b> ({escape(str(invoice["organization_id"]))})<br>
 Period {_day(invoice["starts_at_s"])} to {_day(invoice["ends_at_s"] - 1)} (UTC)<br>
 Made on {_day(invoice["created_at_s"])}</p>
 <table>

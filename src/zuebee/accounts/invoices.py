@@ -1,4 +1,4 @@
-"""Invoices: what an organisation used in a month, with a number that has no gap before it, kept as it was made.
+"""Invoices: what an organization used in a month, with a number that has no gap before it, kept as it was made.
 
 They are made of totals that the settling transactions write and an invoice takes away: so each amount is on one
 invoice, whenever it was settled and however long records are kept.
@@ -39,42 +39,40 @@ class Invoices:
         self._database = database
         self._currency = currency
 
-    def make(self, organisation_id: str, month: str) -> dict[str, Any]:
+    def make(self, organization_id: str, month: str) -> dict[str, Any]:
         """The invoice of a month that is over (`2026-10`), made once: later it is the same, whatever has changed."""
         starts_at_s, ends_at_s = month_bounds_s(month)
         if clock.wall_s() < ends_at_s:
             raise AccountsError("is not over: its invoice can only be previewed", field="month")
-        return self._database.call(lambda c: self._make(c, organisation_id, starts_at_s, ends_at_s))
+        return self._database.call(lambda c: self._make(c, organization_id, starts_at_s, ends_at_s))
 
-    def preview(self, organisation_id: str, month: str) -> dict[str, Any]:
+    def preview(self, organization_id: str, month: str) -> dict[str, Any]:
         """What the invoice would say by now. It has no number and is not kept."""
         starts_at_s, ends_at_s = month_bounds_s(month)
-        return self._database.call(lambda c: self._draft(c, organisation_id, starts_at_s, ends_at_s))
+        return self._database.call(lambda c: self._draft(c, organization_id, starts_at_s, ends_at_s))
 
-    def listing(self, organisation_id: str = "") -> list[dict[str, Any]]:
+    def listing(self, organization_id: str = "") -> list[dict[str, Any]]:
         """The latest 1,000 invoices, newest first."""
         statement = select(invoices).order_by(invoices.c.number.desc()).limit(1000)
-        if organisation_id:
-            statement = statement.where(invoices.c.organisation_id == organisation_id)
+        if organization_id:
+            statement = statement.where(invoices.c.organization_id == organization_id)
         return self._database.call(lambda c: [to_view(dict(row)) for row in c.execute(statement).mappings()])
 
-    def _make(
-        self, connection: Connection, organisation_id: str, starts_at_s: float, ends_at_s: float
-    ) -> dict[str, Any]:
+    def _make(self, connection: Connection, organization_id: str, starts_at_s: int, ends_at_s: int) -> dict[str, Any]:
         begin_write(connection)
         hold_to(connection, self._currency)
         _lock_counter(connection)
         columns = invoices.c
         found = connection.execute(
             select(invoices).where(
-                columns.organisation_id == organisation_id,
+                columns.organization_id == organization_id,
                 columns.starts_at_s == starts_at_s,
                 columns.ends_at_s == ends_at_s,
             )
         ).mappings().first()  # fmt: skip
         if found is not None:
             return _named(connection, to_view(dict(found)))
-        draft = self._draft(connection, organisation_id, starts_at_s, ends_at_s, take=True)
+        draft = self._draft(connection, organization_id, starts_at_s, ends_at_s, take=True)
         if draft["total_nano"] > MAX_TOTAL:
             raise AccountsError(f"comes to more than {show_amount(MAX_TOTAL, self._currency)}", field="month")
         taken = update(counters).where(counters.c.name == COUNTER).values(value=counters.c.value + 1)
@@ -85,21 +83,21 @@ class Invoices:
         return invoice
 
     def _draft(
-        self, connection: Connection, organisation_id: str, starts_at_s: float, ends_at_s: float, *, take: bool = False
+        self, connection: Connection, organization_id: str, starts_at_s: int, ends_at_s: int, *, take: bool = False
     ) -> dict[str, Any]:
         """What is on no invoice yet: of this month, and what came late of months that have one. `take`: it is now."""
-        directory.must(connection, "organisation", organisation_id, field="organisation")
+        directory.must(connection, "organization", organization_id, field="organization")
         since_s = connection.execute(select(counters.c.value).where(counters.c.name == SINCE)).scalar()
         if since_s is not None and starts_at_s < since_s:
             raise AccountsError(
                 "is not known whole: its records were removed before this version kept totals", field="month"
             )
         closed = select(invoices.c.starts_at_s).where(
-            invoices.c.organisation_id == organisation_id, invoices.c.starts_at_s < starts_at_s
+            invoices.c.organization_id == organization_id, invoices.c.starts_at_s < starts_at_s
         )
-        months = [int(starts_at_s), *(int(month) for (month,) in connection.execute(closed))]
+        months = [starts_at_s, *(int(month) for (month,) in connection.execute(closed))]
         mine = (
-            unbilled_usage.c.organisation_id == organisation_id,
+            unbilled_usage.c.organization_id == organization_id,
             unbilled_usage.c.month.in_(months),
             # What cost nothing may be from before the store took over its currency.
             unbilled_usage.c.currency.in_(["", self._currency]) | (unbilled_usage.c.cost_nano == 0),
@@ -108,10 +106,10 @@ class Invoices:
         statement: Any = (
             delete(unbilled_usage).where(*mine).returning(*columns) if take else select(*columns).where(*mine)
         )
-        lines = _lines(connection.execute(statement), int(starts_at_s))
+        lines = _lines(connection.execute(statement), starts_at_s)
         draft = {
             "number": "",
-            "organisation_id": organisation_id,
+            "organization_id": organization_id,
             "starts_at_s": starts_at_s,
             "ends_at_s": ends_at_s,
             "currency": self._currency,
@@ -151,8 +149,8 @@ def _add(total: list[int], more: Iterable[int]) -> None:
 
 
 def _named(connection: Connection, invoice: Mapping[str, Any]) -> dict[str, Any]:
-    row = directory.must(connection, "organisation", invoice["organisation_id"])
-    return {**invoice, "organisation_name": row["name"] or row["id"]}
+    row = directory.must(connection, "organization", invoice["organization_id"])
+    return {**invoice, "organization_name": row["name"] or row["id"]}
 
 
 def _lock_counter(connection: Connection) -> None:

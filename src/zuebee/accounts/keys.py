@@ -22,7 +22,7 @@ PREFIX = "sk-zuebee-"
 RANDOM_BYTES = 32
 DAY_S = 86400
 USAGE_DAYS = 30
-_OWNERS = ("organisation_id", "team_id", "user_id")
+_OWNERS = ("organization_id", "team_id", "user_id")
 
 
 class MadeKey(msgspec.Struct, frozen=True):
@@ -49,7 +49,7 @@ def create(connection: Connection, fields: Mapping[str, Any], currency: str) -> 
     budgets = given.pop("budgets")
     begin_write(connection)
     given.update(_owners(connection, given))
-    directory.check_references(connection, given, given["organisation_id"])
+    directory.check_references(connection, given, given["organization_id"])
     _check_within_parents(connection, given)
     given["billing"] = _mode(given.get("billing"), form.budgets)
     secret, digest, hint = mint()
@@ -77,7 +77,7 @@ def _mode(given: schemas.BillingMode | None, budgets: Sequence[schemas.BudgetFor
 
 
 def _owners(connection: Connection, given: Mapping[str, Any]) -> dict[str, str]:
-    """The organisation, team and user of a new key: those above follow from the lowest that is named."""
+    """The organization, team and user of a new key: those above follow from the lowest that is named."""
     said = {name: given.get(name, "") for name in _OWNERS}
     found = dict(said)
     for kind in ("user", "team"):
@@ -85,10 +85,10 @@ def _owners(connection: Connection, given: Mapping[str, Any]) -> dict[str, str]:
         if not name:
             continue
         row = directory.must(connection, kind, name, field=f"{kind}_id")
-        found["organisation_id"] = row["organisation_id"]
+        found["organization_id"] = row["organization_id"]
         if kind == "user":
             found["team_id"] = row["team_id"]
-    for name in ("organisation_id", "team_id"):
+    for name in ("organization_id", "team_id"):
         if said[name] and said[name] != found[name]:
             raise AccountsError(f"does not fit: it follows that it is `{found[name]}`", field=name)
     return found
@@ -98,7 +98,7 @@ def _check_within_parents(connection: Connection, given: Mapping[str, Any]) -> N
     """What is asked for must not be wholly outside of what the parents have: it would never work."""
     parents = [
         directory.must(connection, kind, given[f"{kind}_id"])
-        for kind in ("user", "team", "organisation")
+        for kind in ("user", "team", "organization")
         if given[f"{kind}_id"]
     ]
     named = {row["plan"] for row in (*parents, given) if row.get("plan")}
@@ -115,7 +115,7 @@ def change(connection: Connection, key_id: str, fields: Mapping[str, Any]) -> di
     given = read(schemas.KeyChange, fields).given()
     begin_write(connection)
     row = directory.must(connection, "key", key_id)
-    directory.check_references(connection, given, row["organisation_id"])
+    directory.check_references(connection, given, row["organization_id"])
     schemas.check_life(given.get("starts_at_s", row["starts_at_s"]), given.get("expires_at_s", row["expires_at_s"]))
     _check_within_parents(connection, {**{name: row[name] for name in (*_OWNERS, "plan")}, **given})
     if given:
@@ -170,7 +170,7 @@ def listing(
 ) -> tuple[list[dict[str, Any]], str]:
     """A page of keys with their usage of the last 30 days, and where the next page begins.
 
-    `wanted`: values of `organisation_id`, `team_id`, `user_id`, `plan`; and `state`, as a view has it.
+    `wanted`: values of `organization_id`, `team_id`, `user_id`, `plan`; and `state`, as a view has it.
     """
     conditions = [keys.c[name] == wanted[name] for name in (*_OWNERS, "plan") if wanted.get(name)]
     if state := wanted.get("state"):

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
-from sqlalchemy import Connection, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, select
 
 from zuebee.accounts import directory
 from zuebee.accounts.directory import begin_write
@@ -17,20 +16,13 @@ from zuebee.accounts.entitlements import account_of
 from zuebee.accounts.schemas import TOKENS, AccountsError, BudgetForm, Scope, show_amount
 from zuebee.contracts.admission import MAX_BALANCE
 from zuebee.contracts.errors import Refusal, bad_request
-from zuebee.contracts.usage import head_name, next_hash
+from zuebee.ledger.credit import credit, insert_if_missing
+from zuebee.ledger.decide import TooMuch
+from zuebee.ledger.operations import Credit
 from zuebee.lib import clock
 from zuebee.lib.sql.database import Database
 from zuebee.schema.currency import hold_to
-from zuebee.schema.tables import (
-    budgets,
-    counters,
-    ledger_balances,
-    ledger_batches,
-    ledger_entries,
-    ledger_owners,
-    ledger_paths,
-    payments,
-)
+from zuebee.schema.tables import budgets, payments
 
 # News of payments from outside: who may bring them, and what they say.
 #
@@ -127,9 +119,6 @@ def _signature(text: bytes) -> bytes:
         return b""
 
 
-OWNER_NAME = "payments"
-
-
 class Checkout(msgspec.Struct, frozen=True):
     """Where the payer pays, and the provider's id of it."""
 
@@ -158,7 +147,7 @@ class Payment(msgspec.Struct, frozen=True):
     account: str
     unit: str
     amount: int
-    organisation_id: str
+    organization_id: str
     note: str
     at_s: float
     fresh: bool
@@ -182,8 +171,8 @@ class Payments:
         """Add what an event, whose signature was verified, says. The same event again changes nothing."""
         scope, _, rest = event.account.partition(":")
         holder, _, tail = rest.rpartition(f"/{event.unit}/")
-        if scope not in ("organisation", "team", "user", "key") or not holder or tail != "never":
-            raise AccountsError("expected a prepaid account such as organisation:ID/USD/never", field="account")
+        if scope not in ("organization", "team", "user", "key") or not holder or tail != "never":
+            raise AccountsError("expected a prepaid account such as organization:ID/USD/never", field="account")
         known: Scope = scope  # type: ignore[assignment]
         return self._counted(known, holder, event.id, event.amount, event.unit, event.note)
 
@@ -192,11 +181,11 @@ class Payments:
             raise AccountsError(f"expected tokens or {self._currency}, the currency of `billing`", field="unit")
         return self._database.call(lambda c: _top_up(c, scope, name, payment_id, amount, unit, note))
 
-    def listing(self, organisation_id: str, *, limit: int = 100) -> list[dict[str, Any]]:
-        """The latest payments of an organisation and what is below it."""
+    def listing(self, organization_id: str, *, limit: int = 100) -> list[dict[str, Any]]:
+        """The latest payments of an organization and what is below it."""
         statement = (
             select(payments)
-            .where(payments.c.organisation_id == organisation_id)
+            .where(payments.c.organization_id == organization_id)
             .order_by(payments.c.at_s.desc(), payments.c.id)
             .limit(max(1, min(limit, 1000)))
         )
@@ -218,17 +207,23 @@ def _top_up(
     holder = directory.must(connection, scope, name)
     holder_id = holder["lineage"] if scope == "key" else holder["id"]
     account = account_of(scope, holder_id, unit, "never")
-    organisation_id = holder["id"] if scope == "organisation" else holder["organisation_id"]
+    organization_id = holder["id"] if scope == "organization" else holder["organization_id"]
     row: dict[str, Any] = {
-        "id": payment_id, "organisation_id": organisation_id, "account": account, "currency": unit,
+        "id": payment_id, "organization_id": organization_id, "account": account, "currency": unit,
         "amount_nano": amount, "note": note[:1000], "at_s": clock.wall_s(),
     }  # fmt: skip
     # Whoever brings the same payment at the same time waits here, and then finds it.
-    added = connection.execute(_insert_if_missing(connection, payments, row).returning(payments.c.id))
+    added = connection.execute(insert_if_missing(connection, payments, row).returning(payments.c.id))
     fresh = added.first() is not None
     if fresh:
         _open_account(connection, scope, holder, holder_id, unit)
-        write_grant(connection, payment_id, account, unit, amount, row["at_s"])
+        try:
+            credit(connection, Credit(payment_id, account, unit, amount, row["at_s"]))
+        except TooMuch:
+            most = show_amount(MAX_BALANCE, unit)
+            raise AccountsError(
+                f"with it, `{account}` would have got more than {most} in its life", field="amount"
+            ) from None
         kept = row
     else:
         kept = dict(connection.execute(select(payments).where(payments.c.id == payment_id)).mappings().one())
@@ -236,7 +231,7 @@ def _top_up(
             raise AccountsError(
                 "this payment was counted already, for another account or amount", field="payment", kind="conflict"
             )
-    return Payment(payment_id, account, unit, amount, kept["organisation_id"], kept["note"], kept["at_s"], fresh)
+    return Payment(payment_id, account, unit, amount, kept["organization_id"], kept["note"], kept["at_s"], fresh)
 
 
 def _open_account(connection: Connection, scope: Scope, holder: Mapping[str, Any], holder_id: str, unit: str) -> None:
@@ -258,7 +253,7 @@ def _open_account(connection: Connection, scope: Scope, holder: Mapping[str, Any
             "amount": None,
         }
         values |= {"account": account, "created_at_s": clock.wall_s()}
-        connection.execute(_insert_if_missing(connection, budgets, values))
+        connection.execute(insert_if_missing(connection, budgets, values))
 
 
 def _prepaid_by_terms(connection: Connection, scope: Scope, holder: Mapping[str, Any], unit: str) -> bool:
@@ -268,56 +263,3 @@ def _prepaid_by_terms(connection: Connection, scope: Scope, holder: Mapping[str,
     text = connection.execute(select(plan.budgets).where(plan.id == holder["plan"])).scalar() or "[]"
     forms = msgspec.json.decode(text, type=tuple[BudgetForm, ...])
     return any(form.amount is None and form.unit == unit for form in forms)
-
-
-def write_grant(connection: Connection, grant_id: str, account: str, unit: str, amount: int, at_s: float) -> None:
-    """Grant `amount` to an account without a period, in the caller's transaction.
-
-    One entry `grant`, in a batch of an owner that lives for this only, and the balance with it. The balance is
-    locked before the path, as by all who write to the ledger.
-    """
-    balance_id = _balance(connection, account, unit)
-    path = _path(connection, balance_id)
-    owner_row = {"name": OWNER_NAME, "started_at_s": at_s, "seen_at_s": at_s, "ended_at_s": at_s}
-    owner = int(
-        connection.execute(insert(ledger_owners).values(**owner_row).returning(ledger_owners.c.id)).scalar_one()
-    )
-    tokens, cost_nano = (amount, 0) if unit == TOKENS else (0, amount)
-    entry = {
-        "batch": 1, "kind": "grant", "hold": grant_id, "step": 0, "path": path, "tokens": tokens,
-        "cost_nano": cost_nano, "released_tokens": 0, "released_cost_nano": 0, "owner": owner, "at_s": float(at_s),
-    }  # fmt: skip
-    connection.execute(insert(ledger_entries).values(**entry))
-    digest = next_hash("", [tuple(entry.values())])
-    connection.execute(insert(ledger_batches).values(owner=owner, sequence=1, entries=1, hash=digest))
-    connection.execute(insert(counters).values(name=head_name(owner), value=1))
-    raised = (
-        update(ledger_balances)
-        .where(ledger_balances.c.id == balance_id, ledger_balances.c.granted <= MAX_BALANCE - amount)
-        .values(granted=ledger_balances.c.granted + amount)
-    )
-    if connection.execute(raised).rowcount != 1:
-        most = show_amount(MAX_BALANCE, unit)
-        raise AccountsError(f"with it, `{account}` would have got more than {most} in its life", field="amount")
-
-
-def _balance(connection: Connection, account: str, unit: str) -> int:
-    """The id of the account's balance, made if missing, and locked."""
-    row = {"account": account, "unit": unit, "period": "never", "starts_at_s": 0.0}
-    connection.execute(_insert_if_missing(connection, ledger_balances, row))
-    columns = ledger_balances.c
-    statement = select(columns.id).where(columns.account == account, columns.starts_at_s == 0.0).with_for_update()
-    return int(connection.execute(statement).scalar_one())
-
-
-def _path(connection: Connection, balance_id: int) -> int:
-    connection.execute(_insert_if_missing(connection, ledger_paths, {"balances": str(balance_id)}))
-    return int(
-        connection.execute(select(ledger_paths.c.id).where(ledger_paths.c.balances == str(balance_id))).scalar_one()
-    )
-
-
-def _insert_if_missing(connection: Connection, table: Any, row: Mapping[str, Any]) -> Any:
-    if connection.dialect.name == "postgresql":
-        return postgresql.insert(table).values(**row).on_conflict_do_nothing()
-    return sqlite.insert(table).values(**row).on_conflict_do_nothing()

@@ -32,7 +32,7 @@ NOTHING_LEFT = Refusal(
     "What this API key, its owners and their plans allow has nothing in common.",
 )
 
-SCOPES: tuple[Scope, ...] = ("key", "user", "team", "organisation")
+SCOPES: tuple[Scope, ...] = ("key", "user", "team", "organization")
 PARENTS = SCOPES[1:]
 _PARENT_COLUMNS = ("id", "status", "plan", "plan_ends_at_s", "models", "endpoints", "limits", "tags")
 _PLAN_COLUMNS = ("id", "status", "priority", "models", "endpoints", "limits", "budgets")
@@ -157,7 +157,7 @@ class StoreSource:
         return found
 
     async def entitle(self, principal: Principal) -> Principal | Refusal:
-        """The principal with what the store says of the plan, the user, the team and the organisation that it names.
+        """The principal with what the store says of the plan, the user, the team and the organization that it names.
 
         One round trip. What the store does not know gives and takes nothing; a disabled one, and a plan that has ended,
         refuse as they do for a key of the store. Raises DatabaseError.
@@ -211,7 +211,7 @@ def _record(rows: Sequence[Any], currency: str) -> KeyRecord | Refusal:
         name=row["name"] or row["id"],
         user_id=row["user_id"],
         team_id=row["team_id"],
-        organisation_id=row["organisation_id"],
+        organization_id=row["organization_id"],
         plan=entitled.plan,
         priority=entitled.priority,
         tags=tags_of(row, present),
@@ -250,7 +250,7 @@ def _data(
         "expires_at": row["expires_at_s"],
         "key_id": principal.key_id,
         "team_id": principal.team_id,
-        "organisation_id": principal.organisation_id,
+        "organization_id": principal.organization_id,
         "plan": principal.plan,
         "priority": principal.priority,
         "billing": row["billing"],
@@ -287,7 +287,7 @@ _FIND_NAMED = _statement()
 def entitled(connection: Connection, principal: Principal, currency: str) -> Principal | Refusal:
     """What plan and owners allow a principal. The plan that is named stands at the level of a key: its limits and
     budgets count for `key:KEY_ID`. A priority other than `normal` is a bound, like that of a key."""
-    names = (principal.plan, principal.user_id, principal.team_id, principal.organisation_id)
+    names = (principal.plan, principal.user_id, principal.team_id, principal.organization_id)
     if not any(names):
         return principal
     asked = dict(zip(("plan", *PARENTS), names, strict=True))
@@ -313,7 +313,7 @@ def _principal(rows: Sequence[Any], principal: Principal, currency: str) -> Prin
     return replace(
         principal,
         team_id=row["team_id"] or "",
-        organisation_id=row["organisation_id"] or "",
+        organization_id=row["organization_id"] or "",
         plan=principal.plan or found.plan,
         priority=found.priority,
         tags=some_tags(principal.tags, tags_of(row, present)),

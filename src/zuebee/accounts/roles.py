@@ -1,6 +1,6 @@
 """PURE. Who may do what to whom: a table, for every way by which orders reach the accounts.
 
-The command line acts as the operator. A user acts with the role that the store has of it, inside its organisation.
+The command line acts as the operator. A user acts with the role that the store has of it, inside its organization.
 """
 
 from collections.abc import Collection
@@ -11,48 +11,48 @@ import msgspec
 from zuebee.accounts.schemas import AccountsError, Role
 
 ActorRole = Literal["operator"] | Role
-Reach = Literal["none", "own", "organisation", "all"]
+Reach = Literal["none", "own", "organization", "all"]
 
 # Each action: how far an admin, a member and a viewer reach. An operator reaches all. What is not here is for nobody.
 REACH: dict[str, tuple[Reach, Reach, Reach]] = {
-    "organisation.create": ("none", "none", "none"),
-    "organisation.read": ("organisation", "organisation", "organisation"),
-    "organisation.change": ("none", "none", "none"),
-    "organisation.set_budget": ("none", "none", "none"),
+    "organization.create": ("none", "none", "none"),
+    "organization.read": ("organization", "organization", "organization"),
+    "organization.change": ("none", "none", "none"),
+    "organization.set_budget": ("none", "none", "none"),
     "plan.create": ("none", "none", "none"),
     "plan.read": ("all", "all", "all"),
     "plan.change": ("none", "none", "none"),
-    "team.create": ("organisation", "none", "none"),
-    "team.read": ("organisation", "organisation", "organisation"),
-    "team.change": ("organisation", "none", "none"),
-    "team.set_budget": ("organisation", "none", "none"),
-    "user.create": ("organisation", "none", "none"),
-    "user.read": ("organisation", "own", "organisation"),
-    "user.change": ("organisation", "own", "none"),
-    "user.set_budget": ("organisation", "none", "none"),
-    "key.create": ("organisation", "own", "none"),
-    "key.read": ("organisation", "own", "organisation"),
-    "key.change": ("organisation", "own", "none"),
-    "key.rotate": ("organisation", "own", "none"),
-    "key.revoke": ("organisation", "own", "none"),
-    "key.set_budget": ("organisation", "none", "none"),
-    "budget.read": ("organisation", "own", "organisation"),
-    "usage.read": ("organisation", "own", "organisation"),
+    "team.create": ("organization", "none", "none"),
+    "team.read": ("organization", "organization", "organization"),
+    "team.change": ("organization", "none", "none"),
+    "team.set_budget": ("organization", "none", "none"),
+    "user.create": ("organization", "none", "none"),
+    "user.read": ("organization", "own", "organization"),
+    "user.change": ("organization", "own", "none"),
+    "user.set_budget": ("organization", "none", "none"),
+    "key.create": ("organization", "own", "none"),
+    "key.read": ("organization", "own", "organization"),
+    "key.change": ("organization", "own", "none"),
+    "key.rotate": ("organization", "own", "none"),
+    "key.revoke": ("organization", "own", "none"),
+    "key.set_budget": ("organization", "none", "none"),
+    "budget.read": ("organization", "own", "organization"),
+    "usage.read": ("organization", "own", "organization"),
     "payment.create": ("none", "none", "none"),
-    "payment.read": ("organisation", "none", "organisation"),
+    "payment.read": ("organization", "none", "organization"),
     "invoice.create": ("none", "none", "none"),
-    "invoice.read": ("organisation", "none", "organisation"),
+    "invoice.read": ("organization", "none", "organization"),
 }
 _COLUMN = {"admin": 0, "member": 1, "viewer": 2}
 
-# These could give more than the organisation was given: an admin may not set them.
+# These could give more than the organization was given: an admin may not set them.
 OPERATORS_FIELDS = frozenset({"plan", "plan_ends_at_s", "priority"})
 # All that a member may say. When a key is made its bounds can only narrow what the user has; later they could widen
 # what an admin narrowed.
 MEMBERS_FIELDS: dict[str, frozenset[str]] = {
     "key.create": frozenset(
         {
-            "name", "tags", "user_id", "team_id", "organisation_id", "models", "endpoints", "limits",
+            "name", "tags", "user_id", "team_id", "organization_id", "models", "endpoints", "limits",
             "allowed_ips", "denied_ips", "starts_at_s", "expires_at_s",
         }
     ),
@@ -62,17 +62,17 @@ MEMBERS_FIELDS: dict[str, frozenset[str]] = {
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """Who gives an order. An operator has neither user nor organisation."""
+    """Who gives an order. An operator has neither user nor organization."""
 
     role: ActorRole
     user_id: str = ""
-    organisation_id: str = ""
+    organization_id: str = ""
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Whom an order is about: the organisation it belongs to, and the user, if it belongs to one."""
+    """Whom an order is about: the organization it belongs to, and the user, if it belongs to one."""
 
-    organisation_id: str = ""
+    organization_id: str = ""
     user_id: str = ""
 
 
@@ -85,8 +85,8 @@ def may(actor: Actor, action: str, target: Target) -> bool:
     reach = REACH[action][_COLUMN[actor.role]]
     if reach == "all":
         return True
-    inside = bool(actor.organisation_id) and target.organisation_id == actor.organisation_id
-    if reach == "organisation":
+    inside = bool(actor.organization_id) and target.organization_id == actor.organization_id
+    if reach == "organization":
         return inside
     return reach == "own" and inside and bool(actor.user_id) and target.user_id == actor.user_id
 

@@ -1,4 +1,4 @@
-"""PURE. What may be said about organisations, teams, users, keys, plans and budgets. Anything else is an error.
+"""PURE. What may be said about organizations, teams, users, keys, plans and budgets. Anything else is an error.
 
 A `New...` form makes something, a `...Change` form changes what it names and leaves the rest. What a form does not
 have (an id that is already given, who created it, a status) cannot be set through it.
@@ -74,7 +74,7 @@ def show_amount(amount: int, unit: str) -> str:
 
 Role = Literal["admin", "member", "viewer"]
 BillingMode = Literal["none", "quota", "prepaid"]
-Scope = Literal["organisation", "team", "user", "key"]
+Scope = Literal["organization", "team", "user", "key"]
 
 Id = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}\Z")]
 Reference = Annotated[str, Meta(max_length=128)]
@@ -113,38 +113,38 @@ class Rights(Form, frozen=True, kw_only=True):
     tags: Tags | UnsetType = UNSET
 
 
-class NewOrganisation(Rights, frozen=True, kw_only=True):
-    """An organisation."""
+class NewOrganization(Rights, frozen=True, kw_only=True):
+    """An organization."""
 
     id: Id
 
 
-class OrganisationChange(Rights, frozen=True, kw_only=True):
-    """A change of an organisation."""
+class OrganizationChange(Rights, frozen=True, kw_only=True):
+    """A change of an organization."""
 
 
 class NewTeam(Rights, frozen=True, kw_only=True):
-    """A team of an organisation."""
+    """A team of an organization."""
 
     id: Id
-    organisation_id: Reference
+    organization_id: Reference
 
 
 class TeamChange(Rights, frozen=True, kw_only=True):
-    """A change of a team; it stays in its organisation."""
+    """A change of a team; it stays in its organization."""
 
 
 class NewUser(Rights, frozen=True, kw_only=True):
-    """A user of an organisation, maybe in one of its teams."""
+    """A user of an organization, maybe in one of its teams."""
 
     id: Id
-    organisation_id: Reference
+    organization_id: Reference
     team_id: Reference = ""
     role: Role = "member"
 
 
 class UserChange(Rights, frozen=True, kw_only=True):
-    """A change of a user; it stays in its organisation."""
+    """A change of a user; it stays in its organization."""
 
     team_id: Reference | UnsetType = UNSET
     role: Role | UnsetType = UNSET
@@ -162,9 +162,9 @@ class KeyTerms(Rights, frozen=True, kw_only=True):
 
 
 class NewKey(KeyTerms, frozen=True, kw_only=True):
-    """A key of a user, a team or an organisation, or of nobody."""
+    """A key of a user, a team or an organization, or of nobody."""
 
-    organisation_id: Reference = ""
+    organization_id: Reference = ""
     team_id: Reference = ""
     user_id: Reference = ""
     budgets: Annotated[list[BudgetForm], Meta(max_length=10)] = []
@@ -281,14 +281,14 @@ def check_budget(budget: BudgetForm, currency: str | None = None) -> None:
 _MONTH = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])", re.ASCII)
 
 
-def month_bounds_s(month: str) -> tuple[float, float]:
+def month_bounds_s(month: str) -> tuple[int, int]:
     """First second of a month written `2026-10`, and of the next one. Raises AccountsError."""
     found = _MONTH.fullmatch(month)
     if found is None or not 1970 <= int(found[1]) < 9999:
         raise AccountsError("expected a month such as 2026-10", field="month")
     start = datetime(int(found[1]), int(found[2]), 1, tzinfo=UTC)
     end = (start + timedelta(days=32)).replace(day=1)
-    return start.timestamp(), end.timestamp()
+    return int(start.timestamp()), int(end.timestamp())
 
 
 def read_time_s(text: str, *, field: str) -> float:

@@ -1,4 +1,4 @@
-"""Organisations, teams, users, keys, plans and budgets: every order to them, each in one transaction.
+"""Organizations, teams, users, keys, plans and budgets: every order to them, each in one transaction.
 
 Whoever lets others give orders asks `roles.demand` first.
 """
@@ -35,7 +35,7 @@ class AccountsService:
         self._currency = currency
 
     def create(self, kind: Kind, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Make an organisation, a team, a user or a plan; its view."""
+        """Make an organization, a team, a user or a plan; its view."""
         return self._database.call(lambda c: directory.create(c, kind, fields, self._currency))
 
     def change(self, kind: Kind, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,10 +50,10 @@ class AccountsService:
         """The view of one, with its budgets."""
         return self._database.call(lambda c: directory.show(c, kind, name))
 
-    def listing(self, kind: Kind, *, organisation_id: str = "", limit: int = 100, after: str = "") -> Page:
+    def listing(self, kind: Kind, *, organization_id: str = "", limit: int = 100, after: str = "") -> Page:
         """A page of them, oldest first."""
         return self._database.call(
-            lambda c: directory.listing(c, kind, organisation_id=organisation_id, limit=limit, after=after)
+            lambda c: directory.listing(c, kind, organization_id=organization_id, limit=limit, after=after)
         )
 
     def create_key(self, fields: Mapping[str, Any]) -> MadeKey:
@@ -108,7 +108,7 @@ class AccountsService:
 DAY_S = 86400
 MAX_ROWS = 10_000
 _BY = {
-    "organisation": ("organisation_id",),
+    "organization": ("organization_id",),
     "team": ("team_id",),
     "user": ("user_id",),
     "key": ("key_id",),
@@ -119,7 +119,7 @@ _BY = {
     "day": (),
 }
 _SUMMED = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost_nano")
-FILTERS = ("organisation_id", "team_id", "user_id", "key_id", "model", "plan", "priority")
+FILTERS = ("organization_id", "team_id", "user_id", "key_id", "model", "plan", "priority")
 
 
 def usage(

@@ -5,20 +5,21 @@ import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
 from zuebee.admission.firewall import Counts, OpenFirewall, RuleFirewall
 from zuebee.app.connect import redis_client, store_database
 from zuebee.billing.list_prices import ListPrices
 from zuebee.billing.pricing import PriceBook
-from zuebee.billing.service import LocalBilling
+from zuebee.billing.service import BillingService
 from zuebee.config.settings import ProxySettings, Settings
 from zuebee.config.settings_billing import ReporterSettings
 from zuebee.contracts.admission import Firewall
 from zuebee.idempotency.service import AnswerKeeper
 from zuebee.idempotency.store import Grouped
 from zuebee.ledger.errors import StoreBusy, StoreFailed
-from zuebee.ledger.journal import Journal
+from zuebee.ledger.port import LedgerPort
+from zuebee.ledger.sqlite.journal import Journal
+from zuebee.ledger.sqlite.ledger import SqliteLedger
 from zuebee.ledger.sqlite.store import SqliteStore
 from zuebee.lib import clock
 from zuebee.lib.sql.database import Database, DatabaseError, database_url
@@ -106,29 +107,30 @@ def lend_limits(limiter: MemoryLimiter | RedisLimiter, metrics: Metrics) -> None
 
 # Settings -> the ledger and what belongs to it.
 
-if TYPE_CHECKING:
-    from zuebee.billing.shared import SharedBilling
-
 _log = logging.getLogger("zuebee.billing")
 
 JOURNAL = ".settled"
 """What its name has behind the store's."""
 
-AnyBilling: TypeAlias = "LocalBilling | SharedBilling"
 
+def open_billing(
+    settings: Settings, reporting: Reporting, list_prices: ListPrices, database: Database
+) -> BillingService:
+    """Billing over the ledger that is kept in the store of the settings. The file or the database must be up to date.
 
-def open_billing(settings: Settings, reporting: Reporting, list_prices: ListPrices, database: Database) -> AnyBilling:
-    """The ledger, ready: of this process on SQLite, or shared on PostgreSQL. `reporting` says who gets usage events,
-    and whether some can be added just now. `database`: the store, which counts in our currency from now on. Raises
-    OSError.
+    Raises OSError.
     """
     prices = PriceBook(settings.billing, list_prices.find)
-    store = settings.store
-    names, gate = reporting.names, reporting.gate
-    currency, days = settings.billing.currency, settings.usage.retention_days
+    ledger = _open_ledger(settings, reporting, database)
+    return BillingService(ledger, settings.billing, prices, gate=reporting.gate.refusal)
+
+
+def _open_ledger(settings: Settings, reporting: Reporting, database: Database) -> LedgerPort:
+    store, names, gate = settings.store, reporting.names, reporting.gate
+    currency, days, hold_s = settings.billing.currency, settings.usage.retention_days, settings.billing.hold_s
     if store.url is not None:
         # Its driver takes 0.15 s to import, which a start on SQLite can do without.
-        from zuebee.billing.shared import SharedBilling
+        from zuebee.ledger.postgres.ledger import PostgresLedger
         from zuebee.ledger.postgres.store import PostgresStore
 
         _claim(database, currency, waiting=_has_lines(store.spool_path))
@@ -138,12 +140,10 @@ def open_billing(settings: Settings, reporting: Reporting, list_prices: ListPric
             currency=currency,
             retention_days=days,
             timeout_s=store.timeout_s,
-            hold_s=settings.billing.hold_s,
+            hold_s=hold_s,
             room=gate,
         )
-        return SharedBilling(
-            shared, settings.billing, prices, spool_path=store.spool_path, timeout_s=store.timeout_s, gate=gate.refusal
-        )
+        return PostgresLedger(shared, spool_path=store.spool_path, timeout_s=store.timeout_s)
     try:
         local = SqliteStore(store.path, reporters=names, currency=currency, retention_days=days, room=gate)
         try:
@@ -152,13 +152,11 @@ def open_billing(settings: Settings, reporting: Reporting, list_prices: ListPric
             local.close()
             local.close_side()
             raise
-        return LocalBilling(
+        return SqliteLedger(
             local,
-            settings.billing,
-            prices,
+            hold_s=hold_s,
             commit_interval_s=store.commit_interval_s,
             timeout_s=store.timeout_s,
-            gate=gate.refusal,
             journal=_journal(store.path),
         )
     except (StoreBusy, StoreFailed) as error:

@@ -41,7 +41,7 @@ _SYNONYMS = {
     "user_id": ("user_id", "user"),
     "name": ("name",),
     "team_id": ("team_id", "team"),
-    "organisation_id": ("organisation_id", "organisation", "organization_id", "organization", "org_id"),
+    "organization_id": ("organization_id", "organization", "organisation_id", "organisation", "org_id"),
     "plan": ("plan",),
 }
 _LISTS = {"tags": ("tags",), "models": ("models", "allowed_models"), "endpoints": ("endpoints", "allowed_endpoints")}
@@ -224,7 +224,7 @@ MAX_KEY_BYTES: Final = 16_384
 MAX_KNOWN_KEY_BYTES: Final = 128
 """The digests of shorter keys are remembered for a while."""
 Finish: TypeAlias = Callable[[Principal], Awaitable[Principal | Refusal]]
-"""Gives a principal that names a plan, a user, a team or an organisation what these are entitled to, or refuses it."""
+"""Gives a principal that names a plan, a user, a team or an organization what these are entitled to, or refuses it."""
 _SENDABLE: Final = re.compile(rb"[\x21-\x7e]+")
 
 

@@ -208,7 +208,7 @@ class IssuerKey(NamedTuple):
 class JwtSource:
     """Knows the holders of tokens that one issuer signed for one audience.
 
-    `finish` gives a principal what its plan, its user, team and organisation are entitled to, or refuses it.
+    `finish` gives a principal what its plan, its user, team and organization are entitled to, or refuses it.
     `refused` counts refusals by source and reason. Raises ValueError or OSError if the settings make no sense or the
     key file is not there.
     """
@@ -278,7 +278,7 @@ class JwtSource:
             _claim(claims, settings.name_claim) or user_id,
             user_id,
             _claim(claims, settings.team_claim),
-            _claim(claims, settings.organisation_claim),
+            _claim(claims, settings.organization_claim),
             _claim(claims, settings.plan_claim),
         )
 

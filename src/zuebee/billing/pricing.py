@@ -214,11 +214,6 @@ class PriceBook:
             return None
         return no_price(model)
 
-    def quote(self, model: str, at_s: float, prompt: int, completion: int, cached: int = 0) -> int | Refusal:
-        """What so many tokens of a model cost in nano-units; a refusal when it has no price and policy denies it."""
-        rate = self.rate(model, at_s)
-        return no_price(model) if rate is None else cost_nano(rate, prompt, completion, cached)
-
     def _look_up(self, model: str, at_s: float, day: int) -> Rate | None:
         from_s, until_s = float(day * _DAY_S), float((day + 1) * _DAY_S)
         rate: Rate | None = None

@@ -1,4 +1,4 @@
-"""`zuebee accounts`: organisations, teams and users, their budgets, payments and invoices."""
+"""`zuebee accounts`: organizations, teams and users, their budgets, payments and invoices."""
 
 import secrets
 from pathlib import Path
@@ -13,14 +13,14 @@ from zuebee.cli.keys import options_budgets
 from zuebee.cli.options import OPTION_OF, money, one_of, opened, said, saying_errors, time_s
 from zuebee.cli.show import Form
 
-app = typer.Typer(name="accounts", help="Organisations, teams, users and their budgets.", no_args_is_help=True)
+app = typer.Typer(name="accounts", help="Organizations, teams, users and their budgets.", no_args_is_help=True)
 
-Kind = Annotated[str, typer.Argument(**one_of("organisation", "team", "user"))]
-Scope = Annotated[str, typer.Argument(**one_of("organisation", "team", "user", "key"))]
+Kind = Annotated[str, typer.Argument(**one_of("organization", "team", "user"))]
+Scope = Annotated[str, typer.Argument(**one_of("organization", "team", "user", "key"))]
 AccountId = Annotated[str, typer.Argument(help="Its id.")]
-OrganisationId = Annotated[str, typer.Argument(help="The organisation's id.")]
-Organisation = Annotated[
-    str | None, typer.Option(OPTION_OF["organisation_id"], help="The organisation that it belongs to.")
+OrganizationId = Annotated[str, typer.Argument(help="The organization's id.")]
+Organization = Annotated[
+    str | None, typer.Option(OPTION_OF["organization_id"], help="The organization that it belongs to.")
 ]
 Team = Annotated[str | None, typer.Option(OPTION_OF["team_id"], help="Of a user: the team; '' for none.")]
 Role = Annotated[str | None, typer.Option("--role", help="Of a user: admin, member or viewer.")]
@@ -33,7 +33,7 @@ def add(
     kind: Kind,
     account: AccountId,
     name: options.Name = None,
-    organisation: Organisation = None,
+    organization: Organization = None,
     team: Team = None,
     role: Role = None,
     plan: options.Plan = None,
@@ -46,10 +46,10 @@ def add(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Add an organisation, a team or a user."""
+    """Add an organization, a team or a user."""
     with opened(config, store, form) as administration:
         fields = said(
-            id=account, name=name, organisation_id=organisation, team_id=team, role=role, plan=plan,
+            id=account, name=name, organization_id=organization, team_id=team, role=role, plan=plan,
             plan_ends_at_s=time_s(plan_ends, "plan_ends_at_s"), models=model, endpoints=endpoint,
             limits=options.limits(limit), tags=tag,
         )  # fmt: skip
@@ -85,22 +85,22 @@ def update(
 @app.command("list")
 def list_accounts(
     kind: Kind,
-    organisation: Organisation = None,
+    organization: Organization = None,
     count: options.Count = 50,
     after: options.After = "",
     config: options.Config = "config.yaml",
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """List organisations, teams or users, oldest first, a page at a time."""
+    """List organizations, teams or users, oldest first, a page at a time."""
     with opened(config, store, form) as administration:
         found, following = administration.accounts.listing(
-            kind, organisation_id=organisation or "", limit=count, after=after
+            kind, organization_id=organization or "", limit=count, after=after
         )
     if form == "json":
         show.as_json({"items": found, "next": following})
         return
-    columns = ("id", "name", "organisation_id", "team_id", "role", "status", "plan", "tags")
+    columns = ("id", "name", "organization_id", "team_id", "role", "status", "plan", "tags")
     kept = [name for name in columns if name in (found[0] if found else columns)]
     show.as_table(
         f"{kind.capitalize()}s", kept, [[view[name] for name in kept] for view in found], form=form,
@@ -229,7 +229,7 @@ def top_up(
         )  # fmt: skip
         found = administration.accounts.budgets(scope, account)
     if form == "json":
-        names = ("id", "account", "unit", "amount", "organisation_id", "note", "at_s", "fresh")
+        names = ("id", "account", "unit", "amount", "organization_id", "note", "at_s", "fresh")
         show.as_json({**{name: getattr(paid, name) for name in names}, "budgets": found})
         return
     verb = "Counted" if paid.fresh else "Counted before, nothing changed"
@@ -239,14 +239,14 @@ def top_up(
 
 @app.command()
 def payments(
-    organisation: OrganisationId,
+    organization: OrganizationId,
     config: options.Config = "config.yaml",
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """List the latest payments of an organisation and what is below it."""
+    """List the latest payments of an organization and what is below it."""
     with opened(config, store, form) as administration:
-        found = administration.payments.listing(organisation)
+        found = administration.payments.listing(organization)
     if form == "json":
         show.as_json({"items": found})
         return
@@ -266,7 +266,7 @@ def payments(
 
 @app.command()
 def invoice(
-    organisation: OrganisationId,
+    organization: OrganizationId,
     month: Annotated[str, typer.Option("--month", help="Like 2026-10.")],
     html: Annotated[str, typer.Option("--html", help="Write it as a page to this file.")] = "",
     preview: Annotated[bool, typer.Option("--preview", help="Show it without a number; nothing is kept.")] = False,
@@ -277,7 +277,7 @@ def invoice(
     """Make the invoice of a month that is over; a second time it is the same one."""
     with opened(config, store, form) as administration:
         invoices = administration.invoices
-        made = invoices.preview(organisation, month) if preview else invoices.make(organisation, month)
+        made = invoices.preview(organization, month) if preview else invoices.make(organization, month)
     if html:
         _write(html, invoice_page(made))
     if form == "json":
@@ -286,7 +286,7 @@ def invoice(
     currency = made["currency"]
     columns = ("user_id", "model", "requests", "prompt_tokens", "completion_tokens")
     rows = [[*(line[name] for name in columns), money(line["cost_nano"], currency)] for line in made["lines"]]
-    title = f"Invoice {made['number'] or '(preview)'} for {made['organisation_name']}, {month}"
+    title = f"Invoice {made['number'] or '(preview)'} for {made['organization_name']}, {month}"
     rows.append(["total", *[""] * (len(columns) - 1), money(made["total_nano"], currency)])
     show.as_table(
         title, (*columns, "amount"), rows, form=form, numbers=(*columns[2:], "amount"), words=("model",),
@@ -304,23 +304,23 @@ def _write(path: str, text: str) -> None:
 
 @app.command("invoices")
 def list_invoices(
-    organisation: Annotated[str, typer.Argument(help="Only of this organisation.")] = "",
+    organization: Annotated[str, typer.Argument(help="Only of this organization.")] = "",
     config: options.Config = "config.yaml",
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
     """List invoices, newest first."""
     with opened(config, store, form) as administration:
-        found = administration.invoices.listing(organisation)
+        found = administration.invoices.listing(organization)
     if form == "json":
         show.as_json({"items": found})
         return
     rows = [
-        (each["number"], each["organisation_id"], show.when(each["starts_at_s"])[:7],
+        (each["number"], each["organization_id"], show.when(each["starts_at_s"])[:7],
          money(each["total_nano"], each["currency"]))
         for each in found
     ]  # fmt: skip
-    show.as_table("Invoices", ("number", "organisation", "month", "total"), rows, form=form, numbers=("total",))
+    show.as_table("Invoices", ("number", "organization", "month", "total"), rows, form=form, numbers=("total",))
 
 
 def _print(kind: str, view: dict[str, Any], form: Form) -> None:

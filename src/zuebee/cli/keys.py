@@ -15,9 +15,9 @@ from zuebee.lib.units import Duration
 app = typer.Typer(name="keys", help="Keys of the store: made, listed, replaced, revoked.", no_args_is_help=True)
 
 KeyId = Annotated[str, typer.Argument(help="The key's id, like key_0123456789abcdef.")]
-Organisation = Annotated[str | None, typer.Option(OPTION_OF["organisation_id"], help="Its organisation.")]
+Organization = Annotated[str | None, typer.Option(OPTION_OF["organization_id"], help="Its organization.")]
 Team = Annotated[str | None, typer.Option(OPTION_OF["team_id"], help="Its team.")]
-User = Annotated[str | None, typer.Option(OPTION_OF["user_id"], help="Its user; team and organisation follow.")]
+User = Annotated[str | None, typer.Option(OPTION_OF["user_id"], help="Its user; team and organization follow.")]
 Priority = Annotated[str | None, typer.Option("--priority", help="low, normal or high; '': the plan's.")]
 Billing = Annotated[str | None, typer.Option("--billing", help="none, quota or prepaid; default: by its budgets.")]
 AllowIp = Annotated[list[str] | None, typer.Option("--allow-ip", help="Address or CIDR range; '' for any. Repeatable.")]
@@ -29,7 +29,7 @@ Expires = Annotated[str | None, typer.Option("--expires", help="Until when: a ti
 @app.command()
 def create(
     name: options.Name = None,
-    organisation: Organisation = None,
+    organization: Organization = None,
     team: Team = None,
     user: User = None,
     plan: options.Plan = None,
@@ -52,7 +52,7 @@ def create(
     """Make a key and print it. This is the only time that it can be seen."""
     with opened(config, store, form) as administration:
         fields = said(
-            name=name, organisation_id=organisation, team_id=team, user_id=user, plan=plan,
+            name=name, organization_id=organization, team_id=team, user_id=user, plan=plan,
             plan_ends_at_s=time_s(plan_ends, "plan_ends_at_s"), priority=priority, billing=billing, models=model,
             endpoints=endpoint, limits=options.limits(limit), budgets=options.budgets(budget, administration.currency),
             allowed_ips=allow_ip, denied_ips=deny_ip, starts_at_s=time_s(starts, "starts_at_s"),
@@ -63,7 +63,7 @@ def create(
 
 @app.command("list")
 def list_keys(
-    organisation: Organisation = None,
+    organization: Organization = None,
     team: Team = None,
     user: User = None,
     plan: options.Plan = None,
@@ -75,7 +75,7 @@ def list_keys(
     form: options.Output = "table",
 ) -> None:
     """List keys with their usage of the last 30 days, oldest first, a page at a time."""
-    wanted = said(organisation_id=organisation, team_id=team, user_id=user, plan=plan, state=state)
+    wanted = said(organization_id=organization, team_id=team, user_id=user, plan=plan, state=state)
     with opened(config, store, form) as administration:
         found, following = administration.accounts.list_keys(wanted, limit=count, after=after)
         currency = administration.currency
@@ -83,10 +83,10 @@ def list_keys(
         show.as_json({"items": found, "next": following, "currency": currency})
         return
     rows = [_row(view, currency) for view in found]
-    columns = ("id", "key", "name", "organisation", "team", "user", "state", "expires", "requests", "tokens", "cost")
+    columns = ("id", "key", "name", "organization", "team", "user", "state", "expires", "requests", "tokens", "cost")
     show.as_table(
         "Keys (usage: last 30 days)", columns, rows, form=form, numbers=columns[-3:], words=("name",),
-        less=("key", "requests", "tokens", "expires", "team", "organisation", "user", "cost"),
+        less=("key", "requests", "tokens", "expires", "team", "organization", "user", "cost"),
     )  # fmt: skip
     if following:
         show.note(f"More: --after {following}")
@@ -94,7 +94,7 @@ def list_keys(
 
 def _row(view: dict[str, Any], currency: str) -> tuple[Any, ...]:
     used = view["last_30_days"]
-    owners = (view["organisation_id"], view["team_id"], view["user_id"])
+    owners = (view["organization_id"], view["team_id"], view["user_id"])
     cost = options.money(used["cost_nano"], currency)
     expires = show.when(view["expires_at_s"])
     return view["id"], view["hint"], view["name"], *owners, view["state"], expires, used["requests"], used[TOKENS], cost
@@ -239,7 +239,7 @@ def _print_made(made: Any, form: Form) -> None:
 
 
 def _owner(view: dict[str, Any]) -> str:
-    named = (f"{kind} {view[f'{kind}_id']}" for kind in ("user", "team", "organisation") if view[f"{kind}_id"])
+    named = (f"{kind} {view[f'{kind}_id']}" for kind in ("user", "team", "organization") if view[f"{kind}_id"])
     return ", ".join(named)
 
 

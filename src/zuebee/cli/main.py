@@ -23,7 +23,7 @@ COMPLETE = "_ZUEBEE_COMPLETE"
 
 
 class _Root(TyperGroup):
-    """`--json` is `--format json`, and `--organization` another spelling, for all commands at once."""
+    """`--json` is `--format json`, and `--organisation` another spelling, for all commands at once."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The arguments, with the short form written out, as far as they are options."""

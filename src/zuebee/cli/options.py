@@ -41,7 +41,7 @@ Count = Annotated[int, typer.Option("--count", help="Rows of a page.", min=1, ma
 After = Annotated[str, typer.Option("--after", help="The id that the page begins behind.")]
 
 OPTION_OF = {
-    "organisation_id": "--organisation",
+    "organization_id": "--organization",
     "team_id": "--team",
     "user_id": "--user",
     "plan": "--plan",
@@ -146,20 +146,20 @@ def money(amount: int, unit: str) -> str:
 
 # Words that people write in more than one way, and the word that is meant by one that is nearly right. PURE.
 
-_SPELLED = re.compile(r"^(--)?organization(s?)(?=$|=)")
+_SPELLED = re.compile(r"^(--)?organi[sz]ation(s?)(?=$|=)")
 _CHOICE = re.compile(r"^(?:Value error, )?(['\"])(?P<given>.*)\1 is not one of (?P<known>'.*')\.?$", re.DOTALL)
 
 
 def option(argument: str) -> str:
     """An argument with the name of its option as it is documented."""
-    return _SPELLED.sub(r"--organisation\2", argument) if argument.startswith("--") else argument
+    return _SPELLED.sub(r"--organization\2", argument) if argument.startswith("--") else argument
 
 
 def spelled(given: str, known: Sequence[str]) -> str:
-    """One of these words, as it is documented: `organization` and plurals are other ways to write them. Raises
+    """One of these words, as it is documented: `organisation` and plurals are other ways to write them. Raises
     BadParameter.
     """
-    word = _SPELLED.sub(r"organisation\2", given.lower())
+    word = _SPELLED.sub(r"organization\2", given.lower())
     for each in (word, word.removesuffix("s")):
         if each in known:
             return each

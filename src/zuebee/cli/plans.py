@@ -1,4 +1,4 @@
-"""`zuebee plans`: what can be given to organisations, teams, users and keys under one name."""
+"""`zuebee plans`: what can be given to organizations, teams, users and keys under one name."""
 
 from typing import Annotated, Any
 

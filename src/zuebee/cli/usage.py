@@ -19,7 +19,7 @@ from zuebee.lib import clock
 from zuebee.lib.timestamps import rfc3339
 from zuebee.lib.units import Duration
 
-GROUPS = ("key", "user", "team", "organisation", "plan", "model", "endpoint", "day", "hour")
+GROUPS = ("key", "user", "team", "organization", "plan", "model", "endpoint", "day", "hour")
 FIGURES = (
     "requests", "errors", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "cost_nano"
 )  # fmt: skip
@@ -31,7 +31,7 @@ COUNTED = 1000
 Key = Annotated[str | None, typer.Option("--key", help="Only this key, by id or name.")]
 User = Annotated[str | None, typer.Option("--user", help="Only this user.")]
 Team = Annotated[str | None, typer.Option("--team", help="Only this team.")]
-Organisation = Annotated[str | None, typer.Option("--organisation", help="Only this organisation.")]
+Organization = Annotated[str | None, typer.Option("--organization", help="Only this organization.")]
 Plan = Annotated[str | None, typer.Option("--plan", help="Only this plan.")]
 Model = Annotated[str | None, typer.Option("--model", help="Only this model; `*` at the end matches any rest.")]
 Since = Annotated[str | None, typer.Option("--since", help="From this date or RFC 3339 time on (UTC).")]
@@ -51,7 +51,7 @@ def usage(
     key: Key = None,
     user: User = None,
     team: Team = None,
-    organisation: Organisation = None,
+    organization: Organization = None,
     plan: Plan = None,
     model: Model = None,
     since: Since = None,
@@ -67,7 +67,7 @@ def usage(
         _nothing_before(context)
         return
     groups = _groups(by)
-    chosen = _chosen(since, until, last, key=key, user=user, team=team, organisation=organisation, plan=plan,
+    chosen = _chosen(since, until, last, key=key, user=user, team=team, organization=organization, plan=plan,
                      model=model)  # fmt: skip
     with open_usage(config, store, form) as desk:
         found = desk.totals(groups, **chosen)
@@ -101,7 +101,7 @@ def export(
     key: Key = None,
     user: User = None,
     team: Team = None,
-    organisation: Organisation = None,
+    organization: Organization = None,
     plan: Plan = None,
     model: Model = None,
     since: Since = None,
@@ -112,7 +112,7 @@ def export(
 ) -> None:
     """The records themselves, one by one; all of them unless a time is given."""
     timed = since or until or last
-    chosen = _chosen(since, until, last if timed else "", key=key, user=user, team=team, organisation=organisation,
+    chosen = _chosen(since, until, last if timed else "", key=key, user=user, team=team, organization=organization,
                      plan=plan, model=model)  # fmt: skip
     with open_usage(config, store, "table" if form == "csv" else "json") as desk, _output(output) as file:
         _export(file, form, desk.columns, _counted(desk.rows(**chosen)))

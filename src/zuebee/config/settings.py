@@ -275,7 +275,7 @@ class MetricsSettings(Section, frozen=True, kw_only=True):
     ] = 100
     max_accounts: Annotated[
         int,
-        Meta(ge=0, le=10000, description="Budgets, and organisations with their plans, that get labels of their own."),
+        Meta(ge=0, le=10000, description="Budgets, and organizations with their plans, that get labels of their own."),
     ] = 100
 
 

@@ -112,7 +112,7 @@ class JwtSettings(Section, frozen=True, kw_only=True):
     user_claim: Annotated[str, Meta(description="Claim with the user.")] = "sub"
     name_claim: Annotated[str, Meta(description="Claim with a name to show.")] = "name"
     team_claim: Annotated[str, Meta(description="Claim with the team.")] = "team"
-    organisation_claim: Annotated[str, Meta(description="Claim with the organisation.")] = "organisation"
+    organization_claim: Annotated[str, Meta(description="Claim with the organization.")] = "organization"
     plan_claim: Annotated[str, Meta(description="Claim with the name of a plan of the store.")] = "plan"
 
 
@@ -275,7 +275,7 @@ class ApiKeySettings(Section, frozen=True, kw_only=True):
         None
     )
     team_id: Annotated[str, Meta(description="Team in usage records and limits.")] = ""
-    organisation_id: Annotated[str, Meta(description="Organisation in usage records and limits.")] = ""
+    organization_id: Annotated[str, Meta(description="Organization in usage records and limits.")] = ""
     priority: Annotated[Literal["low", "normal", "high"], Meta(description="Class of its requests.")] = "normal"
     models: Annotated[list[str], Meta(description="Models it may use, `*` at the end matches; empty: all.")] = []
     endpoints: Annotated[list[str], Meta(description="Paths it may use, such as /v1/embeddings; empty: all.")] = []

@@ -117,7 +117,7 @@ class RateLimitSettings(Section, frozen=True, kw_only=True):
     per_key: Annotated[LimitSettings | None, Meta(description="Each key.")] = None
     per_user: Annotated[LimitSettings | None, Meta(description="Each user.")] = None
     per_team: Annotated[LimitSettings | None, Meta(description="Each team.")] = None
-    per_organisation: Annotated[LimitSettings | None, Meta(description="Each organisation.")] = None
+    per_organization: Annotated[LimitSettings | None, Meta(description="Each organization.")] = None
     per_model: Annotated[LimitSettings | None, Meta(description="Each model.")] = None
     per_path: Annotated[LimitSettings | None, Meta(description="Each path.")] = None
     per_address: Annotated[LimitSettings | None, Meta(description="Each client address.")] = None

@@ -178,7 +178,7 @@ def _scopes(limits: RateLimitSettings) -> Iterator[tuple[tuple[str, ...], LimitS
         ("per_key",): limits.per_key,
         ("per_user",): limits.per_user,
         ("per_team",): limits.per_team,
-        ("per_organisation",): limits.per_organisation,
+        ("per_organization",): limits.per_organization,
         ("per_model",): limits.per_model,
         ("per_path",): limits.per_path,
         ("per_address",): limits.per_address,

@@ -52,7 +52,7 @@ class Caller:
 class Limit:
     """One rule of how much and how fast. Equal `subject`, `kind` and `window_s` share a counter.
 
-    `subject` says who is counted: `key:ID`, `user:ID`, `team:ID`, `organisation:ID`, `model:NAME`, `path:PATH`,
+    `subject` says who is counted: `key:ID`, `user:ID`, `team:ID`, `organization:ID`, `model:NAME`, `path:PATH`,
     `address:IP`, `priority:CLASS` or `global`. `window_s` is 0 for `concurrent`. With a `burst` the window is a token
     bucket: `amount` a window on average, `burst` at once. `when_down`: see `LimitSettings.when_down`.
     """
@@ -94,7 +94,7 @@ class Principal:
     name: str = ""
     user_id: str = ""
     team_id: str = ""
-    organisation_id: str = ""
+    organization_id: str = ""
     plan: str = ""
     priority: Priority = "normal"
     tags: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """PURE. From numbers as people write them to `Limit`s, for keys, plans and scopes alike; when periods begin."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from zuebee.contracts.admission import Limit, Period
 
@@ -57,24 +57,28 @@ def limits_of(subject: str, rates: Rates, *, whole: bool = False) -> tuple[Limit
 # When budgets start again. All times are seconds since 1970, all periods UTC.
 
 
-def period_start_s(period: Period, now_s: float) -> float:
+FOREVER_S: Final = 1 << 62
+"""When a period `never` ends: later than any time."""
+
+
+def period_start_s(period: Period, now_s: float) -> int:
     """When the period around `now_s` (seconds since 1970) began: midnight, Monday or the first, UTC; 0 for never."""
     if period == "never":
-        return 0.0
+        return 0
     day = datetime.fromtimestamp(now_s, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     if period == "weekly":
         day -= timedelta(days=day.weekday())
     elif period == "monthly":
         day = day.replace(day=1)
-    return day.timestamp()
+    return int(day.timestamp())
 
 
-def period_end_s(period: Period, starts_at_s: float) -> float:
+def period_end_s(period: Period, starts_at_s: int) -> int:
     """When the period that began at `starts_at_s` ends."""
     if period == "never":
-        return float("inf")
+        return FOREVER_S
     start = datetime.fromtimestamp(starts_at_s, UTC)
     if period == "monthly":
         start = start.replace(day=28) + timedelta(days=4)
-        return start.replace(day=1).timestamp()
-    return (start + timedelta(days=7 if period == "weekly" else 1)).timestamp()
+        return int(start.replace(day=1).timestamp())
+    return int((start + timedelta(days=7 if period == "weekly" else 1)).timestamp())

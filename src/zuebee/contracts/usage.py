@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 RECORD_COLUMNS = (
-    "request_id", "at_s", "key_id", "key_name", "user_id", "team_id", "organisation_id", "plan", "priority", "model",
+    "request_id", "at_s", "key_id", "key_name", "user_id", "team_id", "organization_id", "plan", "priority", "model",
     "method", "endpoint", "is_stream", "status", "ending", "code", "backend", "backend_url", "attempts",
     "prompt_tokens", "completion_tokens", "cached_tokens", "usage_source", "cost_nano", "duration_ms",
     "first_token_ms", "tags",
@@ -40,7 +40,7 @@ class UsageEvent(msgspec.Struct, frozen=True):
     key_id: str
     key_name: str
     team_id: str
-    organisation_id: str
+    organization_id: str
     plan: str
     priority: str
     tags: tuple[str, ...]

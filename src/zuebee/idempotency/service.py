@@ -105,7 +105,7 @@ class AnswerKeeper:
         await self._database.aclose()
 
     def ticket(self, principal: Principal, key: bytes, job: Job) -> Ticket:
-        who = (principal.organisation_id, principal.team_id, principal.user_id, principal.key_id)
+        who = (principal.organization_id, principal.team_id, principal.user_id, principal.key_id)
         caller = tuple(part.encode() for part in who)
         root = store.root_secret(*caller, key, job.path.encode(), job.query, job.body)
         # SQL's integers have a sign.

@@ -14,9 +14,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from zuebee.contracts.usage import HEAD
 from zuebee.ledger.invariants import (
-    CHARGES_MORE,
-    HOLDS_MORE,
-    RESOLVES,
     BalanceRow,
     BatchRow,
     Chain,
@@ -24,6 +21,7 @@ from zuebee.ledger.invariants import (
     Fold,
     HoldRow,
     Violation,
+    effect,
     odd_fields,
     table_violations,
 )
@@ -304,7 +302,7 @@ class QuickCheck:
             by_tokens, by_money = self._weight(connection, path)
             amount = tokens * by_tokens + cost * by_money
             released = released_tokens * by_tokens + released_cost * by_money
-            for index, more in enumerate(_effect(kind, amount, released)):
+            for index, more in enumerate(effect(kind, amount, released)):
                 sums[index] += more
         self._last_entry, self._sums = (newest if to == last else to), sums
         return to == last
@@ -343,16 +341,6 @@ class QuickCheck:
 
 def _wholes(halves: Any) -> list[int]:
     return [int(high or 0) * _SHIFT + int(low or 0) for high, low in zip(halves[::2], halves[1::2], strict=True)]
-
-
-def _effect(kind: str, amount: int, released: int) -> tuple[int, int, int, int]:
-    if kind in HOLDS_MORE:
-        return 0, amount, 0, 0
-    if kind in RESOLVES:
-        return 0, -released, amount, 0
-    if kind in CHARGES_MORE:
-        return 0, 0, amount, amount
-    return (amount if kind == "grant" else -amount), 0, 0, 0
 
 
 # What an operator asks the ledger: balances, last entries, open holds. Reads only; any SQLAlchemyError passes.

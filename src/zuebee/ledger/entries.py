@@ -4,53 +4,80 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from zuebee.contracts.admission import NOTHING, Amount, Period
+from zuebee.contracts.limits import FOREVER_S
 
 # What entries of the ledger do to the balances of their path.
 
 Kind = Literal["grant", "withdraw", "reserve", "extend", "post", "overdraft", "void", "expire", "adjust"]
 
 
-def effect(kind: Kind, amount: int, released: int) -> tuple[int, int, int, int]:
-    """What an entry adds to `granted`, `held`, `used` and `overdraft` of a balance of its path."""
-    match kind:
-        case "grant":
-            return amount, 0, 0, 0
-        case "withdraw":
-            return -amount, 0, 0, 0
-        case "reserve" | "extend":
-            return 0, amount, 0, 0
-        case "overdraft" | "adjust":
-            return 0, 0, amount, amount
-        case _:
-            return 0, -released, amount, 0
-
-
 State = Literal["open", "posted", "voided", "expired", "adjusted"]
 TOKENS: Final = "tokens"
 
 
-@dataclass
-class Balance:
+class Figures:
+    """How an account stands: what was granted, is held by open holds, was used, and of that without cover."""
+
+    def __init__(self, granted: int = 0, held: int = 0, used: int = 0, overdraft: int = 0) -> None:
+        self.granted = granted
+        self.held = held
+        self.used = used
+        self.overdraft = overdraft
+
+    def add(self, kind: Kind, amount: int, released: int) -> None:
+        """What an entry does to a balance of its path: `amount` in the balance's unit, and what it `released` of a
+        hold. This is the only place that says so, beside the independent one that checks the books (`invariants.py`).
+        Sums of entries of one kind have the effect of the entries.
+        """
+        if kind == "reserve" or kind == "extend":
+            self.held += amount
+        elif kind == "post" or kind == "void" or kind == "expire":
+            self.held -= released
+            self.used += amount
+        elif kind == "overdraft" or kind == "adjust":
+            self.used += amount
+            self.overdraft += amount
+        elif kind == "grant":
+            self.granted += amount
+        else:
+            self.granted -= amount
+
+
+class Balance(Figures):
     """One account in one period. What is left is `granted - used - held`; it is below 0 after an overdraft.
 
     `owed`: what holds that were cut down may need beyond what they hold; nobody else may reserve it. `limited`: how
     much of `granted` came from the limit; the rest was paid in. `apart`: see `zuebee.contracts.purses`.
     """
 
-    id: int
-    account: str
-    unit: str
-    period: Period
-    starts_at_s: float
-    granted: int = 0
-    held: int = 0
-    used: int = 0
-    overdraft: int = 0
-    limited: int = 0
-    changes: int = 0
-    owed: int = 0
-    apart: int = 0
-    seen_entry: int = 0
+    def __init__(
+        self,
+        id: int,
+        account: str,
+        unit: str,
+        period: Period,
+        starts_at_s: int,
+        granted: int = 0,
+        held: int = 0,
+        used: int = 0,
+        overdraft: int = 0,
+        limited: int = 0,
+        changes: int = 0,
+        owed: int = 0,
+        apart: int = 0,
+        seen_entry: int = 0,
+    ) -> None:
+        super().__init__(granted, held, used, overdraft)
+        self.id = id
+        self.account = account
+        self.unit = unit
+        self.period: Period = period
+        self.starts_at_s = starts_at_s
+        self.limited = limited
+        self.changes = changes
+        self.owed = owed
+        self.apart = apart
+        self.seen_entry = seen_entry
 
     @property
     def available(self) -> int:
@@ -71,8 +98,8 @@ class Path:
 
     id: int
     balances: tuple[Balance, ...]
-    ends_at_s: float = float("inf")
-    starts_at_s: float = 0.0
+    ends_at_s: int = FOREVER_S
+    starts_at_s: int = 0
 
 
 class Entry:
@@ -167,7 +194,7 @@ class Short:
     account: str
     unit: str
     period: Period
-    ends_at_s: float
+    ends_at_s: int
     available: int
     asked: int
     later: bool = False
@@ -175,10 +202,14 @@ class Short:
 
 
 class Changes:
-    """What a store must keep, in one transaction. `opened`: the holds of the `reserve` entries, in their order."""
+    """What a store must keep, in one transaction. `opened`: the holds of the `reserve` entries, in their order.
+
+    `renewed`: what has a later expiry.
+    """
 
     def __init__(self) -> None:
         self.balances: list[Balance] = []
         self.paths: list[Path] = []
         self.entries: list[Entry] = []
         self.opened: list[HoldState] = []
+        self.renewed: list[HoldState] = []

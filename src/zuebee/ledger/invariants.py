@@ -18,9 +18,21 @@ CLOCK_SLACK_S = 300.0
 GRANTS = frozenset({"grant", "withdraw"})
 HOLDS_MORE = frozenset({"reserve", "extend"})
 RESOLVES = frozenset({"post", "void", "expire"})
-CHARGES_MORE = frozenset({"overdraft", "adjust"})
 _STEPS = {"grant": (0,), "withdraw": (None, 0), "reserve": (0,), "extend": (None,), "overdraft": (None,)}
 _STEPS |= {"adjust": (2,)} | dict.fromkeys(RESOLVES, (1,))
+
+
+def effect(kind: str, amount: int, released: int) -> tuple[int, int, int, int]:
+    """What an entry adds to what is granted, held, used and overdrawn, as the description of the tables has it: said a
+    second time here (the ledger's own is `entries.Figures.add`), so that a mistake in one of them is seen.
+    """
+    if kind in HOLDS_MORE:
+        return 0, amount, 0, 0
+    if kind in RESOLVES:
+        return 0, -released, amount, 0
+    if kind in GRANTS:
+        return (amount if kind == "grant" else -amount), 0, 0, 0
+    return 0, 0, amount, amount
 
 
 class Violation(NamedTuple):
@@ -55,7 +67,7 @@ class BalanceRow(NamedTuple):
     account: str
     unit: str
     period: str
-    starts_at_s: float
+    starts_at_s: int
     granted: int
     held: int
     used: int
@@ -135,18 +147,11 @@ class Fold:
                 amount, released = entry.tokens, entry.released_tokens
             else:
                 amount, released = entry.cost_nano, entry.released_cost_nano
-            if kind in HOLDS_MORE:
-                balance.held += amount
-            elif kind in RESOLVES:
-                balance.held -= released
-                balance.used += amount
-            elif kind == "grant":
-                balance.granted += amount
-            elif kind == "withdraw":
-                balance.granted -= amount
-            else:
-                balance.used += amount
-                balance.overdraft += amount
+            granted, held, used, overdraft = effect(kind, amount, released)
+            balance.granted += granted
+            balance.held += held
+            balance.used += used
+            balance.overdraft += overdraft
             if balance.held < 0 or balance.used + balance.held > balance.granted + balance.overdraft:
                 yield Violation("I2", balance.row.account, f"after entry {entry.id} ({kind}): {_figures(balance)}")
         if entry.path not in self._paths:
@@ -156,7 +161,7 @@ class Fold:
         """A grant of the ledger's own, `ACCOUNT@START`, is what the account's limit amounts to; others are payments."""
         account, at, _ = entry.hold.rpartition("@")
         for balance in self._paths.get(entry.path, ()) if at else ():
-            if balance.row.account != account:
+            if balance.row.account != account.replace("organisation:", "organization:", 1):  # entries never change
                 yield Violation("I1", balance.row.account, f"entry {entry.id} ({entry.kind}) is of {account}")
             amount = entry.tokens if balance.row.unit == "tokens" else entry.cost_nano
             balance.limited += amount if entry.kind == "grant" else -amount

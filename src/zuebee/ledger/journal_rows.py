@@ -1,4 +1,4 @@
-"""PURE. What is kept beside a hold, for the record of its request if its process dies."""
+"""PURE. What is kept beside a hold, for the record of its request if its process dies; and lines of older journals."""
 
 import msgspec
 
@@ -13,7 +13,7 @@ class Stub(msgspec.Struct, array_like=True, gc=False):
     key_name: str
     user_id: str
     team_id: str
-    organisation_id: str
+    organization_id: str
     plan: str
     priority: str
     model: str
@@ -36,7 +36,7 @@ def stub_of(text: str) -> Stub:
     return _decode(text)
 
 
-# How a request ended, as it stands in the journal until its settlement is in the store.
+# Lines of the journal as earlier versions wrote them: what a settlement says beyond the stub.
 
 
 class Outcome(msgspec.Struct, array_like=True, gc=False):
@@ -66,22 +66,6 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
 _decode_outcome = msgspec.json.Decoder(Outcome).decode
 
 
-def outcome_text(hold: str, settlement: Settlement) -> bytes:
-    """The outcome of a settlement, as it is kept."""
-    s, usage = settlement, settlement.usage
-    prompt, completion, cached, source = -1, 0, 0, ""
-    if usage is not None:
-        prompt, completion, cached, source = (
-            usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.source,
-        )  # fmt: skip
-    return _encode(
-        Outcome(
-            hold, s.at_s, s.method, s.status, s.ending, s.code, s.backend, s.backend_url, s.attempts,
-            prompt, completion, cached, source, s.cost_nano, s.duration_s, s.first_token_s, s.principal.tags,
-        )
-    )  # fmt: skip
-
-
 def outcome_of(text: bytes) -> Outcome:
     """The outcome that was kept so. Raises msgspec.DecodeError."""
     return _decode_outcome(text)
@@ -92,7 +76,7 @@ def settlement_of(outcome: Outcome, stub: Stub | str) -> Settlement:
     o = outcome
     s = stub_of(stub) if isinstance(stub, str) else stub
     principal = Principal(
-        s.key_id, s.key_name, s.user_id, s.team_id, s.organisation_id, s.plan,
+        s.key_id, s.key_name, s.user_id, s.team_id, s.organization_id, s.plan,
         s.priority,  # type: ignore[arg-type]
         o.tags,
     )  # fmt: skip

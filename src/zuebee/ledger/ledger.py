@@ -2,7 +2,7 @@
 
 A hold is reserved in all balances of its path or in none, may be extended, and is resolved exactly once: posted,
 voided or expired. Calls may be repeated with the same id: the first answer stands. What a call changes is collected
-in `Ledger.changes`; a store keeps it. Invariants: `verify.py`.
+in `Ledger.changes`; a store keeps it. Invariants: `invariants.py`.
 
 Model: two-phase transfers as in TigerBeetle's documentation; amounts are whole tokens and nano-units of money.
 """
@@ -12,12 +12,16 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from zuebee.contracts.admission import MAX_AMOUNT, MAX_BALANCE, NOTHING, Amount, Budget
-from zuebee.contracts.limits import period_end_s, period_start_s
+from zuebee.contracts.limits import FOREVER_S, period_end_s, period_start_s
 from zuebee.contracts.purses import PREPAID, apart_under_limit, is_settled, unused_by_limit
-from zuebee.ledger.entries import TOKENS, Balance, Changes, Entry, HoldState, Kind, Path, Short, State, effect
+from zuebee.ledger.entries import TOKENS, Balance, Changes, Entry, HoldState, Kind, Path, Short, State
 
 MAX_RESOLVED: Final = 1_000
 MAX_PATHS: Final = 100_000
+
+
+class OutOfRange(ValueError):
+    """An amount that no ledger takes, or more given back than is held: a defect, and nothing was changed."""
 
 
 class UnknownHold(Exception):
@@ -38,10 +42,10 @@ class Ledger:
         self.next_path = next_path
         self.unsettled = False  # what a limit left may not all have been taken back: holds of its time are open
         self._resolved: OrderedDict[str, HoldState] = OrderedDict()
-        self._balances: dict[tuple[str, float], Balance] = {}
+        self._balances: dict[tuple[str, int], Balance] = {}
         self._paths: dict[tuple[int, ...], Path] = {}
         self._paths_of: dict[int, tuple[tuple[Budget, ...], Path]] = {}
-        self._quiet: dict[tuple[str, float], tuple[int, int]] = {}  # ended balances, as the last `forget` found them
+        self._quiet: dict[tuple[str, int], tuple[int, int]] = {}  # ended balances, as the last `forget` found them
 
     # --- what a store brings in and takes out ---
 
@@ -54,8 +58,8 @@ class Ledger:
         key = tuple(balance.id for balance in balances)
         path = self._paths.get(key)
         if path is None:
-            ends_at_s = min((period_end_s(b.period, b.starts_at_s) for b in balances), default=float("inf"))
-            starts_at_s = max((b.starts_at_s for b in balances), default=0.0)
+            ends_at_s = min((period_end_s(b.period, b.starts_at_s) for b in balances), default=FOREVER_S)
+            starts_at_s = max((b.starts_at_s for b in balances), default=0)
             path = self._paths[key] = Path(path_id, tuple(balances), ends_at_s, starts_at_s)
         return path
 
@@ -66,7 +70,7 @@ class Ledger:
         elif hold.id not in self.open:
             self._remember(hold)
 
-    def balance(self, account: str, starts_at_s: float) -> Balance | None:
+    def balance(self, account: str, starts_at_s: int) -> Balance | None:
         """The balance of an account in a period, if it is in memory."""
         return self._balances.get((account, starts_at_s))
 
@@ -204,9 +208,7 @@ class Ledger:
         """The entries that end an open hold, for a store to keep. Nobody else ends it meanwhile, and its balances stay
         as they are: until it is `closed`, or open again (`reopen`).
         """
-        tokens, cost_nano = amount.tokens, amount.cost_nano
-        assert 0 <= tokens <= MAX_AMOUNT, "an amount outside of 0 and 2**53"
-        assert 0 <= cost_nano <= MAX_AMOUNT, "an amount outside of 0 and 2**53"
+        tokens, cost_nano = _checked(amount.tokens), _checked(amount.cost_nano)
         del self.open[hold.id]
         held_tokens, held_cost, path = hold.tokens, hold.cost_nano, hold.path
         posted_tokens = tokens if tokens < held_tokens else held_tokens
@@ -227,12 +229,12 @@ class Ledger:
                 held, used = hold.tokens, amount.tokens
             else:
                 held, used = hold.cost_nano, amount.cost_nano
-            balance.held -= held
-            assert balance.held >= 0
+            if held > balance.held:
+                raise OutOfRange(f"{balance.account} holds {balance.held}, and {held} of it are to be let go of")
+            balance.add("post", used if used < held else held, held)
             if used > held:
                 balance = self.add_balance(balance)  # where nothing was held it may have been forgotten, and read again
-                balance.overdraft += used - held
-            balance.used += used
+                balance.add("overdraft", used - held, 0)
         hold.state = state
         hold.charged = amount
         self._remember(hold)
@@ -255,15 +257,15 @@ class Ledger:
     # --- how it is done ---
 
     def _add_held(self, path: Path, tokens: int, cost_nano: int) -> Short | None:
-        assert 0 <= tokens <= MAX_AMOUNT, "an amount outside of 0 and 2**53"
-        assert 0 <= cost_nano <= MAX_AMOUNT, "an amount outside of 0 and 2**53"
+        _checked(tokens)
+        _checked(cost_nano)
         for balance in path.balances:
             asked = tokens if balance.unit == TOKENS else cost_nano
             left = balance.granted - balance.used - balance.held - balance.owed
             if asked > left:
                 return _short(balance, asked)
         for balance in path.balances:
-            balance.held += tokens if balance.unit == TOKENS else cost_nano
+            balance.add("reserve", tokens if balance.unit == TOKENS else cost_nano, 0)
         return None
 
     def _hold_what_is_left(self, path: Path, amount: Amount, least: Amount) -> Amount | Short:
@@ -296,9 +298,7 @@ class Ledger:
         cost_nano = max(0, _checked(amount.cost_nano) - hold.charged.cost_nano)
         for known in hold.path.balances:
             balance = self.add_balance(known)  # it may have been forgotten, and read again since
-            more = tokens if balance.unit == TOKENS else cost_nano
-            balance.used += more
-            balance.overdraft += more
+            balance.add("adjust", tokens if balance.unit == TOKENS else cost_nano, 0)
         self.changes.entries.append(Entry("adjust", hold.id, 2, hold.path, tokens, cost_nano, 0, 0, now_s))
         hold.state = "adjusted"
         hold.charged = Amount(hold.charged.tokens + tokens, hold.charged.cost_nano + cost_nano)
@@ -324,7 +324,7 @@ class Ledger:
         limit = _grantable(budget.limit or 0)
         self._paths_of.clear()  # budgets with another limit for this account must be looked at again
         first = not balance.changes
-        name = f"{balance.account}@{balance.starts_at_s:.0f}"
+        name = f"{balance.account}@{balance.starts_at_s}"
         # Counts entries, as the store does, so that no id comes again after a restart.
         entry_id = name if first else f"{name}#{balance.changes + 1}"
         apart = apart_under_limit(balance.used, balance.limited, balance.apart, is_first=first) - balance.apart
@@ -357,7 +357,7 @@ class Ledger:
         else:
             self.unsettled = True
         if less or apart:
-            entry_id = f"{b.account}@{b.starts_at_s:.0f}#{b.changes + 1}"
+            entry_id = f"{b.account}@{b.starts_at_s}#{b.changes + 1}"
             self._change("withdraw", entry_id, None, b, less, now_s, apart)
             b.limited -= less
             b.changes += 1
@@ -394,14 +394,10 @@ class Ledger:
 
 def apply_entry(entry: Entry, balance: Balance) -> None:
     """Let an entry take effect on a balance."""
-    counts_tokens = balance.unit == TOKENS
-    amount = entry.tokens if counts_tokens else entry.cost_nano
-    released = entry.released_tokens if counts_tokens else entry.released_cost_nano
-    granted, held, used, overdraft = effect(entry.kind, amount, released)
-    balance.granted += granted
-    balance.held += held
-    balance.used += used
-    balance.overdraft += overdraft
+    if balance.unit == TOKENS:
+        balance.add(entry.kind, entry.tokens, entry.released_tokens)
+    else:
+        balance.add(entry.kind, entry.cost_nano, entry.released_cost_nano)
 
 
 def _short(balance: Balance, asked: int) -> Short:
@@ -419,10 +415,12 @@ def _in_force(budget: Budget, balance: Balance) -> bool:
 
 
 def _grantable(amount: int) -> int:
-    assert 0 <= amount <= MAX_BALANCE, "an amount outside of 0 and 2**62"
+    if not 0 <= amount <= MAX_BALANCE:
+        raise OutOfRange(f"{amount} is outside of 0 and 2**62")
     return amount
 
 
 def _checked(amount: int) -> int:
-    assert 0 <= amount <= MAX_AMOUNT, "an amount outside of 0 and 2**53"
+    if not 0 <= amount <= MAX_AMOUNT:
+        raise OutOfRange(f"{amount} is outside of 0 and 2**53")
     return amount

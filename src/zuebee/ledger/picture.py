@@ -5,15 +5,16 @@ that was read just now would have said the same. Whatever is not sure of that is
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from copy import copy
 from typing import Any
 
 import msgspec
 
 from zuebee.contracts.admission import Amount
+from zuebee.ledger.decide import decide
 from zuebee.ledger.entries import TOKENS, Balance, HoldState, Kind, Path, Short, State
 from zuebee.ledger.ledger import Ledger
-from zuebee.ledger.operations import Answer, Expire, Extend, Operation, Record, Reserve, decide, holds_of
+from zuebee.ledger.operations import Answer, Expire, Extend, Operation, Record, Reserve, holds_of
 
 MAX_REMEMBERED = 200_000
 NOTHING_ASKED = -(2**62)
@@ -59,10 +60,11 @@ class Picture:
         """Let the ledger decide; `ledger.changes`, `answers` and `records` have what comes of it."""
         for operation in operations:
             answer, record = decide(self.ledger, operation, self.now_s)
-            self.answers.append(answer)
+            # What comes later in the same batch is no part of the answer.
+            self.answers.append(answer.copy() if isinstance(answer, HoldState) else answer)
             self.records.append(record)
-        assert not self.ledger.changes.balances, "balances are made beforehand"
-        assert not self.ledger.changes.paths, "paths are made beforehand"
+        if self.ledger.changes.balances or self.ledger.changes.paths:
+            raise ValueError("balances and paths are made beforehand")
 
     def terms(self, operations: Sequence[Operation], paths: Paths) -> Terms | None:
         """On what terms it would have been decided like that whatever the other processes did; None when no terms
@@ -144,7 +146,7 @@ class Memory:
         if not wanted <= self._balances.keys():
             return None
         ledger = Ledger(owner)
-        balances = {each: ledger.add_balance(replace(self._balances[each])) for each in wanted}
+        balances = {each: ledger.add_balance(copy(self._balances[each])) for each in wanted}
         add_paths(ledger, balances, paths)
         for hold in holds:
             path = ledger.add_path(hold.path.id, [balances[b.id] for b in hold.path.balances])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -13,10 +13,10 @@ from zuebee.contracts.usage import RECORD_COLUMNS
 from zuebee.ledger.journal_rows import Stub, stub_of
 
 COLUMNS = RECORD_COLUMNS
-DAY_S = 86400
-ORPHAN = "owner_lost"
+DAY_S: Final = 86400
+ORPHAN: Final = "owner_lost"
 
-Row = tuple[object, ...]
+Row = tuple[Any, ...]
 
 
 def row(settlement: Settlement) -> Row:
@@ -31,7 +31,7 @@ def row(settlement: Settlement) -> Row:
         principal.name,
         principal.user_id,
         principal.team_id,
-        principal.organisation_id,
+        principal.organization_id,
         principal.plan,
         principal.priority,
         settlement.model,
@@ -72,23 +72,35 @@ class _Day:
         self.cost_nano = 0
 
 
-def days(settlements: list[Settlement]) -> list[tuple[str, int, int, int, int, int]]:
-    """What settlements add to the totals of their keys and days: requests, tokens in and out, cost."""
+# Places in COLUMNS, as the compiler can use them; a test holds them to their names.
+AT_S: Final = 1
+KEY_ID: Final = 2
+USER_ID: Final = 4
+ORGANIZATION_ID: Final = 6
+MODEL: Final = 9
+IS_STREAM: Final = 12
+PROMPT_TOKENS: Final = 19
+COMPLETION_TOKENS: Final = 20
+CACHED_TOKENS: Final = 21
+COST_NANO: Final = 23
+
+
+def days(rows: Iterable[Row]) -> list[tuple[str, int, int, int, int, int]]:
+    """What records add to the totals of their keys and days: requests, tokens in and out, cost."""
     totals: dict[tuple[str, int], _Day] = {}
     last = _Day("", -1)  # most of a transaction are alike
-    for settlement in settlements:
-        key_id, day = settlement.principal.key_id, int(settlement.at_s) // DAY_S
+    for row in rows:
+        key_id: str = row[KEY_ID]
+        day = int(row[AT_S]) // DAY_S
         if day != last.day or key_id != last.key_id:
             known = totals.get((key_id, day))
             if known is None:
                 known = totals[key_id, day] = _Day(key_id, day)
             last = known
-        usage = settlement.usage
         last.requests += 1
-        if usage is not None:
-            last.prompt += usage.prompt_tokens
-            last.completion += usage.completion_tokens
-        last.cost_nano += settlement.cost_nano
+        last.prompt += row[PROMPT_TOKENS] or 0
+        last.completion += row[COMPLETION_TOKENS] or 0
+        last.cost_nano += row[COST_NANO]
     return [(d.key_id, d.day, d.requests, d.prompt, d.completion, d.cost_nano) for d in totals.values()]
 
 
@@ -96,7 +108,7 @@ def stub(principal: Principal, job: Job, at_s: float) -> Stub:
     """The stub of a request that begins."""
     p = principal
     return Stub(
-        p.key_id, p.name, p.user_id, p.team_id, p.organisation_id, p.plan, p.priority, job.model, job.path, job.stream,
+        p.key_id, p.name, p.user_id, p.team_id, p.organization_id, p.plan, p.priority, job.model, job.path, job.stream,
         at_s,
     )  # fmt: skip
 
@@ -109,7 +121,7 @@ def orphan(hold_id: str, stub: Stub | str, tokens: int, cost_nano: int) -> Settl
         s.key_name,
         s.user_id,
         s.team_id,
-        s.organisation_id,
+        s.organization_id,
         s.plan,
         s.priority,  # type: ignore[arg-type]
     )
@@ -131,36 +143,34 @@ def orphan(hold_id: str, stub: Stub | str, tokens: int, cost_nano: int) -> Settl
     )
 
 
-# What settlements add to the invoices to come: totals by organisation, month, user and model.
+# What settlements add to the invoices to come: totals by organization, month, user and model.
 #
-# Callers choose the names of models: an organisation has so many of them in a month, the rest is `other`.
+# Callers choose the names of models: an organization has so many of them in a month, the rest is `other`.
 
 MAX_NAMES: Final = 500
 MAX_NAME: Final = 200
 OTHER: Final = "other"
 MAX_KNOWN: Final = 5_000
-"""Months of organisations whose names are remembered."""
-
-SECONDS_A_DAY: Final = 86400
+"""Months of organizations whose names are remembered."""
 
 Key = tuple[str, int, str, str]
 UnbilledRow = tuple[str, int, str, str, int, int, int, int, int]
 
 
 class Unbilled:
-    """The names of this process. `read`: those that the store has, of an organisation and a month."""
+    """The names of this process. `read`: those that the store has, of an organization and a month."""
 
     def __init__(self, read: Callable[[str, int], Iterable[str]]) -> None:
         self._read = read
         self._names: dict[tuple[str, int], set[str]] = {}
 
-    def name(self, organisation_id: str, month: int, model: str) -> str:
+    def name(self, organization_id: str, month: int, model: str) -> str:
         """What stands for a model on the invoice."""
-        names = self._names.get((organisation_id, month))
+        names = self._names.get((organization_id, month))
         if names is None:
             if len(self._names) >= MAX_KNOWN:
                 self._names.clear()
-            names = self._names[organisation_id, month] = set(self._read(organisation_id, month))
+            names = self._names[organization_id, month] = set(self._read(organization_id, month))
         if len(model) > MAX_NAME:
             model = model[:MAX_NAME]
         if model not in names:
@@ -173,8 +183,8 @@ class Unbilled:
 class _Total:
     """What requests of the same user, model and day add up to."""
 
-    def __init__(self, organisation_id: str, day: int, user_id: str, model: str) -> None:
-        self.organisation_id: Final = organisation_id
+    def __init__(self, organization_id: str, day: int, user_id: str, model: str) -> None:
+        self.organization_id: Final = organization_id
         self.day: Final = day
         self.user_id: Final = user_id
         self.model: Final = model
@@ -193,35 +203,31 @@ class Totals:
         self._totals: dict[Key, _Total] = {}
         self._last = _Total("", 0, "", "")  # most of a transaction are alike
 
-    def add(
-        self,
-        organisation_id: str,
-        at_s: float,
-        user_id: str,
-        model: str,
-        prompt: int,
-        cached: int,
-        completion: int,
-        cost_nano: int,
-    ) -> None:
-        """One request that used something: tokens of the prompt, of that from a cache, of the answer."""
-        if not organisation_id or not (prompt or completion or cost_nano):
+    def add(self, row: Row) -> None:
+        """One record, if its request used something."""
+        organization_id: str = row[ORGANIZATION_ID]
+        prompt: int = row[PROMPT_TOKENS] or 0
+        completion: int = row[COMPLETION_TOKENS] or 0
+        cost_nano: int = row[COST_NANO]
+        if not organization_id or not (prompt or completion or cost_nano):
             return
-        day, total = int(at_s) // SECONDS_A_DAY, self._last
+        user_id: str = row[USER_ID]
+        model: str = row[MODEL]
+        day, total = int(row[AT_S]) // DAY_S, self._last
         if not (
             day == total.day
             and model == total.model
             and user_id == total.user_id
-            and organisation_id == total.organisation_id
+            and organization_id == total.organization_id
         ):
-            key = organisation_id, day, user_id, model
+            key = organization_id, day, user_id, model
             known = self._totals.get(key)
             if known is None:
-                known = self._totals[key] = _Total(organisation_id, day, user_id, model)
+                known = self._totals[key] = _Total(organization_id, day, user_id, model)
             total = self._last = known
         total.requests += 1
         total.prompt += prompt
-        total.cached += cached
+        total.cached += row[CACHED_TOKENS] or 0
         total.completion += completion
         total.cost_nano += cost_nano
 
@@ -230,9 +236,9 @@ class Totals:
         named: dict[Key, list[int]] = {}
         for total in self._totals.values():
             month = _month(total.day)
-            name = self._unbilled.name(total.organisation_id, month, total.model)
+            name = self._unbilled.name(total.organization_id, month, total.model)
             sums = [total.requests, total.prompt, total.cached, total.completion, total.cost_nano]
-            same = named.setdefault((total.organisation_id, month, total.user_id, name), sums)
+            same = named.setdefault((total.organization_id, month, total.user_id, name), sums)
             if same is not sums:
                 for place, more in enumerate(sums):
                     same[place] += more
@@ -242,4 +248,4 @@ class Totals:
 @lru_cache(maxsize=1000)
 def _month(day: int) -> int:
     """The first second of the month that a day is in."""
-    return int(period_start_s("monthly", day * SECONDS_A_DAY))
+    return period_start_s("monthly", day * DAY_S)

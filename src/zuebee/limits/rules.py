@@ -26,7 +26,7 @@ class State:
 
 
 SCOPES = (
-    "global", "priority", "organisation", "team", "user", "key", "path", "model", "address", "anonymous"
+    "global", "priority", "organization", "team", "user", "key", "path", "model", "address", "anonymous"
 )  # fmt: skip
 STRANGERS = frozenset({"model", "address", "anonymous"})
 """Scopes whose members callers can invent."""
@@ -68,8 +68,8 @@ class Scopes:
         settings = self._settings
         yield "global", settings.everyone
         yield f"priority:{principal.priority}", self._priorities.get(principal.priority)
-        if principal.organisation_id:
-            yield f"organisation:{principal.organisation_id}", settings.per_organisation
+        if principal.organization_id:
+            yield f"organization:{principal.organization_id}", settings.per_organization
         if principal.team_id:
             yield f"team:{principal.team_id}", settings.per_team
         if principal.user_id:
@@ -112,7 +112,7 @@ UNAVAILABLE: Final = Refusal(
 _WHO: Final = {
     "global": "all callers together",
     "priority": "requests of this priority class",
-    "organisation": "this organisation",
+    "organization": "this organization",
     "team": "this team",
     "user": "this user",
     "key": "this key",

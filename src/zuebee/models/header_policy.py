@@ -73,16 +73,16 @@ _VISIBLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 
 
 def caller_lines(job: Job) -> bytes:
-    """Header lines with the user, team, organisation and plan, as far as they are known, and the priority."""
+    """Header lines with the user, team, organization and plan, as far as they are known, and the priority."""
     sender = job.sender
     if sender is None:
         return _lines("", "", "", "", job.priority)
-    return _lines(sender.user_id, sender.team_id, sender.organisation_id, sender.plan, job.priority)
+    return _lines(sender.user_id, sender.team_id, sender.organization_id, sender.plan, job.priority)
 
 
 @lru_cache(MAX_KEPT_CALLERS)
-def _lines(user: str, team: str, organisation: str, plan: str, priority: Priority) -> bytes:
-    values = {"user": user, "team": team, "organisation": organisation, "plan": plan, "priority": priority}
+def _lines(user: str, team: str, organization: str, plan: str, priority: Priority) -> bytes:
+    values = {"user": user, "team": team, "organization": organization, "plan": plan, "priority": priority}
     return b"".join(b"%b%b: %b\r\n" % (PREFIX, name.encode(), _safe(text)) for name, text in values.items() if text)
 
 

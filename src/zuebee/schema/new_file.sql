@@ -2,7 +2,7 @@ CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-CREATE TABLE organisations (
+CREATE TABLE "organizations" (
 	id TEXT NOT NULL, 
 	name TEXT DEFAULT '' NOT NULL, 
 	"plan" TEXT DEFAULT '' NOT NULL, 
@@ -17,7 +17,7 @@ CREATE TABLE organisations (
 );
 CREATE TABLE teams (
 	id TEXT NOT NULL, 
-	organisation_id TEXT DEFAULT '' NOT NULL, 
+	organization_id TEXT DEFAULT '' NOT NULL, 
 	name TEXT DEFAULT '' NOT NULL, 
 	"plan" TEXT DEFAULT '' NOT NULL, 
 	plan_ends_at_s DOUBLE DEFAULT '0' NOT NULL, 
@@ -31,7 +31,7 @@ CREATE TABLE teams (
 );
 CREATE TABLE users (
 	id TEXT NOT NULL, 
-	organisation_id TEXT DEFAULT '' NOT NULL, 
+	organization_id TEXT DEFAULT '' NOT NULL, 
 	team_id TEXT DEFAULT '' NOT NULL, 
 	name TEXT DEFAULT '' NOT NULL, 
 	role TEXT DEFAULT 'member' NOT NULL, 
@@ -63,7 +63,7 @@ CREATE TABLE keys (
 	hint TEXT DEFAULT '' NOT NULL, 
 	lineage TEXT DEFAULT '' NOT NULL, 
 	name TEXT DEFAULT '' NOT NULL, 
-	organisation_id TEXT DEFAULT '' NOT NULL, 
+	organization_id TEXT DEFAULT '' NOT NULL, 
 	team_id TEXT DEFAULT '' NOT NULL, 
 	user_id TEXT DEFAULT '' NOT NULL, 
 	"plan" TEXT DEFAULT '' NOT NULL, 
@@ -104,60 +104,11 @@ CREATE TABLE ledger_owners (
 	applied BIGINT DEFAULT '0' NOT NULL, currency TEXT DEFAULT '' NOT NULL, 
 	PRIMARY KEY (id)
 );
-CREATE TABLE ledger_balances (
-	id INTEGER NOT NULL, 
-	account TEXT DEFAULT '' NOT NULL, 
-	unit TEXT DEFAULT '' NOT NULL, 
-	period TEXT DEFAULT '' NOT NULL, 
-	starts_at_s DOUBLE DEFAULT '0' NOT NULL, 
-	granted BIGINT DEFAULT '0' NOT NULL, 
-	held BIGINT DEFAULT '0' NOT NULL, 
-	used BIGINT DEFAULT '0' NOT NULL, 
-	overdraft BIGINT DEFAULT '0' NOT NULL, 
-	limited BIGINT DEFAULT '0' NOT NULL, 
-	changes BIGINT DEFAULT '0' NOT NULL, owed BIGINT DEFAULT '0' NOT NULL, apart BIGINT DEFAULT '0' NOT NULL, 
-	PRIMARY KEY (id)
-);
 CREATE TABLE ledger_paths (
 	id INTEGER NOT NULL, 
 	balances TEXT NOT NULL, 
 	PRIMARY KEY (id), 
 	UNIQUE (balances)
-);
-CREATE TABLE ledger_entries (
-	id INTEGER NOT NULL, 
-	batch BIGINT DEFAULT '0' NOT NULL, 
-	kind TEXT DEFAULT '' NOT NULL, 
-	hold TEXT DEFAULT '' NOT NULL, 
-	step INTEGER, 
-	path BIGINT DEFAULT '0' NOT NULL, 
-	tokens BIGINT DEFAULT '0' NOT NULL, 
-	cost_nano BIGINT DEFAULT '0' NOT NULL, 
-	released_tokens BIGINT DEFAULT '0' NOT NULL, 
-	released_cost_nano BIGINT DEFAULT '0' NOT NULL, 
-	owner BIGINT DEFAULT '0' NOT NULL, 
-	at_s DOUBLE DEFAULT '0' NOT NULL, 
-	PRIMARY KEY (id)
-);
-CREATE TABLE ledger_holds (
-	hold TEXT NOT NULL, 
-	path BIGINT DEFAULT '0' NOT NULL, 
-	tokens BIGINT DEFAULT '0' NOT NULL, 
-	cost_nano BIGINT DEFAULT '0' NOT NULL, 
-	owner BIGINT DEFAULT '0' NOT NULL, 
-	expires_at_s DOUBLE DEFAULT '0' NOT NULL, 
-	progress_tokens BIGINT DEFAULT '0' NOT NULL, 
-	progress_cost_nano BIGINT DEFAULT '0' NOT NULL, 
-	record TEXT DEFAULT '' NOT NULL, swept_at_s DOUBLE DEFAULT '0' NOT NULL, owed_tokens BIGINT DEFAULT '0' NOT NULL, owed_cost_nano BIGINT DEFAULT '0' NOT NULL, 
-	PRIMARY KEY (hold)
-);
-CREATE TABLE ledger_batches (
-	id INTEGER NOT NULL, 
-	owner BIGINT DEFAULT '0' NOT NULL, 
-	sequence BIGINT DEFAULT '0' NOT NULL, 
-	entries BIGINT DEFAULT '0' NOT NULL, 
-	hash TEXT DEFAULT '' NOT NULL, 
-	PRIMARY KEY (id)
 );
 CREATE TABLE usage_records (
 	id INTEGER NOT NULL, 
@@ -167,7 +118,7 @@ CREATE TABLE usage_records (
 	key_name TEXT DEFAULT '' NOT NULL, 
 	user_id TEXT DEFAULT '' NOT NULL, 
 	team_id TEXT DEFAULT '' NOT NULL, 
-	organisation_id TEXT DEFAULT '' NOT NULL, 
+	organization_id TEXT DEFAULT '' NOT NULL, 
 	"plan" TEXT DEFAULT '' NOT NULL, 
 	priority TEXT DEFAULT '' NOT NULL, 
 	model TEXT DEFAULT '' NOT NULL, 
@@ -219,27 +170,6 @@ CREATE TABLE counters (
 	value BIGINT DEFAULT '0' NOT NULL, 
 	PRIMARY KEY (name)
 );
-CREATE TABLE payments (
-	id TEXT NOT NULL, 
-	organisation_id TEXT DEFAULT '' NOT NULL, 
-	account TEXT DEFAULT '' NOT NULL, 
-	currency TEXT DEFAULT '' NOT NULL, 
-	amount_nano BIGINT DEFAULT '0' NOT NULL, 
-	note TEXT DEFAULT '' NOT NULL, 
-	at_s DOUBLE DEFAULT '0' NOT NULL, 
-	PRIMARY KEY (id)
-);
-CREATE TABLE invoices (
-	number TEXT NOT NULL, 
-	organisation_id TEXT DEFAULT '' NOT NULL, 
-	starts_at_s DOUBLE DEFAULT '0' NOT NULL, 
-	ends_at_s DOUBLE DEFAULT '0' NOT NULL, 
-	currency TEXT DEFAULT '' NOT NULL, 
-	total_nano BIGINT DEFAULT '0' NOT NULL, 
-	lines TEXT DEFAULT '[]' NOT NULL, 
-	created_at_s DOUBLE DEFAULT '0' NOT NULL, 
-	PRIMARY KEY (number)
-);
 CREATE TABLE usage_outbox (
 	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
 	event_id TEXT DEFAULT '' NOT NULL, 
@@ -252,7 +182,7 @@ CREATE TABLE usage_outbox (
 	currency TEXT DEFAULT '' NOT NULL
 );
 CREATE TABLE unbilled_usage (
-	organisation_id TEXT NOT NULL, 
+	organization_id TEXT NOT NULL, 
 	month BIGINT NOT NULL, 
 	user_id TEXT NOT NULL, 
 	model TEXT NOT NULL, 
@@ -262,7 +192,7 @@ CREATE TABLE unbilled_usage (
 	cached_tokens BIGINT DEFAULT '0' NOT NULL, 
 	completion_tokens BIGINT DEFAULT '0' NOT NULL, 
 	cost_nano BIGINT DEFAULT '0' NOT NULL, 
-	PRIMARY KEY (organisation_id, month, user_id, model, currency)
+	PRIMARY KEY (organization_id, month, user_id, model, currency)
 )
  WITHOUT ROWID
 
@@ -272,16 +202,99 @@ CREATE TABLE store_facts (
 	value TEXT DEFAULT '' NOT NULL, 
 	PRIMARY KEY (name)
 );
+CREATE TABLE ledger_balances (
+	id INTEGER NOT NULL, 
+	account TEXT DEFAULT '' NOT NULL, 
+	unit TEXT DEFAULT '' NOT NULL, 
+	period TEXT DEFAULT '' NOT NULL, 
+	starts_at_s BIGINT DEFAULT '0' NOT NULL, 
+	granted BIGINT DEFAULT '0' NOT NULL, 
+	held BIGINT DEFAULT '0' NOT NULL, 
+	used BIGINT DEFAULT '0' NOT NULL, 
+	overdraft BIGINT DEFAULT '0' NOT NULL, 
+	limited BIGINT DEFAULT '0' NOT NULL, 
+	changes BIGINT DEFAULT '0' NOT NULL, 
+	owed BIGINT DEFAULT '0' NOT NULL, 
+	apart BIGINT DEFAULT '0' NOT NULL, 
+	PRIMARY KEY (id), 
+	CONSTRAINT ledger_balances_figures CHECK (granted >= 0 AND held >= 0 AND used >= 0 AND overdraft >= 0 AND owed >= 0 AND apart >= -1 AND used + held <= granted + overdraft)
+);
+CREATE TABLE ledger_entries (
+	id INTEGER NOT NULL, 
+	batch BIGINT DEFAULT '0' NOT NULL, 
+	kind TEXT DEFAULT '' NOT NULL, 
+	hold TEXT DEFAULT '' NOT NULL, 
+	step INTEGER, 
+	path BIGINT DEFAULT '0' NOT NULL, 
+	tokens BIGINT DEFAULT '0' NOT NULL, 
+	cost_nano BIGINT DEFAULT '0' NOT NULL, 
+	released_tokens BIGINT DEFAULT '0' NOT NULL, 
+	released_cost_nano BIGINT DEFAULT '0' NOT NULL, 
+	owner BIGINT DEFAULT '0' NOT NULL, 
+	at_s DOUBLE DEFAULT '0' NOT NULL, 
+	PRIMARY KEY (id), 
+	CONSTRAINT ledger_entries_amounts CHECK (tokens >= 0 AND cost_nano >= 0 AND released_tokens >= 0 AND released_cost_nano >= 0)
+);
+CREATE TABLE ledger_holds (
+	hold TEXT NOT NULL, 
+	path BIGINT DEFAULT '0' NOT NULL, 
+	tokens BIGINT DEFAULT '0' NOT NULL, 
+	cost_nano BIGINT DEFAULT '0' NOT NULL, 
+	owner BIGINT DEFAULT '0' NOT NULL, 
+	expires_at_s DOUBLE DEFAULT '0' NOT NULL, 
+	progress_tokens BIGINT DEFAULT '0' NOT NULL, 
+	progress_cost_nano BIGINT DEFAULT '0' NOT NULL, 
+	record TEXT DEFAULT '' NOT NULL, 
+	swept_at_s DOUBLE DEFAULT '0' NOT NULL, 
+	owed_tokens BIGINT DEFAULT '0' NOT NULL, 
+	owed_cost_nano BIGINT DEFAULT '0' NOT NULL, 
+	PRIMARY KEY (hold), 
+	CONSTRAINT ledger_holds_amounts CHECK (tokens >= 0 AND cost_nano >= 0 AND progress_tokens >= 0 AND progress_cost_nano >= 0 AND owed_tokens >= 0 AND owed_cost_nano >= 0), 
+	CONSTRAINT ledger_holds_path FOREIGN KEY(path) REFERENCES ledger_paths (id), 
+	CONSTRAINT ledger_holds_owner FOREIGN KEY(owner) REFERENCES ledger_owners (id)
+);
+CREATE TABLE ledger_batches (
+	id INTEGER NOT NULL, 
+	owner BIGINT DEFAULT '0' NOT NULL, 
+	sequence BIGINT DEFAULT '0' NOT NULL, 
+	entries BIGINT DEFAULT '0' NOT NULL, 
+	hash TEXT DEFAULT '' NOT NULL, 
+	PRIMARY KEY (id), 
+	CONSTRAINT ledger_batches_owner FOREIGN KEY(owner) REFERENCES ledger_owners (id)
+);
+CREATE TABLE payments (
+	id TEXT NOT NULL, 
+	organization_id TEXT DEFAULT '' NOT NULL, 
+	account TEXT DEFAULT '' NOT NULL, 
+	currency TEXT DEFAULT '' NOT NULL, 
+	amount_nano BIGINT DEFAULT '0' NOT NULL, 
+	note TEXT DEFAULT '' NOT NULL, 
+	at_s DOUBLE DEFAULT '0' NOT NULL, 
+	PRIMARY KEY (id), 
+	CONSTRAINT payments_amount CHECK (amount_nano > 0)
+);
+CREATE TABLE invoices (
+	number TEXT NOT NULL, 
+	organization_id TEXT DEFAULT '' NOT NULL, 
+	starts_at_s BIGINT DEFAULT '0' NOT NULL, 
+	ends_at_s BIGINT DEFAULT '0' NOT NULL, 
+	currency TEXT DEFAULT '' NOT NULL, 
+	total_nano BIGINT DEFAULT '0' NOT NULL, 
+	lines TEXT DEFAULT '[]' NOT NULL, 
+	created_at_s DOUBLE DEFAULT '0' NOT NULL, 
+	PRIMARY KEY (number), 
+	CONSTRAINT invoices_total CHECK (total_nano >= 0 AND starts_at_s < ends_at_s)
+);
 CREATE INDEX budgets_scope ON budgets (scope, scope_id);
-CREATE UNIQUE INDEX invoices_period ON invoices (organisation_id, starts_at_s, ends_at_s);
+CREATE UNIQUE INDEX invoices_period ON invoices (organization_id, starts_at_s, ends_at_s);
 CREATE INDEX kept_answers_expiry ON kept_answers (expires_at_s);
 CREATE INDEX keys_created ON keys (created_at_s, id);
 CREATE INDEX keys_lineage ON keys (lineage);
 CREATE UNIQUE INDEX ledger_balances_account ON ledger_balances (account, starts_at_s);
 CREATE UNIQUE INDEX ledger_batches_chain ON ledger_batches (owner, sequence);
 CREATE UNIQUE INDEX ledger_entries_once ON ledger_entries (hold, step);
-CREATE INDEX teams_organisation ON teams (organisation_id);
+CREATE INDEX teams_organization ON teams (organization_id);
 CREATE INDEX usage_outbox_due ON usage_outbox (reporter, due_at_s, id);
-CREATE INDEX users_organisation ON users (organisation_id);
-INSERT INTO alembic_version VALUES ('0005');
+CREATE INDEX users_organization ON users (organization_id);
+INSERT INTO alembic_version VALUES ('0006');
 PRAGMA user_version=2

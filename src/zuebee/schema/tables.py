@@ -9,10 +9,12 @@ from sqlalchemy import (
     TIMESTAMP,
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     ColumnElement,
     Computed,
     Double,
+    ForeignKey,
     Index,
     Integer,
     LargeBinary,
@@ -34,6 +36,13 @@ def _text(name: str, default: str = "") -> Column[str]:
 
 def _number(name: str, default: int = 0) -> Column[int]:
     return Column(name, BigInteger, nullable=False, server_default=str(default))
+
+
+def _key(table: str, name: str, other: str) -> Column[int]:
+    """The id of a row of another table, which is there."""
+    return Column(
+        name, BigInteger, ForeignKey(f"{other}.id", name=f"{table}_{name}"), nullable=False, server_default="0"
+    )
 
 
 def _time(name: str) -> Column[float]:
@@ -79,8 +88,8 @@ def _rights() -> list[Column[Any]]:
 
 # --- who ---
 
-organisations = Table(
-    "organisations", metadata,
+organizations = Table(
+    "organizations", metadata,
     Column("id", Text, primary_key=True),
     _text("name"), *_rights(),
 )  # fmt: skip
@@ -88,15 +97,15 @@ organisations = Table(
 teams = Table(
     "teams", metadata,
     Column("id", Text, primary_key=True),
-    _text("organisation_id"), _text("name"), *_rights(),
-    Index("teams_organisation", "organisation_id"),
+    _text("organization_id"), _text("name"), *_rights(),
+    Index("teams_organization", "organization_id"),
 )  # fmt: skip
 
 users = Table(
     "users", metadata,
     Column("id", Text, primary_key=True),
-    _text("organisation_id"), _text("team_id"), _text("name"), _text("role", "member"), *_rights(),
-    Index("users_organisation", "organisation_id"),
+    _text("organization_id"), _text("team_id"), _text("name"), _text("role", "member"), *_rights(),
+    Index("users_organization", "organization_id"),
 )  # fmt: skip
 
 plans = Table(
@@ -112,7 +121,7 @@ keys = Table(
     Column("digest", Text, nullable=False, unique=True),  # SHA-256 in hex; the key itself is nowhere
     _text("hint"),  # its first and last characters, for people
     _text("lineage"),  # the id of the first key that this one replaces: budgets and limits count for all of them
-    _text("name"), _text("organisation_id"), _text("team_id"), _text("user_id"), *_rights(), _text("priority"),
+    _text("name"), _text("organization_id"), _text("team_id"), _text("user_id"), *_rights(), _text("priority"),
     _text("billing", "none"),  # none, quota, prepaid
     _text("allowed_ips", "[]"), _text("denied_ips", "[]"), _text("rotated_from"),
     _time("starts_at_s"), _time("expires_at_s"), _time("revoked_at_s"),
@@ -141,12 +150,18 @@ ledger_owners = Table(
 ledger_balances = Table(
     "ledger_balances", metadata,
     Column("id", Serial, primary_key=True),
-    _text("account"), _text("unit"), _text("period"), _time("starts_at_s"),
+    _text("account"), _text("unit"), _text("period"),
+    _number("starts_at_s"),  # of the period: a whole second
     _number("granted"), _number("held"), _number("used"), _number("overdraft"),
     _number("limited"),  # how much of `granted` came from the budget's limit
     _number("changes"),  # how often the limit was set, the first time included
     _number("owed"),  # PostgreSQL: what open holds that were cut down may need beyond what they hold
     _number("apart"),  # how much of `used` was paid for when the limit came; -1: it went, the account is prepaid
+    CheckConstraint(
+        "granted >= 0 AND held >= 0 AND used >= 0 AND overdraft >= 0 AND owed >= 0 AND apart >= -1"
+        " AND used + held <= granted + overdraft",
+        name="ledger_balances_figures",
+    ),
     Index("ledger_balances_account", "account", "starts_at_s", unique=True),
 )  # fmt: skip
 
@@ -166,22 +181,33 @@ ledger_entries = Table(
     _number("path"), _number("tokens"), _number("cost_nano"),
     _number("released_tokens"), _number("released_cost_nano"),  # what a resolution took from `held`
     _number("owner"), _time("at_s"),
+    CheckConstraint(
+        "tokens >= 0 AND cost_nano >= 0 AND released_tokens >= 0 AND released_cost_nano >= 0",
+        name="ledger_entries_amounts",
+    ),
     Index("ledger_entries_once", "hold", "step", unique=True),
 )  # fmt: skip
 
 ledger_holds = Table(
     "ledger_holds", metadata,  # the holds that are open; gone when resolved
     Column("hold", Text, primary_key=True),
-    _number("path"), _number("tokens"), _number("cost_nano"), _number("owner"), _time("expires_at_s"),
+    _key("ledger_holds", "path", "ledger_paths"), _number("tokens"), _number("cost_nano"),
+    _key("ledger_holds", "owner", "ledger_owners"), _time("expires_at_s"),
     _number("progress_tokens"), _number("progress_cost_nano"), _text("record", ""),
     _time("swept_at_s"),  # when a process last found that it has expired, and took it upon itself
     _number("owed_tokens"), _number("owed_cost_nano"),  # PostgreSQL: what it lacks of its worst case
+    CheckConstraint(
+        "tokens >= 0 AND cost_nano >= 0 AND progress_tokens >= 0 AND progress_cost_nano >= 0"
+        " AND owed_tokens >= 0 AND owed_cost_nano >= 0",
+        name="ledger_holds_amounts",
+    ),
 )  # fmt: skip
 
 ledger_batches = Table(
     "ledger_batches", metadata,  # one for each commit with entries; each owner's form a hash chain
     Column("id", Serial, primary_key=True),
-    _number("owner"), _number("sequence"), _number("entries"), _text("hash"),
+    _key("ledger_batches", "owner", "ledger_owners"),
+    _number("sequence"), _number("entries"), _text("hash"),
     Index("ledger_batches_chain", "owner", "sequence", unique=True),
 )  # fmt: skip
 
@@ -191,7 +217,7 @@ usage_records = Table(
     "usage_records", metadata,
     Column("id", Serial, primary_key=True),
     _text("request_id"), _time("at_s"), _text("key_id"), _text("key_name"), _text("user_id"), _text("team_id"),
-    _text("organisation_id"), _text("plan"), _text("priority"), _text("model"), _text("method"), _text("endpoint"),
+    _text("organization_id"), _text("plan"), _text("priority"), _text("model"), _text("method"), _text("endpoint"),
     Column("is_stream", Boolean, nullable=False, server_default="0"),
     Column("status", Integer, nullable=False, server_default="0"),
     _text("ending"), _text("code"), _text("backend"), _text("backend_url"),
@@ -222,7 +248,7 @@ usage_days = Table(
 
 unbilled_usage = Table(
     "unbilled_usage", metadata,  # what is on no invoice yet: an invoice takes it away
-    Column("organisation_id", Text, primary_key=True),
+    Column("organization_id", Text, primary_key=True),
     Column("month", BigInteger, primary_key=True),  # its first second
     Column("user_id", Text, primary_key=True),
     Column("model", Text, primary_key=True),
@@ -262,16 +288,18 @@ kept_answers = Table(
 payments = Table(
     "payments", metadata,
     Column("id", Text, primary_key=True),  # the payment provider's id: a payment counts once
-    _text("organisation_id"), _text("account"), _text("currency"), _number("amount_nano"), _text("note"),
+    _text("organization_id"), _text("account"), _text("currency"), _number("amount_nano"), _text("note"),
     _time("at_s"),
+    CheckConstraint("amount_nano > 0", name="payments_amount"),
 )  # fmt: skip
 
 invoices = Table(
     "invoices", metadata,
     Column("number", Text, primary_key=True),
-    _text("organisation_id"), _time("starts_at_s"), _time("ends_at_s"), _text("currency"), _number("total_nano"),
+    _text("organization_id"), _number("starts_at_s"), _number("ends_at_s"), _text("currency"), _number("total_nano"),
     _text("lines", "[]"), _time("created_at_s"),
-    Index("invoices_period", "organisation_id", "starts_at_s", "ends_at_s", unique=True),
+    CheckConstraint("total_nano >= 0 AND starts_at_s < ends_at_s", name="invoices_total"),
+    Index("invoices_period", "organization_id", "starts_at_s", "ends_at_s", unique=True),
 )  # fmt: skip
 
 counters = Table(

@@ -12,7 +12,7 @@ class AccessEntry(msgspec.Struct):
     key: str
     user: str
     team: str
-    organisation: str
+    organization: str
     plan: str
     priority: str
     address: str

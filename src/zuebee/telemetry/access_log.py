@@ -76,7 +76,7 @@ def access_line(settlement: Settlement) -> bytes:
         principal.name,
         principal.user_id,
         principal.team_id,
-        principal.organisation_id,
+        principal.organization_id,
         principal.plan,
         principal.priority,
         settlement.address,

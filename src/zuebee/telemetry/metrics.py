@@ -2,7 +2,7 @@
 
 The hot path only adds to plain numbers (about 1 µs a request); Prometheus' text is made when somebody asks for it.
 Label values are bounded: routes come from the route table, backends from the settings, and of the model names only
-the first `max_models` that a backend answered for get a label of their own; the rest are `other`. Of organisations and
+the first `max_models` that a backend answered for get a label of their own; the rest are `other`. Of organizations and
 budgets there are at most `max_accounts`.
 """
 
@@ -60,10 +60,10 @@ METRICS: Final = {
         "gauge", ("currency",), "1, with the currency of all money: what costs and budgets are in."
     ),
     "zuebee_burn_tokens_per_minute": Description(
-        "gauge", ("organisation", "plan"), "Tokens a minute, smoothed over the last minutes; the sum is the whole."
+        "gauge", ("organization", "plan"), "Tokens a minute, smoothed over the last minutes; the sum is the whole."
     ),
     "zuebee_burn_cost_per_hour": Description(
-        "gauge", ("organisation", "plan"), "Cost an hour at the pace of the last minutes, in units of the currency."
+        "gauge", ("organization", "plan"), "Cost an hour at the pace of the last minutes, in units of the currency."
     ),
     "zuebee_budget_granted": Description(
         "gauge", ("account", "unit", "period"), "What there is in this period, tokens or currency; see the next."
@@ -258,7 +258,7 @@ class Metrics:
                 self._contradictions += 1
             principal = settlement.principal
             tokens = prompt_tokens + completion_tokens
-            self._burns.add(principal.organisation_id, principal.plan, tokens, cost_nano, clock.monotonic_s())
+            self._burns.add(principal.organization_id, principal.plan, tokens, cost_nano, clock.monotonic_s())
         wait, wait_s = (tally.first_token, first_s) if first_s >= 0 else (tally.wait, duration_s)
         wait.counts[bisect_left(FIRST_TOKEN_BUCKETS_S, wait_s)] += 1
         wait.sum += wait_s

@@ -204,7 +204,7 @@ class Burn:
 
 
 class Burns:
-    """Rates by organisation and plan: the first `limit` pairs for themselves, all others together.
+    """Rates by organization and plan: the first `limit` pairs for themselves, all others together.
 
     They add up: the sum over all pairs is the rate of the whole.
     """
@@ -213,12 +213,12 @@ class Burns:
         self.limit = limit
         self._burns: dict[tuple[str, str], Burn] = {}
 
-    def add(self, organisation: str, plan: str, tokens: int, cost_nano: int, now_s: float) -> None:
+    def add(self, organization: str, plan: str, tokens: int, cost_nano: int, now_s: float) -> None:
         """So much was used."""
-        burn = self._burns.get((organisation, plan))
+        burn = self._burns.get((organization, plan))
         if burn is None:
             known = len(self._burns) < self.limit
-            burn = self._burns.setdefault((organisation, plan) if known else (OTHER, OTHER), Burn())
+            burn = self._burns.setdefault((organization, plan) if known else (OTHER, OTHER), Burn())
         burn.add(tokens, cost_nano, now_s)
 
     def rates(self, now_s: float) -> list[tuple[tuple[str, str], float, float]]:
@@ -238,7 +238,7 @@ class BalanceLike(Protocol):
 
     account: str
     unit: str
-    starts_at_s: float
+    starts_at_s: int
     granted: int
     held: int
     used: int

@@ -128,7 +128,7 @@ class DatabaseSink:
             "usage_source": _text(event.usage_source, 16),
             "ending": _text(event.ending, 32),
             "team_id": _text(event.team_id, 64),
-            "organisation_id": _text(event.organisation_id, 64),
+            "organization_id": _text(event.organization_id, 64),
             "cost_nano": event.cost_nano,
             "currency": _text(event.currency, 3),
         }
@@ -175,7 +175,7 @@ def _definition(name: str, schema: str | None) -> Table:
         Column("usage_source", String(16)),
         Column("ending", String(32)),
         Column("team_id", String(64)),
-        Column("organisation_id", String(64)),
+        Column("organization_id", String(64)),
         Column("cost_nano", BigInteger),
         Column("currency", String(3)),
         Index(f"{short}request_id", "request_id", unique=True),

@@ -12,7 +12,7 @@ from zuebee.lib.timestamps import rfc3339
 from zuebee.schema.sums import Sums
 from zuebee.schema.tables import usage_records
 
-GroupBy = Literal["key", "user", "team", "organisation", "plan", "model", "endpoint", "day", "hour"]
+GroupBy = Literal["key", "user", "team", "organization", "plan", "model", "endpoint", "day", "hour"]
 
 MAX_GROUPS = 10_000
 ROWS_AT_ONCE = 2000
@@ -22,7 +22,7 @@ _GROUPS: dict[str, ColumnElement[Any]] = {
     "key": _rows.key_name,
     "user": _rows.user_id,
     "team": _rows.team_id,
-    "organisation": _rows.organisation_id,
+    "organization": _rows.organization_id,
     "plan": _rows.plan,
     "model": _rows.model,
     "endpoint": _rows.endpoint,
@@ -30,7 +30,7 @@ _GROUPS: dict[str, ColumnElement[Any]] = {
 _SPANS_S = {"day": 86400, "hour": 3600}
 
 EXPORTED = (
-    "request_id", "at_s", "key_id", "key_name", "user_id", "team_id", "organisation_id", "plan", "priority", "model",
+    "request_id", "at_s", "key_id", "key_name", "user_id", "team_id", "organization_id", "plan", "priority", "model",
     "method", "endpoint", "is_stream", "status", "ending", "code", "backend", "backend_url", "attempts",
     "prompt_tokens", "completion_tokens", "cached_tokens", "usage_source", "cost_nano", "duration_ms",
     "first_token_ms", "tags",
@@ -47,7 +47,7 @@ class Filter(msgspec.Struct, frozen=True):
     key: str | None = None
     user: str | None = None
     team: str | None = None
-    organisation: str | None = None
+    organization: str | None = None
     plan: str | None = None
     model: str | None = None
     since_s: float | None = None
@@ -134,7 +134,7 @@ def _where(query: Select[Any], chosen: Filter) -> Select[Any]:
     for name, column in (
         ("user", _rows.user_id),
         ("team", _rows.team_id),
-        ("organisation", _rows.organisation_id),
+        ("organization", _rows.organization_id),
         ("plan", _rows.plan),
     ):
         if (value := getattr(chosen, name)) is not None:

@@ -54,39 +54,39 @@ def test_a_keys_budget_is_its_lineages_and_sets_its_billing(store: Store) -> Non
 
 def test_prepaid_stays_prepaid(store: Store) -> None:
     store.acme()
-    store.accounts.set_budget("organisation", "acme", tokens(None, "never"))
-    store.accounts.set_budget("organisation", "acme", tokens(None, "never"))
+    store.accounts.set_budget("organization", "acme", tokens(None, "never"))
+    store.accounts.set_budget("organization", "acme", tokens(None, "never"))
     with pytest.raises(AccountsError) as caught:
-        store.accounts.set_budget("organisation", "acme", tokens(5, "never"))
+        store.accounts.set_budget("organization", "acme", tokens(5, "never"))
     assert caught.value.kind == "conflict"
     with pytest.raises(AccountsError, match="period"):
-        store.accounts.set_budget("organisation", "acme", tokens(None, "daily"))
+        store.accounts.set_budget("organization", "acme", tokens(None, "daily"))
 
 
 def test_a_budget_belongs_to_somebody(store: Store) -> None:
-    with pytest.raises(AccountsError, match="there is no organisation `acme`"):
-        store.accounts.set_budget("organisation", "acme", tokens(5))
+    with pytest.raises(AccountsError, match="there is no organization `acme`"):
+        store.accounts.set_budget("organization", "acme", tokens(5))
 
 
 def test_a_limit_that_never_starts_again_is_refused_where_money_was_paid_in(store: Store) -> None:
     store.acme()
     prepaid = {"unit": "USD", "period": "never", "amount": None}
-    store.accounts.set_budget("organisation", "acme", prepaid)
-    store.payments.top_up("organisation", "acme", payment_id="1", amount=5)
+    store.accounts.set_budget("organization", "acme", prepaid)
+    store.payments.top_up("organization", "acme", payment_id="1", amount=5)
     with pytest.raises(AccountsError, match="is prepaid: remove that budget before it is limited"):
-        store.accounts.set_budget("organisation", "acme", {**prepaid, "amount": 7})
-    store.accounts.remove_budget("organisation", "acme", unit="USD", period="never")
+        store.accounts.set_budget("organization", "acme", {**prepaid, "amount": 7})
+    store.accounts.remove_budget("organization", "acme", unit="USD", period="never")
     with pytest.raises(AccountsError, match="was paid into, and stays prepaid; use another period"):
-        store.accounts.set_budget("organisation", "acme", {**prepaid, "amount": 7})
-    store.accounts.set_budget("organisation", "acme", {"unit": "USD", "period": "monthly", "amount": 7})
-    assert store.accounts.set_budget("organisation", "acme", prepaid)["running"]["available"] == 5
+        store.accounts.set_budget("organization", "acme", {**prepaid, "amount": 7})
+    store.accounts.set_budget("organization", "acme", {"unit": "USD", "period": "monthly", "amount": 7})
+    assert store.accounts.set_budget("organization", "acme", prepaid)["running"]["available"] == 5
 
 
 def test_a_limit_that_went_is_not_shown_as_money(store: Store) -> None:
     store.acme()
-    row = {"account": "organisation:acme/USD/never", "unit": "USD", "period": "never"}
+    row = {"account": "organization:acme/USD/never", "unit": "USD", "period": "never"}
     figures = {"granted": 105, "limited": 100, "used": 30, "held": 20, "changes": 1}
     store.database.call(lambda c: c.execute(insert(ledger_balances).values(**row, **figures)))
-    view = store.accounts.set_budget("organisation", "acme", {"unit": "USD", "period": "never", "amount": None})
+    view = store.accounts.set_budget("organization", "acme", {"unit": "USD", "period": "never", "amount": None})
     assert view["running"]["granted"] == 55
     assert view["running"]["available"] == 5

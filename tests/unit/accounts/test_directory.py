@@ -9,23 +9,23 @@ from zuebee.accounts.schemas import AccountsError
 def test_what_is_made_can_be_seen(store: Store) -> None:
     store.acme()
     view = store.accounts.show("user", "ann")
-    expected = {"organisation_id": "acme", "team_id": "research", "role": "admin", "name": "ann", "status": "active"}
+    expected = {"organization_id": "acme", "team_id": "research", "role": "admin", "name": "ann", "status": "active"}
     assert expected.items() <= view.items()
-    found, following = store.accounts.listing("user", organisation_id="acme")
+    found, following = store.accounts.listing("user", organization_id="acme")
     assert ([each["id"] for each in found], following) == (["ann", "bob"], "")
 
 
 @pytest.mark.parametrize(
     ("kind", "fields", "field", "reason"),
     [
-        ("organisation", {"id": "acme"}, "id", "conflict"),
-        ("team", {"id": "t", "organisation_id": "nobody"}, "organisation_id", "not_found"),
+        ("organization", {"id": "acme"}, "id", "conflict"),
+        ("team", {"id": "t", "organization_id": "nobody"}, "organization_id", "not_found"),
         ("team", {"id": "t"}, "", "invalid"),
-        ("user", {"id": "u", "organisation_id": "other", "team_id": "research"}, "team_id", "invalid"),
-        ("user", {"id": "u", "organisation_id": "acme", "team_id": "none"}, "team_id", "not_found"),
-        ("user", {"id": "u", "organisation_id": "acme", "role": "owner"}, "role", "invalid"),
-        ("user", {"id": "u", "organisation_id": "acme", "status": "active"}, "status", "forbidden"),
-        ("organisation", {"id": "o", "plan": "gold"}, "plan", "not_found"),
+        ("user", {"id": "u", "organization_id": "other", "team_id": "research"}, "team_id", "invalid"),
+        ("user", {"id": "u", "organization_id": "acme", "team_id": "none"}, "team_id", "not_found"),
+        ("user", {"id": "u", "organization_id": "acme", "role": "owner"}, "role", "invalid"),
+        ("user", {"id": "u", "organization_id": "acme", "status": "active"}, "status", "forbidden"),
+        ("organization", {"id": "o", "plan": "gold"}, "plan", "not_found"),
         ("plan", {"id": "p", "budgets": [{"unit": "EUR", "period": "daily", "amount": 1}]}, "unit", "invalid"),
     ],
 )
@@ -45,8 +45,8 @@ def test_a_change_leaves_what_it_does_not_name(store: Store) -> None:
     store.accounts.change("team", "research", {"models": ["a"], "tags": ["lab"]})
     view = store.accounts.change("team", "research", {"tags": []})
     assert (view["models"], view["tags"]) == (["a"], [])
-    with pytest.raises(AccountsError, match="organisation_id: this cannot be set"):
-        store.accounts.change("team", "research", {"organisation_id": "other"})
+    with pytest.raises(AccountsError, match="organization_id: this cannot be set"):
+        store.accounts.change("team", "research", {"organization_id": "other"})
     with pytest.raises(AccountsError, match="there is no team `nothing`"):
         store.accounts.change("team", "nothing", {})
 

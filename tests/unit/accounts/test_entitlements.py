@@ -42,7 +42,7 @@ plans = st.builds(
 
 @st.composite
 def levels(draw: st.DrawFn) -> list[Level]:
-    scopes: list[Scope] = ["key", "user", "team", "organisation"]
+    scopes: list[Scope] = ["key", "user", "team", "organization"]
     return [
         Level(scope, "x", draw(patterns), draw(patterns), draw(limits), draw(budgets), draw(st.none() | plans))
         for scope in scopes
@@ -71,12 +71,12 @@ def test_a_childs_rights_are_a_part_of_its_parents(chain: list[Level], priority:
 def test_budgets_come_in_the_order_of_the_levels_and_each_account_once(chain: list[Level]) -> None:
     found = merge(chain, priority=None, billing="quota", currency="USD").budgets
     order = [budget.account.partition(":")[0] for budget in found]
-    assert order == sorted(order, key=["key", "user", "team", "organisation"].index)
+    assert order == sorted(order, key=["key", "user", "team", "organization"].index)
     assert len({budget.account for budget in found}) == len(found)
 
 
 def test_the_control_a_merge_that_forgets_a_level_is_seen() -> None:
-    chain = [Level("key", "k"), Level("organisation", "o", models=("a",))]
+    chain = [Level("key", "k"), Level("organization", "o", models=("a",))]
     forgetful = merge(chain[:1], priority=None, billing="none", currency="USD")
     assert allows(forgetful.models, "b")
     assert not allows(merge(chain, priority=None, billing="none", currency="USD").models, "b")
@@ -91,7 +91,7 @@ class Mode:
 
 TEN = BudgetForm(unit="tokens", period="daily", amount=10)
 OF_KEY = Budget("key:k/tokens/daily", "tokens", "daily", 10)
-OF_ORGANISATION = Budget("organisation:o/tokens/daily", "tokens", "daily", 10)
+OF_ORGANIZATION = Budget("organization:o/tokens/daily", "tokens", "daily", 10)
 PREPAID = Budget("key:k/USD/never", "USD", "never", None)
 ZERO = Budget("key:k/tokens/never", "tokens", "never", 0)
 
@@ -99,16 +99,16 @@ ZERO = Budget("key:k/tokens/never", "tokens", "never", 0)
 @pytest.mark.parametrize(
     "mode",
     [
-        Mode("none", (TEN,), (OF_ORGANISATION,)),
-        Mode("quota", (TEN,), (OF_KEY, OF_ORGANISATION)),
-        Mode("quota", (), (ZERO, OF_ORGANISATION)),
-        Mode("prepaid", (), (PREPAID, OF_ORGANISATION)),
-        Mode("prepaid", (TEN,), (OF_KEY, PREPAID, OF_ORGANISATION)),
+        Mode("none", (TEN,), (OF_ORGANIZATION,)),
+        Mode("quota", (TEN,), (OF_KEY, OF_ORGANIZATION)),
+        Mode("quota", (), (ZERO, OF_ORGANIZATION)),
+        Mode("prepaid", (), (PREPAID, OF_ORGANIZATION)),
+        Mode("prepaid", (TEN,), (OF_KEY, PREPAID, OF_ORGANIZATION)),
     ],
     ids=lambda mode: f"{mode.billing}-{len(mode.own)}",
 )
 def test_a_billing_mode_says_which_accounts_of_the_key_count(mode: Mode) -> None:
-    chain = [Level("key", "k", budgets=mode.own), Level("organisation", "o", budgets=(TEN,))]
+    chain = [Level("key", "k", budgets=mode.own), Level("organization", "o", budgets=(TEN,))]
     found = merge(chain, priority=None, billing=mode.billing, currency="USD")  # type: ignore[arg-type]
     assert found.budgets == mode.expected
 

@@ -4,8 +4,8 @@ from zuebee.accounts.invoice_page import invoice_page
 
 INVOICE = {
     "number": "00000007",
-    "organisation_id": "acme",
-    "organisation_name": "<script>alert(1)</script>",
+    "organization_id": "acme",
+    "organization_name": "<script>alert(1)</script>",
     "starts_at_s": 1759276800.0,
     "ends_at_s": 1761955200.0,
     "created_at_s": 1761955200.0,

@@ -15,14 +15,14 @@ NOVEMBER_S = datetime(2025, 11, 1, tzinfo=UTC).timestamp()
 
 def fill(store: Store) -> None:
     store.acme()
-    store.accounts.change("organisation", "acme", {"name": "Acme <Ltd>"})
-    store.used(at_s=OCTOBER_S, organisation_id="acme", user_id="ann", cost_nano=3)
-    store.used(at_s=NOVEMBER_S - 1, organisation_id="acme", user_id="ann", cost_nano=4)
-    store.used(at_s=OCTOBER_S + 9, organisation_id="acme", user_id="bob", cost_nano=1, model="n")
-    store.used(at_s=NOVEMBER_S, organisation_id="acme", user_id="ann", cost_nano=1000)
-    store.used(at_s=OCTOBER_S + 9, organisation_id="other", user_id="eve", cost_nano=1000)
+    store.accounts.change("organization", "acme", {"name": "Acme <Ltd>"})
+    store.used(at_s=OCTOBER_S, organization_id="acme", user_id="ann", cost_nano=3)
+    store.used(at_s=NOVEMBER_S - 1, organization_id="acme", user_id="ann", cost_nano=4)
+    store.used(at_s=OCTOBER_S + 9, organization_id="acme", user_id="bob", cost_nano=1, model="n")
+    store.used(at_s=NOVEMBER_S, organization_id="acme", user_id="ann", cost_nano=1000)
+    store.used(at_s=OCTOBER_S + 9, organization_id="other", user_id="eve", cost_nano=1000)
     nothing = {"prompt_tokens": None, "completion_tokens": None}
-    store.used(at_s=OCTOBER_S + 9, organisation_id="acme", user_id="refused", **nothing)
+    store.used(at_s=OCTOBER_S + 9, organization_id="acme", user_id="refused", **nothing)
 
 
 @pytest.mark.requirement("A108")
@@ -39,9 +39,9 @@ def test_an_invoice_has_the_lines_of_its_month_and_their_exact_sum(store: Store)
 def test_a_made_invoice_stays_as_it_is_and_numbers_have_no_gap(store: Store) -> None:
     fill(store)
     first = store.invoices.make("acme", "2025-10")
-    store.used(at_s=OCTOBER_S + 1, organisation_id="acme", user_id="ann", cost_nano=50)
+    store.used(at_s=OCTOBER_S + 1, organization_id="acme", user_id="ann", cost_nano=50)
     assert store.invoices.make("acme", "2025-10") == first
-    with pytest.raises(AccountsError, match="there is no organisation"):
+    with pytest.raises(AccountsError, match="there is no organization"):
         store.invoices.make("nobody", "2025-10")
     assert store.invoices.preview("other", "2025-10")["number"] == ""
     numbers = [store.invoices.make(*each)["number"] for each in [("other", "2025-10"), ("acme", "2025-11")]]
@@ -65,7 +65,7 @@ def totals(*made: dict[str, Any]) -> list[tuple[int, list[tuple[str, int]]]]:
 def test_what_came_late_is_on_the_next_invoice_and_on_no_other(store: Store) -> None:
     fill(store)
     october = store.invoices.make("acme", "2025-10")
-    store.used(at_s=OCTOBER_S + 1, organisation_id="acme", user_id="ann", cost_nano=50)
+    store.used(at_s=OCTOBER_S + 1, organization_id="acme", user_id="ann", cost_nano=50)
     assert store.invoices.preview("acme", "2025-11")["total_nano"] == 1050
     november = store.invoices.make("acme", "2025-11")
     assert totals(october, november) == [(8, [("", 7), ("", 1)]), (1050, [("", 1000), ("2025-10", 50)])]
@@ -99,7 +99,7 @@ def test_too_many_lines_are_one(store: Store, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(invoices, "MAX_LINES", 3)
     store.acme()
     for number in range(10):
-        store.used(at_s=OCTOBER_S, organisation_id="acme", user_id=f"u{number}", cost_nano=10 + number)
+        store.used(at_s=OCTOBER_S, organization_id="acme", user_id=f"u{number}", cost_nano=10 + number)
     invoice = store.invoices.make("acme", "2025-10")
     shown = [(x["user_id"], x["model"], x["requests"], x["cost_nano"]) for x in invoice["lines"]]
     assert shown == [("u9", "m", 1, 19), ("u8", "m", 1, 18), ("", "other", 8, 108)]

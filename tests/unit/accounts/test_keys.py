@@ -33,21 +33,21 @@ def test_a_key_has_256_random_bits_and_is_kept_as_its_hash_only(store: Store) ->
         ({"user_id": "ann"}, ("acme", "research", "ann")),
         ({"user_id": "bob"}, ("acme", "", "bob")),
         ({"team_id": "research"}, ("acme", "research", "")),
-        ({"organisation_id": "acme"}, ("acme", "", "")),
+        ({"organization_id": "acme"}, ("acme", "", "")),
         ({}, ("", "", "")),
     ],
 )
 def test_owners_follow_from_the_lowest(store: Store, fields: dict[str, Any], owners: tuple[str, ...]) -> None:
     store.acme()
     view = store.accounts.create_key(fields).view
-    assert (view["organisation_id"], view["team_id"], view["user_id"]) == owners
+    assert (view["organization_id"], view["team_id"], view["user_id"]) == owners
 
 
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
         ({"user_id": "eve"}, "user_id"),
-        ({"user_id": "ann", "organisation_id": "other"}, "organisation_id"),
+        ({"user_id": "ann", "organization_id": "other"}, "organization_id"),
         ({"user_id": "bob", "team_id": "research"}, "team_id"),
         ({"plan": "gold"}, "plan"),
         ({"billing": "quota"}, "billing"),
@@ -81,7 +81,7 @@ def test_a_key_is_billed_as_its_budgets_say(store: Store) -> None:
 def test_what_the_owner_may_not_use_is_refused_when_the_key_is_made(store: Store) -> None:
     store.acme()
     store.accounts.create("plan", {"id": "small", "models": ["gpt-*"]})
-    store.accounts.change("organisation", "acme", {"plan": "small"})
+    store.accounts.change("organization", "acme", {"plan": "small"})
     store.accounts.create_key({"user_id": "ann", "models": ["gpt-4*"]})
     with pytest.raises(AccountsError, match="models: `claude-3` is not allowed"):
         store.accounts.create_key({"user_id": "ann", "models": ["gpt-4o", "claude-3"]})
@@ -170,7 +170,7 @@ def test_keys_are_listed_with_their_usage_and_found_by_owner_and_state(store: St
 
     assert ids(user_id="bob") == [bob]
     assert ids(team_id="research") == [ann, gone]
-    assert ids(organisation_id="other") == []
+    assert ids(organization_id="other") == []
     store.accounts.set_status("key", bob, "disabled")
     assert (ids(state="active"), ids(state="disabled"), ids(state="expired")) == ([ann], [bob], [gone])
     store.accounts.revoke_key(ann)

@@ -40,35 +40,35 @@ def test_what_is_named_brings_its_rights(store: Store) -> None:
     )  # fmt: skip
     accounts.change("user", "ann", {"tags": ["x"], "limits": {"requests_per_minute": 3}})
     accounts.change("team", "research", {"models": ["gpt-4*"], "endpoints": ["/v1/chat/*"], "tags": ["eu", "x"]})
-    accounts.set_budget("organisation", "acme", {"unit": "USD", "period": "never", "amount": None})
+    accounts.set_budget("organization", "acme", {"unit": "USD", "period": "never", "amount": None})
     accounts.set_budget("team", "research", {**TOKENS, "amount": 70})
     accounts.set_budget("user", "ann", {**TOKENS, "amount": 50})
     accounts.set_budget("user", "bob", {**TOKENS, "amount": 1})
-    found = who(store, team_id="research", organisation_id="acme", plan="gold")
+    found = who(store, team_id="research", organization_id="acme", plan="gold")
     assert (found.key_id, found.name, found.user_id) == ("jwt_1", "Ann", "ann")
-    assert (found.team_id, found.organisation_id, found.plan, found.priority) == ("research", "acme", "gold", "high")
+    assert (found.team_id, found.organization_id, found.plan, found.priority) == ("research", "acme", "gold", "high")
     assert (found.models, found.endpoints, found.tags) == (("gpt-4*",), ("/v1/chat/*",), ("x", "eu"))
     assert found.limits == (Limit("key:jwt_1", "concurrent", 2), Limit("user:ann", "requests", 3, 60))
     assert found.budgets == (
         Budget("key:jwt_1/tokens/monthly", "tokens", "monthly", 900),
         Budget("user:ann/tokens/monthly", "tokens", "monthly", 50),
         Budget("team:research/tokens/monthly", "tokens", "monthly", 70),
-        Budget("organisation:acme/USD/never", "USD", "never", None),
+        Budget("organization:acme/USD/never", "USD", "never", None),
     )
 
 
 def test_what_is_not_named_follows_from_the_lowest_that_is(store: Store) -> None:
     store.acme()
     found = who(store)
-    assert (found.team_id, found.organisation_id) == ("research", "acme")
+    assert (found.team_id, found.organization_id) == ("research", "acme")
     found = who(store, user_id="stranger", team_id="research")
-    assert (found.user_id, found.team_id, found.organisation_id) == ("stranger", "research", "acme")
-    found = who(store, organisation_id="other")
-    assert (found.team_id, found.organisation_id) == ("research", "other"), "what was named stays"
+    assert (found.user_id, found.team_id, found.organization_id) == ("stranger", "research", "acme")
+    found = who(store, organization_id="other")
+    assert (found.team_id, found.organization_id) == ("research", "other"), "what was named stays"
 
 
 def test_names_that_the_store_does_not_know_give_and_take_nothing(store: Store) -> None:
-    named = {"user_id": "x", "team_id": "y", "organisation_id": "z", "plan": "w"}
+    named = {"user_id": "x", "team_id": "y", "organization_id": "z", "plan": "w"}
     assert who(store, **named) == Principal("jwt_1", "Ann", **named)
     assert who(store, user_id="", plan="' OR 1=1 --") == Principal("jwt_1", "Ann", plan="' OR 1=1 --")
 
@@ -82,7 +82,7 @@ def test_what_the_principal_may_by_itself_is_only_narrowed(store: Store) -> None
     assert code(store, models=("b",)) == "nothing_allowed"
 
 
-@pytest.mark.parametrize(("scope", "name"), [("user", "ann"), ("team", "research"), ("organisation", "acme")])
+@pytest.mark.parametrize(("scope", "name"), [("user", "ann"), ("team", "research"), ("organization", "acme")])
 def test_a_disabled_owner_refuses(store: Store, scope: Any, name: str) -> None:
     store.acme()
     assert code(store) == ""
@@ -94,7 +94,7 @@ def test_a_disabled_owner_refuses(store: Store, scope: Any, name: str) -> None:
 
 
 @pytest.mark.requirement("A051")
-@pytest.mark.parametrize(("scope", "name"), [("user", "ann"), ("team", "research"), ("organisation", "acme")])
+@pytest.mark.parametrize(("scope", "name"), [("user", "ann"), ("team", "research"), ("organization", "acme")])
 def test_a_plan_that_has_ended_refuses(store: Store, scope: Any, name: str) -> None:
     store.acme()
     store.accounts.create("plan", {"id": "gold"})

@@ -11,7 +11,7 @@ from zuebee.contracts.errors import Refusal
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 OLD = "aB3$kfi29fkQpz71mmN0xLw4"
-BODY = b'{"id":"pay_1","account":"organisation:acme/USD/never","unit":"USD","amount":5}'
+BODY = b'{"id":"pay_1","account":"organization:acme/USD/never","unit":"USD","amount":5}'
 NOW_S = 1_800_000_000.0
 
 
@@ -71,7 +71,7 @@ def test_no_secret_at_all_is_refused() -> None:
 
 
 def test_events_are_read() -> None:
-    assert read_event(BODY) == PaymentEvent(id="pay_1", account="organisation:acme/USD/never", unit="USD", amount=5)
+    assert read_event(BODY) == PaymentEvent(id="pay_1", account="organization:acme/USD/never", unit="USD", amount=5)
 
 
 @pytest.mark.parametrize(

@@ -13,18 +13,18 @@ from zuebee.contracts.errors import Refusal
 from zuebee.lib.sql.database import DatabaseError
 
 SECRET = "aB3$kfi29fkQpz71mmN0xLw4"
-ACCOUNT = "organisation:acme/USD/never"
+ACCOUNT = "organization:acme/USD/never"
 
 
 def prepaid(store: Store) -> None:
     store.acme()
-    store.accounts.set_budget("organisation", "acme", {"unit": "USD", "period": "never", "amount": None})
+    store.accounts.set_budget("organization", "acme", {"unit": "USD", "period": "never", "amount": None})
 
 
 def test_a_payment_is_an_entry_a_batch_and_a_balance(store: Store) -> None:
     prepaid(store)
-    paid = store.payments.top_up("organisation", "acme", payment_id="pay_1", amount=25 * 10**9, note="thanks")
-    assert (paid.fresh, paid.account, paid.organisation_id) == (True, ACCOUNT, "acme")
+    paid = store.payments.top_up("organization", "acme", payment_id="pay_1", amount=25 * 10**9, note="thanks")
+    assert (paid.fresh, paid.account, paid.organization_id) == (True, ACCOUNT, "acme")
     assert store.rows("SELECT account, period, starts_at_s, granted, held, used, limited FROM ledger_balances") == [
         (ACCOUNT, "never", 0.0, 25 * 10**9, 0, 0, 0)
     ]
@@ -36,45 +36,45 @@ def test_a_payment_is_an_entry_a_batch_and_a_balance(store: Store) -> None:
     ]
     [(ended,)] = store.rows("SELECT ended_at_s FROM ledger_owners")
     assert ended > 0, "nobody waits for this owner's heartbeat"
-    balance = store.accounts.budgets("organisation", "acme")[0]["running"]
+    balance = store.accounts.budgets("organization", "acme")[0]["running"]
     assert (balance["granted"], balance["available"]) == (25 * 10**9, 25 * 10**9)
 
 
 @pytest.mark.requirement("A109")
 def test_the_same_payment_twice_counts_once(store: Store) -> None:
     prepaid(store)
-    first = store.payments.top_up("organisation", "acme", payment_id="pay_1", amount=7)
-    again = store.payments.top_up("organisation", "acme", payment_id="pay_1", amount=7)
+    first = store.payments.top_up("organization", "acme", payment_id="pay_1", amount=7)
+    again = store.payments.top_up("organization", "acme", payment_id="pay_1", amount=7)
     assert (first.fresh, again.fresh) == (True, False)
     assert store.rows("SELECT granted FROM ledger_balances") == [(7,)]
     assert store.rows("SELECT count(*) FROM ledger_entries") == [(1,)]
     with pytest.raises(AccountsError) as caught:
-        store.payments.top_up("organisation", "acme", payment_id="pay_1", amount=8)
+        store.payments.top_up("organization", "acme", payment_id="pay_1", amount=8)
     assert (caught.value.field, caught.value.kind) == ("payment", "conflict")
-    store.payments.top_up("organisation", "acme", payment_id="pay_2", amount=1)
+    store.payments.top_up("organization", "acme", payment_id="pay_2", amount=1)
     assert store.rows("SELECT granted FROM ledger_balances") == [(8,)]
     assert [each["id"] for each in store.payments.listing("acme")] == ["pay_2", "pay_1"]
 
 
 def test_the_ledger_itself_refuses_what_it_has_seen(store: Store) -> None:
     prepaid(store)
-    store.payments.top_up("organisation", "acme", payment_id="pay_1", amount=7)
+    store.payments.top_up("organization", "acme", payment_id="pay_1", amount=7)
     store.rows("DELETE FROM payments RETURNING id")  # as if the first guard were missing
     with pytest.raises(DatabaseError):
-        store.payments.top_up("organisation", "acme", payment_id="pay_1", amount=7)
+        store.payments.top_up("organization", "acme", payment_id="pay_1", amount=7)
     assert store.rows("SELECT granted FROM ledger_balances") == [(7,)]
     store.rows("DELETE FROM ledger_entries RETURNING id")  # and the control: without the second it would count again
-    store.payments.top_up("organisation", "acme", payment_id="pay_1", amount=7)
+    store.payments.top_up("organization", "acme", payment_id="pay_1", amount=7)
     assert store.rows("SELECT granted FROM ledger_balances") == [(14,)]
 
 
 def test_only_prepaid_accounts_are_topped_up(store: Store) -> None:
     store.acme()
     with pytest.raises(AccountsError, match="is not prepaid"):
-        store.payments.top_up("organisation", "acme", payment_id="p", amount=1)
-    store.accounts.set_budget("organisation", "acme", {"unit": "USD", "period": "never", "amount": 5})
+        store.payments.top_up("organization", "acme", payment_id="p", amount=1)
+    store.accounts.set_budget("organization", "acme", {"unit": "USD", "period": "never", "amount": 5})
     with pytest.raises(AccountsError, match="has a limit"):
-        store.payments.top_up("organisation", "acme", payment_id="p", amount=1)
+        store.payments.top_up("organization", "acme", payment_id="p", amount=1)
     assert store.rows("SELECT count(*) FROM payments") == [(0,)]
     assert store.rows("SELECT count(*) FROM ledger_entries") == [(0,)]
 
@@ -96,21 +96,21 @@ def test_prepaid_by_a_plan_or_by_its_mode_will_do(store: Store) -> None:
 def test_amounts_that_cannot_be_are_refused(store: Store, amount: int) -> None:
     prepaid(store)
     with pytest.raises(AccountsError, match="amount"):
-        store.payments.top_up("organisation", "acme", payment_id="p", amount=amount)
+        store.payments.top_up("organization", "acme", payment_id="p", amount=amount)
 
 
 @pytest.mark.parametrize("payment_id", ["", "x" * 201, "a\nb", f"{ACCOUNT}@0"])
 def test_ids_that_the_ledger_could_take_for_its_own_are_refused(store: Store, payment_id: str) -> None:
     prepaid(store)
     with pytest.raises(AccountsError, match="payment"):
-        store.payments.top_up("organisation", "acme", payment_id=payment_id, amount=1)
+        store.payments.top_up("organization", "acme", payment_id=payment_id, amount=1)
 
 
 def test_an_account_holds_no_more_than_can_be_counted(store: Store) -> None:
     prepaid(store)
-    store.payments.top_up("organisation", "acme", payment_id="1", amount=MAX_BALANCE)
+    store.payments.top_up("organization", "acme", payment_id="1", amount=MAX_BALANCE)
     with pytest.raises(AccountsError, match=r"more than 4611686018\.427387904 in its life"):
-        store.payments.top_up("organisation", "acme", payment_id="2", amount=1)
+        store.payments.top_up("organization", "acme", payment_id="2", amount=1)
     assert store.rows("SELECT count(*) FROM payments") == [(1,)]
 
 
@@ -152,7 +152,7 @@ def test_a_providers_event_tops_up_once_and_a_forged_one_never(store: Store) -> 
     assert isinstance(provider.receive(fields, body.replace(b"10", b"99", 1), 1_800_000_010.0), Refusal)
 
 
-@pytest.mark.parametrize("account", ["acme", "planet:acme/USD/never", "organisation:/USD/never", "user:ann/USD/daily"])
+@pytest.mark.parametrize("account", ["acme", "planet:acme/USD/never", "organization:/USD/never", "user:ann/USD/daily"])
 def test_an_event_for_no_account_of_ours_is_refused(store: Store, account: str) -> None:
     prepaid(store)
     with pytest.raises(AccountsError, match="account"):

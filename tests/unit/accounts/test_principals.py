@@ -34,7 +34,7 @@ async def test_a_key_brings_all_that_it_entitles_to(store: Store) -> None:
     accounts = store.accounts
     plan_budget = {"unit": "tokens", "period": "monthly", "amount": 900}
     accounts.create("plan", {"id": "pro", "priority": "high", "models": ["gpt-*"], "budgets": [plan_budget]})
-    accounts.change("organisation", "acme", {"plan": "pro", "tags": ["eu", "x"], "limits": {"max_concurrent": 9}})
+    accounts.change("organization", "acme", {"plan": "pro", "tags": ["eu", "x"], "limits": {"max_concurrent": 9}})
     accounts.change("team", "research", {"endpoints": ["/v1/chat/*"], "limits": {"tokens_per_day": 7}})
     accounts.set_budget("user", "ann", {"unit": "USD", "period": "never", "amount": None})
     made = accounts.create_key(
@@ -49,17 +49,17 @@ async def test_a_key_brings_all_that_it_entitles_to(store: Store) -> None:
     who = found.principal
     key_id = made.view["id"]
     assert (who.key_id, who.name, who.user_id, who.team_id) == (key_id, "laptop", "ann", "research")
-    assert (who.organisation_id, who.plan, who.priority, who.tags) == ("acme", "pro", "high", ("x", "y", "eu"))
+    assert (who.organization_id, who.plan, who.priority, who.tags) == ("acme", "pro", "high", ("x", "y", "eu"))
     assert (who.models, who.endpoints) == (("gpt-4o", "gpt-5*"), ("/v1/chat/*",))
     assert who.limits == (
         Limit(f"key:{key_id}", "requests", 3, 60),
         Limit("team:research", "tokens", 7, 86400),
-        Limit("organisation:acme", "concurrent", 9),
+        Limit("organization:acme", "concurrent", 9),
     )
     assert who.budgets == (
         Budget(f"key:{key_id}/tokens/daily", "tokens", "daily", 5),
         Budget("user:ann/USD/never", "USD", "never", None),
-        Budget("organisation:acme/tokens/monthly", "tokens", "monthly", 900),
+        Budget("organization:acme/tokens/monthly", "tokens", "monthly", 900),
     )
     assert (found.active, found.revoked, found.expires_at_s) == (True, False, 4e9)
     assert ([str(n) for n in found.allowed], [str(n) for n in found.denied]) == (["127.0.0.0/8"], ["10.1.1.1/32"])
@@ -90,12 +90,12 @@ async def test_an_unknown_key_is_not_known_here(store: Store) -> None:
     assert await ask(store, "sk-zuebee-nothing") is None
 
 
-@pytest.mark.parametrize("scope", ["organisation", "team", "user"])
+@pytest.mark.parametrize("scope", ["organization", "team", "user"])
 async def test_whoever_is_disabled_takes_its_keys_along(store: Store, scope: Any) -> None:
     store.acme()
     secret = store.accounts.create_key({"user_id": "ann"}).secret
     assert await code(store, secret) == ""
-    name = {"organisation": "acme", "team": "research", "user": "ann"}[scope]
+    name = {"organization": "acme", "team": "research", "user": "ann"}[scope]
     store.accounts.set_status(scope, name, "disabled")
     assert await code(store, secret) == "key_disabled"
     store.accounts.set_status(scope, name, "active")
@@ -103,12 +103,12 @@ async def test_whoever_is_disabled_takes_its_keys_along(store: Store, scope: Any
 
 
 @pytest.mark.requirement("A051")
-@pytest.mark.parametrize("scope", ["organisation", "team", "user", "key"])
+@pytest.mark.parametrize("scope", ["organization", "team", "user", "key"])
 async def test_a_lapsed_subscription_at_any_level_has_a_code_of_its_own(store: Store, scope: Any) -> None:
     store.acme()
     made = store.accounts.create_key({"user_id": "ann"})
     store.accounts.create("plan", {"id": "pro"})
-    name = {"organisation": "acme", "team": "research", "user": "ann", "key": made.view["id"]}[scope]
+    name = {"organization": "acme", "team": "research", "user": "ann", "key": made.view["id"]}[scope]
 
     def subscribe(until_s: float) -> None:
         terms = {"plan": "pro", "plan_ends_at_s": until_s}

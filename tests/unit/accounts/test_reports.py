@@ -7,10 +7,10 @@ DAY_S = 86400.0
 
 
 def fill(store: Store) -> None:
-    store.used(at_s=10.0, user_id="ann", organisation_id="acme", key_id="k1", cost_nano=5)
-    store.used(at_s=DAY_S, user_id="ann", organisation_id="acme", key_id="k1", cost_nano=7, model="n")
-    store.used(at_s=DAY_S + 1, user_id="bob", organisation_id="acme", key_id="k2", cost_nano=100, cached_tokens=4)
-    store.used(at_s=DAY_S + 2, user_id="eve", organisation_id="other", prompt_tokens=None, completion_tokens=None)
+    store.used(at_s=10.0, user_id="ann", organization_id="acme", key_id="k1", cost_nano=5)
+    store.used(at_s=DAY_S, user_id="ann", organization_id="acme", key_id="k1", cost_nano=7, model="n")
+    store.used(at_s=DAY_S + 1, user_id="bob", organization_id="acme", key_id="k2", cost_nano=100, cached_tokens=4)
+    store.used(at_s=DAY_S + 2, user_id="eve", organization_id="other", prompt_tokens=None, completion_tokens=None)
 
 
 @pytest.mark.requirement("A107")
@@ -28,7 +28,7 @@ def test_usage_is_summed_by_user_model_and_period(store: Store) -> None:
 
 def test_a_period_has_its_first_second_and_not_its_last(store: Store) -> None:
     fill(store)
-    [row] = store.accounts.usage("organisation", {"organisation_id": "acme"}, since_s=DAY_S, until_s=DAY_S + 1)
+    [row] = store.accounts.usage("organization", {"organization_id": "acme"}, since_s=DAY_S, until_s=DAY_S + 1)
     assert (row["requests"], row["cost_nano"]) == (1, 7)
 
 

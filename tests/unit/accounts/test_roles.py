@@ -13,17 +13,17 @@ ACTORS = {
     "admin": Actor("admin", "ann", "acme"),
     "member": Actor("member", "ann", "acme"),
     "viewer": Actor("viewer", "ann", "acme"),
-    "stray": Actor("admin"),  # a user who lost the organisation
+    "stray": Actor("admin"),  # a user who lost the organization
 }
 TARGETS = {
     "own": Target("acme", "ann"),
     "colleague": Target("acme", "bob"),
-    "organisation": Target("acme"),
+    "organization": Target("acme"),
     "other": Target("other", "ann"),
     "nobody": Target(),
 }
 ALL = set(TARGETS)
-INSIDE = {"own", "colleague", "organisation"}
+INSIDE = {"own", "colleague", "organization"}
 # Where each role may, by kind of action. Written down a second time: a change of the table must be meant.
 READS_FOR_ALL = {"admin": INSIDE, "member": INSIDE, "viewer": INSIDE, "stray": set()}
 READS = {"admin": INSIDE, "member": {"own"}, "viewer": INSIDE, "stray": set()}
@@ -32,13 +32,13 @@ MANAGES_OWN = {"admin": INSIDE, "member": {"own"}, "viewer": set(), "stray": set
 SEES_MONEY = {"admin": INSIDE, "member": set(), "viewer": INSIDE, "stray": set()}
 NOBODY: dict[str, set[str]] = {"admin": set(), "member": set(), "viewer": set(), "stray": set()}
 EXPECTED = {
-    **dict.fromkeys(["organisation.read", "team.read"], READS_FOR_ALL),
+    **dict.fromkeys(["organization.read", "team.read"], READS_FOR_ALL),
     **dict.fromkeys(["user.read", "key.read", "budget.read", "usage.read"], READS),
     **dict.fromkeys(["team.create", "team.change", "user.create"], MANAGES),
     **dict.fromkeys(["team.set_budget", "user.set_budget", "key.set_budget"], MANAGES),
     **dict.fromkeys(["user.change", "key.create", "key.change", "key.rotate", "key.revoke"], MANAGES_OWN),
     **dict.fromkeys(["payment.read", "invoice.read"], SEES_MONEY),
-    **dict.fromkeys(["organisation.create", "organisation.change", "organisation.set_budget"], NOBODY),
+    **dict.fromkeys(["organization.create", "organization.change", "organization.set_budget"], NOBODY),
     **dict.fromkeys(["plan.create", "plan.change", "payment.create", "invoice.create"], NOBODY),
     "plan.read": dict.fromkeys(NOBODY, ALL),
 }
@@ -82,7 +82,7 @@ RAISING = {"plan", "plan_ends_at_s", "priority"}
 OF_MEMBERS = {
     "key.create": {
         "name", "tags", "models", "endpoints", "limits", "allowed_ips", "denied_ips", "starts_at_s", "expires_at_s",
-        "organisation_id", "team_id", "user_id",
+        "organization_id", "team_id", "user_id",
     },
     "key.change": {"name", "tags"},
     "user.change": {"name"},

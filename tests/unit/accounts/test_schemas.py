@@ -11,7 +11,7 @@ NEVER_SET = ("status", "digest", "hint", "lineage", "created_at_s", "revoked_at_
 
 
 def minimal(form: type[schemas.Form]) -> dict[str, Any]:
-    values = {"id": "x", "organisation_id": "o", "unit": "tokens", "period": "never", "amount": 1}
+    values = {"id": "x", "organization_id": "o", "unit": "tokens", "period": "never", "amount": 1}
     return {f.name: values[f.name] for f in msgspec.structs.fields(form) if f.required}
 
 
@@ -27,7 +27,7 @@ def test_fields_that_a_form_does_not_have_are_refused(form: type[schemas.Form]) 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_no_change_names_whose_it_is(form: type[schemas.Form]) -> None:
     if form.__name__.endswith("Change"):
-        assert not {"id", "organisation_id", "user_id"} & set(form.__struct_fields__)
+        assert not {"id", "organization_id", "user_id"} & set(form.__struct_fields__)
 
 
 @pytest.mark.parametrize(
@@ -63,12 +63,12 @@ def test_bad_values_are_refused_by_name(fields: dict[str, Any], field: str) -> N
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "a:b", "-a", "a\n", "ä", "a" * 129])
 def test_ids_fit_into_account_names(name: str) -> None:
     with pytest.raises(AccountsError, match="id: expected 1 to 128"):
-        read(schemas.NewOrganisation, {"id": name})
+        read(schemas.NewOrganization, {"id": name})
 
 
 def test_given_is_what_was_said() -> None:
-    assert read(schemas.OrganisationChange, {"plan": ""}).given() == {"plan": ""}
-    assert read(schemas.OrganisationChange, {}).given() == {}
+    assert read(schemas.OrganizationChange, {"plan": ""}).given() == {"plan": ""}
+    assert read(schemas.OrganizationChange, {}).given() == {}
 
 
 def test_all_money_is_in_one_currency() -> None:

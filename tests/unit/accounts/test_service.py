@@ -10,7 +10,7 @@ def test_what_a_key_would_meet_can_be_asked_by_its_id(store: Store) -> None:
     assert isinstance(found, KeyRecord)
     assert found.principal.team_id == "research"
     store.accounts.create("plan", {"id": "p"})
-    store.accounts.change("organisation", "acme", {"plan": "p", "plan_ends_at_s": 1.0})
+    store.accounts.change("organization", "acme", {"plan": "p", "plan_ends_at_s": 1.0})
     lapsed = store.accounts.key_record(key_id)
     assert isinstance(lapsed, Refusal)
     assert lapsed.code == "subscription_lapsed"

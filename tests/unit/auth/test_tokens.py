@@ -84,13 +84,13 @@ async def test_the_principal_is_the_users_and_not_the_tokens(source: JwtSource) 
 
 
 async def test_claims_are_found_where_the_settings_say(tmp_path: Path) -> None:
-    names = {"user_claim": "email", "name_claim": "nick", "team_claim": "group", "organisation_claim": "tenant"}
+    names = {"user_claim": "email", "name_claim": "nick", "team_claim": "group", "organization_claim": "tenant"}
     source = JwtSource("portal", settings(tmp_path / "jwks.json", plan_claim="tier", **names))
     changed = token(email="a@b.example", group="g", tenant="t", tier="p", sub="s")
     record = await find(source, changed)
     assert isinstance(record, KeyRecord)
     principal = record.principal
-    found = (principal.user_id, principal.name, principal.team_id, principal.organisation_id, principal.plan)
+    found = (principal.user_id, principal.name, principal.team_id, principal.organization_id, principal.plan)
     assert found == ("a@b.example", "a@b.example", "g", "t", "p")
     assert await find(source, token()) is INVALID_TOKEN, "the user's claim is missing"
 
@@ -113,7 +113,7 @@ GOOD: dict[str, bytes] = {
     "expired within the leeway": token(exp=NOW_S - 59),
     "not yet valid within the leeway": token(nbf=NOW_S + 59, iat=NOW_S + 59),
     "an access token by RFC 9068": token(header={"typ": "at+jwt"}),
-    "optional claims missing": token(name=None, team=None, organisation=None, plan=None),
+    "optional claims missing": token(name=None, team=None, organization=None, plan=None),
     "a thumbprint": token(header={"x5t": "abc"}),
     "keys it brings along are not looked at": token(header={"jku": "https://evil.example/", "x5u": "x", "jwk": {}}),
     "large": token(groups=["g" * 50] * 180),

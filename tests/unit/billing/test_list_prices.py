@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
+from tests.support.billing import price
 from zuebee.billing.list_prices import FILE, ListPrices
 from zuebee.billing.pricing import PriceBook, Rate, cost_nano
 from zuebee.config.settings_billing import BillingSettings
@@ -45,7 +46,7 @@ def test_the_price_is_what_the_hand_computes(
     model: str, prompt: int, cached: int, completion: int, expected_nano: int
 ) -> None:
     book = PriceBook(BillingSettings(), LIST.find)
-    assert book.quote(model, AT_S, prompt, completion, cached) == expected_nano
+    assert price(book, model, AT_S, prompt, completion, cached) == expected_nano
 
 
 def test_a_price_is_that_of_its_day() -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.billing.pricing import FREE, MAX_REMEMBERED, PriceBook, Rate, Tier, cost_nano, most_nano, no_price
+from tests.support.billing import price as cost_of
+from zuebee.billing.pricing import FREE, MAX_REMEMBERED, PriceBook, Rate, Tier, cost_nano, most_nano
 from zuebee.config.settings_billing import BillingSettings, PriceSettings
 from zuebee.contracts.admission import MAX_AMOUNT
 
@@ -132,17 +133,16 @@ def test_list_prices_are_in_dollars_and_not_used_for_euros() -> None:
 def test_an_unknown_price_is_refused_capped_or_free_as_the_policy_says() -> None:
     denied = book()
     assert denied.rate("m", 0.0) is None
-    assert denied.quote("m", 0.0, 1, 1) == no_price("m")
     capped = book(unknown_price="cap", cap=row("*", "9"))
-    assert capped.quote("m", 0.0, 1, 1) == 18_000
+    assert cost_of(capped, "m", 0.0, 1, 1) == 18_000
     assert capped.rate("m", 0.0) == Rate(9 * 10**9, 9 * 10**9, 9 * 10**9, source="cap")
     allowed = book(unknown_price="allow")
-    assert allowed.quote("m", 0.0, 1, 1) == 0
+    assert cost_of(allowed, "m", 0.0, 1, 1) == 0
     assert allowed.rate("m", 0.0) is FREE
 
 
 def test_a_price_of_0_is_a_price() -> None:
-    assert book(row("local-*", "0")).quote("local-llama", 0.0, 10**6, 10**6) == 0
+    assert cost_of(book(row("local-*", "0")), "local-llama", 0.0, 10**6, 10**6) == 0
 
 
 def test_what_is_remembered_has_a_bound() -> None:

@@ -1,14 +1,14 @@
 import pytest
 
 from zuebee.billing.pricing import Rate, quoted
-from zuebee.billing.refusals import too_short
+from zuebee.billing.service import too_short
 from zuebee.contracts.admission import Need
 from zuebee.ledger.entries import Short
 
 FOREVER = float("inf")
 RATE = Rate(1_000_000_000, 1_000_000_000, 2_000_000_000)  # 1 and 2 of a currency for a million tokens
 TOKENS = Short("key:a/tokens/daily", "tokens", "daily", 86_400.0, 0, 10, granted=2_000)
-MONEY = Short("organisation:acme/USD/never", "USD", "never", FOREVER, 0, 10, granted=50_000)
+MONEY = Short("organization:acme/USD/never", "USD", "never", FOREVER, 0, 10, granted=50_000)
 
 
 def test_a_used_up_quota_says_when_it_starts_again() -> None:
@@ -23,7 +23,7 @@ def test_a_used_up_quota_says_when_it_starts_again() -> None:
 def test_money_that_does_not_come_back_is_a_payment_due() -> None:
     refusal = too_short(MONEY, 400.0)
     assert (refusal.status, refusal.code, refusal.retry_after_s) == (402, "budget_exceeded", None)
-    assert refusal.message == "The budget of this organisation is used up: its operator can add to it."
+    assert refusal.message == "The budget of this organization is used up: its operator can add to it."
 
 
 NEEDS = {

@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 
+from tests.support.billing import committer_of, ledger_of, local_billing
 from tests.support.fakes import make_job
-from zuebee.billing.pricing import PriceBook, Quote
-from zuebee.billing.service import LocalBilling
+from zuebee.billing.pricing import Quote
+from zuebee.billing.service import BillingService
 from zuebee.config.settings_billing import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Need, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Usage
-from zuebee.ledger.group_commit import Batch
-from zuebee.ledger.sqlite.store import SqliteStore
+from zuebee.ledger.sqlite.group_commit import Batch
 from zuebee.ledger.sqlite.wal_file import Log, WalFile
-from zuebee.schema.prepare import prepare
 
 TOKENS = Principal("k", "key", "user", budgets=(Budget("key:k/tokens/never", "tokens", "never", 1000),))
 MONEY = Principal("k", "key", "user", budgets=(Budget("team:t/USD/never", "USD", "never", 5000),))
@@ -26,21 +25,19 @@ FREE = Principal("f", "free", "user")
 PRICES = [PriceSettings(model="m", input_per_million="1", output_per_million="2")]  # 1,000 and 2,000 nano a token
 
 
-def open_billing(path: Path, open_log: Callable[[str], Log] = WalFile, **changes: Any) -> LocalBilling:
-    prepare(str(path))
+def open_billing(path: Path, open_log: Callable[[str], Log] = WalFile, **changes: Any) -> BillingService:
     settings = BillingSettings(prices=PRICES, built_in_prices=False, **changes)
-    store = SqliteStore(str(path), reporters=(), currency="USD", retention_days=0, open_log=open_log)
-    return LocalBilling(store, settings, PriceBook(settings), commit_interval_s=0.01, timeout_s=5.0, gate=lambda: None)
+    return local_billing(path, settings, open_log=open_log)
 
 
 @pytest.fixture
-async def billing(tmp_path: Path) -> AsyncIterator[LocalBilling]:
+async def billing(tmp_path: Path) -> AsyncIterator[BillingService]:
     billing = open_billing(tmp_path / "z.db")
     yield billing
     await billing.aclose()
 
 
-async def reserve(billing: LocalBilling, who: Principal, amount: Amount, **job: Any) -> Hold:
+async def reserve(billing: BillingService, who: Principal, amount: Amount, **job: Any) -> Hold:
     held = await billing.reserve(who, make_job(**job), amount)
     assert not isinstance(held, Refusal)
     return held
@@ -51,11 +48,11 @@ def over(hold: Hold | None, who: Principal, usage: Usage | None, request_id: str
     return Settlement(request_id, "POST", "/", "", 1.0, 200, principal=who, grant=grant, model="m", usage=usage)
 
 
-def left(billing: LocalBilling) -> list[tuple[int, int, int]]:
+def left(billing: BillingService) -> list[tuple[int, int, int]]:
     return [(balance.granted, balance.held, balance.used) for balance in billing.balances()]
 
 
-async def test_a_hold_is_on_disk_before_it_counts_and_so_is_its_settlement(billing: LocalBilling) -> None:
+async def test_a_hold_is_on_disk_before_it_counts_and_so_is_its_settlement(billing: BillingService) -> None:
     hold = await reserve(billing, TOKENS, Amount(100))
     assert not hold.secured
     assert await hold.wait() is None
@@ -81,7 +78,7 @@ class Gate(WalFile):
 
 
 @pytest.fixture
-async def gate(tmp_path: Path) -> AsyncIterator[tuple[LocalBilling, Gate]]:
+async def gate(tmp_path: Path) -> AsyncIterator[tuple[BillingService, Gate]]:
     gates: list[Gate] = []
 
     def open_log(path: str) -> Gate:
@@ -103,7 +100,7 @@ def recorded(folder: Path) -> list[str]:
 
 
 async def test_the_end_of_an_answer_waits_for_no_flush_if_its_hold_was_flushed_before(
-    gate: tuple[LocalBilling, Gate], tmp_path: Path
+    gate: tuple[BillingService, Gate], tmp_path: Path
 ) -> None:
     billing, disk = gate
     hold = await reserve(billing, TOKENS, Amount(100), stream=True)
@@ -116,7 +113,7 @@ async def test_the_end_of_an_answer_waits_for_no_flush_if_its_hold_was_flushed_b
 
 
 async def test_no_answer_leaves_before_its_hold_is_flushed_also_if_they_go_to_disk_together(
-    gate: tuple[LocalBilling, Gate], tmp_path: Path
+    gate: tuple[BillingService, Gate], tmp_path: Path
 ) -> None:
     billing, disk = gate
     disk.open.clear()
@@ -139,7 +136,7 @@ def batches_alive() -> int:
     return sum(isinstance(each, Batch) for each in gc.get_objects())
 
 
-async def test_what_is_settled_is_let_go_of(billing: LocalBilling) -> None:
+async def test_what_is_settled_is_let_go_of(billing: BillingService) -> None:
     """A settlement leads to its hold, and that to the batch with the settlement: kept, they would stay for ever."""
     before = batches_alive()
     for number in range(20):
@@ -153,11 +150,11 @@ async def test_what_is_settled_is_let_go_of(billing: LocalBilling) -> None:
 
 
 async def test_a_settlement_that_comes_when_its_expiry_is_long_forgotten_is_still_charged(
-    billing: LocalBilling, monkeypatch: pytest.MonkeyPatch
+    billing: BillingService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("zuebee.ledger.ledger.MAX_RESOLVED", 2)
     late = await reserve(billing, TOKENS, Amount(100), request_id="late")
-    billing.ledger.expire("late", 5.0)
+    ledger_of(billing).expire("late", 5.0)
     for number in range(4):
         hold = await reserve(billing, TOKENS, Amount(1), request_id=f"req_{number}")
         billing.settle(over(hold, TOKENS, None, f"req_{number}"))
@@ -165,13 +162,13 @@ async def test_a_settlement_that_comes_when_its_expiry_is_long_forgotten_is_stil
     assert left(billing) == [(1000, 0, 42)]
 
 
-async def test_nothing_used_is_nothing_charged(billing: LocalBilling) -> None:
+async def test_nothing_used_is_nothing_charged(billing: BillingService) -> None:
     hold = await reserve(billing, TOKENS, Amount(100))
     billing.settle(over(hold, TOKENS, None))
     assert left(billing) == [(1000, 0, 0)]
 
 
-async def test_money_is_charged_at_the_price_of_the_moment_it_was_held(billing: LocalBilling) -> None:
+async def test_money_is_charged_at_the_price_of_the_moment_it_was_held(billing: BillingService) -> None:
     quote = billing.quote(MONEY, make_job(model="m"), Need(1, 1, 2, 2))
     assert isinstance(quote, Quote)
     assert (quote.tokens, quote.cost_nano) == (3, 5000)
@@ -182,21 +179,21 @@ async def test_money_is_charged_at_the_price_of_the_moment_it_was_held(billing: 
     assert left(billing) == [(5000, 0, 3000)]
 
 
-async def test_a_model_without_a_price_is_refused_to_who_pays_with_money_only(billing: LocalBilling) -> None:
+async def test_a_model_without_a_price_is_refused_to_who_pays_with_money_only(billing: BillingService) -> None:
     refusal = billing.quote(MONEY, make_job(model="unknown"), Need(1, 1, 2, 2))
     assert isinstance(refusal, Refusal)
     assert refusal.code == "model_has_no_price"
     assert billing.quote(TOKENS, make_job(model="unknown"), Need(1, 1, 2, 2)) == Quote(3, 0)
 
 
-async def test_at_once_only_as_many_as_fit(billing: LocalBilling) -> None:
+async def test_at_once_only_as_many_as_fit(billing: BillingService) -> None:
     asked = (billing.reserve(TOKENS, make_job(request_id=f"r{n}"), Amount(150)) for n in range(200))
     answers = await asyncio.gather(*asked)
     assert sum(not isinstance(answer, Refusal) for answer in answers) == 1000 // 150
     assert {answer.code for answer in answers if isinstance(answer, Refusal)} == {"quota_exceeded"}
 
 
-async def test_what_costs_nothing_is_recorded_without_a_hold(billing: LocalBilling) -> None:
+async def test_what_costs_nothing_is_recorded_without_a_hold(billing: BillingService) -> None:
     assert billing.settle(over(None, FREE, Usage(1, 1, "provider"))) is None
     assert billing.balances() == []
 
@@ -205,13 +202,13 @@ def streaming(hold: Hold, who: Principal, usage: Usage) -> Grant:
     return Grant(who, hold=hold, usage_so_far=lambda: usage)
 
 
-async def test_a_long_stream_holds_more_as_it_goes_on(billing: LocalBilling) -> None:
+async def test_a_long_stream_holds_more_as_it_goes_on(billing: BillingService) -> None:
     hold = await reserve(billing, TOKENS, Amount(100))
     assert await billing.attend([streaming(hold, TOKENS, Usage(10, 80, "partial"))]) == []
     assert left(billing) == [(1000, 90 + 256, 0)]
 
 
-async def test_a_stream_that_has_spent_what_there_is_is_cut(billing: LocalBilling) -> None:
+async def test_a_stream_that_has_spent_what_there_is_is_cut(billing: BillingService) -> None:
     hold = await reserve(billing, TOKENS, Amount(100))
     grant = streaming(hold, TOKENS, Usage(10, 900, "partial"))
     assert await billing.attend([grant]) == []  # little is left, but it is not spent yet
@@ -230,7 +227,7 @@ async def test_by_policy_a_stream_may_finish_on_overdraft(tmp_path: Path) -> Non
     await billing.aclose()
 
 
-async def test_a_bounded_answer_holds_no_more_than_its_bound(billing: LocalBilling) -> None:
+async def test_a_bounded_answer_holds_no_more_than_its_bound(billing: BillingService) -> None:
     hold = await reserve(billing, TOKENS, Amount(100), max_output_tokens=90)
     await billing.attend([streaming(hold, TOKENS, Usage(10, 80, "partial"))])
     assert left(billing) == [(1000, 100, 0)]
@@ -244,7 +241,7 @@ async def test_after_a_crash_what_was_delivered_is_charged_and_the_rest_is_free(
     await hold.wait()
     await dying.attend([streaming(hold, TOKENS, Usage(10, 30, "partial"))])
     await asyncio.sleep(0.05)
-    dying._store._lock.close()  # as the end of the process would
+    dying.ledger._store._lock.close()  # type: ignore[attr-defined]  # as the end of the process would
     heir = open_billing(path)
     await reserve(heir, TOKENS, Amount(960), request_id="all that is left")
     assert [(balance.held, balance.used) for balance in heir.balances()] == [(960, 40)]
@@ -259,7 +256,7 @@ async def test_a_limit_may_change_between_a_crash_and_the_first_request_after_it
 
     dying = open_billing(tmp_path / "z.db")
     await (await reserve(dying, paid_by(1000), Amount(100))).wait()
-    dying._store._lock.close()  # as the end of the process would
+    dying.ledger._store._lock.close()  # type: ignore[attr-defined]  # as the end of the process would
     heir = open_billing(tmp_path / "z.db")
     for number, limit in enumerate((500, 2000)):
         hold = await reserve(heir, paid_by(limit), Amount(100), request_id=f"req_{number + 2}")
@@ -270,9 +267,9 @@ async def test_a_limit_may_change_between_a_crash_and_the_first_request_after_it
     await dying.aclose()
 
 
-async def test_a_failed_store_refuses_what_must_be_metered(billing: LocalBilling) -> None:
+async def test_a_failed_store_refuses_what_must_be_metered(billing: BillingService) -> None:
     assert billing.unable() is None
-    billing._committer.failure = "SQLITE_IOERR"
+    committer_of(billing).failure = "SQLITE_IOERR"
     assert billing.unable() == STORE_UNAVAILABLE
     hold = await reserve(billing, TOKENS, Amount(100))
     assert await hold.wait() == STORE_UNAVAILABLE

@@ -11,13 +11,13 @@ from tests.support.ledger_history import change, write_history
 from tests.support.shared_ledger import empty, post, reserve, store_on
 from tests.unit.billing.test_service import open_billing, over
 from tests.unit.billing.test_service import reserve as hold
-from zuebee.billing.service import FORGET_EVERY_S
 from zuebee.contracts.admission import Amount, Budget, Period, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Usage
 from zuebee.contracts.limits import period_end_s, period_start_s
 from zuebee.ledger.audit import reading, verify
 from zuebee.ledger.operations import Reserve
+from zuebee.ledger.sqlite.ledger import FORGET_EVERY_S
 from zuebee.lib import clock
 from zuebee.schema.prepare import prepare
 
@@ -213,7 +213,7 @@ def test_a_gateway_whose_clock_is_not_that_of_the_database(url: str, off_s: floa
          (other, midnight_s + 2), (one, midnight_s + 3)]
     ):  # fmt: skip
         operation = reserve(f"{off_s}-{number}", budgets, 100)
-        moved = Reserve(operation.hold, budgets, operation.amount, at_s, operation.hold_s)
+        moved = Reserve(operation.hold, budgets, operation.amount, float(at_s), operation.hold_s)
         store.apply(2 * number + 1, [moved])
         store.apply(2 * number + 2, [post(moved.hold, 100)])
     one.end()

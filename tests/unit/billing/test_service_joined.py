@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.billing import billing_on, committer_of
 from tests.support.fakes import make_job, until
-from zuebee.billing.pricing import PriceBook
-from zuebee.billing.service import LocalBilling
 from zuebee.config.settings_billing import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
@@ -69,15 +68,12 @@ class Parts:
                 super().flush()
 
         prepare(str(path))
-        settings = BillingSettings(prices=PRICES, built_in_prices=False)
         writers = iter([Commits(str(path), self)])
         store = SqliteStore(
             str(path), reporters=(), currency="USD", retention_days=0, open_log=Disk,
             connect=lambda each: next(writers, None) or connect(each),
         )  # fmt: skip
-        self.billing = LocalBilling(
-            store, settings, PriceBook(settings), commit_interval_s=0.01, timeout_s=TIMEOUT_S, gate=lambda: None
-        )
+        self.billing = billing_on(store, BillingSettings(prices=PRICES, built_in_prices=False), timeout_s=TIMEOUT_S)
         self.tending = asyncio.ensure_future(self._tend())
 
     async def _tend(self) -> None:
@@ -126,7 +122,7 @@ async def parts(tmp_path: Path) -> AsyncIterator[Parts]:
     hold = await made.reserve("warm-up")
     assert await hold.wait() is None
     made.billing.settle(over(hold, None, "warm-up"))
-    await made.billing._committer.current.flushed()
+    await committer_of(made.billing).current.flushed()
     yield made
     await made.aclose()
 
@@ -197,7 +193,7 @@ async def test_what_it_holds_is_held_until_it_is_written(parts: Parts) -> None:
 async def test_a_store_that_is_busy_for_too_long_charges_nothing(parts: Parts) -> None:
     other = sqlite3.connect(parts.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    parts.billing._committer._write.__self__._writer._db.execute("PRAGMA busy_timeout = 20")
+    committer_of(parts.billing)._write.__self__._writer._db.execute("PRAGMA busy_timeout = 20")
     hold = await parts.reserve()
     settlement = over(hold)
     assert await hold.wait(settlement) is STORE_UNAVAILABLE

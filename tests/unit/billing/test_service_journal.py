@@ -8,47 +8,41 @@ from typing import Any
 
 import pytest
 
+from tests.support.billing import committer_of, ledger_of, local_billing
 from tests.support.fakes import make_job
-from zuebee.billing.pricing import PriceBook
-from zuebee.billing.service import LocalBilling
+from zuebee.billing.service import BillingService
 from zuebee.config.settings_billing import BillingSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Principal, Settlement
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Usage
 from zuebee.ledger.audit import reading, verify
-from zuebee.ledger.journal import HALF_BYTES, Journal
-from zuebee.ledger.sqlite.store import SqliteStore
-from zuebee.schema.prepare import prepare
+from zuebee.ledger.sqlite.journal import HALF_BYTES, Journal
 
 WHO = Principal("k", "key", "user", tags=("t",), budgets=(Budget("key:k/tokens/never", "tokens", "never", 1000),))
 USAGE = Usage(30, 12, "provider", 5)
 
 
-def open_billing(path: Path) -> LocalBilling:
-    prepare(str(path))
-    settings = BillingSettings(built_in_prices=False)
-    store = SqliteStore(str(path), reporters=("hook",), currency="USD", retention_days=0)
-    return LocalBilling(
-        store, settings, PriceBook(settings), commit_interval_s=5.0, timeout_s=5.0, gate=lambda: None,
-        journal=Journal(f"{path}.settled"),
-    )  # fmt: skip
+def open_billing(path: Path) -> BillingService:
+    settings, journal = BillingSettings(built_in_prices=False), Journal(f"{path}.settled")
+    return local_billing(path, settings, reporters=("hook",), commit_interval_s=5.0, journal=journal)
 
 
-async def started(path: Path) -> LocalBilling:
+async def started(path: Path) -> BillingService:
     """One that takes lines."""
     billing = open_billing(path)
-    await billing._committer.hurry(billing._committer.current)
+    committer = committer_of(billing)
+    await committer.hurry(committer.current)
     return billing
 
 
 @pytest.fixture
-async def billing(tmp_path: Path) -> AsyncIterator[LocalBilling]:
+async def billing(tmp_path: Path) -> AsyncIterator[BillingService]:
     billing = await started(tmp_path / "z.db")
     yield billing
     await billing.aclose()
 
 
-async def reserve(billing: LocalBilling, name: str = "req_1") -> Hold:
+async def reserve(billing: BillingService, name: str = "req_1") -> Hold:
     hold = await billing.reserve(WHO, make_job(request_id=name, model="m", stream=True), Amount(100))
     assert not isinstance(hold, Refusal)
     assert await hold.wait() is None
@@ -80,14 +74,16 @@ def used(path: Path) -> int:
         connection.close()
 
 
-def die(billing: LocalBilling) -> None:
+def die(billing: BillingService) -> None:
     """As the end of the process would: nothing more goes to the store, and its lock is free."""
-    billing._committer._queue.put(None)
-    billing._committer._writer.join()
-    billing._store._lock.close()
+    committer_of(billing)._queue.put(None)
+    committer_of(billing)._writer.join()
+    billing.ledger._store._lock.close()  # type: ignore[attr-defined]
 
 
-async def test_nobody_waits_for_a_settlement_that_stands_in_the_journal(billing: LocalBilling, tmp_path: Path) -> None:
+async def test_nobody_waits_for_a_settlement_that_stands_in_the_journal(
+    billing: BillingService, tmp_path: Path
+) -> None:
     hold = await reserve(billing)
     assert billing.settle(over(hold)) is None
     assert len(Journal(f"{tmp_path}/z.db.settled").found) == 1
@@ -159,20 +155,19 @@ async def test_until_the_dead_are_settled_everybody_waits_for_the_store(tmp_path
     await heir.aclose()
 
 
-async def test_a_line_without_room_waits_for_the_store(billing: LocalBilling) -> None:
+async def test_a_line_without_room_waits_for_the_store(billing: BillingService) -> None:
     hold = await reserve(billing)
-    journal = billing._journal
-    assert journal is not None
+    journal = billing.ledger._journal  # type: ignore[attr-defined]
     journal.add(b"x" * (HALF_BYTES - 100))
     stored = billing.settle(over(hold))
     assert stored is not None
     await stored
 
 
-async def test_a_settlement_that_comes_late_waits_for_the_store(billing: LocalBilling) -> None:
+async def test_a_settlement_that_comes_late_waits_for_the_store(billing: BillingService) -> None:
     """Its hold is not open any more, so no start would look for it in the journal."""
     hold = await reserve(billing)
-    billing.ledger.expire("req_1", 5.0)
+    ledger_of(billing).expire("req_1", 5.0)
     stored = billing.settle(over(hold))
     assert stored is not None
     await stored

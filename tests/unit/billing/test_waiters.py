@@ -1,9 +1,6 @@
 import asyncio
 
-import pytest
-
-from zuebee.billing import service as module
-from zuebee.billing.service import WOKEN_AT_ONCE, Turn, Waiters
+from zuebee.billing.waiting import WOKEN_AT_ONCE, Turn, Waiters
 from zuebee.ledger.entries import Balance, Path
 
 ACCOUNT = "key:a/tokens/never"
@@ -48,11 +45,17 @@ async def test_the_first_are_woken_first_and_not_all_at_once() -> None:
     assert await turns[WOKEN_AT_ONCE].wait(0.001)
 
 
-@pytest.mark.plain  # it replaces a constant
-async def test_their_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING", 2)
-    waiters = Waiters()
+async def test_their_number_is_bounded() -> None:
+    waiters = Waiters(most=2)
     turns = [enter(waiters), enter(waiters, "another")]
     assert waiters.enter("a third") is None
     waiters.leave(turns[1], "another")
     assert waiters.enter("a third") is not None
+
+
+async def test_where_others_give_back_unseen_one_looks_again_and_again_until_the_time_is_over() -> None:
+    waiters = Waiters(polls=True)
+    with enter(waiters) as turn:
+        assert await turn.wait(5), "nobody woke it"
+        assert await turn.wait(5)
+        assert not await turn.wait(0)

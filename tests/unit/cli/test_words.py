@@ -3,12 +3,12 @@ import typer
 
 from zuebee.cli.options import mended, one_of, option, spelled
 
-KINDS = ("organisation", "team", "user")
+KINDS = ("organization", "team", "user")
 
 
-@pytest.mark.parametrize("given", ["organisation", "organization", "Organization", "organizations", "organisations"])
-def test_an_organisation_may_be_spelled_in_every_way(given: str) -> None:
-    assert spelled(given, KINDS) == one_of(*KINDS)["parser"](given) == "organisation"
+@pytest.mark.parametrize("given", ["organisation", "organization", "Organisation", "organizations", "organisations"])
+def test_an_organization_may_be_spelled_in_every_way(given: str) -> None:
+    assert spelled(given, KINDS) == one_of(*KINDS)["parser"](given) == "organization"
 
 
 def test_other_words_are_themselves() -> None:
@@ -20,11 +20,11 @@ def test_other_words_are_themselves() -> None:
 @pytest.mark.parametrize(
     ("argument", "read"),
     [
-        ("--organization", "--organisation"),
-        ("--organization=organization", "--organisation=organization"),
-        ("organization", "organization"),
-        ("--organizational", "--organizational"),
-        ("-organization", "-organization"),
+        ("--organisation", "--organization"),
+        ("--organisation=organisation", "--organization=organisation"),
+        ("organisation", "organisation"),
+        ("--organisational", "--organisational"),
+        ("-organisation", "-organisation"),
     ],
 )
 def test_of_options_only_the_name_is_spelled_anew(argument: str, read: str) -> None:
@@ -34,7 +34,7 @@ def test_of_options_only_the_name_is_spelled_anew(argument: str, read: str) -> N
 def test_what_is_none_is_told_with_the_nearest() -> None:
     with pytest.raises(typer.BadParameter) as caught:
         spelled("organisaton", KINDS)
-    assert caught.value.message == "`organisaton` is none of organisation, team, user; did you mean `organisation`?"
+    assert caught.value.message == "`organisaton` is none of organization, team, user; did you mean `organization`?"
 
 
 def test_choices_of_the_library_are_told_in_the_same_words() -> None:

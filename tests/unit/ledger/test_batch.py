@@ -1,6 +1,6 @@
 import asyncio
 
-from zuebee.ledger.group_commit import Batch
+from zuebee.ledger.sqlite.group_commit import Batch
 
 
 async def test_all_who_wait_are_woken_and_who_leaves_takes_nobody_along() -> None:

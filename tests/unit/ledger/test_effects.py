@@ -1,6 +1,6 @@
 import pytest
 
-from zuebee.ledger.entries import Kind, effect
+from zuebee.ledger.entries import Figures, Kind
 
 
 @pytest.mark.parametrize(
@@ -18,4 +18,6 @@ from zuebee.ledger.entries import Kind, effect
     ],
 )
 def test_what_each_kind_does(kind: Kind, granted: int, held: int, used: int, overdraft: int) -> None:
-    assert effect(kind, 7, 9) == (granted, held, used, overdraft)
+    figures = Figures()
+    figures.add(kind, 7, 9)
+    assert (figures.granted, figures.held, figures.used, figures.overdraft) == (granted, held, used, overdraft)

@@ -5,7 +5,7 @@ import pytest
 
 from zuebee.contracts.admission import Settlement
 from zuebee.ledger.errors import StoreBusy, StoreFailed
-from zuebee.ledger.group_commit import LATER, NOW, SOON, SOON_S, Batch, Committer
+from zuebee.ledger.sqlite.group_commit import LATER, NOW, SOON, SOON_S, Batch, Committer
 
 RECORD = Settlement("r", "POST", "/", "", 0.0)
 

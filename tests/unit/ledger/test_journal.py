@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from zuebee.ledger import journal as journal_module
-from zuebee.ledger.journal import HALF_BYTES, Journal
+from zuebee.ledger.sqlite.journal import HALF_BYTES, Journal
 
 
 def opened(path: Path) -> Journal:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zuebee.ledger.journal import HALF_BYTES, LINE_BYTES, START_BYTES, Damage, Journal, lines_of
+from zuebee.ledger.sqlite.journal import HALF_BYTES, LINE_BYTES, START_BYTES, Damage, Journal, lines_of
 
 LINES = [b"line %d " % number + b"x" * (50 * number) for number in range(6)]
 

@@ -125,8 +125,8 @@ def test_a_payment_that_was_taken_out_is_seen(tmp_path: Path) -> None:
     prepare(str(path))
     with opened(f"sqlite:///{path}") as store:
         store.acme()
-        store.accounts.set_budget("organisation", "acme", {"unit": "USD", "period": "never", "amount": None})
-        store.payments.top_up("organisation", "acme", payment_id="p1", amount=500)
+        store.accounts.set_budget("organization", "acme", {"unit": "USD", "period": "never", "amount": None})
+        store.payments.top_up("organization", "acme", payment_id="p1", amount=500)
     assert wrong(str(path)) == []
     change(path, *cut(1))
     assert [found.invariant for found in wrong(str(path))] == ["I5"]

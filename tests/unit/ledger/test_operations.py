@@ -1,24 +1,28 @@
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.shared_ledger import AT_S, post, record, reserve, void
-from zuebee.contracts.admission import Amount, Budget
+from zuebee.contracts.admission import MAX_BALANCE, Amount, Budget
 from zuebee.contracts.inference import Usage
 from zuebee.ledger import usage_rows
+from zuebee.ledger.decide import TooMuch, decide, release
 from zuebee.ledger.entries import HoldState, Short
 from zuebee.ledger.ledger import Ledger
 from zuebee.ledger.operations import (
+    Credit,
     Expire,
     Extend,
     Operation,
     Record,
     Renew,
     Settle,
-    decide,
     holds_of,
-    release,
+    settle_of,
+    settle_text,
 )
+from zuebee.ledger.postgres.store import _stored
 
 BUDGETS = (Budget("key:1/tokens/never", "tokens", "never", 100),)
 
@@ -42,12 +46,6 @@ def test_a_reservation_lives_by_the_clock_that_is_given(ledger: Ledger) -> None:
     assert isinstance(held, HoldState)
     assert held.expires_at_s == AT_S + 105
     assert kept is None
-
-
-def test_an_answer_does_not_change_afterwards(ledger: Ledger) -> None:
-    held, _ = do(ledger, reserve("r", BUDGETS, 10))
-    do(ledger, post("r", 5))
-    assert held.state == "open"
 
 
 def test_an_extension_is_satisfied_with_what_was_spent(ledger: Ledger) -> None:
@@ -138,12 +136,48 @@ def test_who_left_is_recorded_as_such_and_only_if_something_was_held(ledger: Led
     assert do(ledger, release(begin, left=True)) == (None, None)
 
 
-def test_times_are_floats_and_texts_have_no_nul() -> None:
-    kept = record("r\0", at_s=5, duration_s=0, model="é")
+def test_texts_are_what_every_store_can_keep() -> None:
+    kept = record("r\0", model="é\ud800")
     assert cell(kept, "request_id") == kept.event_id == "r\ufffd"
-    assert cell(kept, "model") == "é"
-    assert isinstance(cell(kept, "at_s"), float)
-    assert isinstance(cell(kept, "duration_ms"), float)
+    assert cell(kept, "model") == "é?"
+
+
+def test_numbers_go_to_postgresql_as_what_they_are() -> None:
+    stored = dict(zip(usage_rows.COLUMNS, _stored(record("r", at_s=5, duration_s=0, stream=True).row), strict=True))
+    assert isinstance(stored["at_s"], float)
+    assert isinstance(stored["duration_ms"], float)
+    assert (stored["is_stream"], stored["first_token_ms"]) == (True, None)
+
+
+@pytest.mark.parametrize(
+    "settle", [post("r", 5, 7), void("r"), Settle("r", Amount(0), None, if_held=True), Settle("", None, record("r", 5))]
+)
+def test_a_settlement_is_the_same_when_it_comes_from_a_file(settle: Settle) -> None:
+    again = settle_of(settle_text(settle))
+    if settle.record is not None:
+        settle.record.billed = bool(settle.hold)
+    assert again == settle
+
+
+def test_what_is_no_settlement_is_an_error() -> None:
+    for text in (b"", b"[]", b"{}", b'["req_1"]', b"\xff"):
+        with pytest.raises(msgspec.DecodeError):
+            settle_of(text)
+
+
+def test_the_places_of_columns_are_where_they_are_said_to_be() -> None:
+    for place, name in enumerate(usage_rows.COLUMNS):
+        assert getattr(usage_rows, name.upper(), place) == place
+
+
+def test_a_credit_is_granted_unless_it_is_too_much(ledger: Ledger) -> None:
+    prepaid = (Budget("key:1/tokens/never", "tokens", "never", None),)
+    ledger.open_path(prepaid, AT_S)
+    do(ledger, Credit("pay_1", prepaid[0].account, "tokens", 70, AT_S))
+    assert [balance.granted for balance in ledger.balances()] == [70]
+    with pytest.raises(TooMuch):
+        do(ledger, Credit("pay_2", prepaid[0].account, "tokens", MAX_BALANCE - 69, AT_S))
+    assert [entry.hold for entry in ledger.take().entries if entry.kind == "grant"] == ["pay_1"]
 
 
 def test_the_holds_that_operations_are_about() -> None:

@@ -1,4 +1,4 @@
-"""A settlement, out of what was known at the start and what stands in the journal, is the same as it was."""
+"""A line of a journal of an earlier version, and what was known at the start, are the settlement that it was."""
 
 import msgspec
 import pytest
@@ -7,7 +7,7 @@ from tests.support.fakes import make_job
 from zuebee.contracts.admission import Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage, UsageSource
 from zuebee.ledger import usage_rows
-from zuebee.ledger.journal_rows import outcome_of, outcome_text, settlement_of, stub_text
+from zuebee.ledger.journal_rows import outcome_of, settlement_of, stub_text
 
 PRINCIPAL = Principal("k", "key", "ann", "blue", "acme", "gold", "high", ("a", "b"))
 
@@ -16,6 +16,16 @@ def settlement(usage: Usage | None) -> Settlement:
     return Settlement(
         "req_1", "POST", "/v1/chat/completions", "10.0.0.1", 1_794_700_000.5, 200, "complete", "", PRINCIPAL,
         Grant(PRINCIPAL), "m", True, "gpu", "http://gpu:8000", 2, usage, 17, 1.25, 0.5,
+    )  # fmt: skip
+
+
+def outcome_text(hold: str, s: Settlement) -> bytes:
+    """As earlier versions wrote it."""
+    u = s.usage
+    counted = (-1, 0, 0, "") if u is None else (u.prompt_tokens, u.completion_tokens, u.cached_tokens, u.source)
+    return msgspec.json.encode(
+        (hold, s.at_s, s.method, s.status, s.ending, s.code, s.backend, s.backend_url, s.attempts, *counted,
+         s.cost_nano, s.duration_s, s.first_token_s, s.principal.tags)
     )  # fmt: skip
 
 

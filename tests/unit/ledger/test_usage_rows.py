@@ -29,7 +29,7 @@ def test_nothing_known_is_not_zero() -> None:
 
 
 def test_days_are_totals_by_key() -> None:
-    some = [settlement(Usage(7, 5, "provider")), settlement(None)]
+    some = [usage_rows.row(each) for each in (settlement(Usage(7, 5, "provider")), settlement(None))]
     assert usage_rows.days(some) == [("key_1", 20717, 2, 7, 5, 14)]
 
 

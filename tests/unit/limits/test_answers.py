@@ -51,9 +51,9 @@ def test_the_tightest_of_each_kind_is_told() -> None:
             "Rate limit reached for this user: 5 requests a second, 10 at once. Try again in 13 s.",
         ),
         (
-            Limit("organisation:o", "tokens", 100, 86400),
+            Limit("organization:o", "tokens", 100, 86400),
             "token_rate_limit_exceeded",
-            "Rate limit reached for this organisation: 100 tokens a day. This request counts as 70. Try again in 13 s.",
+            "Rate limit reached for this organization: 100 tokens a day. This request counts as 70. Try again in 13 s.",
         ),
         (
             Limit("global", "concurrent", 3),

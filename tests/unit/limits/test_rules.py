@@ -18,14 +18,14 @@ def subjects(principal: Principal = SOMEBODY, address: str = "10.0.0.1", **setti
 
 def test_every_scope_has_its_subject() -> None:
     every = dict.fromkeys(
-        ("everyone", "per_key", "per_user", "per_team", "per_organisation", "per_model", "per_path", "per_address"), ONE
+        ("everyone", "per_key", "per_user", "per_team", "per_organization", "per_model", "per_path", "per_address"), ONE
     )
     assert sorted(subjects(**every, anonymous=ONE, per_priority=PriorityLimitSettings(low=ONE, normal=ONE))) == [
         "address:10.0.0.1",
         "global",
         "key:k",
         "model:m",
-        "organisation:o",
+        "organization:o",
         "path:/v1/x",
         "priority:normal",
         "team:t",

@@ -44,7 +44,7 @@ def slots(limiter: Limiter) -> dict[tuple[str, ...], float]:
     return dict(limiter.slots())
 
 
-SCOPES = ["everyone", "per_organisation", "per_team", "per_user", "per_key", "per_path", "per_address"]
+SCOPES = ["everyone", "per_organization", "per_team", "per_user", "per_key", "per_path", "per_address"]
 
 
 @pytest.mark.parametrize("scope", SCOPES)

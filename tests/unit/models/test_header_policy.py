@@ -86,7 +86,7 @@ def test_a_backend_is_told_who_calls_only_where_that_is_wanted() -> None:
     assert sorted(line for line in lines(told) if line.startswith((b"x-zuebee", b"x-request-id", b"x-mine"))) == [
         b"x-mine: 1",
         b"x-request-id: req_1",
-        b"x-zuebee-organisation: acme",
+        b"x-zuebee-organization: acme",
         b"x-zuebee-plan: gold",
         b"x-zuebee-priority: high",
         b"x-zuebee-team: search",

@@ -35,14 +35,14 @@ MONEY = {
     "a budget": (tables.budgets, {"account": "key:k/USD/monthly", "unit": "USD", "amount": 5}),
     "a plan": (tables.plans, {"id": "p", "budgets": '[{"unit":"tokens"},{"unit":"USD","amount":5}]'}),
     "a payment": (tables.payments, {"id": "p", "currency": "USD", "amount_nano": 5}),
-    "an invoice": (tables.invoices, {"number": "1", "currency": "USD"}),
+    "an invoice": (tables.invoices, {"number": "1", "currency": "USD", "ends_at_s": 1}),
     "unbilled usage": (
         tables.unbilled_usage,
-        {"organisation_id": "o", "month": 1, "user_id": "", "model": "m", "currency": "USD", "cost_nano": 5},
+        {"organization_id": "o", "month": 1, "user_id": "", "model": "m", "currency": "USD", "cost_nano": 5},
     ),
     "a day": (tables.usage_days, {"key_id": "k", "day": 1, "cost_nano": 5}),
     "a balance": (tables.ledger_balances, {"account": "key:k/USD/never", "unit": "USD", "granted": 5}),
-    "a hold": (tables.ledger_holds, {"hold": "h", "cost_nano": 5}),
+    "a hold": (tables.ledger_holds, {"hold": "h", "cost_nano": 5, "path": 1, "owner": 1}),
     "a record": (tables.usage_records, {"request_id": "r", "cost_nano": 5}),
     "an entry": (tables.ledger_entries, {"kind": "post", "hold": "h", "cost_nano": 5}),
 }
@@ -57,6 +57,9 @@ NO_MONEY = {
 
 
 def add(store: Database, table: Any, row: dict[str, Any]) -> None:
+    if "path" in row:
+        add(store, tables.ledger_paths, {"balances": "1"})
+        add(store, tables.ledger_owners, {"name": "a server of before", "ended_at_s": 1.0})
     store.call(lambda connection: connection.execute(insert(table).values(**row)))
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import old_store
+from zuebee.contracts.usage import next_hash
+from zuebee.ledger.audit import reading, verify
 from zuebee.schema import migrate
 from zuebee.schema.prepare import prepare
 from zuebee.schema.version import HEAD, current_version
@@ -108,7 +110,7 @@ def test_what_is_on_no_invoice_is_taken_over_and_what_is_not_known_is_said(tmp_p
     connection.execute(invoice, ("1", "acme", october_s, november_s, november_s + 1))
     connection.execute("INSERT INTO usage_days (key_id, day) VALUES ('k', ?)", (int(october_s) // 86400 - 100,))
     prepare(str(path))
-    kept = "SELECT organisation_id, month, user_id, model, requests, cost_nano FROM unbilled_usage ORDER BY 1, 2"
+    kept = "SELECT organization_id, month, user_id, model, requests, cost_nano FROM unbilled_usage ORDER BY 1, 2"
     assert connection.execute(kept).fetchall() == [
         ("acme", october_s, "ann", "m", 1, 11),
         ("acme", november_s, "ann", "m", 2, 30),
@@ -124,3 +126,59 @@ def names(path: Path) -> set[str]:
     found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     connection.close()
     return found
+
+
+def test_organizations_get_their_new_name_and_what_holds_is_stated(tmp_path: Path) -> None:
+    path = tmp_path / "zuebee.db"
+    migrate.upgrade(str(path), "0005")
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.executescript(_BEFORE_6)
+    prepare(str(path))
+    assert connection.execute("SELECT id, name FROM organizations").fetchall() == [("acme", "Acme")]
+    assert connection.execute("SELECT organization_id FROM teams").fetchall() == [("acme",)]
+    assert connection.execute("SELECT account, scope FROM budgets").fetchall() == [
+        ("organization:acme/USD/monthly", "organization")
+    ]
+    (balance,) = connection.execute(
+        "SELECT id, account, starts_at_s, typeof(starts_at_s), granted FROM ledger_balances"
+    )
+    assert balance == (1, "organization:acme/USD/monthly", 1759276800, "integer", 7)
+    assert connection.execute("SELECT hold, at_s FROM ledger_entries").fetchall() == [
+        ("organisation:acme/USD/monthly@1759276800", 1759276805.25)
+    ], "entries never change"
+    with reading(str(path)) as books:
+        assert list(verify(books)) == []
+    with pytest.raises(sqlite3.IntegrityError, match="ledger_balances_figures"):
+        connection.execute("UPDATE ledger_balances SET held = 8")
+    with pytest.raises(sqlite3.IntegrityError, match="ledger_entries_amounts"):
+        connection.execute("UPDATE ledger_entries SET cost_nano = -1")
+    connection.close()
+
+
+def test_books_that_are_broken_are_told_and_stay_as_they_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "zuebee.db"
+    migrate.upgrade(str(path), "0005")
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.executescript(_BEFORE_6)
+    connection.execute("UPDATE ledger_balances SET held = -1")
+    prepare(str(path))
+    assert "ledger_balances has rows that are not right" in caplog.text
+    assert connection.execute("SELECT held FROM ledger_balances").fetchall() == [(-1,)]
+    connection.close()
+
+
+_ROW = ("organisation:acme/USD/monthly@1759276800", 1, 7, 1759276805.25)
+_BEFORE_6 = f"""
+INSERT INTO organisations (id, name) VALUES ('acme', 'Acme');
+INSERT INTO teams (id, organisation_id) VALUES ('red', 'acme');
+INSERT INTO budgets (account, scope, scope_id, unit, period, amount)
+    VALUES ('organisation:acme/USD/monthly', 'organisation', 'acme', 'USD', 'monthly', 7);
+INSERT INTO ledger_owners (name, ended_at_s) VALUES ('zuebee', 1);
+INSERT INTO ledger_balances (account, unit, period, starts_at_s, granted, limited, changes)
+    VALUES ('organisation:acme/USD/monthly', 'USD', 'monthly', 1759276800.0, 7, 7, 1);
+INSERT INTO ledger_paths (balances) VALUES ('1');
+INSERT INTO ledger_entries (batch, kind, hold, step, path, cost_nano, owner, at_s)
+    VALUES (1, 'grant', '{_ROW[0]}', 0, 1, 7, 1, {_ROW[3]});
+INSERT INTO ledger_batches (owner, sequence, entries, hash)
+    VALUES (1, 1, 1, '{next_hash("", [(1, "grant", _ROW[0], 0, 1, 0, 7, 0, 0, 1, _ROW[3])])}');
+"""

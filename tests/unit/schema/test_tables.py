@@ -36,8 +36,8 @@ def test_the_migrations_make_the_same_statements_as_the_description(tmp_path: Pa
 
 
 def statements(path: Path) -> dict[str, str]:
-    """What each table and index was made with, without blanks."""
+    """What each table and index was made with, without blanks and quotes."""
     connection = sqlite3.connect(path)
     rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     connection.close()
-    return {name: "".join(sql.split()) for name, sql in rows}
+    return {name: "".join(sql.replace('"', "").split()) for name, sql in rows}

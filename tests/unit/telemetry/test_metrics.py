@@ -187,8 +187,8 @@ def test_lent_gauges_are_read_when_asked() -> None:
     assert value(metrics, "zuebee_records_dropped_total", sink="usage") == 3
 
 
-def caller(priority: Priority, organisation: str = "org", plan: str = "pro") -> Principal:
-    return Principal("key", priority=priority, organisation_id=organisation, plan=plan)
+def caller(priority: Priority, organization: str = "org", plan: str = "pro") -> Principal:
+    return Principal("key", priority=priority, organization_id=organization, plan=plan)
 
 
 @pytest.mark.requirement("A305", "A309")
@@ -232,7 +232,7 @@ def test_burn_rate_of_each_tenant(virtual_time: VirtualTime) -> None:
         metrics.record(settled(principal=caller("normal", "b"), usage=Usage(5, 5, "provider")))
         for n in range(3):
             metrics.record(settled(principal=caller("normal", f"c{n}"), usage=Usage(1, 0, "provider")))
-    a = {"organisation": "a", "plan": "pro"}
+    a = {"organization": "a", "plan": "pro"}
     assert value(metrics, "zuebee_burn_tokens_per_minute", **a) == pytest.approx(6000, rel=0.02)
     assert value(metrics, "zuebee_burn_cost_per_hour", **a) == pytest.approx(3.6, rel=0.02)
     rates = {labels: v for (name, labels), v in samples(metrics).items() if name == "zuebee_burn_tokens_per_minute"}

@@ -56,7 +56,7 @@ def _record(key: ApiKeySettings, defaults: LimitSettings, limits_on: bool) -> Ke
             name,
             key.user_id or name,
             key.team_id,
-            key.organisation_id,
+            key.organization_id,
             priority=key.priority,
             models=tuple(key.models),
             endpoints=tuple(key.endpoints),
@@ -96,7 +96,7 @@ def _data(key: ApiKeySettings) -> dict[str, Any]:
         "allowed_ips": key.allowed_ips,
         "denied_ips": key.denied_ips,
         "team": key.team_id,
-        "organisation": key.organisation_id,
+        "organization": key.organization_id,
         "priority": key.priority,
         **{name: int(datetime.fromisoformat(text.upper()).timestamp()) for name, text in times.items() if text},
     }

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from zuebee.contracts.inference import Job
@@ -24,26 +25,36 @@ from zuebee.lib import clock
 
 _log = logging.getLogger("zuebee.billing")
 
-MAX_WAITING = 200_000
-"""Waiting records beyond these are dropped, of requests that cost nothing in any budget."""
-
-TICK_S = 0.1
-SPOOL_AFTER_S = 0.25
 EXPIRED_PER_BATCH = 100
 """Holds of other processes that are resolved beside what running requests ask for, so that these never wait long."""
 
 RETRIES = 5
 """For a deadlock, and the like: then it counts as an outage."""
 
-RETRY_WAIT_S = 0.02
-RECONNECT_WAIT_S = (0.05, 2.0)
-CLOSE_S = 10.0
+
+@dataclass(frozen=True)
+class Waits:
+    """How long what waits for the database waits, in seconds. Of `max_waiting` records those that come later are
+    dropped, of requests that cost nothing in any budget.
+    """
+
+    timeout_s: float = 5.0
+    tick_s: float = 0.1
+    spool_after_s: float = 0.25
+    retry_s: float = 0.02
+    reconnect_s: tuple[float, float] = (0.05, 2.0)
+    close_s: float = 10.0
+    max_waiting: int = 200_000
+
+
+DEFAULT_WAITS = Waits()
 
 
 class SharedCommitter:
     """Owns the thread and the store. All methods but the thread's own belong to the event loop."""
 
-    def __init__(self, store: PostgresStore, spool: Spool, *, timeout_s: float) -> None:
+    def __init__(self, store: PostgresStore, spool: Spool, *, timeout_s: float, waits: Waits = DEFAULT_WAITS) -> None:
+        self._waits = replace(waits, timeout_s=timeout_s)
         self.down, self.reason = False, ""
         self.commits = 0
         self.commit_s = 0.0
@@ -52,7 +63,6 @@ class SharedCommitter:
         self.balances: list[Balance] = []
         self.balances_at_s = float("nan")
         self._store = store
-        self._timeout_s = timeout_s
         self._waiting: deque[SharedBatch] = deque()
         self._loose: deque[tuple[int, Pending]] = deque()  # neither done nor kept, with the number of the batch
         self._running: SharedBatch | None = None
@@ -98,7 +108,7 @@ class SharedCommitter:
 
     def settle(self, operation: Settle) -> Awaitable[None] | None:
         """Do this, sooner or later. The answer is done when it is on disk, here or there, or takes too long."""
-        if not operation.hold and self.waiting >= MAX_WAITING:
+        if not operation.hold and self.waiting >= self._waits.max_waiting:
             self.dropped += 1
             return None
         return self._add(Pending(operation, self._loop.create_future())).future
@@ -151,7 +161,7 @@ class SharedCommitter:
             self._running.begun_at_s = self._loop.time()
             self._queue.put(self._running)
             if self._timer is None:
-                self._timer = self._loop.call_later(TICK_S, self._tick)
+                self._timer = self._loop.call_later(self._waits.tick_s, self._tick)
 
     # --- what comes back ---
 
@@ -204,16 +214,16 @@ class SharedCommitter:
         self._timer = None
         if self._running is None:
             return
-        self._timer = self._loop.call_later(TICK_S, self._tick)
+        self._timer = self._loop.call_later(self._waits.tick_s, self._tick)
         self._tend()
-        if self._attempt_at_s and clock.monotonic_s() - self._attempt_at_s > self._timeout_s + 1:
+        if self._attempt_at_s and clock.monotonic_s() - self._attempt_at_s > self._waits.timeout_s + 1:
             self._store.cut()
 
     def _tend(self) -> None:
         """Keep settlements that wait on this machine's disk, and let nobody wait longer than the timeout."""
-        if self.down or self.stuck_s > SPOOL_AFTER_S:
+        if self.down or self.stuck_s > self._waits.spool_after_s:
             self._keep()
-        if self.down or self.stuck_s > self._timeout_s:
+        if self.down or self.stuck_s > self._waits.timeout_s:
             for _, pending in self._loose:
                 if pending.future is not None and not pending.future.done():
                     self._give_up(pending)
@@ -223,7 +233,7 @@ class SharedCommitter:
         if not isinstance(pending.operation, Settle):
             pending.abandoned = True
             pending.future.set_exception(StoreBusy("no answer in time"))
-        elif self.stuck_s > self._timeout_s:
+        elif self.stuck_s > self._waits.timeout_s:
             pending.future.set_result(None)
 
     def _batches(self) -> "chain[SharedBatch]":
@@ -246,11 +256,11 @@ class SharedCommitter:
     # --- the end ---
 
     async def aclose(self) -> None:
-        """Do what waits, for at most `CLOSE_S`; what is left then is in the spool file. Ends the epoch."""
+        """Do what waits, for at most `Waits.close_s`; what is left then is in the spool file. Ends the epoch."""
         if self._closing.is_set():
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
+            async with asyncio.timeout(self._waits.close_s):
                 await self._idle.wait()
         is_done = self._idle.is_set()
         if not is_done:
@@ -263,7 +273,7 @@ class SharedCommitter:
         self._queue.put("end" if is_done else "leave")
         if not is_done:
             self._store.cut()
-        await self._loop.run_in_executor(None, self._writer.join, CLOSE_S)
+        await self._loop.run_in_executor(None, self._writer.join, self._waits.close_s)
         if self._timer is not None:
             self._timer.cancel()
         for batch in self._batches():
@@ -330,7 +340,13 @@ class SharedCommitter:
             return  # a connection may end for many reasons: a new one often mends it before anybody notices
         if is_lost or attempts >= RETRIES:
             self._call(self._lost, str(error))
-        self._closing.wait(_wait_s(attempts, is_lost=is_lost))
+        self._closing.wait(self._wait_s(attempts, is_lost=is_lost))
+
+    def _wait_s(self, attempts: int, *, is_lost: bool) -> float:
+        first_s, most_s = self._waits.reconnect_s
+        if not is_lost:
+            first_s = self._waits.retry_s
+        return min(first_s * 2.0 ** min(attempts - 1, 10), most_s) * random.uniform(0.5, 1.0)
 
     def _apply(self, number: int, operations: list[Operation]) -> list[Answer] | None:
         self._attempt_at_s = clock.monotonic_s()
@@ -367,8 +383,3 @@ class SharedCommitter:
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         with suppress(RuntimeError):  # the loop is gone
             self._loop.call_soon_threadsafe(function, *arguments)
-
-
-def _wait_s(attempts: int, *, is_lost: bool) -> float:
-    first_s, most_s = RECONNECT_WAIT_S if is_lost else (RETRY_WAIT_S, RECONNECT_WAIT_S[1])
-    return min(first_s * 2.0 ** min(attempts - 1, 10), most_s) * random.uniform(0.5, 1.0)

@@ -17,9 +17,10 @@ import msgspec
 
 from zuebee.contracts.admission import Amount
 from zuebee.contracts.inference import Job
+from zuebee.ledger.decide import release
 from zuebee.ledger.entries import HoldState, Short
 from zuebee.ledger.errors import StoreFailed, UnknownOwner
-from zuebee.ledger.operations import Answer, Operation, Reserve, Settle, release
+from zuebee.ledger.operations import Answer, Operation, Record, Reserve, Settle, settle_of, settle_text
 from zuebee.ledger.postgres.store import PostgresStore
 
 _log = logging.getLogger("zuebee.billing")
@@ -34,18 +35,36 @@ class Line(msgspec.Struct):
     number: int = 0  # files of an earlier version do not say
 
 
-def _plain(amount: object) -> dict[str, int]:
-    if not isinstance(amount, Amount):
-        raise TypeError(f"{type(amount).__name__} in a settlement")
-    return {"tokens": amount.tokens, "cost_nano": amount.cost_nano}
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(tuple[int, int, int, msgspec.Raw]).decode
+
+
+def _text(line: Line) -> bytes:
+    return _encode((line.owner, line.batch, line.number, msgspec.Raw(settle_text(line.settle))))
+
+
+def _line(text: bytes) -> Line:
+    """Raises msgspec.DecodeError."""
+    if text.startswith(b"{"):
+        return _old_line(text)
+    owner, batch, number, settle = _decode(text)
+    return Line(owner, batch, settle_of(settle), number)
 
 
 def _amount(_: type[object], plain: object) -> Amount:
     return Amount(**msgspec.convert(plain, dict[str, int]))
 
 
-_encode = msgspec.json.Encoder(enc_hook=_plain).encode
-_decode = msgspec.json.Decoder(Line, dec_hook=_amount).decode
+_decode_old = msgspec.json.Decoder(Line, dec_hook=_amount).decode
+
+
+def _old_line(text: bytes) -> Line:
+    """A line of an earlier version, an object."""
+    line = _decode_old(text)
+    record: Record | None = line.settle.record
+    if record is not None:
+        record.billed = bool(line.settle.hold)
+    return line
 
 
 class Spool:
@@ -77,7 +96,7 @@ class Spool:
             if not text:
                 continue
             try:
-                lines.append(_decode(text))
+                lines.append(_line(text))
             except msgspec.DecodeError:
                 if number < len(content):
                     self.damaged += 1
@@ -87,7 +106,7 @@ class Spool:
 
     def append(self, lines: list[Line]) -> None:
         """Keep settlements."""
-        content = b"".join(_encode(line) + b"\n" for line in lines)
+        content = b"".join(_text(line) + b"\n" for line in lines)
         before = os.fstat(self._file).st_size
         try:
             while content:

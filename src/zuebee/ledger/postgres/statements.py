@@ -2,7 +2,8 @@
 
 from zuebee.contracts.usage import HEAD
 from zuebee.ledger import usage_rows
-from zuebee.ledger.operations import FLOATS
+
+FLOATS = ("at_s", "duration_ms", "first_token_ms")
 
 NOW = "extract(epoch FROM clock_timestamp())::float8"
 
@@ -17,11 +18,11 @@ END_OWNER = f"UPDATE ledger_owners SET ended_at_s = {NOW} WHERE id = %s"
 
 OPEN_BALANCES = (
     "INSERT INTO ledger_balances (account, unit, period, starts_at_s)"
-    " SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::float8[]) ON CONFLICT DO NOTHING"
+    " SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::int8[]) ON CONFLICT DO NOTHING"
 )
 FIND_BALANCES = (
     "SELECT b.account, b.starts_at_s, b.id FROM ledger_balances b"
-    " JOIN unnest(%s::text[], %s::float8[]) AS w(account, starts_at_s) USING (account, starts_at_s)"
+    " JOIN unnest(%s::text[], %s::int8[]) AS w(account, starts_at_s) USING (account, starts_at_s)"
 )
 OPEN_PATHS = "INSERT INTO ledger_paths (balances) SELECT * FROM unnest(%s::text[]) ON CONFLICT DO NOTHING"
 FIND_PATHS = "SELECT balances, id FROM ledger_paths WHERE balances = ANY(%s::text[])"
@@ -99,15 +100,15 @@ ON CONFLICT (key_id, day) DO UPDATE SET requests = t.requests + excluded.request
     completion_tokens = t.completion_tokens + excluded.completion_tokens, cost_nano = t.cost_nano + excluded.cost_nano
 """
 ADD_TO_UNBILLED = """
-INSERT INTO unbilled_usage AS t (organisation_id, month, user_id, model, requests, prompt_tokens, cached_tokens,
+INSERT INTO unbilled_usage AS t (organization_id, month, user_id, model, requests, prompt_tokens, cached_tokens,
     completion_tokens, cost_nano, currency)
 SELECT x.*, %s::text FROM unnest(%s::text[], %s::int8[], %s::text[], %s::text[], %s::int8[], %s::int8[], %s::int8[],
     %s::int8[], %s::int8[]) AS x
-ON CONFLICT (organisation_id, month, user_id, model, currency) DO UPDATE SET requests = t.requests + excluded.requests,
+ON CONFLICT (organization_id, month, user_id, model, currency) DO UPDATE SET requests = t.requests + excluded.requests,
     prompt_tokens = t.prompt_tokens + excluded.prompt_tokens, cached_tokens = t.cached_tokens + excluded.cached_tokens,
     completion_tokens = t.completion_tokens + excluded.completion_tokens, cost_nano = t.cost_nano + excluded.cost_nano
 """
-UNBILLED_NAMES = "SELECT DISTINCT model FROM unbilled_usage WHERE organisation_id = %s AND month = %s LIMIT %s"
+UNBILLED_NAMES = "SELECT DISTINCT model FROM unbilled_usage WHERE organization_id = %s AND month = %s LIMIT %s"
 # Whoever writes is alive, whatever others thought.
 APPLIED = f"UPDATE ledger_owners SET applied = greatest(applied, %s), seen_at_s = {NOW}, ended_at_s = 0 WHERE id = %s"
 APPLIED_FOR_ANOTHER = "UPDATE ledger_owners SET applied = greatest(applied, %s) WHERE id = %s"

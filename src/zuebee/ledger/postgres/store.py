@@ -15,12 +15,14 @@ from psycopg.pq import TransactionStatus
 from zuebee.contracts.limits import period_start_s
 from zuebee.contracts.usage import next_hash
 from zuebee.ledger import usage_rows
+from zuebee.ledger.decide import storable
 from zuebee.ledger.entries import Balance, Entry, HoldState
 from zuebee.ledger.errors import StoreBusy, UnknownOwner
-from zuebee.ledger.group_commit import NoBound, Room
+from zuebee.ledger.journal_rows import stub_text
 from zuebee.ledger.ledger import Ledger
 from zuebee.ledger.operations import Answer, Expire, Operation, Record, Renew, Reserve, holds_of
 from zuebee.ledger.picture import Memory, Paths, Picture, add_holds, add_paths
+from zuebee.ledger.port import NoBound, Room
 from zuebee.ledger.postgres import statements as sql
 from zuebee.ledger.postgres.connection import PostgresConnection, StoreLost
 from zuebee.ledger.usage_rows import MAX_NAMES, Totals, Unbilled, UnbilledRow
@@ -73,7 +75,7 @@ class PostgresStore(PostgresConnection):
         self._currency = currency
         self._retention_s = retention_days * 86400.0
         self._hold_s = hold_s
-        self._balance_ids: dict[tuple[str, float], int] = {}
+        self._balance_ids: dict[tuple[str, int], int] = {}
         self._path_ids: dict[str, int] = {}
         self._memory = Memory()
         self._added = 0
@@ -287,19 +289,15 @@ class PostgresStore(PostgresConnection):
             self._path_ids.update(dict(found.fetchall()))
         return {path: self._path_ids[name] for path, name in names.items()}
 
-    def _unbilled_names(self, organisation_id: str, month: int) -> list[str]:
-        found = self.connection.execute(sql.UNBILLED_NAMES, (organisation_id, month, MAX_NAMES))
+    def _unbilled_names(self, organization_id: str, month: int) -> list[str]:
+        found = self.connection.execute(sql.UNBILLED_NAMES, (organization_id, month, MAX_NAMES))
         return [name for (name,) in found]
 
     def _totals(self, kept: Iterable[Record | None]) -> list[UnbilledRow]:
         totals = Totals(self._unbilled)
         for record in kept:
             if record is not None:
-                row = dict(zip(usage_rows.COLUMNS, record.row, strict=True))
-                names = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost_nano")
-                prompt, cached, completion, cost_nano = (int(row[name] or 0) for name in names)
-                who = row["organisation_id"], row["at_s"], row["user_id"], row["model"]
-                totals.add(*who, prompt, cached, completion, cost_nano)
+                totals.add(record.row)
         return totals.rows()
 
     def _write(
@@ -311,68 +309,60 @@ class PostgresStore(PostgresConnection):
         owner: int,
         unbilled: list[UnbilledRow],
     ) -> None:
-        self._write_ledger(db, picture)
+        write_ledger(db, self.owner, picture)
         for each in operations:
             if isinstance(each, Renew) and each.holds:
                 db.execute(sql.RENEW_HOLDS, (each.hold_s, *_columns(each.holds)))
-        billed = [isinstance(each, Expire) or bool(getattr(each, "hold", "")) for each in operations]
-        kept = zip(picture.records, billed, strict=True)
         if unbilled:
             db.execute(sql.ADD_TO_UNBILLED, (self._currency, *_columns(unbilled)))
-        self._write_usage(db, [(record, paid) for record, paid in kept if record is not None])
+        self._write_usage(db, [record for record in picture.records if record is not None])
         db.execute(sql.APPLIED if owner == self.owner else sql.APPLIED_FOR_ANOTHER, (batch, owner))
         db.execute("COMMIT")
 
-    def _write_ledger(self, db: psycopg.Connection[Any], picture: Picture) -> None:
-        changes = picture.ledger.take()
-        entries = changes.entries
-        if not entries:
-            return
-        picture.sequence += 1
-        rows = [
-            (picture.sequence, e.kind, e.hold, e.step, e.path.id, e.tokens, e.cost_nano, e.released_tokens,
-             e.released_cost_nano, self.owner, e.at_s)
-            for e in entries
-        ]  # fmt: skip
-        picture.digest = next_hash(picture.digest, rows)
-        db.execute(sql.ADD_ENTRIES, _columns(rows))
-        db.execute(sql.ADD_BATCH, (self.owner, picture.sequence, len(rows), picture.digest))
-        db.execute(sql.ADD_TO_BALANCES, _columns(picture.moved(), 9))
-        _write_holds(db, entries, changes.opened, picture.ledger)
-
-    def _write_usage(self, db: psycopg.Connection[Any], kept_for: list[tuple[Record, bool]]) -> None:
+    def _write_usage(self, db: psycopg.Connection[Any], records: list[Record]) -> None:
         self._added = 0
-        if not kept_for:
+        if not records:
             return
-        rows = [dict(zip(usage_rows.COLUMNS, record.row, strict=True)) for record, _ in kept_for]
         reporters = tuple(self._reporters)
         events = [
             (place, record.event_id, reporter)
-            for place, (record, billed) in enumerate(kept_for, 1)
-            if self._fits(record, len(reporters), billed=billed)
+            for place, record in enumerate(records, 1)
+            if self._fits(record, len(reporters))
             for reporter in reporters
         ]
         self._added = len(events)
-        columns = _columns([tuple(record.row) for record, _ in kept_for])
+        columns = _columns([_stored(record.row) for record in records])
         if events:
             db.execute(sql.ADD_RECORDS_WITH_EVENTS, (self._currency, *columns, *_columns(events)))
         else:
             db.execute(sql.ADD_RECORDS, (self._currency, *columns))
-        days: dict[tuple[str, int], list[int]] = {}
-        for row in rows:
-            total = days.setdefault((row["key_id"], int(row["at_s"]) // usage_rows.DAY_S), [0, 0, 0, 0])
-            total[0] += 1
-            total[1] += row["prompt_tokens"] or 0
-            total[2] += row["completion_tokens"] or 0
-            total[3] += row["cost_nano"]
-        db.execute(sql.ADD_TO_DAYS, _columns([(*key, *total) for key, total in sorted(days.items())]))
+        db.execute(sql.ADD_TO_DAYS, _columns(sorted(usage_rows.days(record.row for record in records))))
 
-    def _fits(self, record: Record, count: int, *, billed: bool) -> bool:
+    def _fits(self, record: Record, count: int) -> bool:
         """Whether there is room for its events; asked once, however often the batch is tried."""
         fits = self._has_room.get(record.event_id)
         if fits is None:
-            fits = self._has_room[record.event_id] = self._room.room_for(count, billed=billed)
+            fits = self._has_room[record.event_id] = self._room.room_for(count, billed=record.billed)
         return fits
+
+
+def write_ledger(db: psycopg.Connection[Any], owner: int, picture: Picture) -> None:
+    """Apply what was decided: entries and their batch, balances, and open holds."""
+    changes = picture.ledger.take()
+    entries = changes.entries
+    if not entries:
+        return
+    picture.sequence += 1
+    rows = [
+        (picture.sequence, e.kind, e.hold, e.step, e.path.id, e.tokens, e.cost_nano, e.released_tokens,
+         e.released_cost_nano, owner, e.at_s)
+        for e in entries
+    ]  # fmt: skip
+    picture.digest = next_hash(picture.digest, rows)
+    db.execute(sql.ADD_ENTRIES, _columns(rows))
+    db.execute(sql.ADD_BATCH, (owner, picture.sequence, len(rows), picture.digest))
+    db.execute(sql.ADD_TO_BALANCES, _columns(picture.moved(), 9))
+    _write_holds(db, entries, changes.opened, picture.ledger)
 
 
 def _write_holds(db: psycopg.Connection[Any], entries: list[Entry], opened: list[HoldState], ledger: Ledger) -> None:
@@ -380,7 +370,8 @@ def _write_holds(db: psycopg.Connection[Any], entries: list[Entry], opened: list
     ended = {entry.hold for entry in entries if entry.step == 1}
     reserved = (entry for entry in entries if entry.kind == "reserve")
     rows = [
-        (hold.id, entry.path.id, entry.tokens, entry.cost_nano, hold.owner, hold.expires_at_s, hold.record,
+        (hold.id, entry.path.id, entry.tokens, entry.cost_nano, hold.owner, hold.expires_at_s,
+         storable(stub_text(hold.record)),
          hold.owed.tokens, hold.owed.cost_nano)
         for entry, hold in zip(reserved, opened, strict=True)
         if hold.id not in ended
@@ -396,6 +387,19 @@ def _write_holds(db: psycopg.Connection[Any], entries: list[Entry], opened: list
         db.execute(sql.EXTEND_HOLDS, _columns(extended))
     if ended:
         db.execute(sql.END_HOLDS, (sorted(ended),))
+
+
+def _stored(row: usage_rows.Row) -> list[Any]:
+    """A record as PostgreSQL takes it: its numbers are of one kind, and SQLite's 1 and 0 are no truth here."""
+    values = [storable(value) for value in row]
+    for place in _FLOATS:
+        if values[place] is not None:
+            values[place] = float(values[place])
+    values[usage_rows.IS_STREAM] = bool(values[usage_rows.IS_STREAM])
+    return values
+
+
+_FLOATS = tuple(usage_rows.COLUMNS.index(name) for name in sql.FLOATS)
 
 
 def _columns(rows: Sequence[Sequence[object]], width: int = 0) -> tuple[list[object], ...]:

@@ -16,10 +16,11 @@ from typing import Any, TextIO
 
 from zuebee.contracts.admission import Amount, Budget
 from zuebee.contracts.usage import HEAD, head_name, next_hash
-from zuebee.ledger.entries import TOKENS, Balance, Entry, HoldState, Path, effect
+from zuebee.ledger.entries import TOKENS, Balance, Entry, Figures, HoldState, Kind, Path
 from zuebee.ledger.errors import StoreBusy, StoreFailed
-from zuebee.ledger.group_commit import Batch, NoBound, Room
 from zuebee.ledger.journal_rows import stub_text
+from zuebee.ledger.port import NoBound, Room
+from zuebee.ledger.sqlite.group_commit import Batch
 from zuebee.ledger.sqlite.usage import UsageRows, chunks, insert, marks
 from zuebee.ledger.sqlite.wal_file import Log, WalFile
 from zuebee.lib import clock
@@ -88,6 +89,7 @@ class SqliteStore:
         try:
             self._writer = connect(path)
             self._writer.execute("PRAGMA journal_mode=WAL")
+            self._writer.execute("PRAGMA foreign_keys=ON")
             self._writer.execute("PRAGMA synchronous=NORMAL")
             self._writer.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
             self._side = connect(path)
@@ -129,7 +131,7 @@ class SqliteStore:
         balances = {each: self._balance(db, f"id = {each:d}", ()) for each in wanted}
         return Start(self._owner, [_hold(row, [balances[each] for each in ids]) for row, ids in holds])
 
-    def open_path(self, budgets: Sequence[Budget], starts_s: Sequence[float]) -> list[tuple[int, list[Balance]]]:
+    def open_path(self, budgets: Sequence[Budget], starts_s: Sequence[int]) -> list[tuple[int, list[Balance]]]:
         """The path of budgets in the periods that began at `starts_s`, and after it the path of each balance alone;
         made when missing. Raises StoreBusy or StoreFailed.
         """
@@ -157,7 +159,7 @@ class SqliteStore:
         ).fetchone()
         return Balance(*row)
 
-    def foreign_entries(self) -> list[tuple[int, str, float, str, int, int]]:
+    def foreign_entries(self) -> list[tuple[int, str, int, str, int, int]]:
         """What other processes (the command line) have granted since the last time: entry id, account, its period's
         start, kind, tokens, money.
         """
@@ -192,7 +194,8 @@ class SqliteStore:
             closing = batch.closing.values()
             entries = batch.changes.entries + [entry for each in closing for entry in each.entries]
             self._write_ledger(batch, entries)
-            self._usage.write(db, batch.records + [each.settlement for each in closing])
+            records = batch.records + [each.record for each in closing if each.record is not None]
+            self._usage.write(db, records)
             db.execute("COMMIT")
         except Exception as error:
             failure = _failure(db, error)
@@ -221,8 +224,8 @@ class SqliteStore:
     def _write_ledger(self, batch: Batch, entries: list[Entry]) -> None:
         db = self._writer
         changes = batch.changes
-        assert not changes.balances, "they come from `open_path`"
-        assert not changes.paths, "they come from `open_path`"
+        if changes.balances or changes.paths:
+            raise StoreFailed("balances and paths come from `open_path`")
         if entries:
             self._write_entries(entries)
             self._write_holds(entries, changes.opened)
@@ -234,25 +237,11 @@ class SqliteStore:
 
     def _write_entries(self, entries: list[Entry]) -> None:
         self._sequence += 1
-        sequence, owner = self._sequence, self._owner
-        rows: list[tuple[object, ...]] = [
-            (sequence, e.kind, e.hold, e.step, e.path.id, e.tokens, e.cost_nano, e.released_tokens,
-             e.released_cost_nano, owner, e.at_s)
-            for e in entries
-        ]  # fmt: skip
-        self._hash = next_hash(self._hash, rows)
-        insert(self._writer, "ledger_entries", _ENTRY, rows)
-        self._writer.executemany(
-            _ADD_TO_BALANCE, [(*total, balance_id) for balance_id, total in _totals(entries).items()]
-        )
-        self._writer.execute(
-            "INSERT INTO ledger_batches (owner, sequence, entries, hash) VALUES (?, ?, ?, ?)",
-            (owner, sequence, len(entries), self._hash),
-        )
+        self._hash = write_entries(self._writer, self._owner, self._sequence, self._hash, entries)
         now_s = clock.monotonic_s()
         if now_s >= self._note_at_s:
             self._note_at_s = now_s + NOTE_EVERY_S
-            self._writer.execute(_NOTE, (head_name(owner), sequence))
+            self._writer.execute(_NOTE, (head_name(self._owner), self._sequence))
 
     def _write_holds(self, entries: list[Entry], opened: list[HoldState]) -> None:
         """Amounts come from the entries: a hold itself may have moved on since."""
@@ -301,6 +290,31 @@ class SqliteStore:
         self._side.close()
 
 
+def write_entries(db: Any, owner: int, sequence: int, previous: str, entries: list[Entry]) -> str:
+    """Apply entries: they and their batch, and the balances. Answers with the hash of the batch; `previous`: of the one
+    before it.
+    """
+    rows: list[tuple[object, ...]] = [
+        (sequence, e.kind, e.hold, e.step, e.path.id, e.tokens, e.cost_nano, e.released_tokens,
+         e.released_cost_nano, owner, e.at_s)
+        for e in entries
+    ]  # fmt: skip
+    digest = next_hash(previous, rows)
+    insert(db, "ledger_entries", _ENTRY, rows)
+    db.executemany(
+        _ADD_TO_BALANCE,
+        [
+            (t.granted, t.held, t.used, t.overdraft, t.limited, t.changes, t.apart, balance_id)
+            for balance_id, t in _totals(entries).items()
+        ],
+    )
+    db.execute(
+        "INSERT INTO ledger_batches (owner, sequence, entries, hash) VALUES (?, ?, ?, ?)",
+        (owner, sequence, len(entries), digest),
+    )
+    return digest
+
+
 def _only_one(path: str) -> TextIO:
     """A lock that ends with the process, however it ends."""
     FilePath(path).parent.mkdir(parents=True, exist_ok=True)
@@ -331,52 +345,64 @@ def _path_id(db: Any, balances: Sequence[Balance]) -> int:
     return _one(db, "SELECT id FROM ledger_paths WHERE balances = ?", (key,))
 
 
-def _totals(entries: list[Entry]) -> dict[int, list[int]]:
-    """What entries add to each balance, in the order of _ADD_TO_BALANCE."""
-    totals: dict[int, list[int]] = {}
-    moved: dict[int, tuple[Path, list[int]]] = {}  # by path: tokens and money held, tokens and money used
+class _Total(Figures):
+    """What entries add to a balance: to its figures, and to what stands of its limit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limited = 0
+        self.changes = 0
+        self.apart = 0
+
+
+class _Sum:
+    """What entries of one kind on one path add up to."""
+
+    def __init__(self, kind: Kind, path: Path) -> None:
+        self.kind: Kind = kind
+        self.path = path
+        self.tokens = 0
+        self.cost_nano = 0
+        self.released_tokens = 0
+        self.released_cost_nano = 0
+
+
+def _totals(entries: list[Entry]) -> dict[int, _Total]:
+    """What entries add to each balance. Nearly all are of few kinds and paths, so those are summed first."""
+    sums: dict[tuple[str, int], _Sum] = {}
+    totals: dict[int, _Total] = {}
     for entry in entries:
-        kind, path = entry.kind, entry.path
-        if kind != "reserve" and kind != "post":
-            _add(totals, entry)
-            continue
-        known = moved.get(path.id)  # these two are nearly all there is, and most of them of few paths
+        key = entry.kind, entry.path.id
+        known = sums.get(key)
         if known is None:
-            known = moved[path.id] = path, [0, 0, 0, 0]
-        sums = known[1]
-        if kind == "reserve":
-            sums[0] += entry.tokens
-            sums[1] += entry.cost_nano
-        else:
-            sums[0] -= entry.released_tokens
-            sums[1] -= entry.released_cost_nano
-            sums[2] += entry.tokens
-            sums[3] += entry.cost_nano
-    for path, (held_tokens, held_nano, used_tokens, used_nano) in moved.values():
-        for balance in path.balances:
-            total = totals.setdefault(balance.id, [0, 0, 0, 0, 0, 0, 0])
-            total[1] += held_tokens if balance.unit == TOKENS else held_nano
-            total[2] += used_tokens if balance.unit == TOKENS else used_nano
+            known = sums[key] = _Sum(entry.kind, entry.path)
+        known.tokens += entry.tokens
+        known.cost_nano += entry.cost_nano
+        known.released_tokens += entry.released_tokens
+        known.released_cost_nano += entry.released_cost_nano
+        if entry.kind == "grant" or entry.kind == "withdraw":
+            _add_limit(totals, entry)
+    for some in sums.values():
+        for balance in some.path.balances:
+            total = totals.get(balance.id)
+            if total is None:
+                total = totals[balance.id] = _Total()
+            if balance.unit == TOKENS:
+                total.add(some.kind, some.tokens, some.released_tokens)
+            else:
+                total.add(some.kind, some.cost_nano, some.released_cost_nano)
     return totals
 
 
-def _add(totals: dict[int, list[int]], entry: Entry) -> None:
-    """What an entry adds to its balances."""
-    is_granted = entry.kind == "grant" or entry.kind == "withdraw"
+def _add_limit(totals: dict[int, _Total], entry: Entry) -> None:
+    """What the ledger grants by itself, `ACCOUNT@START`, is what the account's limit amounts to."""
     for balance in entry.path.balances:
-        total = totals.setdefault(balance.id, [0, 0, 0, 0, 0, 0, 0])
-        in_tokens = balance.unit == TOKENS
-        amount = entry.tokens if in_tokens else entry.cost_nano
-        released = entry.released_tokens if in_tokens else entry.released_cost_nano
-        granted, held, used, overdraft = effect(entry.kind, amount, released)
-        total[0] += granted
-        total[1] += held
-        total[2] += used
-        total[3] += overdraft
-        if is_granted and entry.hold.startswith(f"{balance.account}@"):
-            total[4] += granted
-            total[5] += 1
-            total[6] += entry.apart
+        if entry.hold.startswith(f"{balance.account}@"):
+            total = totals.setdefault(balance.id, _Total())
+            amount = entry.tokens if balance.unit == TOKENS else entry.cost_nano
+            total.limited += amount if entry.kind == "grant" else -amount
+            total.changes += 1
+            total.apart += entry.apart
 
 
 def _ids(path: str) -> list[int]:

@@ -5,16 +5,16 @@ from functools import cache
 from itertools import groupby
 from typing import Any
 
-from zuebee.contracts.admission import Settlement
 from zuebee.ledger import usage_rows
-from zuebee.ledger.group_commit import Room
-from zuebee.ledger.usage_rows import MAX_NAMES, Totals, Unbilled
+from zuebee.ledger.operations import Record
+from zuebee.ledger.port import Room
+from zuebee.ledger.usage_rows import AT_S, MAX_NAMES, Totals, Unbilled
 
 # Many rows with few statements, on SQLite: each one lets go of the interpreter and must win it back.
 
 ROWS_PER_STATEMENT = 100
 
-Row = tuple[object, ...]
+Row = tuple[Any, ...]
 
 
 def insert(db: Any, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> int:
@@ -55,13 +55,13 @@ ON CONFLICT (key_id, day) DO UPDATE SET requests = requests + excluded.requests,
     completion_tokens = completion_tokens + excluded.completion_tokens, cost_nano = cost_nano + excluded.cost_nano
 """
 _ADD_TO_UNBILLED = """
-INSERT INTO unbilled_usage (organisation_id, month, user_id, model, requests, prompt_tokens, cached_tokens,
+INSERT INTO unbilled_usage (organization_id, month, user_id, model, requests, prompt_tokens, cached_tokens,
     completion_tokens, cost_nano, currency) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (organisation_id, month, user_id, model, currency) DO UPDATE SET requests = requests + excluded.requests,
+ON CONFLICT (organization_id, month, user_id, model, currency) DO UPDATE SET requests = requests + excluded.requests,
     prompt_tokens = prompt_tokens + excluded.prompt_tokens, cached_tokens = cached_tokens + excluded.cached_tokens,
     completion_tokens = completion_tokens + excluded.completion_tokens, cost_nano = cost_nano + excluded.cost_nano
 """
-_NAMES = "SELECT DISTINCT model FROM unbilled_usage WHERE organisation_id = ? AND month = ? LIMIT ?"
+_NAMES = "SELECT DISTINCT model FROM unbilled_usage WHERE organization_id = ? AND month = ? LIMIT ?"
 # In the order of records: the cleaning relies on it. CROSS JOIN keeps the reporters in the inner loop.
 _ADD_EVENTS = """
 INSERT INTO usage_outbox (event_id, reporter, record, currency, created_at_s, due_at_s)
@@ -93,41 +93,33 @@ class UsageRows:
         self._cleaned_at_s = 0.0
         self._cleaned_to = 0
 
-    def write(self, db: Any, settlements: list[Settlement]) -> None:
-        """Add what settlements say, within the transaction of `db`."""
-        if not settlements:
+    def write(self, db: Any, records: list[Record]) -> None:
+        """Add records, and what they add to the totals, within the transaction of `db`."""
+        if not records:
             return
-        rows = [(*usage_rows.row(each), self._currency) for each in settlements]
-        last = insert(db, "usage_records", _COLUMNS, rows)
-        db.executemany(_ADD_TO_DAY, usage_rows.days(settlements))
-        self._write_unbilled(db, settlements)
+        rows: list[Row] = [each.row for each in records]
+        last = insert(db, "usage_records", _COLUMNS, [(*row, self._currency) for row in rows])
+        db.executemany(_ADD_TO_DAY, usage_rows.days(rows))
+        self._write_unbilled(db, rows)
         if self._reporters:
-            self._write_outbox(db, settlements, last - len(settlements) + 1)
-        self._clean(db, settlements[-1].at_s)
+            self._write_outbox(db, records, last - len(records) + 1)
+        self._clean(db, rows[-1][AT_S])
 
-    def _write_unbilled(self, db: Any, settlements: list[Settlement]) -> None:
+    def _write_unbilled(self, db: Any, rows: list[Row]) -> None:
         if self._unbilled is None:
             self._unbilled = Unbilled(
-                lambda organisation, month: [
-                    name for (name,) in db.execute(_NAMES, (organisation, month, MAX_NAMES)).fetchall()
+                lambda organization, month: [
+                    name for (name,) in db.execute(_NAMES, (organization, month, MAX_NAMES)).fetchall()
                 ]
             )
         totals = Totals(self._unbilled)
-        for each in settlements:
-            usage, principal = each.usage, each.principal
-            if usage is not None:
-                prompt, cached, completion = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
-            else:
-                prompt = cached = completion = 0
-            totals.add(
-                principal.organisation_id, each.at_s, principal.user_id, each.model,
-                prompt, cached, completion, each.cost_nano,
-            )  # fmt: skip
-        if rows := totals.rows():
-            db.executemany(_ADD_TO_UNBILLED, [(*row, self._currency) for row in rows])
+        for row in rows:
+            totals.add(row)
+        if added := totals.rows():
+            db.executemany(_ADD_TO_UNBILLED, [(*row, self._currency) for row in added])
 
-    def _write_outbox(self, db: Any, settlements: list[Settlement], first: int) -> None:
-        """The settlements are the records from id `first` on."""
+    def _write_outbox(self, db: Any, records: list[Record], first: int) -> None:
+        """The records have the ids from `first` on."""
         reporters = tuple(self._reporters)
         room, count, added = self._room, len(reporters), 0
         if not count:
@@ -135,19 +127,17 @@ class UsageRows:
         statement = self._add_events.get(count)
         if statement is None:
             statement = self._add_events[count] = _ADD_EVENTS.format(",".join(["(?)"] * count))
-        kept = [
-            room.room_for(
-                count,
-                billed=each.code == usage_rows.ORPHAN or (each.grant is not None and each.grant.hold is not None),
-            )
-            for each in settlements
-        ]
+        kept = [room.room_for(count, billed=each.billed) for each in records]
+        at = first
         for fits, run in groupby(kept):
             length = sum(1 for _ in run)
             if fits:
-                db.execute(statement, (self._currency, *reporters, first, first + length - 1))
+                db.execute(statement, (self._currency, *reporters, at, at + length - 1))
                 added += length * count
-            first += length
+            at += length
+        late = [(each.event_id, record) for record, each in enumerate(records, first) if each.event_id != each.row[0]]
+        if late:
+            db.executemany("UPDATE usage_outbox SET event_id = ? WHERE record = ?", late)
         room.added(added)
 
     def _clean(self, db: Any, now_s: float) -> None:

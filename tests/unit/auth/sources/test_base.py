@@ -89,12 +89,12 @@ def test_a_quota_that_is_said_to_be_used_up_has_its_own_refusal() -> None:
 
 def test_who_a_key_belongs_to_and_what_a_script_sees_of_it() -> None:
     key = ApiKeySettings(
-        key=KEY, name="n", team_id="t", organisation_id="o", priority="high", models=["a*"], endpoints=["/v1/*"],
+        key=KEY, name="n", team_id="t", organization_id="o", priority="high", models=["a*"], endpoints=["/v1/*"],
         expires_at="1970-01-02T00:00:00Z",
     )  # fmt: skip
     (record,) = records(key)
     principal = record.principal
-    assert (principal.team_id, principal.organisation_id, principal.priority) == ("t", "o", "high")
+    assert (principal.team_id, principal.organization_id, principal.priority) == ("t", "o", "high")
     assert (principal.models, principal.endpoints) == (("a*",), ("/v1/*",))
     assert (record.data["status"], record.data["expires_at"], record.data["team"]) == ("active", 86400, "t")
     assert KEY not in repr(record.data)

@@ -11,21 +11,14 @@ from zuebee.contracts.admission import Budget
 from zuebee.ledger.entries import HoldState, Short
 from zuebee.ledger.errors import StoreBusy
 from zuebee.ledger.operations import Expire, Renew, Settle
-from zuebee.ledger.postgres import commit
-from zuebee.ledger.postgres.commit import RETRIES, SharedCommitter
+from zuebee.ledger.postgres.commit import RETRIES, SharedCommitter, Waits
 from zuebee.ledger.postgres.connection import StoreLost
 from zuebee.ledger.postgres.spool import Spool
 
 BUDGETS = (Budget("key:1/tokens/never", "tokens", "never", 100),)
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commit, "TICK_S", 0.01)
-    monkeypatch.setattr(commit, "SPOOL_AFTER_S", 0.05)
-    monkeypatch.setattr(commit, "RETRY_WAIT_S", 0.001)
-    monkeypatch.setattr(commit, "RECONNECT_WAIT_S", (0.001, 0.01))
-    monkeypatch.setattr(commit, "CLOSE_S", 0.3)
+QUICK = Waits(tick_s=0.01, spool_after_s=0.05, retry_s=0.001, reconnect_s=(0.001, 0.01), close_s=0.3)
 
 
 @pytest.fixture
@@ -40,7 +33,7 @@ def spool(tmp_path: Path) -> Spool:
 
 @pytest.fixture
 async def committer(store: FakeStore, spool: Spool) -> AsyncIterator[SharedCommitter]:
-    made = SharedCommitter(store, spool, timeout_s=0.2)  # type: ignore[arg-type]
+    made = SharedCommitter(store, spool, timeout_s=0.2, waits=QUICK)  # type: ignore[arg-type]
     yield made
     store.go.set()
     if made._writer.is_alive():
@@ -186,13 +179,12 @@ async def test_what_cannot_be_done_does_not_stop_the_rest(committer: SharedCommi
     assert committer.failed == 1
 
 
-async def test_records_beyond_the_bound_are_dropped_and_settlements_never(
-    committer: SharedCommitter, store: FakeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(commit, "MAX_WAITING", 0)
+async def test_records_beyond_the_bound_are_dropped_and_settlements_never(store: FakeStore, spool: Spool) -> None:
+    committer = SharedCommitter(store, spool, timeout_s=0.2, waits=Waits(max_waiting=0))  # type: ignore[arg-type]
     assert committer.settle(Settle("", None, record("free", 1))) is None
     assert committer.dropped == 1
     assert committer.settle(post("r", 1)) is not None
+    await committer.aclose()
 
 
 async def test_the_end_waits_for_what_is_under_way(committer: SharedCommitter, store: FakeStore, spool: Spool) -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage
+from zuebee.ledger.decide import record_of
 from zuebee.ledger.errors import StoreBusy, StoreFailed
-from zuebee.ledger.group_commit import Batch
-from zuebee.ledger.journal import Journal
 from zuebee.ledger.ledger import Ledger
+from zuebee.ledger.sqlite.group_commit import Batch
+from zuebee.ledger.sqlite.journal import Journal
 from zuebee.ledger.sqlite.store import SqliteStore
 from zuebee.schema.prepare import prepare
 
@@ -38,7 +39,7 @@ class Desk:
     def write(self, *settled: Settlement) -> None:
         batch = Batch()
         batch.changes = self.ledger.take()
-        batch.records += settled
+        batch.records += [record_of(each, billed=True) for each in settled]
         self.store.write(batch)
 
 
@@ -90,7 +91,7 @@ def test_entries_balances_and_holds_tell_the_same_story(desk: Desk, path: Path) 
 def test_a_batch_that_cannot_be_written_leaves_no_transaction_open(desk: Desk, path: Path) -> None:
     batch = Batch()
     batch.changes.paths.append(desk.path)
-    with pytest.raises(StoreFailed, match="AssertionError"):
+    with pytest.raises(StoreFailed, match="open_path"):
         desk.store.write(batch)
     other = sqlite3.connect(path, timeout=0.1, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

@@ -6,7 +6,8 @@ import pytest
 
 from zuebee.contracts.admission import Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage
-from zuebee.ledger.group_commit import NoBound
+from zuebee.ledger.decide import record_of
+from zuebee.ledger.port import NoBound
 from zuebee.ledger.sqlite import usage
 from zuebee.ledger.sqlite.usage import UsageRows
 from zuebee.lib.sql.database import Database
@@ -22,7 +23,7 @@ TOLD = (
     '{"request_id":"r","user_id":"ann","api_key":"key_1","model":"m","prompt_tokens":7,"completion_tokens":5,'
     '"total_tokens":12,"is_stream":true,"endpoint":"/v1/x","timestamp":"2026-09-21T14:13:20.250Z",'
     '"backend_url":"http://b","method":"POST","path":"/v1/x","status_code":200,"latency_ms":500,'
-    '"key_id":"key_1","key_name":"dev","team_id":"ml","organisation_id":"acme","plan":"gold","priority":"high",'
+    '"key_id":"key_1","key_name":"dev","team_id":"ml","organization_id":"acme","plan":"gold","priority":"high",'
     '"tags":["a","b"],"cached_tokens":2,"usage_source":"provider","ending":"complete","code":"","backend":"b",'
     '"attempts":1,"first_token_ms":100,"cost_nano":7,"currency":"EUR"}'
 )
@@ -34,12 +35,13 @@ class Table:
     def __init__(self, path: Path, *reporters: str, retention_days: int = 0, room: Any = None) -> None:
         prepare(str(path))
         self.path = path
+        self.billed: set[str] = set()
         self.db = sqlite3.connect(path, isolation_level=None)
         self.rows = UsageRows(reporters, "EUR", retention_days * DAY_S, room or NoBound())
 
     def write(self, *settlements: Settlement) -> None:
         self.db.execute("BEGIN IMMEDIATE")
-        self.rows.write(self.db, list(settlements))
+        self.rows.write(self.db, [record_of(each, billed=each.request_id in self.billed) for each in settlements])
         self.db.execute("COMMIT")
 
     def ask(self, sql: str) -> list[Any]:
@@ -92,12 +94,8 @@ def test_what_finds_no_room_is_recorded_and_not_told(tmp_path: Path) -> None:
 
     room = Room()
     table = Table(tmp_path / "z.db", "one", "two", room=room)
-    paid = [settled(name) for name in ("b", "d", "e")]
-    for each in paid:
-        each.grant = Grant(WHO, hold=object())  # type: ignore[arg-type]
-    lost = settled("f")
-    lost.code = "owner_lost"
-    table.write(settled("a"), paid[0], settled("c"), *paid[1:], lost, settled("g"))
+    table.billed = set("bdef")
+    table.write(*(settled(name) for name in "abcdefg"))
     assert table.records() == list("abcdefg")
     told = table.ask(
         "SELECT o.event_id, o.reporter, r.request_id FROM usage_outbox o JOIN usage_records r ON r.id = o.record"

@@ -11,52 +11,31 @@ import queue
 import threading
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from zuebee.contracts.admission import Amount, Settlement
+from zuebee.contracts.admission import Amount
 from zuebee.ledger.entries import Changes, Entry, HoldState, State
 from zuebee.ledger.errors import StoreBusy, StoreFailed
-from zuebee.ledger.journal import Journal
+from zuebee.ledger.operations import Record
+from zuebee.ledger.sqlite.journal import Journal
 from zuebee.lib import clock
 
 # What is written together, and who waits for it.
 
 
-class Room(Protocol):
-    """How much the outbox can still take (`usage/gate.py`)."""
-
-    def room_for(self, rows: int, *, billed: bool) -> bool:
-        """Whether rows are to be written; `billed`: for a request that a budget pays for."""
-        ...
-
-    def added(self, rows: int) -> None:
-        """They were written."""
-        ...
-
-
-class NoBound:
-    """Room for everything."""
-
-    def room_for(self, rows: int, *, billed: bool) -> bool:
-        return True
-
-    def added(self, rows: int) -> None:
-        """Nobody counts."""
-
-
 class Closing:
-    """How a hold ends if its batch is written: the entries, and what the ledger is told then."""
+    """How a hold ends if its batch is written: the entries, what the ledger is told then, and the record."""
 
-    __slots__ = ("amount", "entries", "hold", "settlement", "state")
+    __slots__ = ("amount", "entries", "hold", "record", "state")
 
     def __init__(
-        self, hold: HoldState, state: State, amount: Amount, entries: list[Entry], settlement: Settlement
+        self, hold: HoldState, state: State, amount: Amount, entries: list[Entry], record: Record | None
     ) -> None:
         self.hold = hold
         self.state: State = state
         self.amount = amount
         self.entries = entries
-        self.settlement = settlement
+        self.record = record
 
 
 class Batch:
@@ -78,7 +57,7 @@ class Batch:
 
     def __init__(self) -> None:
         self.changes = Changes()
-        self.records: list[Settlement] = []
+        self.records: list[Record] = []
         self.progress: list[tuple[float, int, int, str]] = []
         self.closing: dict[str, Closing] = {}
         self.frozen = False
