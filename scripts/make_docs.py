@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import NODEFAULT, UNSET, Meta
 
+from zuebee.config.restart import Setting, section_in, settings_of
 from zuebee.config.settings import Settings
 from zuebee.config.settings_base import MAX_NUMBER
 from zuebee.config.yaml import strip
@@ -55,31 +56,48 @@ def metrics_table() -> str:
 
 def reference() -> str:
     """One table a section."""
-    return "\n".join(part for path, kind in _sections((), Settings) for part in _section(path, kind))
+    return "\n".join(
+        part for path, kind, change in _sections((), Settings, "") for part in _section(path, kind, change)
+    )
 
 
-def _sections(path: tuple[str, ...], kind: type[msgspec.Struct]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    yield path, kind
-    for each in msgspec.structs.fields(kind):
-        bare, _ = strip(each.type)
-        in_list = get_origin(bare) is list
-        inner = strip(get_args(bare)[0])[0] if in_list else bare
-        if _is_section(inner):
-            yield from _sections((*path, each.encode_name + ("[]" if in_list else "")), inner)
+def _sections(
+    path: tuple[str, ...], kind: type[msgspec.Struct], change: str
+) -> Iterator[tuple[tuple[str, ...], type[msgspec.Struct], str]]:
+    yield path, kind, change
+    for each in settings_of(kind, change):
+        inner, in_list = section_in(each.field)
+        if inner is not None:
+            yield from _sections((*path, each.name + ("[]" if in_list else "")), inner, each.change)
 
 
-def _section(path: tuple[str, ...], kind: type[msgspec.Struct]) -> Iterator[str]:
+def _section(path: tuple[str, ...], kind: type[msgspec.Struct], change: str) -> Iterator[str]:
     yield f"### `{'.'.join(path)}`\n" if path else "### Top level\n"
     yield f"{inspect.getdoc(kind)}\n"
-    yield "| Key | Type | Default | Meaning |"
-    yield "|---|---|---|---|"
-    for each in msgspec.structs.fields(kind):
-        bare, metas = strip(each.type)
+    yield "| Key | Type | Default | A change needs | Meaning |"
+    yield "|---|---|---|---|---|"
+    for each in settings_of(kind, change):
+        bare, metas = strip(each.field.type)
         meaning = next(meta.description for meta in metas if meta.description)
-        key = ".".join((*path, each.encode_name))
-        cells = (f"`{key}`", _type(bare, metas), _default(each), meaning)
+        key = ".".join((*path, each.name))
+        cells = (f"`{key}`", _type(bare, metas), _default(each.field), _changes(each), meaning)
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
     yield ""
+
+
+def _changes(setting: Setting) -> str:
+    """What a change of a setting needs, or of each in a section where all need the same."""
+
+    def within(each: Setting) -> Iterator[str]:
+        inner, _ = section_in(each.field)
+        if inner is None:
+            yield each.change
+        else:
+            for deeper in settings_of(inner, each.change):
+                yield from within(deeper)
+
+    found = set(within(setting))
+    return found.pop() if len(found) == 1 else "see below"
 
 
 def _is_section(kind: Any) -> bool:

@@ -127,8 +127,9 @@ _TASK_OWNERS = ("lib/tasks.py", "http/protocol.py")  # the second has one for ea
 _TASK_STARTERS = frozenset(["create_task", "ensure_future"])
 # What is heavy and not needed by every start may be imported where it turns out to be needed.
 _LATE = (
-    "__main__.py", "app/auth.py", "app/connect.py", "app/grpc.py", "app/lifecycle.py", "app/parts.py", "app/wiring.py",
-    "cli/*.py", "ledger/credit.py", "lib/sql/database.py", "schema/prepare.py", "schema/version.py",
+    "__main__.py", "app/auth.py", "app/connect.py", "app/grpc.py", "app/lifecycle.py",
+    "app/parts/billing.py", "cli/*.py", "ledger/credit.py", "lib/sql/database.py", "schema/prepare.py",
+    "schema/version.py",
 )  # fmt: skip
 _ENVIRONMENT = frozenset(["os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv"])
 _UNFINISHED = re.compile(

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
 from tests.support.raw_http import Answer, ask, chat, eventually, request, wire
-from zuebee.app.parts import answers_path
+from zuebee.app.parts.idempotency import answers_path
 
 OTHER_KEY = "sk-test-of-somebody-else-01"
 CANARY = "xylophone canary 4711"

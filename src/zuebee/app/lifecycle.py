@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from zuebee.app.control import ControlDoor, Order, Report, control_path
-from zuebee.app.grpc import listen_grpc
 from zuebee.app.loop import run_loop
-from zuebee.app.wiring import CannotReload, Platform, listen, proxy_check, receive_limits, tls_context
+from zuebee.app.parts.listeners import listen, proxy_check, receive_limits, tls_context
+from zuebee.app.wiring import CannotReload, Platform
 from zuebee.config.load import ConfigError, Loaded
 from zuebee.config.settings import Settings
 from zuebee.config.validate import listen_address
@@ -178,20 +178,13 @@ class Process:
         try:
             try:
                 await platform.apply(platform.settings)
-                port = await listen(platform.server, platform.settings)
-                if platform.grpc_server is not None:
-                    _log.info("gRPC on port %d", await listen_grpc(platform.grpc_server, platform.settings))
+                port = await platform.listeners.listen(platform.settings)
             except (OSError, ValueError) as error:
                 raise CannotStart(str(error)) from None
             self._watch_signals()
             if self._config_path:
                 await self._control.open(control_path(platform.settings.store))
-            self._tasks.spawn(self._attend(), "attend")
-            self._tasks.spawn(platform.books.run(), "books")
-            self._tasks.spawn(platform.store_watch.run(), "store")
-            self._tasks.spawn(platform.read_prices(), "prices")
-            self._tasks.spawn(platform.watch_models(), "models")
-            platform.reporting.start()
+            platform.begin(self._tasks)
             _spare_the_hot_path()
             on_ready(_url(address.host, port, secure=platform.settings.server.tls is not None))
             await self._stop.wait()
@@ -199,18 +192,7 @@ class Process:
         finally:
             await self._control.aclose()
             await self._tasks.aclose()
-            await asyncio.gather(*(server.close() for server in platform.servers))
             await platform.aclose()
-
-    async def _attend(self) -> None:
-        """Look after running requests: their holds, their leases, their keys."""
-        interval_s = self._platform.settings.billing.heartbeat_s
-        while True:
-            await asyncio.sleep(interval_s)
-            try:
-                await self._platform.pipeline.attend()
-            except Exception:
-                _log.exception("running requests could not be looked after")
 
     def _watch_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -266,25 +248,27 @@ class Process:
         platform = self._platform
         shutdown = platform.settings.shutdown
         platform.draining = True
-        for server in platform.servers:
+        for server in platform.listeners.all:
             server.begin_drain()
-        _log.info("stopping: %d requests running, %g s of grace", platform.running_count, shutdown.grace_s)
+        _log.info("stopping: %d requests running, %g s of grace", platform.listeners.running_count, shutdown.grace_s)
         try:
-            async with asyncio.timeout(0 if self._by_hand and not platform.running_count else shutdown.grace_s):
+            async with asyncio.timeout(
+                0 if self._by_hand and not platform.listeners.running_count else shutdown.grace_s
+            ):
                 await self._hurry.wait()
         except TimeoutError:
             pass
-        for server in platform.servers:
+        for server in platform.listeners.all:
             server.stop_accepting()
         if not await self._wait_idle(shutdown.drain_s, self._hurry):
-            _log.warning("stopping: %d requests are cut", platform.running_count)
+            _log.warning("stopping: %d requests are cut", platform.listeners.running_count)
             platform.pipeline.end_all()
             await self._wait_idle(CUT_WAIT_S, asyncio.Event())
         _log.info("stopped")
 
     async def _wait_idle(self, timeout_s: float, hurry: asyncio.Event) -> bool:
         """Wait until no listener has a request; False if `timeout_s` passed or `hurry` was set first."""
-        servers = self._platform.servers
+        servers = self._platform.listeners.all
         return all(await asyncio.gather(*(server.wait_idle(timeout_s, hurry) for server in servers)))
 
 

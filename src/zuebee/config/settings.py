@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from msgspec import UNSET, Meta, field
 
 from zuebee.config.settings_auth import ApiKeySettings, AuthSettings, FirewallSettings
-from zuebee.config.settings_base import RateLimitSettings, RedisSettings, Section, seconds
+from zuebee.config.settings_base import RELOAD, RESTART, RateLimitSettings, RedisSettings, Section, seconds
 from zuebee.config.settings_billing import (
     BillingSettings,
     ClientGoneSettings,
@@ -254,7 +254,9 @@ class HealthCheckSettings(Section, frozen=True, kw_only=True):
 class LogSettings(Section, frozen=True, kw_only=True):
     """What is said about running requests. Never a prompt, an answer or a key."""
 
-    level: Annotated[Literal["debug", "info", "warn", "error"], Meta(description="Of the process log.")] = "info"
+    level: Annotated[
+        Literal["debug", "info", "warn", "error"], Meta(description="Of the process log.", extra=RELOAD)
+    ] = "info"
     format: Annotated[Literal["text", "json"], Meta(description="Of the process log.")] = "text"
     output: Annotated[str, Meta(description="Process log: `stderr`, `stdout` or a file.")] = "stderr"
     access: Annotated[
@@ -325,31 +327,44 @@ class Settings(Section, frozen=True, kw_only=True):
 
     listen: Annotated[
         str,
-        Meta(description="`host:port`. Without a host: all addresses when keys are set, else loopback only."),
+        Meta(
+            description="`host:port`. Without a host: all addresses when keys are set, else loopback only.",
+            extra=RESTART,
+        ),
     ] = ":8000"
-    server: Annotated[ServerSettings, Meta(description="Listener.")] = ServerSettings()
-    grpc: Annotated[GrpcSettings | None, Meta(description="The gRPC API; absent: not served.")] = None
-    backends: Annotated[list[BackendSettings], Meta(min_length=1, description="The model servers.")]
-    routing: Annotated[RoutingSettings, Meta(description="Balancing, retries, fallbacks.")] = RoutingSettings()
-    health_check: Annotated[HealthCheckSettings, Meta(description="Active probes.")] = HealthCheckSettings()
-    auth: Annotated[AuthSettings, Meta(description="Who may call.")] = AuthSettings()
-    api_keys: Annotated[list[ApiKeySettings], Meta(description="The keys of the file.")] = []
-    rate_limit: Annotated[RateLimitSettings, Meta(description="How fast.")] = RateLimitSettings()
-    redis: Annotated[RedisSettings | None, Meta(description="The Redis of limits and caches.")] = None
-    firewall: Annotated[FirewallSettings, Meta(description="What may not even be asked.")] = FirewallSettings()
-    store: Annotated[StoreSettings, Meta(description="Keys, accounts, ledger, usage records.")] = StoreSettings()
-    billing: Annotated[BillingSettings, Meta(description="Prices and holds.")] = BillingSettings()
-    idempotency: Annotated[IdempotencySettings, Meta(description="Repeated requests.")] = IdempotencySettings()
+    server: Annotated[ServerSettings, Meta(description="Listener.", extra=RESTART)] = ServerSettings()
+    grpc: Annotated[GrpcSettings | None, Meta(description="The gRPC API; absent: not served.", extra=RESTART)] = None
+    backends: Annotated[list[BackendSettings], Meta(min_length=1, description="The model servers.", extra=RELOAD)]
+    routing: Annotated[RoutingSettings, Meta(description="Balancing, retries, fallbacks.", extra=RELOAD)] = (
+        RoutingSettings()
+    )
+    health_check: Annotated[HealthCheckSettings, Meta(description="Active probes.", extra=RELOAD)] = (
+        HealthCheckSettings()
+    )
+    auth: Annotated[AuthSettings, Meta(description="Who may call.", extra=RELOAD)] = AuthSettings()
+    api_keys: Annotated[list[ApiKeySettings], Meta(description="The keys of the file.", extra=RELOAD)] = []
+    rate_limit: Annotated[RateLimitSettings, Meta(description="How fast.", extra=RELOAD)] = RateLimitSettings()
+    redis: Annotated[RedisSettings | None, Meta(description="The Redis of limits and caches.", extra=RESTART)] = None
+    firewall: Annotated[FirewallSettings, Meta(description="What may not even be asked.", extra=RELOAD)] = (
+        FirewallSettings()
+    )
+    store: Annotated[StoreSettings, Meta(description="Keys, accounts, ledger, usage records.", extra=RESTART)] = (
+        StoreSettings()
+    )
+    billing: Annotated[BillingSettings, Meta(description="Prices and holds.", extra=RESTART)] = BillingSettings()
+    idempotency: Annotated[IdempotencySettings, Meta(description="Repeated requests.", extra=RESTART)] = (
+        IdempotencySettings()
+    )
     client_gone: Annotated[
         list[ClientGoneSettings],
-        Meta(description="When the caller leaves; the first entry that fits the model counts."),
+        Meta(description="When the caller leaves; the first entry that fits the model counts.", extra=RELOAD),
     ] = []
-    usage: Annotated[UsageSettings, Meta(description="Usage records.")] = UsageSettings()
-    log: Annotated[LogSettings, Meta(description="Logs.")] = LogSettings()
-    metrics: Annotated[MetricsSettings, Meta(description="Metrics.")] = MetricsSettings()
-    stream: Annotated[StreamSettings, Meta(description="Event streams.")] = StreamSettings()
-    shutdown: Annotated[ShutdownSettings, Meta(description="Graceful stop.")] = ShutdownSettings()
-    proxy: Annotated[ProxySettings, Meta(description="Forward proxies.")] = ProxySettings()
+    usage: Annotated[UsageSettings, Meta(description="Usage records.", extra=RESTART)] = UsageSettings()
+    log: Annotated[LogSettings, Meta(description="Logs.", extra=RESTART)] = LogSettings()
+    metrics: Annotated[MetricsSettings, Meta(description="Metrics.", extra=RELOAD)] = MetricsSettings()
+    stream: Annotated[StreamSettings, Meta(description="Event streams.", extra=RESTART)] = StreamSettings()
+    shutdown: Annotated[ShutdownSettings, Meta(description="Graceful stop.", extra=RELOAD)] = ShutdownSettings()
+    proxy: Annotated[ProxySettings, Meta(description="Forward proxies.", extra=RESTART)] = ProxySettings()
 
     @property
     def auth_on(self) -> bool:

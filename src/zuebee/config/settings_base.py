@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, field
@@ -51,6 +51,13 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         )
         return f"{type(self).__name__}({', '.join(shown)})"
 
+
+# What a change of a setting needs: `Meta(extra=...)` of the setting, else of the section that it stands in.
+
+RELOAD: Final = {"change": "a reload"}
+RESTART: Final = {"change": "a restart"}
+RESTART_WITH_REDIS: Final = {"change": "a restart with Redis"}
+"""While the counters of limits live in Redis, or come to; else a reload."""
 
 # How much and how fast.
 
@@ -104,12 +111,18 @@ class PriorityLimitSettings(Section, frozen=True, kw_only=True):
 class RateLimitSettings(Section, frozen=True, kw_only=True):
     """How fast. Each section holds for each key, user, ... by itself; `global` for all together."""
 
-    enabled: Annotated[bool, Meta(description="Off: no limits at all.")] = True
+    enabled: Annotated[bool, Meta(description="Off: no limits at all.", extra=RESTART_WITH_REDIS)] = True
     storage: Annotated[
-        Literal["memory", "redis"], Meta(description="Where the counters live: this process, or Redis for many.")
+        Literal["memory", "redis"],
+        Meta(description="Where the counters live: this process, or Redis for many.", extra=RESTART_WITH_REDIS),
     ] = "memory"
     processes: Annotated[
-        int, Meta(ge=1, description="How many share the limits in Redis: `share` is the limit divided by it.")
+        int,
+        Meta(
+            ge=1,
+            description="How many share the limits in Redis: `share` is the limit divided by it.",
+            extra=RESTART_WITH_REDIS,
+        ),
     ] = 1
     everyone: Annotated[LimitSettings | None, Meta(description="All requests together.")] = field(
         name="global", default=None

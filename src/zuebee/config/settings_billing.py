@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from zuebee.config.settings_base import Section, seconds
+from zuebee.config.settings_base import RELOAD, Section, seconds
 from zuebee.lib.units import Duration, Size, Timeout
 
 
@@ -62,14 +62,17 @@ class BillingSettings(Section, frozen=True, kw_only=True):
             description="ISO 4217 code of all prices and budgets; that of the store, once it has one.",
         ),
     ] = "USD"
-    prices: Annotated[list[PriceSettings], Meta(description="Own prices.")] = []
-    built_in_prices: Annotated[bool, Meta(description="Know the list prices of public models.")] = True
-    margin_percent: Annotated[int, Meta(ge=-100, le=10000, description="Added to built-in prices.")] = 0
+    prices: Annotated[list[PriceSettings], Meta(description="Own prices.", extra=RELOAD)] = []
+    built_in_prices: Annotated[bool, Meta(description="Know the list prices of public models.", extra=RELOAD)] = True
+    margin_percent: Annotated[int, Meta(ge=-100, le=10000, description="Added to built-in prices.", extra=RELOAD)] = 0
     unknown_price: Annotated[
         Literal["deny", "cap", "allow"],
-        Meta(description="A model without a price, on a key with money budgets: refused, charged `cap`, or free."),
+        Meta(
+            description="A model without a price, on a key with money budgets: refused, charged `cap`, or free.",
+            extra=RELOAD,
+        ),
     ] = "deny"
-    cap: Annotated[PriceSettings | None, Meta(description="The price under `unknown_price: cap`.")] = None
+    cap: Annotated[PriceSettings | None, Meta(description="The price under `unknown_price: cap`.", extra=RELOAD)] = None
     default_output_tokens: Annotated[
         int, Meta(ge=1, description="Counted by token limits for an answer whose request names no `max_tokens`.")
     ] = 1024
@@ -198,4 +201,4 @@ class UsageSettings(Section, frozen=True, kw_only=True):
     drain_s: Annotated[
         Duration, Meta(description="At a stop, what is due is still delivered for this long; the rest stays.")
     ] = field(name="drain", default=seconds(5))
-    reporters: Annotated[list[ReporterSettings], Meta(description="Who is told of each record.")] = []
+    reporters: Annotated[list[ReporterSettings], Meta(description="Who is told of each record.", extra=RELOAD)] = []

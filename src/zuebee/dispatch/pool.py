@@ -41,6 +41,15 @@ class Member(NamedTuple):
     inference: Reachable
 
 
+class Plan(NamedTuple):
+    """A fleet that may come: its members, those made for it, those of the present one that leave, and its probes."""
+
+    members: list[Member]
+    made: list[Member]
+    gone: list[Member]
+    checks: HealthCheckSettings
+
+
 class Probed(NamedTuple):
     """What a probe found. `silent`: there was no answer; `odd`: one that says that the probe was wrong."""
 
@@ -68,29 +77,39 @@ class Fleet:
         """The backends of the settings in force."""
         return self._members
 
-    async def apply(self, backends: Sequence[BackendSettings], checks: HealthCheckSettings) -> list[Backend]:
-        """Make the fleet that the settings describe. Raises OSError or ValueError, and then nothing has changed."""
+    def plan(self, backends: Sequence[BackendSettings], checks: HealthCheckSettings) -> Plan:
+        """The fleet that the settings describe, for `change`. Raises OSError or ValueError; nothing changes yet."""
         known = {member.settings.url: member for member in self._members}
-        members = []
+        members, made = [], []
         for settings in backends:
             old = known.get(settings.url)
             if old is not None and _alike(old.settings, settings):
                 members.append(known.pop(settings.url)._replace(settings=settings))
-                old.backend.health.unhealthy_threshold = checks.unhealthy_threshold
-                old.backend.health.healthy_threshold = checks.healthy_threshold
             else:
-                members.append(self._member(settings, checks, old))
-        await self._probes.aclose()
-        for gone in known.values():
-            gone.inference.close()
+                made.append(self._member(settings, checks, old))
+                members.append(made[-1])
+        return Plan(members, made, list(known.values()), checks)
+
+    def change(self, plan: Plan) -> list[Backend]:
+        """Let a plan be the fleet from now on. Nothing else may have changed it meanwhile."""
+        members, _, gone, checks = plan
+        self._probes.cancel()
+        for leaving in gone:
+            leaving.inference.close()
         self._members = members
         for member in members:
+            member.backend.health.unhealthy_threshold = checks.unhealthy_threshold
+            member.backend.health.healthy_threshold = checks.healthy_threshold
             member.backend.load.limit = member.settings.max_in_flight
-        self._probes = Tasks()
         if checks.enabled:
             for member in members:
                 self._probes.spawn(self._watch(member, checks), f"probe {member.backend.name}")
         return [member.backend for member in members]
+
+    def drop(self, plan: Plan) -> None:
+        """Let go of what was made for a plan that does not come true."""
+        for member in plan.made:
+            member.inference.close()
 
     async def aclose(self) -> None:
         """Stop the probes and let go of idle connections."""

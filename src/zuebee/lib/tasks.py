@@ -35,9 +35,13 @@ class Tasks:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
 
+    def cancel(self) -> None:
+        """Cancel what runs now; `aclose` waits for it."""
+        for task in self._tasks:
+            task.cancel()
+
     async def aclose(self) -> None:
         """Cancel what still runs and wait for it."""
         running = list(self._tasks)
-        for task in running:
-            task.cancel()
+        self.cancel()
         await asyncio.gather(*running, return_exceptions=True)

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from tests.support.pages import make_docs
-from zuebee.app.wiring import FIXED, MOVABLE
 from zuebee.config.load import loads
+from zuebee.config.restart import section_in, settings_of
 from zuebee.config.settings import Settings
+from zuebee.config.settings_base import RELOAD, RESTART
 from zuebee.config.validate import listen_address
 from zuebee.config.yaml import Mapping, Node, Sequence, parse, strip
 
@@ -69,9 +70,23 @@ def test_the_reference_notices_a_change() -> None:
 
 def test_the_page_says_what_a_reload_cannot_change() -> None:
     said = PAGE.read_text().partition("## Reload")[2].partition("\n## ")[0]
-    fixed = said.partition("cannot change while it runs")[2]
-    assert set(re.findall(r"`([a-z_]+)`", fixed)) == set(FIXED)
-    assert all(f"`{name}`" in said or f"`{name.partition('.')[2]}`" in said for name in MOVABLE)
+    listed = set(re.findall(r"`([a-z_]+)`", said.partition("cannot change while it runs")[2]))
+    fixed = [each for each in settings_of(Settings) if each.change == RESTART["change"]]
+    assert listed == {each.name for each in fixed}
+    for section in fixed:
+        kind, _ = section_in(section.field)
+        for each in settings_of(kind, section.change) if kind is not None else ():
+            if each.change == RELOAD["change"]:
+                assert f"`{section.name}.{each.name}`" in said or f"`{each.name}`" in said
+
+
+def test_the_reference_says_what_a_change_of_a_setting_needs() -> None:
+    rows = [line.split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    needs = {row[0].strip("| `"): row[3] for row in rows if len(row) == 5}
+    assert needs["server"] == needs["server.cors.origins"] == needs["billing.hold"] == "a restart"
+    assert needs["backends"] == needs["billing.prices[].model"] == needs["log.level"] == "a reload"
+    assert needs["rate_limit.storage"] == "a restart with Redis"
+    assert needs["billing"] == "see below"
 
 
 def test_every_yaml_on_the_page_can_be_used() -> None:

@@ -39,7 +39,7 @@ async def listed(*backends: tuple[Server, list[str]]) -> ModelList:
 
     fleet = Fleet(make, {})
     settings = [BackendSettings(url=url, models=models) for url, (_, models) in zip(servers, backends, strict=True)]
-    await fleet.apply(settings, HealthCheckSettings(enabled=False))
+    fleet.change(fleet.plan(settings, HealthCheckSettings(enabled=False)))
     return ModelList(fleet)
 
 

@@ -1,7 +1,7 @@
 import os
 from pathlib import Path
 
-from zuebee.app.parts import open_answers
+from zuebee.app.parts.idempotency import open_answers
 from zuebee.config.load import loads
 
 
