@@ -123,7 +123,7 @@ _WALL_CLOCK = frozenset(
         "datetime.date.today",
     ]
 )
-_TASK_OWNERS = ("lib/tasks.py", "http/protocol.py")  # the second has one for each connection
+_TASK_OWNERS = ("lib/tasks.py", "http/order.py")  # the second has one for each connection
 _TASK_STARTERS = frozenset(["create_task", "ensure_future"])
 # What is heavy and not needed by every start may be imported where it turns out to be needed.
 _LATE = (

@@ -37,7 +37,6 @@ FIELDS = {
     "edge/grpc.py": 19,
     "http/client.py": 21,
     "http/cycle.py": 16,
-    "http/reader.py": 31,
     "ledger/postgres/commit.py": 26,
     "ledger/postgres/store.py": 17,
     "ledger/sqlite/group_commit.py": 24,

@@ -233,7 +233,7 @@ class RuleFirewall:
         self._plans: dict[tuple[str, str], _Plan] = {}
 
     def check_caller(self, caller: Caller) -> Refusal | None:
-        if caller.memory is not None and self in caller.memory:
+        if (memo := caller.memo) is not None and memo.passed_by is self:
             return None
         own, builtin, checked, only_fields = self._plans.get((caller.method, caller.path)) or self._plan(caller)
         for rule in own:
@@ -254,8 +254,8 @@ class RuleFirewall:
         if not is_json and (refusal := self._check_content_type(fields)) is not None:
             return refusal
         if only_fields and harmless(fields):
-            if is_json and caller.memory is not None and not own and not self._measured:
-                caller.memory[self] = True  # the next one with these fields will pass as well
+            if is_json and memo is not None and not own and not self._measured:
+                memo.passed_by = self  # the next one with these fields will pass as well
             return None
         for rule in builtin:
             if rule.fits(caller):

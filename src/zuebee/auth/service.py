@@ -104,14 +104,14 @@ class AuthPipeline:
 
     def _shown(self, caller: Caller) -> tuple[bytes | None, str]:
         """The key that a caller shows, and its digest."""
-        memory = caller.memory
-        if memory is not None and (known := memory.get(self)) is not None:
-            return known  # type: ignore[no-any-return]
+        memo = caller.memo
+        if memo is not None and memo.credential_by is self:
+            return memo.credential, memo.credential_digest
         key = find_key(caller.fields, self._carriers)
-        shown = key, "" if key is None else digest_of(key)
-        if memory is not None:
-            memory[self] = shown
-        return shown
+        digest = "" if key is None else digest_of(key)
+        if memo is not None:
+            memo.credential_by, memo.credential, memo.credential_digest = self, key, digest
+        return key, digest
 
     async def _identify_slowly(self, presented: Presented) -> Principal | Refusal:
         """With questions and scripts, within the deadline."""

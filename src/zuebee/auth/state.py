@@ -62,4 +62,4 @@ class Handles:
 
 def _without_fields(caller: Caller) -> Caller:
     c = caller
-    return Caller(c.method, c.route, {}, c.address, c.path, b"", c.body_sha256, c.raw_path, c.memory)
+    return Caller(c.method, c.route, {}, c.address, c.path, b"", c.body_sha256, c.raw_path)

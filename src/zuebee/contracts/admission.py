@@ -8,44 +8,12 @@ from itertools import accumulate
 from typing import Any, Final, Literal, Protocol
 
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import Headers, Job, Memory, Usage
+from zuebee.contracts.heads import Caller as Caller
+from zuebee.contracts.inference import Headers, Job, Usage
 from zuebee.contracts.inference import Priority as Priority
 
 Period = Literal["daily", "weekly", "monthly", "never"]
 """When a budget starts again: at midnight, on Monday, on the first (UTC), or not at all."""
-
-
-class Caller:
-    """Who knocks: what is known before a byte of the body is read.
-
-    `route` is the path as the route table has it, `path` what the caller wrote with its percent-encoding undone,
-    `raw_path` and `query` as the caller wrote them. `fields`: the header
-    fields by their name in lower case; of a field that was sent several times, the last. `body_sha256` is filled in
-    by whoever verified a signature that covers the body: admission compares it with the body (hex). `memory`: of the
-    header fields.
-    """
-
-    def __init__(
-        self,
-        method: str,
-        route: str,
-        fields: dict[bytes, bytes],
-        address: str,
-        path: str = "",
-        query: bytes = b"",
-        body_sha256: str = "",
-        raw_path: bytes = b"",
-        memory: Memory | None = None,
-    ) -> None:
-        self.method = method
-        self.route = route
-        self.fields = fields
-        self.address = address
-        self.path = path
-        self.query = query
-        self.body_sha256 = body_sha256
-        self.raw_path = raw_path
-        self.memory = memory
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,14 @@
 The dispatcher, one backend, a client to another process and a test's fake are all `Inference`; one may wrap another.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from zuebee.contracts.errors import Refusal
+from zuebee.contracts.heads import HeadMemo, Operation
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 """Header fields in order, names in lower case."""
-
-Memory: TypeAlias = MutableMapping[object, Any]
-"""What is remembered of a head that a client sends with each of its requests: each part of the gateway keeps under
-itself what it made of the header fields, as far as that does not depend on `content-length`."""
-
-Operation = Literal["chat", "completions", "embeddings"]
 
 Priority = Literal["low", "normal", "high"]
 
@@ -103,7 +98,8 @@ class Job:
     text completion may have many). `media`: how many pictures, sounds and files are in it, `media_bytes` of the body
     are theirs. `priority` and `sender` are filled in once it is known who calls, `prompt_tokens` (the estimate) and
     `answer_bound` (what to bound each answer to, for the caller has not; 0: nothing) once it is admitted. `waiting` is
-    true while the job stands in a queue and no backend has seen it. `memory`: of its header fields. `places`: where
+    true while the job stands in a queue and no backend has seen it. `memo`: of a head that
+    came before. `places`: where
     fields stand in the body that the gateway may write itself (`Request.places` of the dialect). `early`: the place in
     the limits (`Place`) that was taken before the body was read. `doubts`: how many times it was sent to a backend that
     may have begun to work on it, and closed the connection without an answer. `shared`: besides the backend that
@@ -127,7 +123,7 @@ class Job:
         priority: Priority = "normal",
         sender: Sender | None = None,
         waiting: bool = False,
-        memory: Memory | None = None,
+        memo: HeadMemo | None = None,
         media: int = 0,
         media_bytes: int = 0,
         prompt_tokens: int = 0,
@@ -150,7 +146,7 @@ class Job:
         self.priority = priority
         self.sender = sender
         self.waiting = waiting
-        self.memory = memory
+        self.memo = memo
         self.media = media
         self.media_bytes = media_bytes
         self.prompt_tokens = prompt_tokens

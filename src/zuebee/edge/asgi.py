@@ -8,7 +8,8 @@ from typing import Any, Final, TypeAlias
 
 from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import Headers, Job, Operation, Sink
+from zuebee.contracts.heads import Operation
+from zuebee.contracts.inference import Headers, Job, Sink
 from zuebee.dialects import openai
 from zuebee.edge.client import Enter, error_reply
 from zuebee.edge.uploads import Upload, Uploads
@@ -19,11 +20,11 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-# What our own server adds to the scope (http/protocol.py): short ways that ASGI has no words for.
+# What our own server adds to the scope (http/reader.py): short ways that ASGI has no words for.
 CYCLE: Final = "zuebee.cycle"
 CANCEL: Final = "zuebee.cancel"
 FIELDS: Final = "zuebee.fields"
-MEMORY: Final = "zuebee.memory"
+ATTACHMENT: Final = "zuebee.attachment"
 
 TOO_LARGE: Final = "request_too_large"
 TOO_MANY_UPLOADS: Final = Refusal(
@@ -110,7 +111,7 @@ class AsgiClient:
             request.max_output_tokens,
             request.choices,
             request.prompts,
-            memory=caller.memory,
+            memo=caller.memo,
             media=request.media,
             media_bytes=request.media_bytes,
             places=request.places,

@@ -5,14 +5,16 @@ from typing import Any, Final, NamedTuple
 
 from zuebee.contracts.admission import Caller, Settlement
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.inference import Headers, Memory, Operation
-from zuebee.edge.asgi import FIELDS, MEMORY, UNBOUNDED, AsgiClient, Receive, Scope, Send
+from zuebee.contracts.heads import HeadMemo, Operation
+from zuebee.contracts.inference import Headers
+from zuebee.edge.asgi import ATTACHMENT, FIELDS, UNBOUNDED, AsgiClient, Receive, Scope, Send
 from zuebee.edge.client import TrustedProxies, unread_reply, wrong_method
 from zuebee.edge.cors import Cors, is_preflight
 from zuebee.edge.operator import Operator, tidy
 from zuebee.edge.pipeline import Pipeline
 from zuebee.edge.request_ids import RequestIds, callers_id
 from zuebee.edge.uploads import Uploads
+from zuebee.http.head_cache import Attachment
 from zuebee.lib import clock
 
 
@@ -48,6 +50,17 @@ _ORIGIN_NOT_ALLOWED: Final = Refusal(
 )
 
 
+def _memo_of(scope: Scope) -> HeadMemo | None:
+    """The memo of a head that came before on its connection."""
+    attachment: Attachment | None = scope.get(ATTACHMENT)
+    if attachment is None:
+        return None
+    memo = attachment.value
+    if not isinstance(memo, HeadMemo):
+        memo = attachment.value = HeadMemo()
+    return memo
+
+
 class HttpEdge:
     """The ASGI application."""
 
@@ -74,12 +87,12 @@ class HttpEdge:
         """Answer one request."""
         request_id = self._ids.next()
         fields: dict[bytes, bytes] = scope.get(FIELDS) or dict(scope["headers"])
-        memory: Memory | None = scope.get(MEMORY)
-        known: tuple[Caller, Operation, str] | None = memory.get(self) if memory is not None else None
-        if known is not None and known[0].fields is fields and not known[0].body_sha256:
-            caller, operation, client_request_id = known
+        memo = _memo_of(scope)
+        known = memo.caller if memo is not None and memo.caller_by is self else None
+        if memo is not None and known is not None and known.fields is fields and not known.body_sha256:
+            caller, operation, client_request_id = known, memo.operation, memo.client_request_id
         else:
-            caller = self._caller(scope, fields, memory)
+            caller = self._caller(scope, fields, memo)
             route = _INFERENCE.get(caller.path)
             if route is None or route.operation is None or caller.method != "POST":
                 other = AsgiClient(scope, caller, receive, send, request_id, 0)
@@ -88,8 +101,9 @@ class HttpEdge:
                 return self._answer_others(other, caller, request_id)
             operation = route.operation
             client_request_id = callers_id(fields)
-            if memory is not None:
-                memory[self] = caller, operation, client_request_id
+            if memo is not None:
+                memo.caller_by, memo.caller = self, caller
+                memo.operation, memo.client_request_id = operation, client_request_id
         settlement = Settlement(request_id, caller.method, caller.route, caller.address, clock.wall_s())
         settlement.client_request_id = client_request_id
         client = AsgiClient(scope, caller, receive, send, request_id, self._max_body_bytes, operation, self._uploads)
@@ -119,14 +133,14 @@ class HttpEdge:
         client.added = []
         await client.answer(204, headers, b"")
 
-    def _caller(self, scope: Scope, fields: dict[bytes, bytes], memory: Memory | None) -> Caller:
+    def _caller(self, scope: Scope, fields: dict[bytes, bytes], memo: HeadMemo | None) -> Caller:
         path: str = scope["path"]
         route = _INFERENCE.get(path)
         if route is None:
             path = tidy(path)
             route = _INFERENCE.get(path)
         peer = scope["client"][0] if scope["client"] else ""
-        return Caller(
+        caller = Caller(
             scope["method"],
             (self._operator.route_of(path) or _OTHER) if route is None else route.path,
             fields,
@@ -135,8 +149,9 @@ class HttpEdge:
             scope["query_string"],
             "",
             scope.get("raw_path", b""),
-            memory,
         )
+        caller.memo = memo
+        return caller
 
     def refuse_unread(self, status: int, code: str, message: str, peer: str) -> tuple[Headers, bytes]:
         """Headers and body for a request that the server would not read to its end; it is counted like any other."""

@@ -2,6 +2,54 @@
 
 Each request is settled exactly once, however it ends, before its last byte is handed to the client: whoever has seen
 the end of an answer finds its place free again.
+
+All ways in which a request ends, by the place where it was then:
+
+    identify, read, replay, admit --> run --> head --> data -----> End --> hold on disk --> settle --> last byte
+       |                 |             |                 |          |           |
+       1 refused         2 replayed    3 no answer       4 broken   5 whole     6 not kept
+                                                                    7 cannot be told
+    at any time before `settle`:  8 client leaves   9 cut by the gateway   10 a defect
+
+     | who decides               | the client sees                 | recorded as; with the status   | charged
+   --+---------------------------+---------------------------------+--------------------------------+---------------
+   1 | admission, `read_job`,    | the refusal                     | refused; the refusal's         | nothing
+     | the idempotency store     |                                 |                                |
+   2 | `Replays`: it came before | what the first one got          | complete, or refused if that   | nothing
+     |                           |                                 | is an error; the first one's   |
+   3 | `inference`: an `End`     | its refusal, 502 or 504, say    | timeout, upstream_broken, or   | its usage; the
+     | before a `Head`           |                                 | refused if no backend failed;  | prompt, if one
+     |                           |                                 | the refusal's                  | may have worked
+   4 | `inference`: an `End`     | a stream: an error event, no    | as 3; the head's               | its usage
+     | with a refusal            | `[DONE]`; else the connection   |                                |
+     |                           | closed before the end           |                                |
+   5 | `inference`: an `End`     | all of it                       | complete, or refused if the    | its usage
+     | without one               |                                 | backend's status is an error;  |
+     |                           |                                 | the head's                     |
+   6 | billing: no hold on disk  | 503, no byte of the answer      | refused; 503                   | nothing
+   7 | `Client.unfit` (gRPC)     | an error                        | upstream_broken; the error's,  | the prompt; a
+     |                           |                                 | of a stream the head's         | stream: its usage
+   8 | the server: the task is   | nothing                         | client_gone; 499               | usage so far,
+     | cancelled                 |                                 |                                | else the prompt
+   9 | `end`: a stop, or         | the refusal                     | shutdown or cut; the refusal's | as 8
+     | `attend` (key, budget)    |                                 |                                |
+  10 | an exception              | 500                             | failed; 500                    | nothing, before
+     |                           |                                 |                                | the `End`
+
+* An answer has begun when the head of a stream has gone out, or the second piece of another answer: the head and the
+  first piece are held back. From then on 8 to 10 are recorded with the status of the head, 9 is seen as 4, and 10 as a
+  connection closed before the end. A stream may begin early (`Prelude`); then 3 is seen as 4, and its status is 200.
+* 5 is `client_gone` where the client has left and its request went on (`Departures`); it is charged all the same. When
+  the bounds of going on are passed, that is 8.
+* 8 and 9 pay nothing while no backend can have seen the job: before it is admitted, and in a queue. In 8 the prompt is
+  at least what was held for it. What went to disk together with its hold is 5, whoever leaves or cuts.
+* A fault in the bytes of a body (400, 408, 431) is told by the server (`http/protocol.py`), and here it is 8.
+* What is not let in at all (`Pipeline.refuse`, faults in a head) is recorded as 1, `serve_known` as 1 or 5 at no cost;
+  of its requests those that are cancelled or fail are not recorded.
+* What is released: `Admission.settle` gives back the places in the limits, posts the hold with what is charged, or
+  voids it, and tells metrics and access log; of what had a grant a usage record is kept. Closing the events stops the
+  backend, `Replays` keeps the answer or frees the key, `run` ends heartbeats and the count of `Departures`.
+* A process that dies settles nothing: the ledger ends its holds later (`owner_lost`).
 """
 
 import asyncio
@@ -11,7 +59,7 @@ from functools import partial
 from typing import Any
 
 from zuebee.config.settings_billing import ClientGoneSettings
-from zuebee.contracts.admission import Admission, Caller, Grant, Principal, Settlement
+from zuebee.contracts.admission import Admission, Caller, Ending, Grant, Principal, Settlement
 from zuebee.contracts.errors import BODY_NOT_SIGNED, CLIENT_LEFT, DRAINED, INTERNAL, Refusal
 from zuebee.contracts.inference import End, Events, Head, Headers, Inference, Job, Reply, Usage
 from zuebee.dialects import openai, sse
@@ -62,7 +110,8 @@ class Exchange:
         try:
             refusal = await self._admit_and_relay(caller)
             if refusal is not None:
-                self._refused(refusal)
+                ending = self.settlement.ending
+                self._settle_refused(refusal, "refused" if ending == "failed" else ending)
                 await self._tell(refusal)
         except asyncio.CancelledError:
             # Settled is settled: its client had the whole answer, and is free to leave before we are done with it.
@@ -70,9 +119,7 @@ class Exchange:
                 await self._cut()
         except Exception:
             if not self._settled:
-                self.settlement.ending = "failed"
-                self._close(INTERNAL)
-                self._settle()
+                self._settle_refused(INTERNAL, "failed")
                 if not self._began:
                     await self._client.refuse(INTERNAL)
             raise
@@ -334,14 +381,8 @@ class Exchange:
     def _untold(self, unfit: Refusal) -> Refusal:
         """Nobody sees anything of this answer: it is accounted for like one that makes no sense to begin with."""
         self._began = False
-        self._close(unfit)
-        settlement = self.settlement
-        settlement.usage, settlement.ending, settlement.code = (
-            prompt_only(settlement),
-            "upstream_broken",
-            _known_code(unfit),
-        )
-        self._settle()
+        self.settlement.usage = prompt_only(self.settlement)
+        self._settle_refused(unfit, "upstream_broken", _known_code(unfit))
         return unfit
 
     def _conclude(self, end: End) -> None:
@@ -376,28 +417,20 @@ class Exchange:
             # The backend may have read the prompt; nobody can say what that cost.
             settlement.usage = Usage(job.prompt_tokens, 0, "estimate")
         if reason is None:
-            settlement.ending = "client_gone"
-            if not self._began:
-                settlement.status, settlement.response_bytes = CLIENT_LEFT.status, 0
-            settlement.code = CLIENT_LEFT.code
+            self._settle_refused(CLIENT_LEFT, "client_gone")
             return
-        settlement.ending = "shutdown" if reason is DRAINED else "cut"
-        self._close(reason)
-        self._settle()
+        self._settle_refused(reason, "shutdown" if reason is DRAINED else "cut")
         await self._tell(reason)
 
-    def _refused(self, refusal: Refusal) -> None:
+    def _settle_refused(self, refusal: Refusal, ending: Ending, code: str = "") -> None:
+        """Settle a request whose answer, or the rest of it, is a refusal; once it is settled, it stays as it is."""
         if self._settled:
             return
-        if self.settlement.ending == "failed":
-            self.settlement.ending = "refused"
-        self._close(refusal)
-        self._settle()
-
-    def _close(self, refusal: Refusal) -> None:
-        self.settlement.code = refusal.code
+        settlement = self.settlement
+        settlement.ending, settlement.code = ending, code or refusal.code
         if not self._began:
-            self.settlement.status, self.settlement.response_bytes = refusal.status, 0
+            settlement.status, settlement.response_bytes = refusal.status, 0
+        self._settle()
 
     def _settle(self) -> Awaitable[None] | None:
         if self._settled:

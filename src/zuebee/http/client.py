@@ -12,7 +12,7 @@ from typing import Final, Protocol, cast
 import httptools
 
 from zuebee.http.grammar import ends_with_connection, is_framed_twice
-from zuebee.http.head_cache import KnownHead, Memory
+from zuebee.http.head_cache import Attachment, KnownHead
 from zuebee.lib.failures import Failure, HttpFailure, Timeouts
 
 # The clock of an exchange with a server: one timer for all its deadlines.
@@ -152,14 +152,14 @@ class Connection(Deadlines):
     """One connection to the origin, and the answer of the exchange it carries: an `asyncio.Protocol`.
 
     `status` and `headers` (names in lower case) are set once `HttpPool.send` returned; then `read` gives the body.
-    `answered`: whether any byte of it came. `memory`: what its reader made of these headers when they came before
+    `answered`: whether any byte of it came. `attachment`: of a head that came before, for its reader
     (`http/head_cache.py`).
     """
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
-        self.memory: Memory | None = None
+        self.attachment: Attachment | None = None
         self.answered = False
         self.complete = False
         self.idle_since_s = 0.0
@@ -359,7 +359,7 @@ class Connection(Deadlines):
         first = not self.answered
         if first:
             self.answered = True
-            self.memory = None
+            self.attachment = None
             if not self._skip_body and (body := self._known.body_of(data)) is not None:
                 self._repeat(body)
                 return
@@ -387,7 +387,7 @@ class Connection(Deadlines):
         """A whole answer with the known head: what the parser's callbacks would do, at once."""
         self.status = 200
         self.headers = self._known.fields
-        self.memory = self._known.memory
+        self.attachment = self._known.attachment
         self._keep_alive = self._head_seen = self.complete = True
         if body:
             self._chunks.append(body)

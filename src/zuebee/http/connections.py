@@ -120,7 +120,10 @@ KEPT: Final = -5e8
 class Guest(Protocol):
     """One connection, or one that is still being made."""
 
-    held_bytes: int
+    @property
+    def held_bytes(self) -> int:
+        """What it has sent of requests that are not looked at yet."""
+        ...
 
     def idle_key(self) -> float:
         """When it became idle, less `LINGERING` or `FRESH`; infinite for who must stay.

@@ -7,19 +7,15 @@ last byte and not one more, is left to the parser.
 """
 
 import re
-from collections.abc import MutableMapping
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 MAX_HEAD_BYTES: Final = 8192
 MAX_DIGITS: Final = 9
 DATE_BYTES: Final = 29
 MAX_MISSES: Final = 8
 """After so many heads in a row that did not come again, none is remembered any more."""
-MAX_REMEMBERED: Final = 64
-"""Who remembers something and who no longer does (after a reload): beyond so many, all is forgotten."""
 
 Fields: TypeAlias = list[tuple[bytes, bytes]]
-Memory: TypeAlias = MutableMapping[object, Any]
 
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})(?=\r\n)", re.IGNORECASE)
 _DATE: Final = re.compile(rb"\r\ndate:[ \t]*([^\r\n]{29})(?=\r\n)", re.IGNORECASE)
@@ -30,21 +26,33 @@ _END: Final = b"\r\n\r\n"
 _SPECIAL: Final = frozenset({b"expect", b"upgrade", b"transfer-encoding"})
 
 
-class KnownHead:
-    """The last head of a connection, once it was learned, and what its receiver remembers of it.
+class Attachment:
+    """A place for what the receiver of one known head made of it; None: nothing yet.
 
-    `fields` are its header fields with names in lower case. `memory` is for what others have made of them and need not
-    make again; it must not depend on the length or the date. `dated`: heads have a date that may be another one.
+    The receiver alone writes it, knows its type and sees whether it is stale. It must not depend on the length or the
+    date. Another head has another attachment.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: object = None
+
+
+class KnownHead:
+    """The last head of a connection, once it was learned, with the `attachment` of whoever receives it.
+
+    `fields` are its header fields with names in lower case. `dated`: heads have a date that may be another one.
     """
 
     __slots__ = (
         "_after", "_before", "_body_bytes", "_date_ends", "_dated", "_digits", "_length_at", "_misses", "_start",
-        "fields", "memory",
+        "attachment", "fields",
     )  # fmt: skip
 
     def __init__(self, *, dated: bool) -> None:
         self.fields: Fields = []
-        self.memory: Memory = {}
+        self.attachment = Attachment()
         self._dated = dated
         self._misses = 0
         self._before = self._after = self._digits = b""
@@ -67,7 +75,7 @@ class KnownHead:
         # A date behind the length would move with the number of its digits: it is taken as it is.
         date = _DATE.search(head, 0, length.start() + 2) if self._dated else None
         self.fields = fields
-        self.memory = {}
+        self.attachment = Attachment()
         self._length_at = names.index(b"content-length")
         self._digits = length[1]
         self._body_bytes = body_bytes
@@ -103,11 +111,6 @@ class KnownHead:
             return None
         self._misses = 0
         return body
-
-    def tidy(self) -> None:
-        """Forget what was made of the head, when too many have remembered something (once a second is enough)."""
-        if len(self.memory) > MAX_REMEMBERED:
-            self.memory.clear()
 
     def _has_another_date(self, data: bytes) -> bool:
         """Whether what stands before the length is the same but for the date."""

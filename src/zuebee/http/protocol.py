@@ -1,67 +1,38 @@
 """One client connection: requests that come in, an ASGI application that answers them, and the guards that a server
 facing strangers needs.
 
-One request after the other, in their order; deadlines; cutting off clients that stop reading; the end of a request's
-task when its client leaves; error answers in the application's own words. References: RFC 9110 and 9112.
+This is where it begins and ends: transport callbacks, its place among other connections, error answers in the
+application's own words, the end of a request's task when its client leaves, and what happens when a deadline has
+passed. How requests are read, in which order, and by when, stands in `reader.py` and its parts. References: RFC 9110
+and 9112.
 """
 
 import asyncio
-import logging
 import math
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from zuebee.http.connections import FRESH, LINGERING, OVERDUE, Fault, Guest, Phase, ReceiveLimits, RenderError, Table
 from zuebee.http.cycle import Cycle, Flow
+from zuebee.http.deadlines import Linger
 from zuebee.http.grammar import STATUS_LINE, Scope, address_of
-from zuebee.http.reader import RequestReader
+from zuebee.http.reader import Ends, RequestReader
 from zuebee.lib import clock
-
-# The end of a connection whose client may still be sending (RFC 9112, section 9.6).
-#
-# Who closes a socket with bytes unread resets the connection, and a reset takes away the answer that the client has not
-# read yet. So the server closes its own direction only, and goes on reading for a while without looking at what comes.
-
-LINGER_S: Final = 30.0
-QUIET_S: Final = 5.0
-HURRIED_S: Final = 1.0
-
-
-class Linger:
-    """The bounds of one such end: bytes, seconds in all, and seconds of silence."""
-
-    __slots__ = ("_bytes_left", "_quiet_at_s", "_until_s", "began_s")
-
-    def __init__(self, now_s: float, max_bytes: int) -> None:
-        self.began_s = now_s
-        self._bytes_left = max_bytes
-        self._until_s = now_s + LINGER_S
-        self._quiet_at_s = now_s + QUIET_S
-
-    def discard(self, count: int, now_s: float) -> bool:
-        """So many bytes came; False when it is too much."""
-        self._bytes_left -= count
-        self._quiet_at_s = now_s + QUIET_S
-        return self._bytes_left >= 0
-
-    def hurry(self, now_s: float) -> None:
-        """The listener stops: a moment is all that is left."""
-        self._until_s = min(self._until_s, now_s + HURRIED_S)
-
-    def is_over(self, now_s: float) -> bool:
-        """Whether time is up."""
-        return now_s >= self._until_s or now_s >= self._quiet_at_s
-
-
-_log: Final = logging.getLogger("zuebee.http")
-
-MAX_UNSENT_BYTES: Final = 16 * 1024
-"""No request is begun while more of the answers before it waits for the client."""
 
 
 class GuardedProtocol(RequestReader):
-    """One client connection. `sweep` is called a few times a second by the server and acts on overdue deadlines.
+    """One client connection.
 
-    `lingering`: only the end of the connection is missing.
+    What always holds:
+
+    * It has a place in the table from `connection_made` to `connection_lost`, or is closed at once.
+    * Each request that has begun is answered whole, or its client sees that the answer is not whole: the transport is
+      closed or aborted before the end. After a fault of the client one answer tells of it, in its turn, if it can be
+      told, and nothing follows.
+    * While `lingering`, all answers are given and only the end of the connection is missing: nothing begins.
+
+    Who may call: the transport, the server (`sweep` a few times a second, `shutdown`, `end_with_answer`, `cancel`), the
+    table (`idle_key`, `give_way`, `drop_held`), the cycle of a request when its answer is out, and the queue
+    (`QueueOwner`).
     """
 
     def __init__(
@@ -75,17 +46,19 @@ class GuardedProtocol(RequestReader):
         phase: Phase,
         replaces: Guest | None = None,
     ) -> None:
-        super().__init__(loop, limits, phase)
-        self._app = app
+        super().__init__(app, loop, limits, keep_alive_s, phase)
+        self._limits = limits
         self._table = table
         self._replaces = replaces
-        self._keep_alive_s = keep_alive_s
         self._render_error = render_error
-        self._worker: asyncio.Task[None] | None = None
-        self._idle: asyncio.Future[None] | None = None
         self._last_fault: Fault | None = None
-        self._room: asyncio.Future[None] | None = None
+        self._address = ""
         self.lingering: Linger | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """What is held of requests that were not looked at."""
+        return self._backlog.held_bytes
 
     @property
     def is_ending(self) -> bool:
@@ -97,14 +70,15 @@ class GuardedProtocol(RequestReader):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.flow = Flow(self.transport, self.loop)
-        self._server = address_of(transport.get_extra_info("sockname"))
-        self._client = address_of(transport.get_extra_info("peername"))
-        self._secure = transport.get_extra_info("sslcontext") is not None
-        address = self._client[0] if self._client else ""
+        self._backlog.begin(self.transport, self.flow)
+        client = address_of(transport.get_extra_info("peername"))
+        server = address_of(transport.get_extra_info("sockname"))
+        self._parser.ends = Ends(server, client, secure=transport.get_extra_info("sslcontext") is not None)
+        self._address = address = client[0] if client else ""
         if self._replaces is not None:
             self._table.leave(self._replaces, address)
             self._replaces = None
-        self._deadline_s = self.loop.time() + self._limits.header_timeout_s
+        self._deadlines.head_is_due()
         if not self._table.enter(self, address, clock.monotonic_s()):  # the loop knows no more than its round
             self.transport.abort()
 
@@ -115,30 +89,28 @@ class GuardedProtocol(RequestReader):
 
     def resume_writing(self) -> None:
         self.flow.resume_writing()
-        self._tell_room()
+        self._backlog.has_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._table.leave(self, self._client[0] if self._client else "")
-        self._deadline_s = self._idle_since_s = 0.0
+        self._table.leave(self, self._address)
+        self._deadlines.stop()
         cycle = self._cycle
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.wake()
         goes_on = self._goes_on()
         self.flow.resume_writing()
-        self._waiting.clear()
         self._forget_unread()
         self.transport.close()
         # What knows this connection and is known by it: parted, it is freed at once, not by a rare collection.
-        self._parser = None  # type: ignore[assignment]
+        self._parser.close()
         self._cycle = None
-        if not goes_on:
-            self.cancel()
-            self._worker = None
+        self._known_scope = {}
+        self._queue.close(goes_on=goes_on)
 
     def _goes_on(self) -> bool:
         """Whether the running request wants to go on without its client; nobody sees what it writes from now on."""
-        running = self._running
+        running = self._queue.running
         if running is None or running.response_complete or running.goes_on is None or not running.goes_on():
             return False
         running.disconnected = True
@@ -146,69 +118,28 @@ class GuardedProtocol(RequestReader):
 
     # --- the requests of a connection, one after the other ---
 
-    def _begin_cycle(self, scope: Scope, *, keep_alive: bool) -> Cycle:
+    def _begin_cycle(self, scope: Scope, *, expects_continue: bool, keep_alive: bool) -> Cycle:
         """Hand the request to the application, behind those that came before it on this connection."""
-        cycle = self._cycle = Cycle(self, scope, self._expects_continue, keep_alive and not self.phase.draining)
+        cycle = self._cycle = Cycle(self, scope, expects_continue, keep_alive and not self.phase.draining)
         scope["zuebee.cycle"] = cycle
-        self._waiting.append(cycle)
-        if self._worker is None:
-            self._worker = self.loop.create_task(self._work())
-        elif self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
+        self._queue.add(cycle, self)
         return cycle
 
-    async def _work(self) -> None:
-        """Run the requests of this connection. One task for all of them: a new one each time costs more."""
-        phase = self.phase
-        while self.lingering is None and not self.transport.is_closing():
-            if not self._waiting:
-                if self._unread or self._last_fault is not None:
-                    await self._find_next()
-                else:
-                    self._idle = self.loop.create_future()
-                    await self._idle
-                    self._idle = None
-                continue
-            self._running = cycle = self._waiting.popleft()
-            phase.running += 1
-            try:
-                await self._app(cycle.scope, cycle.receive, cycle.send)
-            except Exception:
-                _log.exception("the application failed")
-            finally:
-                phase.running -= 1
-                if not cycle.response_complete and self.lingering is None and not self.transport.is_closing():
-                    self.transport.close()  # an answer without its end must not look whole
-                # The scope and its cycle know each other; parted, they need no garbage collector.
-                cycle.scope.pop("zuebee.cycle", None)
-                self._running = None
-        self._worker = None
+    def has_ended(self) -> bool:
+        return self.lingering is not None or self.transport.is_closing()
 
-    async def _find_next(self) -> None:
-        """See to what came behind the last request."""
+    def has_more(self) -> bool:
+        return bool(self._backlog.data) or self._last_fault is not None
+
+    async def find_next(self) -> bool:
         if self._last_fault is not None:
             self._answer_fault(self._last_fault)
-            return
-        if self._unread and not self._receiving:
-            await self._take_turn()
+            return True
+        if self._backlog.data and not self._parser.receiving:
+            await self._backlog.turn()
             self._go_on()
-            if self._waiting or self._deaf:
-                return
-        self._idle = self.loop.create_future()
-        await self._idle
-        self._idle = None
-
-    async def _take_turn(self) -> None:
-        """Before another request of the same client: let others pass, and let the client take its answers."""
-        await self.phase.turns.enter(self.loop)
-        while self.flow.write_paused or self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            self._room = room = self.loop.create_future()
-            await room
-
-    def _tell_room(self) -> None:
-        """The client may have taken something."""
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+            return bool(self._queue.waiting) or self._deaf
+        return False
 
     def on_response_complete(self, cycle: Cycle) -> None:
         """The answer is out: go on reading, and wait for the next request."""
@@ -219,8 +150,8 @@ class GuardedProtocol(RequestReader):
             return
         if self.flow.read_paused:
             self.flow.resume_reading()
-        if not self._waiting and not self._receiving:
-            self._idle_since_s = self.loop.time()
+        if not self._queue.waiting and not self._parser.receiving:
+            self._deadlines.idle()
 
     def shutdown(self) -> None:
         """Close now if nothing runs here, else after the running answer."""
@@ -237,28 +168,26 @@ class GuardedProtocol(RequestReader):
             self._cycle.keep_alive = False
 
     def cancel(self) -> None:
-        """Cancel the running request."""
-        if self._worker is not None:
-            self._worker.cancel()
+        self._queue.cancel()
 
     # --- the connection among others ---
 
     def idle_key(self) -> float:
-        if self._running is not None or self._waiting or self._unread or self._last_fault is not None:
+        if not self._queue.is_free() or self.has_more():
             return math.inf
         if self.transport.get_write_buffer_size():
             return math.inf
         if self.lingering is not None:
             return LINGERING + self.lingering.began_s
-        if self._deadline_s:  # that of a head: it began when the connection or the head did
-            return FRESH + self._deadline_s - self._limits.header_timeout_s if self._in_headers else math.inf
-        return self._idle_since_s or math.inf
+        if self._deadlines.request_by_s:  # that of a head: it began when the connection or the head did
+            return FRESH + self._deadlines.head_since_s if self._parser.in_headers else math.inf
+        return self._deadlines.idle_since_s or math.inf
 
     def give_way(self) -> None:
         self.transport.abort()
 
     def drop_held(self) -> None:
-        last = self._waiting[-1] if self._waiting else self._running
+        last = self._queue.last()
         self._forget_unread()
         if last is None:
             self.transport.abort()
@@ -271,12 +200,12 @@ class GuardedProtocol(RequestReader):
 
     def _part(self) -> None:
         """Close after the last answer: at once where nothing more may come, else by and by."""
-        if not (self._receiving or self._unread or self._deaf or self.flow.read_paused):
+        if not (self._parser.receiving or self._backlog.data or self._deaf or self.flow.read_paused):
             self.transport.close()
             return
         self._forget_unread()
         self._last_fault = None
-        self._deadline_s = self._idle_since_s = 0.0
+        self._deadlines.stop()
         now_s = self.loop.time()
         self.lingering = Linger(now_s, self._limits.max_discarded_bytes)
         if self.phase.draining:
@@ -289,9 +218,7 @@ class GuardedProtocol(RequestReader):
     def _forget_unread(self) -> None:
         """Look at nothing any more."""
         self._deaf = True
-        self._unread = b""
-        self.phase.held_bytes -= self.held_bytes
-        self.held_bytes = 0
+        self._backlog.forget()
 
     def _discard(self, count: int) -> None:
         """Bytes came that nobody will look at."""
@@ -305,21 +232,22 @@ class GuardedProtocol(RequestReader):
 
     def _break_off(self, fault: Fault) -> None:
         """What comes cannot be understood or is not wanted: say so in its turn, and close."""
-        self._deadline_s = 0.0
+        queue, receiving = self._queue, self._parser.receiving
+        self._deadlines.request_ends()
         self._forget_unread()
-        faulty = None if self._in_headers else self._cycle
-        begun = faulty is not None and faulty not in self._waiting
+        faulty = None if self._parser.in_headers else self._cycle
+        begun = faulty is not None and faulty not in queue.waiting
         if faulty is not None and not begun:
-            self._waiting.remove(faulty)
-        running = None if self._running is faulty else self._running
-        if self._waiting or (running is not None and not running.response_complete):
+            queue.waiting.remove(faulty)
+        running = None if queue.running is faulty else queue.running
+        if queue.waiting or (running is not None and not running.response_complete):
             # Those before it are answered first. Nobody is told a fault in bytes that began no request.
-            last = self._waiting[-1] if self._waiting else running
-            if self._receiving:
+            last = queue.waiting[-1] if queue.waiting else running
+            if receiving:
                 self._last_fault = fault
             elif last is not None:
                 last.keep_alive = False
-        elif not self._receiving:
+        elif not receiving:
             self.transport.abort()
         elif not begun or faulty is None:
             self._answer_fault(fault)
@@ -336,7 +264,7 @@ class GuardedProtocol(RequestReader):
     def _answer_fault(self, fault: Fault, *, counted: bool = False) -> None:
         """Give the last answer. `counted`: the application knows of the request, and counts it."""
         status, code, message = fault
-        peer = self._client[0] if self._client and not counted else ""
+        peer = "" if counted else self._address
         headers, body = self._render_error(status, code, message, peer)
         head = [STATUS_LINE[status]]
         head += [name + b": " + value + b"\r\n" for name, value in headers]
@@ -348,20 +276,19 @@ class GuardedProtocol(RequestReader):
 
     def sweep(self, now_s: float) -> None:
         """Close the connection if its client is overdue with a request, or takes nothing of an answer."""
-        if self._deadline_s:
+        deadlines = self._deadlines
+        if deadlines.request_by_s:
             cycle = self._cycle
             not_asked = cycle is not None and cycle.expects_continue and not cycle.response_started
-            if (self.flow.read_paused or not_asked) and not self._in_headers:
-                # Nobody listens to the client, or has told it to go on, so it is not late.
-                self._deadline_s = max(self._deadline_s, now_s + self._limits.body_timeout_s)
-            elif now_s > self._deadline_s:
+            if (self.flow.read_paused or not_asked) and not self._parser.in_headers:
+                deadlines.excuse(now_s)
+            elif now_s > deadlines.request_by_s:
                 self._break_off(OVERDUE)
-        if self._idle_since_s and now_s - self._idle_since_s > self._keep_alive_s:
-            self._idle_since_s = 0.0
+        if deadlines.is_idle_too_long(now_s):
+            deadlines.busy()
             self.transport.close()
         elif self.lingering is not None and self.lingering.is_over(now_s):
             self.transport.close()
-        self._known.tidy()
-        self._tell_room()
+        self._backlog.has_room()
         if self.flow.stalled_s(now_s) > self._limits.write_timeout_s:
             self.transport.abort()

@@ -222,11 +222,12 @@ class WholeAnswers:
 
 def sorted_fields(connection: Connection) -> AnswerFields:
     """The header fields of an answer, sorted; of those that came before, as they were sorted then."""
-    memory = connection.memory
-    if memory is None:
+    attachment = connection.attachment
+    if attachment is None:
         return downstream(connection.headers)
-    if (fields := memory.get(AnswerFields)) is None:
-        fields = memory[AnswerFields] = downstream(connection.headers)
+    fields = attachment.value
+    if not isinstance(fields, AnswerFields):
+        fields = attachment.value = downstream(connection.headers)
     return fields
 
 

@@ -116,6 +116,9 @@ _UPSTREAM = frozenset(
 )
 _UPSTREAM_PREFIX = b"x-stainless-"
 _MAX_REMEMBERED = 1000
+MAX_POLICIES: Final = 64
+"""Of so many policies the lines are kept beside one head (`HeadMemo.upstream_lines`); there are as many only after many
+reloads."""
 
 
 class AllowList(dict[bytes, bool]):
@@ -173,6 +176,8 @@ class RequestHead:
         self._allowed = AllowList(
             forward_headers, but=lambda name: name in own or (tell_caller and name.startswith(PREFIX))
         )
+        # All that the choice depends on; no name of a header field has a space or a line break.
+        self._policy = "\n".join((" ".join(sorted(forward_headers)), " ".join(sorted(fields)), str(tell_caller)))
         lines = [f"{name}: {value}".encode("latin-1") for name, value in fields.items()]
         if tell_caller:
             lines.append(b"%btimeout-ms: %d" % (PREFIX, timeout_s * 1000))
@@ -198,12 +203,15 @@ class RequestHead:
         )  # fmt: skip
 
     def _fields(self, job: Job) -> bytes:
-        memory = job.memory
-        if memory is None:
+        memo = job.memo
+        if memo is None:
             return upstream_lines(job.headers, self._allowed)
-        if (fields := memory.get(self)) is None:
-            fields = memory[self] = upstream_lines(job.headers, self._allowed)
-        return fields
+        lines = memo.upstream_lines.get(self._policy)
+        if lines is None:
+            if len(memo.upstream_lines) >= MAX_POLICIES:
+                memo.upstream_lines.clear()
+            lines = memo.upstream_lines[self._policy] = upstream_lines(job.headers, self._allowed)
+        return lines
 
     def get(self, path: str, method: str = "GET") -> bytes:
         """The head of a request without a body."""

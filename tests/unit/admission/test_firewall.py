@@ -14,6 +14,7 @@ from zuebee.admission.firewall import MAX_PLANS, RuleFirewall
 from zuebee.config.settings_auth import FirewallRuleSettings, FirewallSettings
 from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import Refusal
+from zuebee.contracts.heads import HeadMemo
 from zuebee.contracts.inference import Job
 
 CHAT = "/v1/chat/completions"
@@ -316,22 +317,22 @@ def test_counting_never_refuses(
     assert any(action == "blocked" for _, action in counts) is not count
 
 
-def repeated(memory: dict[object, Any], **fields: str) -> Caller:
+def repeated(memo: HeadMemo, **fields: str) -> Caller:
     asks = caller(**fields)
-    asks.memory = memory
+    asks.memo = memo
     return asks
 
 
 def test_a_head_that_passed_passes_when_it_comes_again() -> None:
     target, counts = firewall()
-    memory: dict[object, Any] = {}
-    assert target.check_caller(repeated(memory)) is None
-    assert list(memory) == [target]
-    assert target.check_caller(repeated(memory)) is None
+    memo = HeadMemo()
+    assert target.check_caller(repeated(memo)) is None
+    assert memo.passed_by is target
+    assert target.check_caller(repeated(memo)) is None
     assert not counts
     # Another firewall, after a reload, looks for itself.
     other, _ = firewall(rules=[{"name": "no_agents", "header": "user-agent"}])
-    assert rule_of(other.check_caller(repeated(memory))) == "no_agents"
+    assert rule_of(other.check_caller(repeated(memo))) == "no_agents"
 
 
 @pytest.mark.parametrize(
@@ -347,16 +348,16 @@ def test_what_may_depend_on_more_than_the_head_is_looked_at_each_time(
     settings_: dict[str, Any], fields: dict[str, str]
 ) -> None:
     target, counts = firewall(**settings_)
-    memory: dict[object, Any] = {}
+    memo = HeadMemo()
     for _ in range(3):
-        target.check_caller(repeated(memory, **fields))
-    assert target not in memory
+        target.check_caller(repeated(memo, **fields))
+    assert memo.passed_by is None
     assert set(counts.values()) in ({3}, set())
 
 
 def test_a_page_cannot_send_a_form_behind_an_empty_one() -> None:
     target, _ = firewall()
-    memory: dict[object, Any] = {}
+    memo = HeadMemo()
     page = {"content_type": "", "origin": "https://elsewhere.example"}
-    assert target.check_caller(repeated(memory, **page, content_length="0")) is None
-    assert rule_of(target.check_caller(repeated(memory, **page, content_length="9"))) == "browser_form"
+    assert target.check_caller(repeated(memo, **page, content_length="0")) is None
+    assert rule_of(target.check_caller(repeated(memo, **page, content_length="9"))) == "browser_form"

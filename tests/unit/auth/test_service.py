@@ -14,6 +14,7 @@ from zuebee.auth.sources.cached import Step
 from zuebee.auth.state import AuthCounters, Handles
 from zuebee.contracts.admission import ANONYMOUS, Caller, Principal
 from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, NO_KEY, UNKNOWN_KEY, Refusal
+from zuebee.contracts.heads import HeadMemo
 from zuebee.contracts.keys import KeyRecord, Presented
 from zuebee.lib.networks import parse_networks
 from zuebee.lib.tasks import Tasks
@@ -317,10 +318,10 @@ async def test_what_a_head_shows_is_looked_for_once_and_judged_each_time() -> No
     source = Source("a")
     line, other = pipeline(source), pipeline(Source("b", b"another"))
     asks = caller()
-    asks.memory = {}
+    asks.memo = memo = HeadMemo()
     for _ in range(3):
         assert isinstance(await line.identify(asks), Principal)
-    assert list(asks.memory) == [line]
+    assert memo.credential_by is line
     assert await other.identify(asks) == UNKNOWN_KEY, "who takes its place after a reload looks for itself"
     source.records = {}
     line._steps[0]._answers.clear()

@@ -3,7 +3,9 @@ import json
 import pytest
 
 from tests.support.edge import KEY, AsgiRequest, FakeEdge
+from zuebee.contracts.heads import HeadMemo
 from zuebee.edge.http import ROUTES
+from zuebee.http.head_cache import Attachment
 
 BODY = b'{"model":"m"}'
 INFERENCE = [(path, route) for route in ROUTES if route.operation for path in (route.path, *route.aliases)]
@@ -72,16 +74,24 @@ async def test_the_callers_address_may_come_from_a_trusted_proxy() -> None:
 
 
 async def test_a_caller_is_taken_for_the_same_only_with_the_same_fields() -> None:
-    edge, memory = FakeEdge(), {}
+    edge, attachment = FakeEdge(), Attachment()
     callers = []
     same = {b"authorization": b"Bearer k", b"content-length": b"13"}
     for fields in (same, same, dict(same), {**same, b"x-forwarded-for": b"9.9.9.9"}):
         request = AsgiRequest("POST", "/v1/embeddings", BODY, headers=list(fields.items()))
-        request.scope |= {"zuebee.fields": fields, "zuebee.memory": memory}
+        request.scope |= {"zuebee.fields": fields, "zuebee.attachment": attachment}
         await edge.app(request.scope, request.receive, request.send)
         assert request.status == 200
-        callers.append(memory[edge.app][0])
+        assert isinstance(attachment.value, HeadMemo)
+        callers.append(attachment.value.caller)
     assert callers[0] is callers[1]
     assert callers[2] is not callers[1]
     assert callers[3].fields[b"x-forwarded-for"] == b"9.9.9.9"
-    assert all(job.memory is memory for job in edge.inference.jobs)
+    assert all(job.memo is attachment.value for job in edge.inference.jobs)
+    # Another edge, with the same fields, makes a caller of its own.
+    other = FakeEdge()
+    request = AsgiRequest("POST", "/v1/chat/completions", BODY, headers=list(same.items()))
+    request.scope |= {"zuebee.fields": callers[3].fields, "zuebee.attachment": attachment}
+    await other.app(request.scope, request.receive, request.send)
+    assert attachment.value.caller is not callers[3]
+    assert attachment.value.caller.path == "/v1/chat/completions"

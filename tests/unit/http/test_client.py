@@ -311,18 +311,18 @@ async def test_answers_with_a_known_head_are_read_as_if_each_were_the_first() ->
 
     async with scripted(play) as server:
         pool = make_pool(server)
-        memories = []
+        attachments = []
         for body in bodies:
             connection = await send(pool)
             assert connection.status == 200
             assert dict(connection.headers)[b"content-length"] == b"%d" % len(body)
-            memories.append(connection.memory)
+            attachments.append(connection.attachment)
             assert await read_all(connection) == body
             connection.finish()
         assert server.connections == 1
-        assert memories[0] is None
-        assert memories[1] is not None, "known by its head"
-        assert all(memory is memories[1] for memory in memories[1:])
+        assert attachments[0] is None
+        assert attachments[1] is not None, "known by its head"
+        assert all(each is attachments[1] for each in attachments[1:])
         pool.close()
 
 

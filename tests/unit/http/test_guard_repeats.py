@@ -28,10 +28,10 @@ async def test_each_request_has_its_own_body_and_fields() -> None:
             assert scope["headers"] == [(b"host", b"a"), (b"x-one", b"A"), length, (b"x-two", b"2")]
             assert scope["zuebee.fields"] == dict(scope["headers"])
             assert (scope["method"], scope["path"], scope["query_string"]) == ("POST", "/echo", b"a=b")
-        memories = [scope.get("zuebee.memory") for scope in site.app.scopes]
-        assert memories[0] is None
-        assert memories[1] is not None, "the second one was known by its head"
-        assert all(memory is memories[1] for memory in memories[1:])
+        attachments = [scope.get("zuebee.attachment") for scope in site.app.scopes]
+        assert attachments[0] is None
+        assert attachments[1] is not None, "the second one was known by its head"
+        assert all(each is attachments[1] for each in attachments[1:])
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -122,4 +122,4 @@ async def test_heads_that_never_come_again_cost_no_memory() -> None:
         for number in range(LIMITS.max_headers):
             wire.say(request(b"hello").replace(b"X-Two: 2", b"X-Two: %d" % number))
             assert (await wire.answer()).body == b"hello"
-        assert all("zuebee.memory" not in scope for scope in site.app.scopes)
+        assert all("zuebee.attachment" not in scope for scope in site.app.scopes)

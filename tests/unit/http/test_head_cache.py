@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from zuebee.http.head_cache import MAX_HEAD_BYTES, MAX_MISSES, MAX_REMEMBERED, KnownHead
+from zuebee.http.head_cache import MAX_HEAD_BYTES, MAX_MISSES, KnownHead
 
 REQUEST = b"POST /v1/chat HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\nAuthorization: Bearer k\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\ndate: %b\r\nserver: s\r\ncontent-length: %d\r\ncontent-type: application/json\r\n\r\n"
@@ -163,22 +163,17 @@ def test_a_head_that_is_another_one_each_time_is_learned_a_few_times_only() -> N
         assert known.body_of(data) is not None, "what comes again is worth it"
 
 
-def test_what_is_remembered_is_bounded_and_belongs_to_one_head() -> None:
+def test_what_is_attached_belongs_to_one_head() -> None:
     known = learned(request(b"hello"), b"hello")
-    memory = known.memory
-    memory["room"] = 1
+    attachment = known.attachment
+    attachment.value = "made of it"
     assert known.body_of(request(b"hello!")) == b"hello!"
-    assert known.memory is memory
-    assert memory == {"room": 1}
-    memory.update({n: n for n in range(MAX_REMEMBERED - 1)})
-    known.tidy()
-    assert len(memory) == MAX_REMEMBERED
-    memory["one too many"] = 1
-    known.tidy()
-    assert not memory
+    assert known.attachment is attachment
+    assert attachment.value == "made of it"
     other = request(b"hello").replace(b"Bearer k", b"Bearer l")
     assert known.learn(other, 5, [(b"content-length", b"5")])
-    assert known.memory is not memory
+    assert known.attachment is not attachment
+    assert known.attachment.value is None
 
 
 pieces = st.sampled_from(

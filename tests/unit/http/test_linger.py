@@ -11,7 +11,7 @@ import pytest
 from tests.support.asgi_server import REFUSED, serving
 from tests.support.certificates import client_context, server_context
 from tests.support.scripted_server import until
-from zuebee.http import protocol
+from zuebee.http import deadlines
 
 MARGIN_S = 1.5
 
@@ -100,7 +100,7 @@ async def test_what_is_discarded_is_bounded() -> None:
 @pytest.mark.plain
 @pytest.mark.parametrize("talks", [False, True])
 async def test_silence_and_time_are_bounded(talks: bool) -> None:
-    with mock.patch.multiple(protocol, QUIET_S=0.2, LINGER_S=0.6):
+    with mock.patch.multiple(deadlines, QUIET_S=0.2, LINGER_S=0.6):
         async with serving() as site:
             wire = await site.connect()
             wire.say(post("/refuse", 1 << 30))
@@ -124,7 +124,7 @@ async def test_a_client_whose_body_was_read_is_closed_at_once() -> None:
 
 @pytest.mark.plain
 async def test_a_stop_waits_a_moment_for_those_who_have_not_taken_their_answer() -> None:
-    with mock.patch.object(protocol, "HURRIED_S", 0.3):
+    with mock.patch.object(deadlines, "HURRIED_S", 0.3):
         async with serving() as site:
             taken, silent = await site.connect(), await site.connect()
             for wire in (taken, silent):

@@ -209,7 +209,7 @@ async def test_who_does_not_take_the_answers_is_not_worked_for_and_cut() -> None
         [connection] = site.server._connections
         assert begun < 200
         assert connection.transport.get_write_buffer_size() < 200_000
-        assert len(connection._unread) < 1 << 19
+        assert len(connection._backlog.data) < 1 << 19
         await asyncio.sleep(0.1)
         assert len(site.app.dispatched) == begun
         await until(lambda: site.server.connection_count == 0)

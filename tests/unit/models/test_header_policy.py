@@ -4,7 +4,8 @@ import pytest
 
 from tests.support.fakes import make_job
 from zuebee.contracts.admission import Principal
-from zuebee.models.header_policy import RequestHead
+from zuebee.contracts.heads import HeadMemo
+from zuebee.models.header_policy import MAX_POLICIES, RequestHead
 
 
 def builder(url: str = "http://h:1", **changes: Any) -> RequestHead:
@@ -97,15 +98,36 @@ def test_a_backend_is_told_who_calls_only_where_that_is_wanted() -> None:
 
 
 def test_what_passes_is_sorted_out_once_for_a_head_that_comes_again() -> None:
-    memory: dict[object, Any] = {}
-    job = make_job(headers=[(b"user-agent", b"u"), (b"x-secret", b"s")], memory=memory)
+    memo = HeadMemo()
+    job = make_job(headers=[(b"user-agent", b"u"), (b"x-secret", b"s")], memo=memo)
     plain, generous = builder(), builder(forward_headers=["X-Secret"])
     first = [each.post(job, 5) for each in (plain, generous)]
     assert b"x-secret" not in first[0]
     assert b"x-secret: s" in first[1], "each backend has its own list"
-    assert len(memory) == 2
+    assert len(memo.upstream_lines) == 2
     assert [each.post(job, 5) for each in (plain, generous)] == first
     assert b"content-length: 7\r\n" in plain.post(job, 7)
+
+
+def test_backends_with_one_policy_share_their_lines_and_a_changed_policy_makes_its_own() -> None:
+    memo = HeadMemo()
+    job = make_job(headers=[(b"user-agent", b"u"), (b"x-secret", b"s")], memo=memo)
+    before, beside = builder(forward_headers=["X-Secret"]), builder("http://i:2", forward_headers=["X-Secret"])
+    assert b"x-secret: s" in before.post(job, 5)
+    assert b"x-secret: s" in beside.post(job, 5)
+    assert len(memo.upstream_lines) == 1
+    # After reloads the same backend may say the field itself, or pass no such field.
+    assert b"x-secret: own" in (head := builder(forward_headers=["X-Secret"], headers={"X-Secret": "own"}).post(job, 5))
+    assert b"x-secret: s" not in head
+    assert b"x-secret" not in builder().post(job, 5)
+
+
+def test_lines_of_many_reloads_are_bounded() -> None:
+    memo = HeadMemo()
+    job = make_job(headers=[(b"user-agent", b"u")], memo=memo)
+    for number in range(3 * MAX_POLICIES):
+        builder(forward_headers=[f"x-{number}"]).post(job, 5)
+        assert len(memo.upstream_lines) <= MAX_POLICIES
 
 
 def test_the_query_of_the_base_url_goes_with_each_request() -> None:
