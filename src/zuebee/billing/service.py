@@ -117,12 +117,12 @@ class BillingService:
                     held = await self._try_to_reserve(principal, job, quote)
         return held
 
-    async def _try_to_reserve(self, principal: Principal, job: Job, quote: Quote) -> Reservation | Short:
+    def _try_to_reserve(self, principal: Principal, job: Job, quote: Quote) -> Awaitable[Reservation | Short]:
         now_s = clock.wall_s()
         stub = usage_rows.stub(principal, job, now_s)
         hold_s = self._settings.hold_s
         operation = Reserve(job.request_id, principal.budgets, quote, now_s, hold_s, stub, quote.least)
-        return await self.ledger.reserve(operation, job)
+        return self.ledger.reserve(operation, job)
 
     @property
     def trouble(self) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from zuebee.contracts.admission import MAX_BALANCE, Amount, Budget, Settlement
+from zuebee.contracts.admission import MAX_BALANCE, Amount, Settlement
 from zuebee.contracts.errors import CLIENT_LEFT, DRAINED, STORE_UNAVAILABLE, Refusal
 from zuebee.ledger import usage_rows
 from zuebee.ledger.entries import HoldState, Short
@@ -40,12 +40,10 @@ def reserve(ledger: Ledger, operation: Reserve, now_s: float) -> HoldState | Sho
     which is a matter of the store's clock.
     """
     o = operation
-    budgets: tuple[Budget, ...] = o.budgets
-    at_s: float = o.at_s
-    path = ledger.path(budgets, at_s)
+    path = ledger.path(o.budgets, o.at_s)
     if path is None:
-        path = ledger.open_path(budgets, at_s)
-    return ledger.reserve(o.hold, path, o.amount, at_s, now_s + o.hold_s, o.record, o.least)
+        path = ledger.open_path(o.budgets, o.at_s)
+    return ledger.reserve(o.hold, path, o.amount, o.at_s, now_s + o.hold_s, o.record, o.least)
 
 
 def _extend(ledger: Ledger, operation: Extend, now_s: float) -> Answer:
@@ -82,7 +80,7 @@ def _credit(ledger: Ledger, operation: Credit) -> None:
 
 
 def _settle(ledger: Ledger, operation: Settle, now_s: float) -> Record | None:
-    record: Record | None = operation.record
+    record = operation.record
     if not operation.hold:
         return record
     try:
@@ -91,7 +89,7 @@ def _settle(ledger: Ledger, operation: Settle, now_s: float) -> Record | None:
         # A store that was restored from before its time, unless it was asked in case.
         return None if operation.if_held else record
     before, charged = hold.state, hold.charged
-    amount: Amount | None = operation.amount
+    amount = operation.amount
     if amount is None:
         ledger.void(hold.id, now_s)
     else:
@@ -119,17 +117,11 @@ def _expire(ledger: Ledger, operation: Expire, now_s: float) -> Record | None:
 
 def record_of(settlement: Settlement, *, billed: bool) -> Record:
     """The record of a settlement. `billed`: a budget pays for its request."""
-    row = usage_rows.row(settlement)
-    s, principal = settlement, settlement.principal
-    # What others have chosen, in one look: PostgreSQL's text has no NUL, and UTF-8 no lone surrogates.
-    text = s.request_id + s.model + s.route + s.method + principal.key_id + principal.name + principal.user_id
-    if not text.isascii() or text.find("\0") >= 0:
-        row = tuple([storable(value) for value in row])
-    return Record(row, "", row[0], billed)
+    return Record(usage_rows.row(settlement), settlement.request_id, billed)
 
 
 def storable(value: Any) -> Any:
-    """A value that every store can keep."""
+    """A value that every store and every file can keep: PostgreSQL's text has no NUL, and UTF-8 no lone surrogates."""
     if isinstance(value, str) and ("\0" in value or not value.isascii()):
         return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
     return value
@@ -165,4 +157,4 @@ def _rest(record: Record, charged: Amount) -> Record | None:
     row[PROMPT_TOKENS] = total - row[COMPLETION_TOKENS]
     row[CACHED_TOKENS] = min(row[CACHED_TOKENS] or 0, row[PROMPT_TOKENS])
     row[COST_NANO] = cost
-    return Record(tuple(row), "", f"{record.event_id}/late", record.billed)
+    return Record(tuple(row), f"{record.event_id}/late", record.billed)

@@ -98,8 +98,8 @@ class Path:
 
     id: int
     balances: tuple[Balance, ...]
-    ends_at_s: int = FOREVER_S
-    starts_at_s: int = 0
+    ends_at_s: float = FOREVER_S  # beside the clock, which is a float, without being converted each time
+    starts_at_s: float = 0.0
 
 
 class Entry:

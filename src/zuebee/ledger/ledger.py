@@ -60,7 +60,7 @@ class Ledger:
         if path is None:
             ends_at_s = min((period_end_s(b.period, b.starts_at_s) for b in balances), default=FOREVER_S)
             starts_at_s = max((b.starts_at_s for b in balances), default=0)
-            path = self._paths[key] = Path(path_id, tuple(balances), ends_at_s, starts_at_s)
+            path = self._paths[key] = Path(path_id, tuple(balances), float(ends_at_s), float(starts_at_s))
         return path
 
     def add_hold(self, hold: HoldState) -> None:

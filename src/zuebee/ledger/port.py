@@ -12,24 +12,24 @@ from zuebee.ledger.entries import Balance, HoldState, Path, Short
 from zuebee.ledger.operations import Extend, Renew, Reserve, Settle
 
 
-class Reservation(Protocol):
-    """A hold in the ledger. `state` is how it stands, as far as this process knows."""
+class Reservation:
+    """A hold in the ledger: as it stands here, one that is on disk from its beginning, and is settled by itself.
 
-    state: HoldState
+    `state` is how it stands, as far as this process knows.
+    """
 
-    @property
-    def joined(self) -> bool:
-        """Whether the settlement that `secure` was given is on disk with it, or on the way there."""
-        ...
+    def __init__(self, state: HoldState) -> None:
+        self.state = state
+        self.joined = False  # the settlement that `secure` was given is on disk with it, or on the way there
 
     @property
     def secured(self) -> bool:
         """Whether it is on disk."""
-        ...
+        return True
 
     def can_join(self) -> bool:
         """Whether a settlement that is given to `secure` now may be written together with the hold."""
-        ...
+        return False
 
     async def secure(self, settle: Settle | None = None) -> bool:
         """Wait until it is on disk; False: it cannot be, and the request must not be answered.
@@ -37,7 +37,7 @@ class Reservation(Protocol):
         `settle`: what it is to be settled with in the same transaction, if it `can_join`. Then it is `joined`, also for
         a caller who does not wait for the end; where that was not written after all it is not joined any more.
         """
-        ...
+        return True
 
 
 class LedgerPort(Protocol):

@@ -91,7 +91,8 @@ def days(rows: Iterable[Row]) -> list[tuple[str, int, int, int, int, int]]:
     last = _Day("", -1)  # most of a transaction are alike
     for row in rows:
         key_id: str = row[KEY_ID]
-        day = int(row[AT_S]) // DAY_S
+        at_s: float = row[AT_S]
+        day = int(at_s) // DAY_S
         if day != last.day or key_id != last.key_id:
             known = totals.get((key_id, day))
             if known is None:
@@ -213,7 +214,8 @@ class Totals:
             return
         user_id: str = row[USER_ID]
         model: str = row[MODEL]
-        day, total = int(row[AT_S]) // DAY_S, self._last
+        at_s: float = row[AT_S]
+        day, total = int(at_s) // DAY_S, self._last
         if not (
             day == total.day
             and model == total.model

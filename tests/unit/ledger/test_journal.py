@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zuebee.ledger import journal as journal_module
+from zuebee.ledger.sqlite import journal as journal_module
 from zuebee.ledger.sqlite.journal import HALF_BYTES, Journal
 
 

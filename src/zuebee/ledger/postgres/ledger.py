@@ -20,22 +20,6 @@ STUCK_S = 1.0
 SWEEP_INTERVAL_S = 5.0
 
 
-class SharedReservation:
-    """A hold that is on disk from its beginning, and settled by itself. See `Reservation`."""
-
-    joined = False
-    secured = True
-
-    def __init__(self, state: HoldState) -> None:
-        self.state = state
-
-    def can_join(self) -> bool:
-        return False
-
-    async def secure(self, settle: Settle | None = None) -> bool:
-        return True
-
-
 class PostgresLedger:
     """See `LedgerPort`. Raises OSError when the database or the spool file cannot be used at the start."""
 
@@ -66,7 +50,7 @@ class PostgresLedger:
             raise StoreBusy("there is no answer")
         self.reserved += 1
         self._open[held.id] = clock.monotonic_s()
-        return SharedReservation(held)
+        return Reservation(held)
 
     def settle(self, operation: Settle, reservation: Reservation | None) -> Awaitable[None] | None:
         if reservation is None:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import msgspec
 
 from zuebee.contracts.admission import Amount
 from zuebee.contracts.inference import Job
-from zuebee.ledger.decide import release
+from zuebee.ledger.decide import release, storable
 from zuebee.ledger.entries import HoldState, Short
 from zuebee.ledger.errors import StoreFailed, UnknownOwner
 from zuebee.ledger.operations import Answer, Operation, Record, Reserve, Settle, settle_of, settle_text
@@ -26,7 +27,8 @@ from zuebee.ledger.postgres.store import PostgresStore
 _log = logging.getLogger("zuebee.billing")
 
 
-class Line(msgspec.Struct):
+@dataclass
+class Line:
     """A settlement, and which batch of which owner it is a part of. `number`: its own, if it is done alone."""
 
     owner: int
@@ -40,7 +42,15 @@ _decode = msgspec.json.Decoder(tuple[int, int, int, msgspec.Raw]).decode
 
 
 def _text(line: Line) -> bytes:
-    return _encode((line.owner, line.batch, line.number, msgspec.Raw(settle_text(line.settle))))
+    settle = line.settle
+    try:
+        text = settle_text(settle)
+    except UnicodeEncodeError:
+        record = settle.record
+        if record is not None:
+            record = Record(tuple(map(storable, record.row)), storable(record.event_id), record.billed)
+        text = settle_text(Settle(settle.hold, settle.amount, record, settle.if_held))
+    return _encode((line.owner, line.batch, line.number, msgspec.Raw(text)))
 
 
 def _line(text: bytes) -> Line:
@@ -51,20 +61,46 @@ def _line(text: bytes) -> Line:
     return Line(owner, batch, settle_of(settle), number)
 
 
-def _amount(_: type[object], plain: object) -> Amount:
-    return Amount(**msgspec.convert(plain, dict[str, int]))
+class _OldAmount(msgspec.Struct):
+    tokens: int
+    cost_nano: int
 
 
-_decode_old = msgspec.json.Decoder(Line, dec_hook=_amount).decode
+class _OldRecord(msgspec.Struct, array_like=True):
+    row: tuple[Any, ...]
+    event: str
+    event_id: str
+
+
+class _OldSettle(msgspec.Struct):
+    hold: str
+    amount: _OldAmount | None
+    record: _OldRecord | None
+    if_held: bool = False
+
+
+class _OldLine(msgspec.Struct):
+    """A line as earlier versions wrote it: an object."""
+
+    owner: int
+    batch: int
+    settle: _OldSettle
+    number: int = 0
+
+
+_decode_old = msgspec.json.Decoder(_OldLine).decode
 
 
 def _old_line(text: bytes) -> Line:
-    """A line of an earlier version, an object."""
     line = _decode_old(text)
-    record: Record | None = line.settle.record
-    if record is not None:
-        record.billed = bool(line.settle.hold)
-    return line
+    amount, record, hold = line.settle.amount, line.settle.record, line.settle.hold
+    settle = Settle(
+        hold,
+        None if amount is None else Amount(amount.tokens, amount.cost_nano),
+        None if record is None else Record(record.row, record.event_id, bool(hold)),
+        line.settle.if_held,
+    )
+    return Line(line.owner, line.batch, settle, line.number)
 
 
 class Spool:

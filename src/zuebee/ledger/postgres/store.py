@@ -325,7 +325,7 @@ class PostgresStore(PostgresConnection):
             return
         reporters = tuple(self._reporters)
         events = [
-            (place, record.event_id, reporter)
+            (place, storable(record.event_id), reporter)
             for place, record in enumerate(records, 1)
             if self._fits(record, len(reporters))
             for reporter in reporters

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from zuebee.contracts.admission import NOTHING, Amount, Budget
+from zuebee.contracts.admission import NOTHING, Budget
 from zuebee.contracts.inference import Job
 from zuebee.contracts.limits import period_start_s
 from zuebee.ledger.decide import decide, record_of, reserve
@@ -21,7 +21,7 @@ from zuebee.ledger.entries import TOKENS, Balance, HoldState, Path, Short
 from zuebee.ledger.errors import StoreBusy, StoreFailed
 from zuebee.ledger.journal_rows import outcome_of, settlement_of
 from zuebee.ledger.ledger import Ledger
-from zuebee.ledger.operations import Expire, Extend, Record, Renew, Reserve, Settle, charge, settle_of, settle_text
+from zuebee.ledger.operations import Expire, Extend, Renew, Reserve, Settle, charge, settle_of, settle_text
 from zuebee.ledger.port import Reservation, tell_nobody
 from zuebee.ledger.sqlite.group_commit import LATER, NOW, SOON, Batch, Closing, Committer
 from zuebee.ledger.sqlite.journal import Journal
@@ -43,12 +43,11 @@ WATCH_S: Final = 0.005
 """Between two looks at an attempt to write that nobody tells the end of."""
 
 
-class LocalReservation:
-    """A hold of this process: on disk once its batch is. See `Reservation`."""
+class LocalReservation(Reservation):
+    """A hold of this process: on disk once its batch is."""
 
     def __init__(self, state: HoldState, batch: Batch, ledger: "SqliteLedger") -> None:
-        self.state = state
-        self.joined = False
+        super().__init__(state)
         self._batch = batch
         self._ledger = ledger
 
@@ -131,8 +130,7 @@ class SqliteLedger:
     # --- what is asked ---
 
     async def reserve(self, operation: Reserve, job: Job) -> Reservation | Short:
-        budgets: tuple[Budget, ...] = operation.budgets
-        at_s: float = operation.at_s
+        budgets, at_s = operation.budgets, operation.at_s
         if self.ledger.path(budgets, at_s) is None:
             try:
                 await self._bring_in(budgets, at_s)
@@ -257,7 +255,7 @@ class SqliteLedger:
     def join(self, state: HoldState, batch: Batch, settle: Settle) -> None:
         """Let a hold end with the batch that it was reserved in. It takes effect when that is written."""
         now_s = clock.wall_s()
-        amount: Amount | None = settle.amount
+        amount = settle.amount
         if amount is None:
             entries = self.ledger.close(state, "void", NOTHING, now_s)
             batch.closing[state.id] = Closing(state, "voided", NOTHING, entries, settle.record)
@@ -381,5 +379,4 @@ def _line(line: bytes, stubs: dict[str, str]) -> Settle | None:
     if stub is None:
         return None
     settlement = settlement_of(outcome, stub)
-    record: Record = record_of(settlement, billed=True)
-    return Settle(outcome.hold, charge(settlement), record)
+    return Settle(outcome.hold, charge(settlement), record_of(settlement, billed=True))

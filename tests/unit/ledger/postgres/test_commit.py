@@ -149,7 +149,9 @@ async def test_a_sign_of_life_replaces_the_one_before(committer: SharedCommitter
         committer.renew([("r", tokens, 0)], 30.0)
     store.go.set()
     await eventually(lambda: len(store.batches) == 2)
-    assert store.batches[1] == [Renew([("r", 4, 0)], 30.0)]
+    [renewal] = store.batches[1]
+    assert isinstance(renewal, Renew)
+    assert (renewal.holds, renewal.hold_s) == ([("r", 4, 0)], 30.0)
 
 
 async def test_what_has_expired_is_resolved(committer: SharedCommitter, store: FakeStore) -> None:
