@@ -42,29 +42,37 @@ vllm: ## Install and serve a real vLLM on the CPU with a tiny model
 # Many a container sets this. Then each worker, and each process that a test starts, compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Tests marked `alone` watch clocks or the load of the machine: they come last, one after the other.
-# Of the time of a scenario more than half is waiting, so there are more of them at a time.
-SIDE_BY_SIDE = $(BIN)/python -m pytest -m "not proof and not alone" --dist worksteal --numprocesses
-# The same promises, kept by what was compiled. Tests marked `plain` change what cannot be changed there.
+# Each promise is tested once and where it counts. On the sources: all that is quick, which is `make check` too. On what was
+# compiled: the rooms that have compiled modules, what is slow in them, and the simulations. Tests marked `plain` change what
+# cannot be changed there, so they stay on the sources, slow or not. Without a compiler all of it runs on the sources.
+PYTEST = $(BIN)/python -m pytest --dist worksteal
+SIDE_BY_SIDE = not proof and not alone
 ROOMS = admission auth billing dialects dispatch edge http ledger lib limits models telemetry usage
-ON_COMPILED = $(BIN)/python -m pytest -m "not proof and not alone and not plain" --numprocesses 2 --dist worksteal \
-	-o pythonpath="$(COMPILED) ." $(ROOMS:%=tests/unit/%) tests/simulation \
-	--deselect tests/simulation/test_ledger_machine.py::test_no_order_of_calls_breaks_the_ledger
+ON_SOURCES = $(PYTEST) -m "$(SIDE_BY_SIDE) and (plain or not slow)" --numprocesses 2
+ON_COMPILED = $(PYTEST) -m "$(SIDE_BY_SIDE) and not plain" --numprocesses 3 -o pythonpath="$(COMPILED) ." \
+	$(ROOMS:%=tests/unit/%) tests/simulation
+# Of the time of a scenario more than half is waiting, so there are more of them at a time.
+SCENARIOS = $(PYTEST) -m "$(SIDE_BY_SIDE)" --numprocesses 4
 # Scenarios run what was compiled; these run the sources as well, which is what a newcomer starts.
 STORIES = readme first_request spending client_gone openai_package
 
+# Tests marked `alone` watch clocks or the load of the machine: they come last, one after the other.
 .PHONY: test
 test: $(VENV)/.installed-dev static compiled ## Run everything that continuous integration runs
 	@rm -f .cache/requirements.json
-	$(SIDE_BY_SIDE) 2 tests/house tests/unit tests/simulation $(ARGS)
-	@[ ! -e $(COMPILED)/.done ] || $(ON_COMPILED) $(ARGS)
-	@[ ! -e $(COMPILED)/.done ] || TEST_PLAIN=1 $(SIDE_BY_SIDE) 3 $(STORIES:%=tests/scenarios/test_%.py) $(ARGS)
-	$(SIDE_BY_SIDE) 3 tests/scenarios tests/proofs $(ARGS)
+	@if [ -e $(COMPILED)/.done ]; then set -ex; \
+		$(ON_SOURCES) tests/house tests/unit tests/simulation $(ARGS); \
+		$(ON_COMPILED) $(ARGS); \
+		TEST_PLAIN=1 $(SCENARIOS) $(STORIES:%=tests/scenarios/test_%.py) $(ARGS); \
+	else set -ex; \
+		$(PYTEST) -m "$(SIDE_BY_SIDE)" --numprocesses 3 tests/house tests/unit tests/simulation $(ARGS); \
+	fi
+	$(SCENARIOS) tests/scenarios tests/proofs $(ARGS)
 	$(BIN)/python -m pytest -m "alone and not proof" tests $(ARGS)
 
 .PHONY: check
-check: $(VENV)/.installed-dev static ## Run the checks of a minute: ruff, mypy, import-linter, house rules, unit tests
-	$(SIDE_BY_SIDE) 2 --quiet tests/house tests/unit $(ARGS)
+check: $(VENV)/.installed-dev static ## Run the checks of a minute: ruff, mypy, import-linter, house rules, quick unit tests
+	$(PYTEST) -m "$(SIDE_BY_SIDE) and not slow" --numprocesses 2 --quiet tests/house tests/unit $(ARGS)
 
 .PHONY: static
 static: $(VENV)/.installed-dev

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 from tests.house.streams import unowned_streams
-from tests.support.source import Source, imported_modules, references
+from tests.support.source import Source, imported_modules, nodes, references
 
 MAX_FILE_LINES = 700
 MAX_FUNCTION_LINES = 60
@@ -144,7 +144,7 @@ def long_files(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def long_functions(source: Source) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(source.tree):
+    for node in nodes(source.tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines > MAX_FUNCTION_LINES:
@@ -153,7 +153,7 @@ def long_functions(source: Source) -> Iterator[tuple[int, str]]:
 
 def stray_tasks(source: Source) -> Iterator[tuple[int, str]]:
     if source.inside and source.inside not in _TASK_OWNERS:
-        for node in ast.walk(source.tree):
+        for node in nodes(source.tree):
             if isinstance(node, ast.Attribute) and node.attr in _TASK_STARTERS:
                 yield node.lineno, f"{node.attr} starts a task that nobody watches"
             elif isinstance(node, ast.ImportFrom):
@@ -179,7 +179,7 @@ def bare_streams(source: Source) -> Iterator[tuple[int, str]]:
 
 def late_imports(source: Source) -> Iterator[tuple[int, str]]:
     if source.inside and not _matches(source.inside, _LATE):
-        for function in ast.walk(source.tree):
+        for function in nodes(source.tree):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield from ((line, f"{function.name} imports {module}") for line, module in imported_modules(function))
 

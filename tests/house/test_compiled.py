@@ -13,7 +13,7 @@ import pytest
 
 from bench import trees
 from tests.house.rules import Rule
-from tests.support.source import ROOT, Source, package_files, references
+from tests.support.source import ROOT, Source, nodes, package_files, references
 
 COMPILED: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["zuebee"]["compiled"]
 
@@ -40,7 +40,7 @@ def module(source: Source) -> str:
 
 def classes(source: Source) -> Iterator[tuple[int, str, list[str]]]:
     """(line, name, qualified bases) of each class; a base without a dot stands in the same module."""
-    for node in ast.walk(source.tree):
+    for node in nodes(source.tree):
         if isinstance(node, ast.ClassDef):
             names = [name for base in node.bases for name in _qualified(source.tree, base)]
             yield node.lineno, node.name, [name if "." in name else f"{module(source)}.{name}" for name in names]
@@ -64,7 +64,7 @@ def struct_classes(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def async_generators(source: Source) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(source.tree):
+    for node in nodes(source.tree):
         if isinstance(node, ast.AsyncFunctionDef) and any(_yields(statement) for statement in node.body):
             yield node.lineno, f"{node.name} is an asynchronous generator, which mypyc does not have"
 
@@ -83,7 +83,7 @@ def c_names(source: Source) -> Iterator[tuple[int, str]]:
 
 def attributes(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """(line, name) of the attributes of a module's own classes, by where they are used or declared."""
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
             yield node.lineno, node.attr
         elif isinstance(node, ast.ClassDef):

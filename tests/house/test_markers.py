@@ -24,7 +24,7 @@ def test_the_table_of_rows_is_whole() -> None:
 def test_every_registered_marker_is_used() -> None:
     options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
     registered = {re.split(r"[(:]", marker)[0] for marker in options["markers"]}
-    tests = [source for source in python_files() if source.path.startswith("tests/")]
+    tests = [each for each in python_files() if each.path.startswith("tests/") and "mark" in each.text]
     used = {
         name.split(".")[2] for source in tests for _, name in references(source.tree) if name.startswith("pytest.mark.")
     }
@@ -37,7 +37,7 @@ BY_THEMSELVES = {"pytest.mark.alone", "pytest.mark.proof"}
 
 def clock_without_marker(source: Source) -> bool:
     """Whether it reads a clock and none of its tests says that it needs the machine for itself."""
-    names = {name for _, name in references(source.tree)}
+    names = {name for _, name in references(source.tree)} if "time" in source.text else set()
     return bool(names & CLOCKS) and not names & BY_THEMSELVES
 
 
@@ -51,6 +51,28 @@ def test_who_watches_a_clock_runs_alone() -> None:
 def test_a_clock_that_is_watched_in_a_crowd_is_seen(marker: str, breach: bool) -> None:
     text = f"import time, pytest\npytestmark = [{marker}]\ndef test(): assert time.monotonic() < 2\n"
     assert clock_without_marker(Source("tests/scenarios/test_it.py", text)) is breach
+
+
+def slow_and_left_out(source: Source, folders: tuple[str, ...]) -> bool:
+    """Whether it has a test that is marked slow, in a folder that is not run on what was compiled."""
+    if source.path.startswith(folders) or "slow" not in source.text:  # the tree is dear to look through
+        return False
+    return any(name == "pytest.mark.slow" for _, name in references(source.tree))
+
+
+def test_whatever_is_slow_is_run_on_what_was_compiled() -> None:
+    """`make test` leaves what is slow out of its run on the sources: only these folders run a second time."""
+    rooms = re.search(r"^ROOMS = (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rooms is not None
+    folders = ("tests/simulation/", *(f"tests/unit/{room}/" for room in rooms[1].split()))
+    found = [source.path for source in python_files() if slow_and_left_out(source, folders)]
+    assert not found, "Nobody would run them: only rooms in ROOMS of the Makefile may have tests that are marked slow."
+
+
+@pytest.mark.parametrize(("path", "breach"), [("tests/unit/a/test_it.py", False), ("tests/unit/b/test_it.py", True)])
+def test_what_is_slow_and_would_not_be_run_is_seen(path: str, breach: bool) -> None:
+    source = Source(path, "import pytest\n@pytest.mark.slow\ndef test(): pass\n")
+    assert slow_and_left_out(source, ("tests/unit/a/",)) is breach
 
 
 def test_a_row_is_proven_by_a_pass_and_unproven_by_a_failure() -> None:

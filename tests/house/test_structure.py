@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from tests.support.pages import report_structure
-from tests.support.source import Source, package_files
+from tests.support.source import Source, nodes, package_files
 
 MAX_MODULES = 12
 MAX_FIELDS = 15
@@ -76,13 +76,13 @@ def is_self(value: ast.expr) -> bool:
 
 
 def wide_classes(source: Source, limit: int) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(source.tree):
+    for node in nodes(source.tree):
         if isinstance(node, ast.ClassDef) and not data(node) and len(fields(node)) > limit:
             yield node.name, len(fields(node))
 
 
 def wide_functions(source: Source, limit: int) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(source.tree):
+    for node in nodes(source.tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             count = len([each for each in arguments if each.arg not in ("self", "cls")])

@@ -89,7 +89,6 @@ def overspent(found: list[tuple[int, int, int]]) -> int:
     return max(used - granted for granted, _, used in found)
 
 
-@pytest.mark.alone
 async def test_no_crowd_overspends_a_budget_by_more_than_one_prompt(
     crowd: tuple[list[Gateway], str | None], record_property: Any
 ) -> None:
@@ -112,7 +111,6 @@ async def test_no_crowd_overspends_a_budget_by_more_than_one_prompt_whatever_it_
     await test_no_crowd_overspends_a_budget_by_more_than_one_prompt.__wrapped__(crowd, seed)  # type: ignore[attr-defined]
 
 
-@pytest.mark.alone
 async def test_what_nobody_can_see_is_seen_here_as_overspent(tmp_path: Path, sim: Sim) -> None:
     """The control: a server that adds 100,000 tokens to each prompt is known only when the first answers are there."""
     with running(tmp_path, config(sim, tmp_path, None)) as gateway:

@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.support.client import HELLO, ask
-from tests.support.commands import Failed, ask_zuebee, here, zuebee
+from tests.support.commands import Failed, ask_here, ask_zuebee, here, zuebee
 from tests.support.databases import postgres_database
 from tests.support.processes import running, simulated
 from tests.support.stores import made, made_for
@@ -20,7 +20,7 @@ from zuebee.cli import app
 
 
 class Desk(NamedTuple):
-    """A folder with a configuration whose store is empty, and commands in it: as processes, or quicker within ours."""
+    """A folder with a configuration whose store is empty, and commands in it."""
 
     folder: Path
     say: Callable[..., str]
@@ -39,7 +39,7 @@ def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
     if request.param == "sqlite":
         write({"path": "data/store.db"})
         made_for(tmp_path / "config.yaml")
-        yield Desk(tmp_path, partial(zuebee, tmp_path))
+        yield Desk(tmp_path, partial(here, tmp_path))
         return
     with postgres_database() as url:
         write({"url": url})
@@ -125,7 +125,7 @@ MISTAKES = [
 
 def test_mistakes_name_the_argument(tmp_path: Path) -> None:
     store = ("--store", made(tmp_path / "store.db"), "--config", str(tmp_path / "none.yaml"))
-    zuebee(tmp_path, "accounts", "add", "organization", "acme", *store)
+    here(tmp_path, "accounts", "add", "organization", "acme", *store)
     runner = CliRunner()
     for command, status, message in MISTAKES:
         failed = runner.invoke(app, [*command, *store])
@@ -146,10 +146,10 @@ def test_a_store_that_cannot_be_used_is_said_without_its_password(
     )
     assert "very-secret" not in caught.value.stderr + caught.value.stdout
     with pytest.raises(Failed) as caught:
-        zuebee(tmp_path, "keys", "list", "--store", str(tmp_path))
+        here(tmp_path, "keys", "list", "--store", str(tmp_path))
     assert (caught.value.status, "Traceback" in caught.value.stderr) == (1, False)
     with pytest.raises(Failed, match="There is no config"):
-        zuebee(tmp_path, "keys", "list")
+        here(tmp_path, "keys", "list")
 
 
 def test_commands_work_beside_a_running_server(tmp_path: Path) -> None:
@@ -157,12 +157,12 @@ def test_commands_work_beside_a_running_server(tmp_path: Path) -> None:
         config = {"backends": [{"url": sim.url}], "store": {"path": str(tmp_path / "store.db")}, "usage": None}
         with running(tmp_path / "gateway", config) as gateway, ThreadPoolExecutor(2) as pool:
             path = ("--config", str(gateway.config_path))
-            zuebee(tmp_path, "accounts", "add", "organization", "acme", *path)
-            zuebee(tmp_path, "accounts", "set-budget", "organization", "acme", "--prepaid", *path)
+            here(tmp_path, "accounts", "add", "organization", "acme", *path)
+            here(tmp_path, "accounts", "set-budget", "organization", "acme", "--prepaid", *path)
             top_up = ("accounts", "top-up", "organization", "acme", "1", *path)
             ups = [pool.submit(ask_zuebee, tmp_path, *top_up, "--payment", f"p{n}") for n in range(6)]
             answers = [ask(gateway.url, {**HELLO, "max_tokens": 1}).status for _ in range(200)]
             assert all(up.result()["fresh"] for up in ups)
             assert answers == [200] * 200
-            [budget] = ask_zuebee(tmp_path, "accounts", "show", "organization", "acme", *path)["budgets"]
+            [budget] = ask_here(tmp_path, "accounts", "show", "organization", "acme", *path)["budgets"]
             assert budget["running"]["available"] == 6 * 10**9

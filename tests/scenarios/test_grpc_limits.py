@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from tests.support.client import HELLO, ask
-from tests.support.commands import ask_zuebee
+from tests.support.commands import ask_here
 from tests.support.grpc_peers import Failure, billing_service, calling, chunks, failure, hello
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
 from tests.support.redis_server import RedisServer, new_prefix, redis_server
@@ -192,7 +192,7 @@ def test_a_budget_that_is_gone_refuses_and_waiting_would_not_help(tmp_path: Path
     prices = [{"model": "sim-small", "input_per_million": "1", "output_per_million": "2"}]
     billing = {"prices": prices, "built_in_prices": False}
     with running(tmp_path, config(sim, auth={"enabled": True}, api_keys=None, billing=billing)) as gateway:
-        key = ask_zuebee(tmp_path, "keys", "create", "--budget", "0.01/never")["key"]
+        key = ask_here(tmp_path, "keys", "create", "--budget", "0.01/never")["key"]
         with calling(gateway, key) as caller:
             answer = caller.ask(hello(max_tokens=1000))
             assert isinstance(answer, ChatCompletionResponse)

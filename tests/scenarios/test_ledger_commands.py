@@ -74,13 +74,13 @@ def test_open_holds_are_shown(path: Path) -> None:
 
 
 def test_what_cannot_be_read_is_one_line_that_says_why(path: Path, tmp_path: Path) -> None:
-    for expected, *arguments in (
-        (1, "verify", "--store", str(tmp_path / "none.db")),
-        (2, "verify", "--config", str(tmp_path / "none.yaml")),
-        (1, "show", "nobody", "--store", str(path), "--json"),
-        (1, "holds", "--store", "postgresql://nobody@127.0.0.1:9/none"),
+    for run, expected, *arguments in (
+        (commands.zuebee, 1, "verify", "--store", str(tmp_path / "none.db")),
+        (here, 2, "verify", "--config", str(tmp_path / "none.yaml")),
+        (here, 1, "show", "nobody", "--store", str(path), "--json"),
+        (here, 1, "holds", "--store", "postgresql://nobody@127.0.0.1:9/none"),
     ):
-        status, _, err = zuebee(*map(str, arguments), run=commands.zuebee)
+        status, _, err = zuebee(*map(str, arguments), run=run)
         assert status == expected
         assert len(err.splitlines()) == 1, err
     assert not (tmp_path / "none.db").exists()

@@ -6,7 +6,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support.commands import ask_zuebee
+from tests.support.commands import ask_here
 from tests.support.processes import KEY, Gateway, Sim, running, simulated
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
@@ -30,8 +30,8 @@ def gateway(sim: Sim, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate
     }
     folder = tmp_path_factory.mktemp("gateway")
     with running(folder, config) as process:
-        ask_zuebee(folder, "plans", "create", "small", "--model", "sim-small", "--model", "other")
-        ask_zuebee(folder, "accounts", "add", "organization", "acme", "--model", "sim-*")
+        ask_here(folder, "plans", "create", "small", "--model", "sim-small", "--model", "other")
+        ask_here(folder, "accounts", "add", "organization", "acme", "--model", "sim-*")
         yield process
 
 
@@ -40,7 +40,7 @@ def client(gateway: Gateway, key: str) -> openai.OpenAI:
 
 
 def made(gateway: Gateway, *options: str) -> str:
-    return str(ask_zuebee(gateway.folder, "keys", "create", *options)["key"])
+    return str(ask_here(gateway.folder, "keys", "create", *options)["key"])
 
 
 @pytest.mark.parametrize(

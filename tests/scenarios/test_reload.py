@@ -14,8 +14,6 @@ import pytest
 from tests.support.processes import KEY, Gateway, Sim, running, simulated
 from tests.support.raw_http import DONE, ask, chat, eventually, request, wire
 
-pytestmark = pytest.mark.alone
-
 SECOND_KEY = "sk-test-second-0123456789"
 CLIENTS = 6
 RELOADS = 30

@@ -12,8 +12,6 @@ import pytest
 from tests.support.processes import running, simulated
 from tests.support.raw_http import chat, eventually, head, request, wire
 
-pytestmark = pytest.mark.alone
-
 REQUESTS = 300
 AT_ONCE = 20
 GROWTH_BYTES = 25 << 20

@@ -13,8 +13,6 @@ import pytest
 from tests.support.processes import Gateway, Sim, running, simulated, until
 from tests.support.raw_http import Wire, ask, chat, eventually, head, request, wire
 
-pytestmark = pytest.mark.alone
-
 DEADLINE_S = 1.0
 LATE_S = 3.0
 """What a loaded machine may add to a deadline before a test fails."""
@@ -88,7 +86,7 @@ async def test_drip_feeders_are_cut_while_honest_requests_succeed(tmp_path: Path
 
 async def test_a_slow_but_steady_upload_outlasts_the_deadline(tmp_path: Path) -> None:
     body = b" " * 12_000 + b'{"model":"sim-small","max_tokens":2,"messages":[{"role":"user","content":"hi"}]}'
-    limits = {"body_timeout": "500ms", "body_min_bytes_per_s": 4000}
+    limits = {"body_timeout": "500ms", "body_min_bytes_per_s": 1000}  # a tenth of what it sends
     with simulated(tmp_path / "sim", "--tokens-per-s", "0") as sim, gateway(tmp_path, sim, **limits) as process:
         async with wire(process.port) as connection:
             connection.send(head(content_length=str(len(body))))
@@ -116,6 +114,7 @@ def is_quiet(sim: Sim) -> bool:
     return bool(sim.stats()["events_sent"] == before)
 
 
+@pytest.mark.alone
 def test_readers_that_stop_hold_the_backend_back_and_are_cut(tmp_path: Path) -> None:
     options = ("--models", LONG_NAME)
     with simulated(tmp_path / "sim", *options) as sim, gateway(tmp_path, sim, write_timeout="6s") as process:

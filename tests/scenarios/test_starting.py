@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.commands import Failed, here
 from tests.support.processes import KEY, READY, SIM_READY, SOURCES, Process
 from zuebee import __version__
 
@@ -28,6 +29,13 @@ def zuebee(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "zuebee", *arguments]
     environ = {**os.environ, "PYTHONPATH": SOURCES}
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=10, check=False)
+
+
+def within_ours(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same within our process, for a command that is expected to fail."""
+    with pytest.raises(Failed) as caught:
+        here(folder, *arguments)
+    return subprocess.CompletedProcess(arguments, caught.value.status, caught.value.stdout, caught.value.stderr)
 
 
 def write_config(folder: Path, change: Change) -> None:
@@ -140,7 +148,7 @@ MISTAKES: list[tuple[str, str]] = [
 @pytest.mark.parametrize(("text", "message"), MISTAKES)
 def test_a_mistake_is_shown_with_its_place(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
-    done = zuebee(tmp_path, "run" if text is MISTAKES[0][0] else "check-config")
+    done = zuebee(tmp_path, "run") if text is MISTAKES[0][0] else within_ours(tmp_path, "check-config")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.search(message, done.stderr), done.stderr
     assert "Traceback" not in done.stderr

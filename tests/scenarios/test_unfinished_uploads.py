@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.processes import KEY, Gateway, Sim, running, simulated
+from tests.support.promises import within
 from tests.support.raw_http import chat, eventually, head, request, wire
 from tests.support.redis_server import new_prefix, redis_server
 
@@ -132,7 +133,6 @@ async def eventually_free(gateway: Gateway) -> None:
         await asyncio.sleep(0.02)
 
 
-@pytest.mark.alone
 async def test_thirty_uploads_hold_a_bounded_amount(tmp_path: Path, sim: Sim) -> None:
     """No limit is set: what bounds them is the room for unfinished bodies, of which others have their part."""
     server = {"max_body_size": 8 * MIB, "max_unfinished_bodies": 64 * MIB}
@@ -151,9 +151,8 @@ async def test_thirty_uploads_hold_a_bounded_amount(tmp_path: Path, sim: Sim) ->
             assert gateway.resident_bytes - base < 2 * 8 * MIB + 64 * MIB
             large = json.dumps({**chat(1, stream=False), "padding": "p" * (7 * MIB)}).encode()
             for _ in range(3):
-                begun_s = time.monotonic()
-                assert await status(gateway, request(large, authorization=f"Bearer {OTHER}")) == (200, "")
-                assert time.monotonic() - begun_s < 5
+                with within(5.0, "an upload of another caller"):
+                    assert await status(gateway, request(large, authorization=f"Bearer {OTHER}")) == (200, "")
         await eventually(lambda: room(gateway) == 0, "all room is given back")
         await eventually(lambda: gateway.resident_bytes - base < 40 * MIB, "memory comes back")
 

@@ -32,6 +32,8 @@ from zuebee.ledger.sqlite.store import SqliteStore
 from zuebee.ledger.sqlite.wal_file import WalFile
 from zuebee.limits.service import MemoryLimiter
 
+pytestmark = pytest.mark.slow
+
 BUDGETS = (Budget("key:k/tokens/never", "tokens", "never", 1_000_000),)
 WHO = Principal("k", "key", "user", budgets=BUDGETS)
 TIMEOUT_S = 0.08

@@ -15,6 +15,8 @@ from zuebee.dispatch import balancer
 from zuebee.dispatch.balancer import Backend, Health
 from zuebee.dispatch.service import Dispatcher
 
+pytestmark = pytest.mark.slow
+
 CALLERS = ("a", "b", "c", "d")
 STEP_S = 0.2
 SETTLED_S = 1.0 + 4 * STEP_S

@@ -36,6 +36,8 @@ from zuebee.lib.failures import RedisDown
 from zuebee.limits.redis_limiter import RedisLimiter
 from zuebee.limits.service import MemoryLimiter
 
+pytestmark = pytest.mark.slow
+
 BUDGETS = (Budget("key:k/tokens/never", "tokens", "never", 1_000_000),)
 WHO = Principal("k", "key", "user", budgets=BUDGETS, limits=(Limit("key:k", "concurrent", 1),))
 TURNS = 40

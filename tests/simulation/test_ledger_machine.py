@@ -18,6 +18,8 @@ from tests.support.ledger_targets import InMemory, OnSqlite
 from tests.support.source import ROOT
 from zuebee.schema.prepare import prepare
 
+pytestmark = pytest.mark.slow
+
 IN_MEMORY_STEPS = 165_000
 SQLITE_STEPS = 30_000
 POSTGRES_STEPS = 5_000

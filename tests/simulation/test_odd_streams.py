@@ -16,6 +16,8 @@ from zuebee.dialects.openai_stream import StreamMeter
 from zuebee.dialects.openai_usage import Figures
 from zuebee.dialects.sse import event_data, split_events
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 1500
 THROUGH_THE_GATEWAY = 60
 Pass = Callable[[list[bytes], bool], tuple[bytes, bool, Figures | None]]

@@ -24,6 +24,8 @@ from zuebee.lib.units import Duration, Timeout
 from zuebee.models.estimate import PromptSizes
 from zuebee.models.service import BackendInference
 
+pytestmark = pytest.mark.slow
+
 REQUESTS = 240
 AT_ONCE = 6
 RETRY = RetrySettings(initial_wait_s=Duration(0.01), max_wait_s=Duration(0.05), budget_percent=100)

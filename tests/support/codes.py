@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterable, Iterator
 
-from tests.support.source import Source, dotted_name, package_files
+from tests.support.source import Source, dotted_name, nodes, package_files
 
 Positions = dict[str, int]
 
@@ -26,7 +26,7 @@ def error_codes(sources: Iterable[Source] | None = None) -> set[str]:
 def _positions(tree: ast.AST) -> Positions:
     """For each function or class with a parameter or field `code`: which positional argument it is."""
     found: Positions = {}
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             names = [each.arg for each in node.args.args if each.arg != "self"]
         elif isinstance(node, ast.ClassDef):
@@ -48,7 +48,7 @@ def _codes(tree: ast.Module, positions: Positions) -> Iterator[str]:
         for one in tree.body
         if isinstance(one, ast.AnnAssign) and one.value is not None
     }
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         for value in _values(node, positions):
             for part in ast.walk(constants.get(dotted_name(value) or "-", value)):
                 if isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value:

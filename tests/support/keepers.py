@@ -18,7 +18,7 @@ from zuebee.schema.tables import kept_answers, metadata
 ANSWER = KeptAnswer(200, [(b"content-type", b"application/json")], b"{}" * 500, events=False)
 CALLER = Principal("k", "key", "user", organization_id="org")
 
-Keepers = Callable[[], AnswerKeeper]
+Keepers = Callable[..., AnswerKeeper]
 
 
 def keeper(url: str, **options: Any) -> AnswerKeeper:

@@ -68,11 +68,14 @@ class Wire:
         head = f"{method} {path} HTTP/{version}\r\nhost: sim\r\n{headers}content-length: {len(data)}\r\n\r\n"
         self.socket.sendall(head.encode() + data)
 
-    def read(self, wait_s: float = TIMEOUT_S) -> tuple[bytes, str]:
-        """Return all that comes, and how it ended: `eof`, `reset` or `silence`."""
+    def read(self, wait_s: float = TIMEOUT_S, enough: Callable[[bytes], bool] | None = None) -> tuple[bytes, str]:
+        """Return all that comes, and how it ended: `eof`, `reset` or `silence`, which is `wait_s` without a byte.
+
+        Until `enough` is there it may take its time, as on a busy machine.
+        """
         got = b""
-        self.socket.settimeout(wait_s)
         while True:
+            self.socket.settimeout(wait_s if enough is None or enough(got) else TIMEOUT_S)
             try:
                 data = self.socket.recv(65536)
             except ConnectionResetError:

@@ -49,9 +49,15 @@ def package_files() -> tuple[Source, ...]:
     return tuple(source for source in python_files() if source.inside)
 
 
+@cache
+def nodes(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """All nodes of a tree, which is walked once however many rules look at it."""
+    return tuple(ast.walk(tree))
+
+
 def imported_modules(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """(line, dotted name) of every import, wherever it stands; `from a import b` is `a.b`."""
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -60,10 +66,15 @@ def imported_modules(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"{node.module}.{alias.name}"
 
 
-def references(tree: ast.AST) -> Iterator[tuple[int, str]]:
+@cache
+def references(tree: ast.AST) -> tuple[tuple[int, str], ...]:
     """(line, qualified name) of every name used, seen through imports: `now` may be `time.time`."""
+    return tuple(_references(tree))
+
+
+def _references(tree: ast.AST) -> Iterator[tuple[int, str]]:
     origins = _origins(tree)
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         name = dotted_name(node)
         if name:
             head, _, rest = name.partition(".")
@@ -84,7 +95,7 @@ def dotted_name(node: ast.AST) -> str:
 def _origins(tree: ast.AST) -> dict[str, str]:
     """What each imported name stands for."""
     origins: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.asname:

@@ -35,9 +35,10 @@ class Invoices:
     DatabaseError.
     """
 
-    def __init__(self, database: Database, *, currency: str) -> None:
+    def __init__(self, database: Database, *, currency: str, max_lines: int = MAX_LINES) -> None:
         self._database = database
         self._currency = currency
+        self._max_lines = max_lines
 
     def make(self, organization_id: str, month: str) -> dict[str, Any]:
         """The invoice of a month that is over (`2026-10`), made once: later it is the same, whatever has changed."""
@@ -106,7 +107,7 @@ class Invoices:
         statement: Any = (
             delete(unbilled_usage).where(*mine).returning(*columns) if take else select(*columns).where(*mine)
         )
-        lines = _lines(connection.execute(statement), starts_at_s)
+        lines = _lines(connection.execute(statement), starts_at_s, self._max_lines)
         draft = {
             "number": "",
             "organization_id": organization_id,
@@ -123,14 +124,14 @@ class Invoices:
 _SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_nano")
 
 
-def _lines(rows: Iterable[Any], month: int) -> list[dict[str, Any]]:
-    """The dearest first; what came late says of which month it is, and beyond MAX_LINES all is one line."""
+def _lines(rows: Iterable[Any], month: int, max_lines: int) -> list[dict[str, Any]]:
+    """The dearest first; what came late says of which month it is, and beyond `max_lines` all is one line."""
     totals: dict[tuple[str, str, str], list[int]] = {}
     for at_s, user_id, model, *sums in rows:
         late = "" if at_s == month else datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m")
         _add(totals.setdefault((user_id, model, late), [0] * len(_SUMS)), sums)
     ordered = sorted(totals.items(), key=lambda each: (-each[1][-1], each[0]))
-    kept, rest = ordered[: MAX_LINES - 1], ordered[MAX_LINES - 1 :]
+    kept, rest = ordered[: max_lines - 1], ordered[max_lines - 1 :]
     if len(rest) > 1:
         other = [0] * len(_SUMS)
         for _, sums in rest:

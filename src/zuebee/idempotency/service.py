@@ -79,12 +79,22 @@ _log = logging.getLogger("zuebee.answers")
 class AnswerKeeper:
     """`Answers` in a database. `start` it once the loop runs; `aclose` closes the database too."""
 
-    def __init__(self, database: Grouped, *, retention_s: float, max_bytes: int) -> None:
+    def __init__(
+        self,
+        database: Grouped,
+        *,
+        retention_s: float,
+        max_bytes: int,
+        lease_s: float = LEASE_S,
+        renew_interval_s: float = RENEW_S,
+    ) -> None:
         self.max_bytes = max_bytes
         self.failures = 0
         self._seldom = Seldom(_log)
         self._database = database
         self._retention_s = retention_s
+        self._lease_s = lease_s
+        self._renew_interval_s = renew_interval_s
         self._claimed: set[int] = set()
         self._claims: dict[int, asyncio.Task[store.Row | None]] = {}
         self._left_over: dict[int, tuple[Callable[[Connection], object], float]] = {}
@@ -135,7 +145,7 @@ class AnswerKeeper:
     async def claim(self, ticket: Ticket) -> Refusal | None:
         """Who leaves meanwhile frees it, and that waits for what is under way."""
         self._claimed.add(ticket.owner)
-        enter = partial(store.claim, ticket=ticket, lease_s=LEASE_S, retention_s=self._retention_s)
+        enter = partial(store.claim, ticket=ticket, lease_s=self._lease_s, retention_s=self._retention_s)
         claiming = self._claims[ticket.owner] = self._tasks.spawn(self._entered(ticket, enter), "claim a key")
         try:
             other = await asyncio.shield(claiming)
@@ -219,7 +229,7 @@ class AnswerKeeper:
     async def _attend(self) -> None:
         turn = 0
         while True:
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(self._renew_interval_s)
             turn += 1
             try:
                 if self._claimed:
@@ -234,7 +244,7 @@ class AnswerKeeper:
         owners = list(self._claimed)
         for begin in range(0, len(owners), store.SWEEP_ROWS):
             part = owners[begin : begin + store.SWEEP_ROWS]
-            await self._run(lambda connection, part=part: store.renew(connection, part, LEASE_S))  # type: ignore[misc]
+            await self._run(lambda connection, part=part: store.renew(connection, part, self._lease_s))  # type: ignore[misc]
 
     async def _sweep(self) -> None:
         for _ in range(MAX_SWEEPS):

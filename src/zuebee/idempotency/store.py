@@ -132,10 +132,11 @@ class Grouped:
     its own, as locks that several processes take in different orders would block one another.
     """
 
-    def __init__(self, database: Database, *, timeout_s: float, writers: int) -> None:
+    def __init__(self, database: Database, *, timeout_s: float, writers: int, max_waiting: int = MAX_WAITING) -> None:
         self._database = database
         self._timeout_s = timeout_s
         self._writers = writers
+        self._max_waiting = max_waiting
         self._max_group = MAX_GROUP if database.engine.dialect.name == "sqlite" else 1
         self._waiting: deque[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = deque()
         self._busy = 0
@@ -143,7 +144,7 @@ class Grouped:
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """Do `work`; when it returns, it is committed. Raises DatabaseError, also when that takes too long."""
-        if len(self._waiting) >= MAX_WAITING:
+        if len(self._waiting) >= self._max_waiting:
             raise DatabaseError("too much to do")
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append((work, done))

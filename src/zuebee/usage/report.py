@@ -85,9 +85,10 @@ def totals(connection: Connection, chosen: Filter, by: Sequence[GroupBy]) -> lis
 class Pages:
     """The records themselves, in the order in which they were written, a page at a time."""
 
-    def __init__(self, chosen: Filter, currency: str) -> None:
+    def __init__(self, chosen: Filter, currency: str, *, rows_at_once: int = ROWS_AT_ONCE) -> None:
         self._chosen = chosen
         self._currency = currency  # of the store: that of records that name none
+        self._rows_at_once = rows_at_once
         self._last = 0
         self._ended = False
 
@@ -97,8 +98,8 @@ class Pages:
             return None
         columns = [_rows[name] for name in (*EXPORTED, "currency")]
         query = _where(select(_rows.id, *columns), self._chosen).where(_rows.id > self._last)
-        found = connection.execute(query.order_by(_rows.id).limit(ROWS_AT_ONCE)).all()
-        self._ended = len(found) < ROWS_AT_ONCE
+        found = connection.execute(query.order_by(_rows.id).limit(self._rows_at_once)).all()
+        self._ended = len(found) < self._rows_at_once
         self._last = found[-1][0] if found else self._last
         return [
             {

@@ -81,7 +81,6 @@ def test_tokens_come_at_the_set_pace(wire: Wire) -> None:
     assert 0.19 <= time.monotonic() - begun < 0.6
 
 
-@pytest.mark.alone
 def test_a_client_that_does_not_read_stops_the_stream(url: str, wire: Wire) -> None:
     wire.send({**HELLO, "stream": True, "sim": {"tokens": 100_000}})  # 23 MB, more than the kernel buffers
 

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from tests.support.accounts import Store
-from zuebee.accounts import invoices
 from zuebee.accounts.invoice_page import invoice_page
+from zuebee.accounts.invoices import Invoices
 from zuebee.accounts.schemas import AccountsError
 from zuebee.lib import clock
 
@@ -95,12 +95,12 @@ def test_a_month_whose_records_were_removed_before_there_were_totals_is_refused(
     assert store.rows("SELECT count(*) FROM invoices") == [(1,)]
 
 
-def test_too_many_lines_are_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(invoices, "MAX_LINES", 3)
+def test_too_many_lines_are_one(store: Store) -> None:
+    short = Invoices(store.database, currency="USD", max_lines=3)
     store.acme()
     for number in range(10):
         store.used(at_s=OCTOBER_S, organization_id="acme", user_id=f"u{number}", cost_nano=10 + number)
-    invoice = store.invoices.make("acme", "2025-10")
+    invoice = short.make("acme", "2025-10")
     shown = [(x["user_id"], x["model"], x["requests"], x["cost_nano"]) for x in invoice["lines"]]
     assert shown == [("u9", "m", 1, 19), ("u8", "m", 1, 18), ("", "other", 8, 108)]
     assert invoice["total_nano"] == 145

@@ -298,6 +298,7 @@ RULES = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(rules=RULES, path=TEXT, method=st.sampled_from(["GET", "POST", "TRACE"]), value=TEXT, body=TEXT,
        address=st.sampled_from(["10.0.0.1", "x", "::1"]), known=st.booleans(), count=st.booleans())  # fmt: skip

@@ -45,6 +45,7 @@ async def test_a_nonce_that_was_used_before_a_restart_is_used(path: Path, time: 
     assert not await MemoryNonces().seen("acme", "n1", 500), "memory alone would not know it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restarts_every", [7, 10_000])
 async def test_the_files_forget_what_is_too_old_and_nothing_else(path: Path, time: Time, restarts_every: int) -> None:
     nonces, largest, known = KeptNonces(path), 0, dict.fromkeys(path.parent.iterdir(), 0)

@@ -114,6 +114,7 @@ FIELDS = ["status", "balance", "total_quota", "expires_at", "allowed_ips", "user
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON))
 def test_nothing_but_a_record_or_a_value_error(data: dict[str, Any]) -> None:
     with contextlib.suppress(ValueError):

@@ -61,6 +61,7 @@ def test_what_nobody_sells_has_no_price(model: str) -> None:
     assert LIST.find(model, DAY) is None
 
 
+@pytest.mark.slow
 def test_every_model_of_the_list_costs_something_sane_and_more_tokens_cost_more() -> None:
     known = 0
     providers = json.loads(FILE.read_bytes())["providers"]

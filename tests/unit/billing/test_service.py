@@ -136,6 +136,7 @@ def batches_alive() -> int:
     return sum(isinstance(each, Batch) for each in gc.get_objects())
 
 
+@pytest.mark.slow
 async def test_what_is_settled_is_let_go_of(billing: BillingService) -> None:
     """A settlement leads to its hold, and that to the batch with the settlement: kept, they would stay for ever."""
     before = batches_alive()
@@ -186,6 +187,7 @@ async def test_a_model_without_a_price_is_refused_to_who_pays_with_money_only(bi
     assert billing.quote(TOKENS, make_job(model="unknown"), Need(1, 1, 2, 2)) == Quote(3, 0)
 
 
+@pytest.mark.slow
 async def test_at_once_only_as_many_as_fit(billing: BillingService) -> None:
     asked = (billing.reserve(TOKENS, make_job(request_id=f"r{n}"), Amount(150)) for n in range(200))
     answers = await asyncio.gather(*asked)

@@ -64,6 +64,7 @@ def figures(store: str, period: Period) -> dict[float, tuple[int, int]]:
         return {row[0]: (row[1], row[2]) for row in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize("back_s", BACK_S)
 @pytest.mark.parametrize("period", PERIODS)
@@ -201,6 +202,7 @@ def url() -> Iterator[str]:
         yield url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off_s", [-40 * 86400.0, -86400.0, -4000.0, 4000.0, 86400.0, 40 * 86400.0])
 def test_a_gateway_whose_clock_is_not_that_of_the_database(url: str, off_s: float) -> None:
     """Its clock goes back over midnight, and forward again, while a second gateway's stays."""

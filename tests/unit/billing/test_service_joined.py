@@ -218,6 +218,7 @@ async def test_what_is_being_written_when_waiting_takes_too_long_is_waited_for(p
     await until(lambda: parts.left == (1000, 0, 42, 0))
 
 
+@pytest.mark.slow
 async def test_a_flush_that_takes_too_long_or_fails_refuses_nothing_that_is_charged(parts: Parts) -> None:
     parts.flush = lambda: asyncio.run(asyncio.sleep(3 * TIMEOUT_S))
     hold = await parts.reserve()

@@ -158,6 +158,7 @@ async def test_a_settled_request_is_not_renewed(billing: BillingService, store: 
     assert done(store, Renew) + done(store, Extend) == []
 
 
+@pytest.mark.slow
 async def test_an_outage_refuses_what_begins_and_cuts_nothing(billing: BillingService, store: FakeStore) -> None:
     hold = await reserve(billing, TOKENS, Amount(100))
     store.failures = [StoreLost("gone")] * 4

@@ -70,6 +70,7 @@ def bodies(draw: st.DrawFn) -> bytes:
     return ("{" + ",".join(items) + "}").encode("utf-8", "surrogatepass")
 
 
+@pytest.mark.slow
 @given(bodies())
 def test_what_is_found_is_what_a_slow_reader_finds(body: bytes) -> None:
     found = read_request(body)
@@ -153,6 +154,7 @@ def test_no_shape_takes_memory(shape: str) -> None:
     assert peak_bytes(SHAPES[shape](SIZE)) < 2 << 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_nothing_by_chance_takes_memory(seed: int) -> None:
     assert peak_bytes(by_chance(seed, SIZE)) < 2 << 20

@@ -32,6 +32,7 @@ def requests(draw: st.DrawFn) -> tuple[dict[str, Any], bytes]:
     return value, draw(written(value)).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("A146", "A297")
 @given(requests())
 def test_asking_for_usage_changes_nothing_but_the_option(request: tuple[dict[str, Any], bytes]) -> None:
@@ -100,6 +101,7 @@ def test_a_deeply_nested_body_can_be_asked_for_usage() -> None:
     assert asked_for_usage(deep).startswith(b'{"stream_options":{"include_usage":true,"a":1},"x":[[')
 
 
+@pytest.mark.slow
 @given(requests())
 def test_a_request_is_read_however_it_is_written(request: tuple[dict[str, Any], bytes]) -> None:
     value, body = request

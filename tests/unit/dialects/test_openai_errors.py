@@ -93,6 +93,7 @@ def test_whatever_comes_an_sdk_can_read_it(body: bytes) -> None:
     assert isinstance(error["message"], str)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body", [b"[" * 100_000, b'{"detail":' * 5000, b"<" * 1_000_000, b'{"message":"' + b"a" * 900_000 + b'"}']
 )

@@ -52,6 +52,7 @@ def replay(parts: list[bytes], *, hide: bool) -> Seen:
     return Seen(output, meter.usage, meter.chunks, meter.done, error, meter.fault, meter.whole)
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("A034", "A295")
 @pytest.mark.parametrize("hide", [False, True], ids=["shown", "hidden"])
 @pytest.mark.parametrize("name", STREAMS)
@@ -63,6 +64,7 @@ def test_where_the_network_cuts_a_stream_changes_nothing(name: str, hide: bool) 
         assert replay([stream[:at], stream[at:]], hide=hide) == whole, at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hide", [False, True], ids=["shown", "hidden"])
 @pytest.mark.parametrize("name", BIG)
 def test_where_the_network_cuts_a_long_event_changes_nothing(name: str, hide: bool) -> None:

@@ -36,6 +36,7 @@ _ANY = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(_ANY))
 def test_no_choices_raise_or_weigh_more_than_they_are(choices: list[object]) -> None:
     raw = msgspec.json.encode(choices)

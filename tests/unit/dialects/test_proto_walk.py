@@ -26,6 +26,7 @@ CROWDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CROWDS)
 def test_a_crowd_is_refused_before_it_is_parsed(name: str) -> None:
     data = CROWDS[name] * (SIZE // len(CROWDS[name]))

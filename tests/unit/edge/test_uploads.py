@@ -39,6 +39,7 @@ class Senders:
         return not (uploads.size or uploads._holders or uploads._hungry or uploads._full)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
 async def test_any_crowd_gets_through_within_the_bounds(seed: int) -> None:
     choose, senders = random.Random(seed), Senders()

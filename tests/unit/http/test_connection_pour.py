@@ -107,6 +107,7 @@ async def test_what_came_is_handed_over_before_the_failure_is_raised(parts: tupl
         assert pool.in_use == 0
 
 
+@pytest.mark.slow
 async def test_whoever_stopped_and_goes_on_has_heard_what_came_before() -> None:
     async with scripted(saying(chunk(b"one"), chunk(b"two"), b"0\r\n\r\n", pause_s=0.2)) as server:
         connection = await send(make_pool(server), timeouts=Timeouts(0.3, 5, 5))

@@ -24,6 +24,7 @@ def flooding(sizes: list[int], pause_s: float) -> Play:
     return play
 
 
+@pytest.mark.slow
 async def test_the_time_of_a_slow_reader_is_not_the_servers() -> None:
     async with scripted(flooding([16 << 20, 1], 0.15)) as server:
         pool = make_pool(server)
@@ -39,6 +40,7 @@ async def test_the_time_of_a_slow_reader_is_not_the_servers() -> None:
         pool.close()
 
 
+@pytest.mark.slow
 async def test_a_reader_that_takes_nothing_is_to_blame_in_the_end() -> None:
     async with scripted(flooding([64 << 20], 0)) as server:
         connection = await send(make_pool(server), timeouts=Timeouts(5, 0.1, 0.3))
@@ -49,6 +51,7 @@ async def test_a_reader_that_takes_nothing_is_to_blame_in_the_end() -> None:
         assert caught.value.kind == "reader_timeout"
 
 
+@pytest.mark.slow
 async def test_a_server_that_is_slow_itself_is_to_blame_whoever_reads() -> None:
     async with scripted(flooding([1 << 20, 1, 1, 1, 1, 1, 1, 1, 1], 0.2)) as server:
         connection = await send(make_pool(server), timeouts=Timeouts(5, 0.5, 0.7))

@@ -55,6 +55,7 @@ async def test_silence_is_cut_by_the_deadline_it_breaks(
         await until(lambda: server.open == 0)  # cut at once, on the server's side as well
 
 
+@pytest.mark.slow
 @pytest.mark.requirement("A049")
 async def test_a_drip_keeps_the_idle_deadline_away_but_not_the_total_one() -> None:
     async def play(peer: Peer) -> None:
@@ -70,6 +71,7 @@ async def test_a_drip_keeps_the_idle_deadline_away_but_not_the_total_one() -> No
         assert failure.kind == "total_timeout"
 
 
+@pytest.mark.slow
 async def test_deadlines_of_one_exchange_do_not_strike_the_next() -> None:
     async def play(peer: Peer) -> None:
         for pause_s in (0.0, 0.25, 0.0, 0.25):

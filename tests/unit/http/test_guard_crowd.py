@@ -108,6 +108,7 @@ async def test_ends_that_linger_go_first() -> None:
             client.close()
 
 
+@pytest.mark.slow
 async def test_heads_that_do_not_end_hold_a_bounded_memory() -> None:
     limits = {"max_connections": 2000, "max_connections_per_address": 2000, "max_header_bytes": 61440}
     async with serving(keep_alive_s=5, sweep_s=0.02, **limits) as site:

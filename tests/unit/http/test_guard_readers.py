@@ -41,6 +41,7 @@ async def read_steadily(client: socket.socket, each_bytes: int, pause_s: float, 
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each_bytes", [40_000, 150_000])
 @pytest.mark.parametrize("path", [b"/large/60000000", b"/flood"])
 async def test_a_steady_reader_is_served_however_slowly_the_kernel_makes_room(path: bytes, each_bytes: int) -> None:
@@ -51,6 +52,7 @@ async def test_a_steady_reader_is_served_however_slowly_the_kernel_makes_room(pa
         client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "requests",
     [
@@ -71,6 +73,7 @@ async def test_who_takes_nothing_is_cut(requests: bytes) -> None:
         client.close()
 
 
+@pytest.mark.slow
 async def test_who_stops_after_a_while_is_cut_then() -> None:
     async with serving(write_timeout_s=0.4) as site:
         client = await ask(site, b"GET /flood HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -81,6 +84,7 @@ async def test_who_stops_after_a_while_is_cut_then() -> None:
         client.close()
 
 
+@pytest.mark.slow
 async def test_the_rest_of_an_answer_below_the_mark_is_as_good_as_any() -> None:
     async with serving(write_timeout_s=0.4, keep_alive_s=60) as site:
         client = await ask(site, b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n", 4096)

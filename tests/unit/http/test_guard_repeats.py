@@ -92,6 +92,7 @@ async def test_a_known_head_with_a_length_that_is_none_is_refused() -> None:
             assert await wire.ended()
 
 
+@pytest.mark.slow
 async def test_a_client_that_is_idle_between_known_heads_is_left_alone_and_then_closed() -> None:
     async with serving(header_timeout_s=0.15, keep_alive_s=0.5) as site:
         wire = await site.connect()

@@ -33,6 +33,7 @@ def upload(port: int, size: int, tls: ssl.SSLContext | None, fields: dict[str, s
     return answer.status, body
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("size", [100, 300_000, 5_000_000, 40_000_000])
 async def test_a_client_that_sends_all_before_it_listens_gets_the_answer(size: int, secure: bool) -> None:
@@ -97,6 +98,7 @@ async def test_what_is_discarded_is_bounded() -> None:
         assert sent < 64 << 20
 
 
+@pytest.mark.slow
 @pytest.mark.plain
 @pytest.mark.parametrize("talks", [False, True])
 async def test_silence_and_time_are_bounded(talks: bool) -> None:

@@ -249,6 +249,7 @@ async def misbehave(peer: Peer, dice: random.Random) -> None:
                 await peer.answer()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 async def test_every_connection_is_counted_back_whatever_happens(seed: int) -> None:
     dice = random.Random(seed)

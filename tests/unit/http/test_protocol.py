@@ -37,6 +37,7 @@ async def test_the_application_sees_what_was_sent() -> None:
 # --- deadlines ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "begun", [b"G", b"GET /hello HTTP/1.1\r\nHost: a\r\nX-Slow: ", b"\r\nGET /hello HTTP/1.1\r\nHost: a\r\n"]
 )
@@ -93,6 +94,7 @@ async def test_a_body_that_keeps_the_minimum_rate_may_take_longer_than_one_that_
         assert list(await asyncio.gather(upload(500), upload(1))) == [200, 408]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drips", [False, True], ids=["silence", "a drip"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
 async def test_a_body_that_came_fast_buys_no_time_for_its_end(chunked: bool, drips: bool) -> None:
@@ -113,6 +115,7 @@ async def test_a_body_that_came_fast_buys_no_time_for_its_end(chunked: bool, dri
         assert site.app.cancelled == ["/echo"]
 
 
+@pytest.mark.slow
 async def test_time_in_which_the_server_does_not_read_is_given_back() -> None:
     async with serving(body_timeout_s=0.3, body_min_bytes_per_s=1 << 30, header_timeout_s=0.3) as site:
         wire = await site.connect()
@@ -125,6 +128,7 @@ async def test_time_in_which_the_server_does_not_read_is_given_back() -> None:
         assert (await wire.answer()).body == body
 
 
+@pytest.mark.slow
 async def test_who_waits_to_be_asked_for_the_body_is_not_late() -> None:
     async with serving(body_timeout_s=0.2) as site:
         wire = await site.connect()

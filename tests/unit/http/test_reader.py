@@ -124,6 +124,7 @@ async def _play(site: Site, pipeline: list[Said], choose: random.Random) -> None
     wire.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 async def test_random_pipelines_are_answered_as_one_request_after_the_other(seed: int) -> None:
     choose = random.Random(seed)
@@ -134,6 +135,7 @@ async def test_random_pipelines_are_answered_as_one_request_after_the_other(seed
         assert (site.server.running_count, site.app.cancelled) == (0, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [10, 30, len(TINY) - 1])
 async def test_a_request_whose_head_comes_in_two_parts_is_not_idle_while_it_runs(cut: int) -> None:
     async with serving(keep_alive_s=0.1) as site:
@@ -151,6 +153,7 @@ async def test_a_request_whose_head_comes_in_two_parts_is_not_idle_while_it_runs
         assert (await wire.answer()).body == b"/wait"
 
 
+@pytest.mark.slow
 async def test_the_body_of_a_request_that_is_answered_already_is_no_idle_time() -> None:
     async with serving(keep_alive_s=0.15, body_min_bytes_per_s=10) as site:
         wire = await site.connect()
@@ -185,7 +188,7 @@ async def _longest_wait_s(done: asyncio.Event) -> float:
     ],
     ids=["tiny", "answers", "line ends", "small chunks", "empty lines in chunks"],
 )
-@pytest.mark.alone
+@pytest.mark.usefixtures("heap_apart")
 async def test_no_connection_holds_the_loop(data: bytes) -> None:
     async with serving(body_min_bytes_per_s=1, write_timeout_s=0.5) as site:
         wire = await site.connect(limit_bytes=1024)

@@ -4,6 +4,8 @@ import errno
 from typing import Any
 from unittest import mock
 
+import pytest
+
 from tests.support.asgi_server import is_open, raw, serving
 from tests.support.certificates import client_context, server_context
 from tests.support.scripted_server import until
@@ -12,6 +14,7 @@ from zuebee.http.server import TlsDoor
 GET = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
+@pytest.mark.slow
 async def test_handshakes_on_their_way_count_and_give_way() -> None:
     async with serving(tls=server_context("127.0.0.1"), max_connections=5, max_connections_per_address=50) as site:
         silent = [await raw(site, begun) for begun in (b"", b"", b"\x16\x03\x01", b"", b"")]
@@ -26,6 +29,7 @@ async def test_handshakes_on_their_way_count_and_give_way() -> None:
             client.close()
 
 
+@pytest.mark.slow
 async def test_handshakes_of_one_address_are_bounded() -> None:
     async with serving(tls=server_context("127.0.0.1"), max_connections_per_address=3, header_timeout_s=0.3) as site:
         silent = [await raw(site) for _ in range(20)]
@@ -39,6 +43,7 @@ async def test_handshakes_of_one_address_are_bounded() -> None:
             client.close()
 
 
+@pytest.mark.slow
 async def test_a_door_that_finds_no_file_tries_again() -> None:
     async with serving(tls=server_context("127.0.0.1")) as site:
         [door] = site.server._doors

@@ -71,9 +71,8 @@ async def test_nobody_waits_for_ever(tmp_path: Path) -> None:
     await group.aclose()
 
 
-async def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "MAX_WAITING", 3)
-    group = Grouped(database(tmp_path), timeout_s=5, writers=1)
+async def test_what_waits_is_bounded(tmp_path: Path) -> None:
+    group = Grouped(database(tmp_path), timeout_s=5, writers=1, max_waiting=3)
     results = await asyncio.gather(*(group.run(Adds(n, [])) for n in range(5)), return_exceptions=True)
     assert [isinstance(result, DatabaseError) for result in results] == [False, False, False, True, True]
     await group.aclose()

@@ -2,12 +2,12 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.fakes import make_job
 from tests.support.keepers import ANSWER, CALLER, Keepers, KeeperSuite, code, keeper
-from zuebee.idempotency import service
 from zuebee.idempotency.service import AnswerKeeper
 from zuebee.idempotency.store import Grouped
 from zuebee.lib.sql.database import Database
@@ -17,8 +17,8 @@ from zuebee.lib.sql.database import Database
 def keepers(tmp_path: Path) -> Iterator[Keepers]:
     made: list[AnswerKeeper] = []
 
-    def make() -> AnswerKeeper:
-        made.append(keeper(f"sqlite:///{tmp_path / 'kept.db'}"))
+    def make(**options: Any) -> AnswerKeeper:
+        made.append(keeper(f"sqlite:///{tmp_path / 'kept.db'}", **options))
         return made[-1]
 
     yield make
@@ -45,10 +45,9 @@ async def test_a_broken_database_refuses_and_never_raises(tmp_path: Path, caplog
     await broken.aclose()
 
 
-async def test_leases_are_renewed_while_it_runs(keepers: Keepers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "RENEW_S", 0.02)
-    monkeypatch.setattr(service, "LEASE_S", 0.2)
-    keep, other = keepers(), keepers()
+async def test_leases_are_renewed_while_it_runs(keepers: Keepers) -> None:
+    quick = {"lease_s": 0.2, "renew_interval_s": 0.02}
+    keep, other = keepers(**quick), keepers(**quick)
     keep.start()
     keep.start()
     ticket = keep.ticket(CALLER, b"key", make_job())

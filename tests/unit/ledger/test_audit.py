@@ -53,6 +53,7 @@ def test_while_no_gateway_runs_nobody_can_expire_a_hold(path: Path) -> None:
     assert violations(path) == []
 
 
+@pytest.mark.slow
 def test_many_entries_take_reasonable_time(tmp_path: Path) -> None:
     write_history(tmp_path / "z.db", rounds=500)
     started_s = time.perf_counter()

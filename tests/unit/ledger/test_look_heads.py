@@ -189,6 +189,7 @@ def url() -> Iterator[str]:
         yield url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["it ends", "it sweeps", "it is silent"])
 def test_on_postgresql_too(url: str, end: str) -> None:
     empty(url)

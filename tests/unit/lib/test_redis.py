@@ -130,6 +130,7 @@ async def test_a_server_that_cannot_serve_is_down() -> None:
         await is_left_alone(client)
 
 
+@pytest.mark.slow
 async def test_a_slow_server_is_left_alone_then_tried_by_one() -> None:
     async with serving() as server, connected(server, timeout_s=0.1, retry_after_s=0.3) as client:
         assert await client.call("ECHO", b"x") == b"x"

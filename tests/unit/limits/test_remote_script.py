@@ -4,6 +4,7 @@ from typing import Any
 
 import lupa.lua51
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,6 +121,7 @@ def let_through(script: str, limit: int, steps: list[tuple[int, int]]) -> list[t
 STEPS = st.lists(st.tuples(st.integers(0, 64 * 20), st.integers(0, 60)), max_size=40)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(limit=st.integers(1, 50), steps=STEPS)
 def test_windows_against_a_model(limit: int, steps: list[tuple[int, int]]) -> None:

@@ -251,6 +251,7 @@ async def test_users_with_different_limits_share_a_counter() -> None:
     await place(target, large)
 
 
+@pytest.mark.slow
 async def test_idle_counters_are_let_go_of(virtual_time: VirtualTime) -> None:
     target = MemoryLimiter(RateLimitSettings(per_address=LimitSettings(requests_per_minute=5, max_concurrent=5)))
     running = await place(target, address="10.9.9.9")

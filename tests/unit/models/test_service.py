@@ -389,6 +389,7 @@ async def test_own_requests() -> None:
     assert b"authorization: Bearer theirs" in server.requests[0][0]
 
 
+@pytest.mark.slow
 async def test_a_whole_answer_has_the_time_of_a_whole_exchange() -> None:
     """Its first byte comes when all of it is made; that of a stream is waited for as long as it was."""
     late = Timeout(0.05)

@@ -121,6 +121,7 @@ async def test_a_packed_answer_has_its_price_at_any_size(name: str, size: int) -
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gzip", "zstd"])
 async def test_a_packed_answer_that_is_too_long_to_hold_has_its_price(name: str) -> None:
     noise = b"".join(b"%x" % (n * 2654435761 % 2**32) for n in range(600_000))

@@ -89,6 +89,7 @@ async def test_silence_is_told_both_ways() -> None:
     assert target.meter.last_words == b"data: [DONE]\n\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pushed", [False, True])
 async def test_nothing_is_put_into_the_midst_of_an_event_that_passes_as_it_comes(pushed: bool) -> None:
     large = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"x" * 8000)
@@ -113,6 +114,7 @@ LAST = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}\n\n'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [pull, push], ids=["pulled", "pushed"])
 @pytest.mark.parametrize("quiet_s", [0.0, 0.03, 15.0])
 @pytest.mark.parametrize("comments", [False, True])
@@ -130,6 +132,7 @@ async def test_a_stream_whose_choices_are_all_finished_is_over_soon(way: Way, qu
     assert target.meter.usage == Figures(7, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [pull, push], ids=["pulled", "pushed"])
 async def test_one_that_has_not_finished_is_waited_for(way: Way) -> None:
     async with loopback(chunked(EVENTS[0], 0.3, b": ping\n\n", 0.1, b": ping\n\n", *EVENTS[1:])) as server:

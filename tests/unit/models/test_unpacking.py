@@ -43,6 +43,7 @@ def test_what_cannot_be_unpacked_is_broken() -> None:
         assert unpacker.broken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pack", "coding"), [WAYS[0], WAYS[3]])
 def test_a_bomb_is_never_held_and_not_read_to_its_end(pack: Callable[[bytes], bytes], coding: bytes) -> None:
     unpacker = Unpacker(coding)

@@ -44,6 +44,7 @@ async def test_those_who_ask_at_once_share_a_text_that_is_made_afterwards() -> N
     assert (await metrics.exposition.text(""))[0] == b"2"
 
 
+@pytest.mark.slow
 async def test_who_asks_without_pause_leaves_most_of_the_time_to_others() -> None:
     metrics = Metrics(0.01)
     end_s = time.monotonic() + 0.6
@@ -56,6 +57,7 @@ async def test_who_asks_without_pause_leaves_most_of_the_time_to_others() -> Non
     assert 2 <= metrics.made <= 0.6 / (0.01 * (1 + REST)) + 5
 
 
+@pytest.mark.slow
 async def test_there_is_no_end_of_formats_and_only_so_many_are_made() -> None:
     metrics = Metrics()
     got = await asyncio.gather(*(metrics.exposition.text(f"version={n}") for n in range(1000)))

@@ -84,11 +84,13 @@ async def undelivered(store: Database, seed: int) -> set[str]:
     return written - got - discarded - {row["event_id"] for row in outbox_rows(store)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 async def test_no_event_is_removed_that_nobody_got(store: Database, seed: int) -> None:
     assert await undelivered(store, seed) == set()
 
 
+@pytest.mark.slow
 async def test_ids_that_come_again_and_are_taken_for_the_old_ones_would_be_seen(
     store: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,9 +122,8 @@ def test_filters(store: Database, chosen: dict[str, Any], ids: str) -> None:
     assert totals(store, **chosen)[0].requests == len(ids)
 
 
-def test_pages(store: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "ROWS_AT_ONCE", 3)
-    pages = Pages(Filter(), "USD")
+def test_pages(store: Database) -> None:
+    pages = Pages(Filter(), "USD", rows_at_once=3)
     assert [[row["request_id"] for row in store.call(pages.read) or []] for _ in range(2)] == [["1", "2", "3"], ["4"]]
     assert store.call(pages.read) is None
     first = store.call(Pages(Filter(), "USD").read)
@@ -133,6 +132,7 @@ def test_pages(store: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (first[0]["cost_nano"], first[0]["currency"]) == (1_500_000, "USD")
 
 
+@pytest.mark.slow
 def test_totals_beyond_64_bits_are_exact(store: Database) -> None:
     most = (1 << 53) - 1
     for number in range(1500):

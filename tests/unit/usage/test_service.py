@@ -70,6 +70,7 @@ async def test_all_that_is_due_is_delivered(store: Database, virtual_time: Virtu
     assert [row["reporter"] for row in outbox_rows(store)] == ["b"]
 
 
+@pytest.mark.slow
 async def test_a_lonely_event_follows_the_schedule_and_is_parked(store: Database, virtual_time: VirtualTime) -> None:
     put(store, "a", [make_event("r")], at_s=virtual_time.now_s)
     sink = FakeSink(lambda _: Failed("status 500"))

@@ -46,16 +46,17 @@ class ScriptBusy(Exception):
 class ScriptThreads:
     """The threads that all scripts share. A run that overstays keeps its thread until it ends."""
 
-    def __init__(self, count: int = THREADS) -> None:
+    def __init__(self, count: int = THREADS, *, max_waiting: int = MAX_WAITING) -> None:
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="script")
         self._slots = asyncio.Semaphore(count)
         self._waiting = 0
+        self._max_waiting = max_waiting
 
     async def run(self, work: Callable[[], T], timeout_s: float, done: Callable[[T], None]) -> T:
         """The result of `work`; TimeoutError if it takes longer, counted from its start. Then, or when the caller
         leaves, nobody waits for it any more. `done` gets the result of every run that was waited for.
         """
-        if self._waiting >= MAX_WAITING:
+        if self._waiting >= self._max_waiting:
             raise ScriptBusy
         self._waiting += 1
         try:

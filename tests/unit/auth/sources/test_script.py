@@ -45,7 +45,7 @@ async def test_metadata_that_names_nobody_is_a_failure_of_the_script(metadata: s
 @pytest.mark.requirement("A070")
 async def test_a_runaway_script_is_a_denial_and_a_count_and_the_loop_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     counters = AuthCounters()
-    spinning = script("while true do end", counters)
+    spinning = script("while true do end", counters, seconds=5.0)  # it is stopped by what it does, not by the clock
     ticks = 0
 
     async def tick() -> None:
@@ -77,12 +77,12 @@ async def test_what_nothing_inside_can_stop_is_waited_for_no_longer_than_the_tim
     threads.close()
 
 
-async def test_not_everybody_can_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zuebee.auth.sources.script.MAX_WAITING", 0)
-    counters = AuthCounters()
+async def test_not_everybody_can_wait() -> None:
+    counters, full = AuthCounters(), ScriptThreads(max_waiting=0)
     with pytest.raises(ScriptBusy):
-        await ScriptThreads().run(lambda: 1, 1, lambda _: None)
-    assert (await script("return true", counters).decide(SHOWN, {}, {})).refusal is SCRIPT_FAILED
+        await full.run(lambda: 1, 1, lambda _: None)
+    busy = DecisionScript("s", "return true", ScriptLimits(0.2), full, counters)
+    assert (await busy.decide(SHOWN, {}, {})).refusal is SCRIPT_FAILED
     assert +counters.script_failures == {("s", "busy"): 1}
 
 

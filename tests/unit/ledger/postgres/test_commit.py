@@ -163,6 +163,7 @@ async def test_what_has_expired_is_resolved(committer: SharedCommitter, store: F
     await eventually(lambda: committer.balances and committer.balances[0].held == 0)
 
 
+@pytest.mark.slow
 async def test_a_connection_that_says_nothing_is_cut(committer: SharedCommitter, store: FakeStore) -> None:
     store.go.clear()
     committer.sweep()

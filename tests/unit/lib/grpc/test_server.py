@@ -120,6 +120,7 @@ async def test_who_cancels_its_own_task_may_still_say_why() -> None:
         assert (await failure(call.read())).details() == "cut"
 
 
+@pytest.mark.slow
 async def test_a_client_that_takes_nothing_is_cut_off() -> None:
     ended: list[int] = []
 
@@ -143,6 +144,7 @@ async def test_a_client_that_takes_nothing_is_cut_off() -> None:
         call.cancel()
 
 
+@pytest.mark.slow
 async def test_what_clients_may_send_is_bounded() -> None:
     async def handler(call: Call) -> None:
         await call.send(b"ok")

@@ -66,6 +66,7 @@ async def test_who_pings_too_often_is_sent_away() -> None:
     assert sent_away == TOO_OFTEN
 
 
+@pytest.mark.slow
 async def test_who_keeps_to_the_interval_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a shorter one, for the sake of time; half of it is too often still, so it is this option that counts."""
     monkeypatch.setattr(server, "PING_INTERVAL_MS", 100)
