@@ -79,6 +79,25 @@ class Balance(Figures):
         self.apart = apart
         self.seen_entry = seen_entry
 
+    def copy(self) -> "Balance":
+        """The balance as it is now."""
+        return Balance(
+            self.id,
+            self.account,
+            self.unit,
+            self.period,
+            self.starts_at_s,
+            self.granted,
+            self.held,
+            self.used,
+            self.overdraft,
+            self.limited,
+            self.changes,
+            self.owed,
+            self.apart,
+            self.seen_entry,
+        )
+
     @property
     def available(self) -> int:
         """What is neither used nor held."""

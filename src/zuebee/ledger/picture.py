@@ -5,7 +5,6 @@ that was read just now would have said the same. Whatever is not sure of that is
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
 from typing import Any
 
 import msgspec
@@ -146,7 +145,7 @@ class Memory:
         if not wanted <= self._balances.keys():
             return None
         ledger = Ledger(owner)
-        balances = {each: ledger.add_balance(copy(self._balances[each])) for each in wanted}
+        balances = {each: ledger.add_balance(self._balances[each].copy()) for each in wanted}
         add_paths(ledger, balances, paths)
         for hold in holds:
             path = ledger.add_path(hold.path.id, [balances[b.id] for b in hold.path.balances])

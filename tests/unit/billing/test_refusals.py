@@ -3,11 +3,11 @@ import pytest
 from zuebee.billing.pricing import Rate, quoted
 from zuebee.billing.service import too_short
 from zuebee.contracts.admission import Need
+from zuebee.contracts.limits import FOREVER_S as FOREVER
 from zuebee.ledger.entries import Short
 
-FOREVER = float("inf")
 RATE = Rate(1_000_000_000, 1_000_000_000, 2_000_000_000)  # 1 and 2 of a currency for a million tokens
-TOKENS = Short("key:a/tokens/daily", "tokens", "daily", 86_400.0, 0, 10, granted=2_000)
+TOKENS = Short("key:a/tokens/daily", "tokens", "daily", 86_400, 0, 10, granted=2_000)
 MONEY = Short("organization:acme/USD/never", "USD", "never", FOREVER, 0, 10, granted=50_000)
 
 

@@ -4,7 +4,7 @@ from zuebee.billing.waiting import WOKEN_AT_ONCE, Turn, Waiters
 from zuebee.ledger.entries import Balance, Path
 
 ACCOUNT = "key:a/tokens/never"
-PATH = Path(1, (Balance(1, ACCOUNT, "tokens", "never", 0.0),))
+PATH = Path(1, (Balance(1, ACCOUNT, "tokens", "never", 0),))
 
 
 def enter(waiters: Waiters, account: str = ACCOUNT) -> Turn:

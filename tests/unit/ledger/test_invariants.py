@@ -13,8 +13,8 @@ from zuebee.ledger.invariants import (
     table_violations,
 )
 
-TOKENS = BalanceRow(1, "key:k", "tokens", "never", 0.0, 100, 10, 30, 0)
-MONEY = BalanceRow(2, "team:t", "USD", "never", 0.0, 1000, 50, 70, 0)
+TOKENS = BalanceRow(1, "key:k", "tokens", "never", 0, 100, 10, 30, 0)
+MONEY = BalanceRow(2, "team:t", "USD", "never", 0, 1000, 50, 70, 0)
 PATHS = [(1, "1,2"), (2, "1"), (3, "2")]
 ENTRIES = [
     EntryRow(1, 1, "grant", "g1", 0, 2, 100, 0, 0, 0, 1, 5.0),

@@ -220,7 +220,7 @@ def test_what_was_used_before_counts() -> None:
 
 def test_a_balance_from_the_store_is_not_granted_its_limit_again() -> None:
     ledger = Ledger(2)
-    ledger.add_balance(Balance(7, TEAM.account, "tokens", "never", 0.0, granted=150, used=100, limited=150, changes=1))
+    ledger.add_balance(Balance(7, TEAM.account, "tokens", "never", 0, granted=150, used=100, limited=150, changes=1))
     path = ledger.open_path((TEAM,), NOW_S)
     assert path.balances[0].available == 50
     assert ledger.changes.entries == []

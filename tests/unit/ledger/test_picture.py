@@ -15,8 +15,8 @@ BOTH: Paths = {(1,): 11, (2,): 12, (1, 2): 13}
 
 def balances(held: int = 0) -> list[Balance]:
     return [
-        Balance(1, KEY.account, "tokens", "never", 0.0, granted=1000, held=held, limited=1000, changes=1),
-        Balance(2, TEAM.account, "USD", "never", 0.0, granted=5000, limited=5000, changes=1),
+        Balance(1, KEY.account, "tokens", "never", 0, granted=1000, held=held, limited=1000, changes=1),
+        Balance(2, TEAM.account, "USD", "never", 0, granted=5000, limited=5000, changes=1),
     ]
 
 

@@ -7,7 +7,7 @@ from zuebee.telemetry.series import BudgetGauges
 
 
 def balance(account: str, granted: int, used: int, held: int = 0, **more: Any) -> Any:
-    fields = {"unit": "tokens", "period": "monthly", "starts_at_s": 0.0}
+    fields = {"unit": "tokens", "period": "monthly", "starts_at_s": 0}
     return SimpleNamespace(account=account, granted=granted, used=used, held=held, **{**fields, **more})
 
 
@@ -34,7 +34,7 @@ def test_only_the_newest_period_counts_and_it_is_read_now_and_then() -> None:
 
     def read() -> list[Any]:
         reads.append(now_s)
-        return [balance("k:1", 10, 10, starts_at_s=1.0), balance("k:1", 10, 2, starts_at_s=2.0), balance("k:2", 0, 0)]
+        return [balance("k:1", 10, 10, starts_at_s=1), balance("k:1", 10, 2, starts_at_s=2), balance("k:2", 0, 0)]
 
     gauges = BudgetGauges(read, 10, lambda: now_s)
     assert sorted(amount for _, amount in gauges.remaining()) == [0.0, 8.0]

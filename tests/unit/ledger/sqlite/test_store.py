@@ -29,7 +29,7 @@ class Desk:
         self.store = SqliteStore(str(path), **{"reporters": (), "currency": "USD", "retention_days": 0, **options})
         self.start = self.store.start("test", NOW_S)
         self.ledger = Ledger(self.start.owner)
-        for path_id, balances in self.store.open_path((KEY, TEAM), [0.0, 0.0]):
+        for path_id, balances in self.store.open_path((KEY, TEAM), [0, 0]):
             self.ledger.add_path(path_id, [self.ledger.add_balance(balance) for balance in balances])
         self.path = self.ledger.open_path((KEY, TEAM), NOW_S)
 
@@ -141,7 +141,7 @@ def test_grants_of_others_are_seen_once(desk: Desk, path: Path) -> None:
     connection.commit()
     connection.close()
     ((_, account, starts_at_s, kind, tokens, money),) = desk.store.foreign_entries()
-    assert (account, starts_at_s, kind, tokens, money) == (TEAM.account, 0.0, "grant", 0, 70)
+    assert (account, starts_at_s, kind, tokens, money) == (TEAM.account, 0, "grant", 0, 70)
     assert desk.store.foreign_entries() == []
 
 
