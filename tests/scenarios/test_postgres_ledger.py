@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -31,6 +32,7 @@ from tests.support.source import ROOT
 from zuebee.contracts.admission import Amount, Budget
 from zuebee.ledger.decide import decide
 from zuebee.ledger.entries import HoldState, Short
+from zuebee.ledger.errors import StoreFailed
 from zuebee.ledger.ledger import Ledger
 from zuebee.ledger.operations import Answer, Expire, Extend, Operation, Renew, Settle
 from zuebee.ledger.postgres import statements as sql
@@ -312,11 +314,26 @@ def test_three_processes_at_once_get_exactly_what_there_is(url: str, limit: int)
     check_books(url)
 
 
+@contextmanager
+def without_checks(url: str) -> Iterator[None]:
+    """Without the guard of the table, which would see what the locks prevent."""
+    guard = "ledger_balances_figures"
+    definition = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = %s"
+    ((check,),) = query(url, definition, guard)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"ALTER TABLE ledger_balances DROP CONSTRAINT {guard}".encode())
+        try:
+            yield
+        finally:
+            connection.execute(f"ALTER TABLE ledger_balances ADD CONSTRAINT {guard} {check} NOT VALID".encode())
+
+
 def test_without_the_locks_they_would_get_more(url: str) -> None:
     statements = "from zuebee.ledger import picture\nfrom zuebee.ledger.postgres import statements as sql\n"
     unlocked = "sql.LOCK_BALANCES = sql.LOCK_BALANCES.replace('FOR UPDATE', '')\n"
     reading = "picture.Memory.recall = lambda *_: None\n"  # so that there is time between the two trips
-    assert greedy(url, 1000, statements + unlocked + reading + GREEDY) > 1000 // 7
+    with without_checks(url):
+        assert greedy(url, 1000, statements + unlocked + reading + GREEDY) > 1000 // 7
 
 
 def reserve_while_a_rival_does(url: str) -> Answer:
@@ -337,7 +354,11 @@ def test_memory_is_checked_when_nobody_can_change_anything_any_more(url: str, mo
     assert isinstance(reserve_while_a_rival_does(url), Short)
     empty(url)
     monkeypatch.setattr(sql, "LOCK_BALANCES", sql.LOCK_BALANCES.replace("FOR UPDATE", ""))
-    assert isinstance(reserve_while_a_rival_does(url), HoldState), "without the lock it would be too early"
+    with without_checks(url):
+        assert isinstance(reserve_while_a_rival_does(url), HoldState), "without the lock it would be too early"
+    empty(url)
+    with pytest.raises(StoreFailed):  # and the table's own guard is the last
+        reserve_while_a_rival_does(url)
 
 
 def test_a_refusal_writes_nothing(url: str) -> None:
