@@ -15,7 +15,7 @@ from tests.support.shared_ledger import post, reserve, store_on
 from tests.support.tcp_proxy import proxy_before
 from zuebee.contracts.admission import Budget
 from zuebee.ledger.entries import HoldState
-from zuebee.ledger.picture import Memory
+from zuebee.ledger.snapshot import Memory
 from zuebee.schema.prepare import prepare
 
 LIMIT = 10**12

@@ -16,7 +16,7 @@ from zuebee.contracts.inference import Usage
 from zuebee.contracts.limits import period_start_s
 from zuebee.ledger.decide import record_of
 from zuebee.ledger.entries import HoldState
-from zuebee.ledger.journal_rows import Stub
+from zuebee.ledger.journal_rows import HoldContext
 from zuebee.ledger.ledger import Ledger
 from zuebee.ledger.sqlite.group_commit import Batch
 from zuebee.ledger.sqlite.store import SqliteStore
@@ -29,7 +29,7 @@ BUDGETS = (
     Budget("organization:acme/USD/monthly", "USD", "monthly", 1 << 50),
 )
 WHO = Principal("key_0123456789abcdef", "bench", "ann", "ml", "acme", "gold", "normal", ("a", "b"), budgets=BUDGETS)
-STUB = Stub(WHO.key_id, WHO.name, "ann", "ml", "acme", "gold", "normal", "llama-3-8b", ROUTE, False, 0.0)
+STUB = HoldContext(WHO.key_id, WHO.name, "ann", "ml", "acme", "gold", "normal", "llama-3-8b", ROUTE, False, 0.0)
 
 
 def batches(ledger: Ledger, count: int, requests: int) -> list[Batch]:

@@ -62,7 +62,7 @@ def _zuebee(name: str, tree: Path, directory: Path, upstream_port: int) -> Servi
 def _prepaid_key(directory: Path, config: Path, environment: Mapping[str, str]) -> None:
     """A key of the store, with limits, that spends from the prepaid account of its organization."""
     orders = (
-        ["accounts", "add", "organization", "bench"],
+        ["accounts", "create", "organization", "bench"],
         ["accounts", "set-budget", "organization", "bench", "--prepaid"],
         ["accounts", "top-up", "organization", "bench", "1000000"],
         ["keys", "create", "--name", "bench", "--organization", "bench", "--limit", "requests_per_minute=100000000",

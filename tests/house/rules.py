@@ -74,7 +74,7 @@ PURE = (
     "admission/firewall.py",
     "auth/records.py",
     "dispatch/balancer.py",
-    "dispatch/queue.py",
+    "dispatch/priority_queue.py",
     "limits/buckets.py",
     "ledger/entries.py",
     "ledger/ledger.py",

@@ -27,7 +27,7 @@ async def test_two_thousand_who_leave_pay_what_the_backend_counts(tmp_path: Path
             {
                 "backends": [{"url": sim.url}],
                 "health_check": {"enabled": False},
-                "client_gone": rules,
+                "on_disconnect": rules,
                 "api_keys": [{"key": KEY, "name": "test", "total_quota": 10**9}],
             },
         ) as gateway,

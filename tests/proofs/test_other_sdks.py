@@ -88,7 +88,7 @@ def gateway(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) ->
         "backends": [{"url": server.url}],
         "routing": {"retry": {"enabled": False}},
         "health_check": {"enabled": False},
-        "stream": {"heartbeat": "200ms"},
+        "stream": {"keepalive_interval": "200ms"},
     }
     with running(tmp_path_factory.mktemp("gateway"), config) as process:
         yield process

@@ -50,9 +50,9 @@ def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
 @pytest.mark.requirement("A381")
 def test_an_operator_sets_up_an_organization(desk: Desk) -> None:
     desk.say("plans", "create", "pro", "--priority", "high", "--model", "gpt-*", "--budget", "1000:tokens/daily")
-    desk.say("accounts", "add", "organization", "acme", "--name", "Acme Ltd", "--plan", "pro")
-    desk.say("accounts", "add", "team", "research", "--organization", "acme")
-    desk.say("accounts", "add", "user", "ann", "--organization", "acme", "--team", "research", "--role", "admin")
+    desk.say("accounts", "create", "organization", "acme", "--name", "Acme Ltd", "--plan", "pro")
+    desk.say("accounts", "create", "team", "research", "--organization", "acme")
+    desk.say("accounts", "create", "user", "ann", "--organization", "acme", "--team", "research", "--role", "admin")
     made = desk.ask("keys", "create", "--user", "ann", "--name", "laptop", "--budget", "25.50/monthly")
     key_id, secret = made["id"], made["key"]
     assert secret.startswith("sk-zuebee-")
@@ -83,7 +83,7 @@ def test_an_operator_sets_up_an_organization(desk: Desk) -> None:
 
 @pytest.mark.requirement("A109")
 def test_money_comes_in_once_and_an_invoice_goes_out(desk: Desk) -> None:
-    desk.say("accounts", "add", "organization", "acme")
+    desk.say("accounts", "create", "organization", "acme")
     desk.say("accounts", "set-budget", "organization", "acme", "--prepaid")
     for fresh in (True, False):
         paid = desk.ask("accounts", "top-up", "organization", "acme", "25.50", "--payment", "pay_1")
@@ -109,10 +109,10 @@ MISTAKES = [
     (("keys", "list", "--state", "gone"), 2, "--state: expected active"),
     (("keys", "rotate", "key_1"), 1, "there is no key `key_1`"),
     (("keys", "rotate", "key_1", "--overlap", "a while"), 2, "--overlap: Expected a duration"),
-    (("accounts", "add", "organization", "a b"), 2, "id: expected 1 to 128 letters"),
-    (("accounts", "add", "organization", "acme"), 1, "id: organization `acme` is there already"),
+    (("accounts", "create", "organization", "a b"), 2, "id: expected 1 to 128 letters"),
+    (("accounts", "create", "organization", "acme"), 1, "id: organization `acme` is there already"),
     (
-        ("accounts", "add", "user", "u", "--organization", "acme", "--role", "god"),
+        ("accounts", "create", "user", "u", "--organization", "acme", "--role", "god"),
         2,
         "--role: expected admin, member or viewer",
     ),
@@ -157,7 +157,7 @@ def test_commands_work_beside_a_running_server(tmp_path: Path) -> None:
         config = {"backends": [{"url": sim.url}], "store": {"path": str(tmp_path / "store.db")}, "usage": None}
         with running(tmp_path / "gateway", config) as gateway, ThreadPoolExecutor(2) as pool:
             path = ("--config", str(gateway.config_path))
-            here(tmp_path, "accounts", "add", "organization", "acme", *path)
+            here(tmp_path, "accounts", "create", "organization", "acme", *path)
             here(tmp_path, "accounts", "set-budget", "organization", "acme", "--prepaid", *path)
             top_up = ("accounts", "top-up", "organization", "acme", "1", *path)
             ups = [pool.submit(ask_zuebee, tmp_path, *top_up, "--payment", f"p{n}") for n in range(6)]

@@ -31,7 +31,7 @@ def config(sim: Sim, **more: Any) -> dict[str, Any]:
     return {
         "backends": [{"url": sim.url}],
         "health_check": {"enabled": False},
-        "client_gone": RULES,
+        "on_disconnect": RULES,
         **more,
     }
 

@@ -28,7 +28,7 @@ EVERY = [
     ("keys", "list"), ("keys", "show", "key_1"), ("keys", "update", "key_1", "--name", "n"),
     ("keys", "rotate", "key_1"),
     ("keys", "revoke", "key_1"), ("keys", "disable", "key_1"), ("keys", "enable", "key_1"),
-    ("accounts", "add", "organization", "a"), ("accounts", "update", "organization", "a"),
+    ("accounts", "create", "organization", "a"), ("accounts", "update", "organization", "a"),
     ("accounts", "list", "organization"), ("accounts", "show", "organization", "a"),
     ("accounts", "disable", "user", "a"), ("accounts", "enable", "user", "a"),
     ("accounts", "set-budget", "key", "k", "5"), ("accounts", "remove-budget", "key", "k"),
@@ -109,8 +109,8 @@ WRONG = {
     "keys create --billing prepayd": "--billing: expected none, quota or prepaid; did you mean `prepaid`?",
     "keys create --limit request_per_minute=6": "--limit.request_per_minute: this cannot be set; did you mean",
     "keys create --budget 5/month": f"--budget[0].period: {PERIODS} `monthly`?",
-    "accounts add organisaton a": "'kind': `organisaton` is none of organization, team, user; did you mean",
-    "accounts add user a --organisation b --role admn": "--role: expected admin, member or viewer; did you mean",
+    "accounts create organisaton a": "'kind': `organisaton` is none of organization, team, user; did you mean",
+    "accounts create user a --organisation b --role admn": "--role: expected admin, member or viewer; did you mean",
     "accounts set-budget team a 5 --period dayly": f"--period: {PERIODS} `daily`?",
     "usage --by modl": f"--by: `modl` is none of {GROUPS}; did you mean `model`?",
     "usage --since yestrday": "Invalid value for --since: expected a date or an RFC 3339 time",
@@ -129,16 +129,23 @@ def test_what_is_wrong_is_named_with_the_nearest_that_is_right(tmp_path: Path, c
     assert "Value error" not in said
 
 
+def test_accounts_are_still_made_with_add_which_no_help_names(tmp_path: Path) -> None:
+    store = ("--store", made(tmp_path / "z.db"))
+    here(tmp_path, "accounts", "add", "organization", "acme", *store)
+    assert json.loads(here(tmp_path, "accounts", "show", "organization", "acme", "--json", *store))["id"] == "acme"
+    assert " add " not in here(tmp_path, "accounts", "--help")
+
+
 def test_an_organization_is_an_organisation(tmp_path: Path) -> None:
     store = ("--store", made(tmp_path / "z.db"))
-    here(tmp_path, "accounts", "add", "organisation", "organization", *store)
+    here(tmp_path, "accounts", "create", "organisation", "organization", *store)
     here(tmp_path, "accounts", "set-budget", "organisation", "organization", "5", *store)
     for option in (("--organisation", "organization"), ("--organisation=organization",)):
         made_key = json.loads(here(tmp_path, "keys", "create", *option, "--name", "organization", "--json", *store))
         assert (made_key["organization_id"], made_key["name"]) == ("organization", "organization")
     shown = json.loads(here(tmp_path, "accounts", "show", "organisations", "organization", "--json", *store))
     assert [budget["amount"] for budget in shown["budgets"]] == [5_000_000_000]
-    assert "organisation" not in here(tmp_path, "accounts", "add", "--help")
+    assert "organisation" not in here(tmp_path, "accounts", "create", "--help")
     assert here(tmp_path, "usage", "--by", "organisation", *store).startswith("organization\t")
 
 
@@ -248,7 +255,7 @@ def test_a_server_says_which_store_it_has(tmp_path: Path) -> None:
 
 def test_tables_fit_the_terminal_and_pipes_get_plain_rows(tmp_path: Path) -> None:
     store = ("--store", made(tmp_path / "z.db"))
-    here(tmp_path, "accounts", "add", "organization", "an-organization-with-a-long-name", *store)
+    here(tmp_path, "accounts", "create", "organization", "an-organization-with-a-long-name", *store)
     ids = []
     for name in ("a key with a name that goes on and on and on", "x"):
         command = ("keys", "create", "--organization", "an-organization-with-a-long-name", "--name", name, "--json")
@@ -269,7 +276,7 @@ def test_tables_fit_the_terminal_and_pipes_get_plain_rows(tmp_path: Path) -> Non
 
 def test_json_is_of_one_shape_with_times(tmp_path: Path) -> None:
     store = ("--store", made(tmp_path / "z.db"))
-    organization = json.loads(here(tmp_path, "accounts", "add", "organization", "acme", "-o", "json", *store))
+    organization = json.loads(here(tmp_path, "accounts", "create", "organization", "acme", "-o", "json", *store))
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", organization["created_at"])
     assert organization["plan_ends_at"] is None
     for command in (("keys", "list"), ("accounts", "list", "user"), ("plans", "list"), ("accounts", "invoices"),

@@ -101,7 +101,7 @@ def test_a_reload_takes_effect_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
         reload(gateway, bad, "the old one stays")
         assert "routing.retry.max_retries: expected a whole number" in gateway.output
         assert [status(gateway, key) for key in (KEY, other)] == [401, 200]
-        reload(gateway, {"api_keys": [{"key": KEY}], "stream": {"heartbeat": "1s"}}, "the old one stays")
+        reload(gateway, {"api_keys": [{"key": KEY}], "stream": {"keepalive_interval": "1s"}}, "the old one stays")
         assert [status(gateway, key) for key in (KEY, other)] == [401, 200]
 
 

@@ -82,7 +82,7 @@ def test_with_money_in_the_store_another_currency_is_refused_everywhere(
         Gateway(tmp_path, settings(sim, place, "JPY"))
     assert refusal("USD", "JPY") in str(refused.value)
     for command in (
-        ("accounts", "add", "organization", "acme"),
+        ("accounts", "create", "organization", "acme"),
         ("keys", "list"),
         ("plans", "create", "p", "--budget", "5/monthly"),
     ):
@@ -174,7 +174,7 @@ def test_what_a_limit_granted_is_not_money_when_the_account_becomes_prepaid(
     config = settings(sim, place, "VND", auth={"enabled": True})
     write(tmp_path, config)
     made_for(tmp_path / "config.yaml")
-    here(tmp_path, "accounts", "add", "organization", "acme")
+    here(tmp_path, "accounts", "create", "organization", "acme")
     made = ask_here(tmp_path, "keys", "create", "--organization", "acme")
     holder = ("key", made["id"]) if scope == "key" else ("organization", "acme")
 

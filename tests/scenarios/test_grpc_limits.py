@@ -302,7 +302,7 @@ def test_who_leaves_at_random_pays_what_the_model_server_counts(tmp_path: Path, 
 
 
 def test_by_policy_a_request_goes_on_when_its_client_leaves(tmp_path: Path, sim: Sim) -> None:
-    whole = config(sim, client_gone=[{"policy": "detach"}])
+    whole = config(sim, on_disconnect=[{"policy": "detach"}])
     with running(tmp_path, whole) as gateway, calling(gateway) as caller:
         call = caller.stream(hello(max_tokens=50), ("x-request-id", "leaves"))
         next(call)

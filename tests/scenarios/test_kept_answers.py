@@ -1,4 +1,4 @@
-"""Kept answers on a real PostgreSQL, shared by several processes."""
+"""Idempotency records on a real PostgreSQL, shared by several processes."""
 
 import asyncio
 import signal
@@ -14,17 +14,17 @@ from tests.support.fakes import make_job
 from tests.support.keepers import ANSWER, CALLER, Keepers, KeeperSuite, code, keeper
 from tests.support.processes import running, simulated
 from tests.support.raw_http import ask, chat, eventually, request
-from zuebee.idempotency.service import AnswerKeeper
+from zuebee.idempotency.service import DatabaseIdempotencyStore
 from zuebee.lib import clock
 from zuebee.lib.sql.database import database_url
 
 
 @pytest.fixture
 def keepers() -> Iterator[Keepers]:
-    made: list[AnswerKeeper] = []
+    made: list[DatabaseIdempotencyStore] = []
     with postgres_database() as url:
 
-        def make() -> AnswerKeeper:
+        def make() -> DatabaseIdempotencyStore:
             made.append(keeper(database_url("postgres", url)))
             return made[-1]
 

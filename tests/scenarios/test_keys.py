@@ -182,4 +182,4 @@ def test_without_keys_it_does_not_start_where_others_can_reach_it(tmp_path: Path
     )
     assert ended.returncode == 2
     assert f"{config}:1: listen: " in ended.stderr
-    assert "allow_open" in ended.stderr
+    assert "allow_anonymous" in ended.stderr

@@ -14,10 +14,10 @@ import redis
 from tests.support.fakes import make_job, until
 from tests.support.redis_server import RedisServer, new_prefix, redis_server
 from zuebee.config.settings_base import LimitSettings, RateLimitSettings
-from zuebee.contracts.admission import Caller, Limit, Place, Principal
+from zuebee.contracts.admission import Caller, Limit, Permit, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.lib.redis import RedisClient
-from zuebee.limits.redis_limiter import RedisLimiter, RemotePlace
+from zuebee.limits.redis_limiter import RedisLimiter, RemotePermit
 
 pytestmark = pytest.mark.alone
 
@@ -49,11 +49,11 @@ async def limiters(
             await each.aclose()
 
 
-async def ask(limiter: RedisLimiter, principal: Principal = KEY, tokens: int = 0) -> Place | Refusal:
+async def ask(limiter: RedisLimiter, principal: Principal = KEY, tokens: int = 0) -> Permit | Refusal:
     return await limiter.acquire(CALLER, principal, make_job(), tokens)
 
 
-async def crowd(made: list[RedisLimiter], size: int, tokens: int = 0) -> list[tuple[RedisLimiter, Place]]:
+async def crowd(made: list[RedisLimiter], size: int, tokens: int = 0) -> list[tuple[RedisLimiter, Permit]]:
     """So many at once, spread over the limiters: those that were let in."""
     asked = [made[number % len(made)] for number in range(size)]
     found = await asyncio.gather(*(ask(each, tokens=tokens) for each in asked))
@@ -121,7 +121,7 @@ async def test_never_more_than_the_limit_in_any_window(server: RedisServer) -> N
             while time.monotonic() < deadline_s:
                 place = await ask(limiter, principal, 5)
                 if not isinstance(place, Refusal):
-                    assert isinstance(place, RemotePlace)
+                    assert isinstance(place, RemotePermit)
                     assert place.verdict is not None
                     taken.append(place.verdict.at_us)
                     limiter.release(place, 2)
@@ -191,7 +191,7 @@ async def test_nobody_waits_for_a_redis_that_is_gone(tmp_path: Path, trouble: st
             getattr(server, trouble)()
             waits = []
 
-            async def timed() -> Place | Refusal:
+            async def timed() -> Permit | Refusal:
                 started_s = time.monotonic()
                 found = await ask(limiter)
                 waits.append(time.monotonic() - started_s)
@@ -225,10 +225,10 @@ async def test_nobody_waits_for_a_redis_that_is_gone(tmp_path: Path, trouble: st
 
 
 @pytest.mark.requirement("A093")
-@pytest.mark.parametrize(("when_down", "expected"), [("open", 200), ("closed", 503), ("share", 429)])
-async def test_each_scope_says_what_happens_without_redis(tmp_path: Path, when_down: str, expected: int) -> None:
+@pytest.mark.parametrize(("policy", "expected"), [("open", 200), ("closed", 503), ("share", 429)])
+async def test_each_scope_says_what_happens_without_redis(tmp_path: Path, policy: str, expected: int) -> None:
     with redis_server(tmp_path, started=False) as server:
-        async with limiters(server.url, 1, requests_per_minute=4, processes=2, when_down=when_down) as (limiter,):
+        async with limiters(server.url, 1, requests_per_minute=4, processes=2, on_store_down=policy) as (limiter,):
             await limiter.attend([])
             await until(lambda: limiter.degraded)
             found = [await ask(limiter) for _ in range(10)]

@@ -43,7 +43,7 @@ def gateway(sim: Sim, endless: ScriptedServer, tmp_path_factory: pytest.TempPath
         ],
         "routing": {"retry": {"enabled": False}},
         "health_check": {"enabled": False},
-        "stream": {"heartbeat": "100ms"},
+        "stream": {"keepalive_interval": "100ms"},
     }
     with running(tmp_path_factory.mktemp("gateway"), config) as process:
         yield process

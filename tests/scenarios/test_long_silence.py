@@ -80,7 +80,7 @@ def settings(server: ScriptedServer, **more: Any) -> dict[str, Any]:
         "backends": [{"url": server.url}],
         "routing": {"retry": {"enabled": False}},
         "health_check": {"enabled": False},
-        "stream": {"heartbeat": f"{HEARTBEAT_S:g}s"},
+        "stream": {"keepalive_interval": f"{HEARTBEAT_S:g}s"},
         "api_keys": [{"key": KEY, "name": "test"}],
         "billing": {"prices": [{"model": "*", "input_per_million": 1000, "output_per_million": 1000}]},
         **more,

@@ -31,7 +31,7 @@ def gateway(sim: Sim, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate
     folder = tmp_path_factory.mktemp("gateway")
     with running(folder, config) as process:
         ask_here(folder, "plans", "create", "small", "--model", "sim-small", "--model", "other")
-        ask_here(folder, "accounts", "add", "organization", "acme", "--model", "sim-*")
+        ask_here(folder, "accounts", "create", "organization", "acme", "--model", "sim-*")
         yield process
 
 

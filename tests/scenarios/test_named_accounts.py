@@ -67,8 +67,8 @@ def place(request: pytest.FixtureRequest, source: dict[str, Any], tmp_path: Path
 def test_a_token_is_worth_what_the_store_says_of_those_it_names(place: Place) -> None:
     ann = {"sub": "ann", "team": None, "organization": None, "plan": "gold"}
     assert place.ask(**ann).status == 200, "nobody knows them yet"
-    place.do("accounts", "add", "organization", "acme")
-    place.do("accounts", "add", "user", "ann", "--organization", "acme")
+    place.do("accounts", "create", "organization", "acme")
+    place.do("accounts", "create", "user", "ann", "--organization", "acme")
     place.do("plans", "create", "gold", "--model", "other-*")
     place.until(403, "model_not_allowed", **ann)
     place.do("plans", "update", "gold", "--model", "")
@@ -83,7 +83,7 @@ def test_a_token_is_worth_what_the_store_says_of_those_it_names(place: Place) ->
 
 
 def test_a_stream_of_a_token_ends_when_its_organization_is_disabled(place: Place) -> None:
-    place.do("accounts", "add", "organization", "acme")
+    place.do("accounts", "create", "organization", "acme")
     with Client(place.gateway.url, tokens.token(organization="acme").decode()) as client:
         stream = client.open({**HELLO, "stream": True})
         assert stream.status == 200

@@ -19,7 +19,7 @@ from zuebee.ledger.postgres.store import PostgresStore
 from zuebee.lib.sql.database import Database
 from zuebee.lib.sql.dsn import database_url
 from zuebee.schema.prepare import prepare
-from zuebee.usage.outbox import Entry, Outbox
+from zuebee.usage.outbox import Outbox, OutboxEntry
 
 KEY = Budget("key:1/tokens/never", "tokens", "never", 10_000)
 
@@ -59,7 +59,7 @@ def do(url: str, sql: str) -> None:
         connection.execute(sql)
 
 
-def take(url: str, reporter: str) -> list[Entry]:
+def take(url: str, reporter: str) -> list[OutboxEntry]:
     database = Database(database_url("postgres", StoreSettings(url=url).url or ""), timeout_s=5.0)
     try:
         return asyncio.run(Outbox(database).take(reporter, AT_S + 1, 10_000, 60.0))
@@ -67,7 +67,7 @@ def take(url: str, reporter: str) -> list[Entry]:
         database.close()
 
 
-def told(entries: list[Entry]) -> list[tuple[str, str, int]]:
+def told(entries: list[OutboxEntry]) -> list[tuple[str, str, int]]:
     found = [(entry.event_id, json.loads(entry.payload)) for entry in entries]
     return [(event_id, event["request_id"], event["total_tokens"]) for event_id, event in found]
 

@@ -52,7 +52,7 @@ def settings(folder: Path, sim: Sim, url: str, quota: int, timeout: str = "1s") 
         "backends": [{"url": sim.url}],
         "api_keys": [{"key": KEY, "name": "test", "total_quota": quota}],
         "store": {"url": url, "spool_path": str(folder / "spool.jsonl"), "timeout": timeout},
-        "billing": {"hold": f"{HOLD_S}s", "heartbeat": "500ms"},
+        "billing": {"hold_ttl": f"{HOLD_S}s", "renew_interval": "500ms"},
         "usage": None,
     }
 

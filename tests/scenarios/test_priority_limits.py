@@ -51,7 +51,7 @@ def of_class(answer: Answer) -> bool:
 def test_the_class_of_a_plan_has_limits_of_its_own(gateway: Gateway) -> None:
     for plan, priority in (("free", "low"), ("pro", "high")):
         zuebee(gateway, "plans", "create", plan, "--priority", priority)
-        zuebee(gateway, "accounts", "add", "organization", f"of-{plan}", "--plan", plan)
+        zuebee(gateway, "accounts", "create", "organization", f"of-{plan}", "--plan", plan)
     free, other = (zuebee(gateway, "keys", "create", "--organization", "of-free")["key"] for _ in range(2))
     # A key cannot raise itself above the plan of its organization.
     proud = zuebee(gateway, "keys", "create", "--organization", "of-free", "--priority", "high")["key"]

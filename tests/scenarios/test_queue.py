@@ -124,8 +124,8 @@ async def test_a_key_of_the_store_is_told_in_full(sim: Sim, tmp_path: Path) -> N
     with running(tmp_path / "gateway", config(sim)) as gateway:
         where = ("--config", str(gateway.config_path))
         ask_here(tmp_path, "plans", "create", "gold", "--priority", "high", *where)
-        ask_here(tmp_path, "accounts", "add", "organization", "acme", "--plan", "gold", *where)
-        ask_here(tmp_path, "accounts", "add", "user", "ann", "--organization", "acme", *where)
+        ask_here(tmp_path, "accounts", "create", "organization", "acme", "--plan", "gold", *where)
+        ask_here(tmp_path, "accounts", "create", "user", "ann", "--organization", "acme", *where)
         made = ask_here(tmp_path, "keys", "create", "--name", "app", "--user", "ann", *where)
         answer = await ask(gateway.port, body_for(made["key"], x_zuebee_user="root"))
         assert answer.status == 200

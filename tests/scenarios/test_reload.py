@@ -168,9 +168,9 @@ async def test_prices_and_the_level_of_the_log_change_without_a_restart(place: P
     gateway.access_path.rename(gateway.access_path.with_suffix(".1"))
     await place.reload(place.config(0, billing=prices("3"), log={"access": str(gateway.access_path), "level": "debug"}))
     assert await cost_nano() == 10 * 3000
-    refused = place.config(0, billing={**prices("9"), "hold": "77s"})
+    refused = place.config(0, billing={**prices("9"), "hold_ttl": "77s"})
     await place.reload(refused, "refused")
-    assert "billing.hold cannot change" in gateway.output
+    assert "billing.hold_ttl cannot change" in gateway.output
     assert await cost_nano() == 10 * 3000, "refused whole"
 
 
@@ -179,7 +179,7 @@ BAD: dict[str, tuple[str, str]] = {
     "an unknown key": (GOOD + "    wieght: 5\n", r"config\.yaml:4: .*wieght.*`weight`"),
     "no YAML": (GOOD + "api_keys: [\n", r"config\.yaml:\d"),
     "a wrong type": (GOOD + "api_keys: 5\n", r"config\.yaml:4: api_keys"),
-    "a setting that cannot change": (GOOD + "stream: {heartbeat: 9s}\n", r"cannot change in a running process"),
+    "a setting that cannot change": (GOOD + "stream: {keepalive_interval: 9s}\n", r"cannot change in a running"),
     "authorities that are none": (GOOD.replace("http", "https") + "    ca_file: gateway.log\n", r"gateway\.log: "),
 }
 

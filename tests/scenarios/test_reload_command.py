@@ -54,14 +54,14 @@ def test_it_is_in_force_or_the_command_says_why(tmp_path: Path, config: dict[str
         assert "would take it: zuebee reload --config config.yaml" in here(tmp_path, "check-config")
         assert f"config.yaml is in force {pid}" in here(tmp_path, "reload")
 
-        changed = {"billing": {**config["billing"], "hold": "99s"}, "stream": {"heartbeat": "9s"}}
+        changed = {"billing": {**config["billing"], "hold_ttl": "99s"}, "stream": {"keepalive_interval": "9s"}}
         gateway.write_config({**config, **changed})
-        assert f"the running server {pid} needs a restart for billing.hold, stream.heartbeat" in here(
+        assert f"the running server {pid} needs a restart for billing.hold_ttl, stream.keepalive_interval" in here(
             tmp_path, "check-config"
         )
         said = fails(tmp_path, "reload")
         assert "not reloaded, the old configuration stays" in said
-        assert "billing.hold, stream.heartbeat cannot change in a running process" in said
+        assert "billing.hold_ttl, stream.keepalive_interval cannot change in a running process" in said
 
         (tmp_path / "config.yaml").write_text(
             "backends: [{url: nonsense}]\nstore: {path: %s}\n" % (tmp_path / "usage.db")

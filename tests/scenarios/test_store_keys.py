@@ -70,8 +70,8 @@ def place(request: pytest.FixtureRequest, sim: Sim, tmp_path: Path) -> Iterator[
 @pytest.mark.requirement("A051", "A053", "A381")
 def test_a_key_of_the_store_works_as_its_owners_and_plans_allow(place: Place) -> None:
     place.do("plans", "create", "pro", "--model", "sim-*", "--endpoint", "/v1/chat/*")
-    place.do("accounts", "add", "organization", "acme", "--plan", "pro")
-    place.do("accounts", "add", "user", "ann", "--organization", "acme")
+    place.do("accounts", "create", "organization", "acme", "--plan", "pro")
+    place.do("accounts", "create", "user", "ann", "--organization", "acme")
     made = place.do("keys", "create", "--user", "ann", "--name", "laptop", "--model", "sim-small")
     key = made["key"]
     assert place.ask(key).status == 200
@@ -107,7 +107,7 @@ def _listed(place: Place, count: int) -> list[dict[str, Any]]:
 
 
 def test_a_prepaid_organization_spends_what_it_paid_and_no_more(place: Place) -> None:
-    place.do("accounts", "add", "organization", "acme")
+    place.do("accounts", "create", "organization", "acme")
     place.do("accounts", "set-budget", "organization", "acme", "--prepaid")
     key = place.do("keys", "create", "--organization", "acme")["key"]
     broke = place.ask(key)

@@ -19,7 +19,7 @@ from zuebee.auth.sources.base import FileSource
 from zuebee.config.settings_auth import SignatureClientSettings
 from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.keys import KeyRecord, Presented
+from zuebee.contracts.keys import Credential, KeyRecord
 from zuebee.lib import clock
 
 pytestmark = pytest.mark.alone
@@ -69,7 +69,7 @@ def known_key() -> Callable[[bytes], object]:
 
     def compare(key: bytes) -> object:
         try:
-            source.find(Presented(caller, key, digest_of(key))).send(None)
+            source.find(Credential(caller, key, digest_of(key))).send(None)
         except StopIteration as found:
             return found.value
         raise AssertionError
@@ -115,7 +115,7 @@ def test_a_comparison_that_stops_early_is_seen() -> None:
     assert leak(lambda one: naive(RIGHT, one), signatures, SAMPLES // 20).seen
 
 
-def signed_ask(client: str, secret: str) -> Presented:
+def signed_ask(client: str, secret: str) -> Credential:
     signed = Signed(client, "1800000000", secrets.token_hex(16), "0" * 64, ())
     path = b"/v1/chat/completions"
     fields = {
@@ -125,13 +125,13 @@ def signed_ask(client: str, secret: str) -> Presented:
         b"x-content-sha256": signed.body_sha256.encode(),
         b"x-signature": b"v1=" + sign(secret, canonical("POST", path, b"", signed)),
     }
-    return Presented(Caller("POST", path.decode(), fields, "10.0.0.1", raw_path=path), None, "")
+    return Credential(Caller("POST", path.decode(), fields, "10.0.0.1", raw_path=path), None, "")
 
 
 class Hasty(SignatureSource):
     """Does not take the trouble for who is unknown."""
 
-    async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
+    async def find(self, presented: Credential) -> KeyRecord | Refusal | None:
         if presented.caller.fields[b"x-client-id"].decode() not in self._clients:
             return BAD_SIGNATURE
         return await super().find(presented)
@@ -158,7 +158,7 @@ def test_a_client_that_does_not_exist_takes_as_long(
     asks = [signed_ask(name, "wrong") for name in names]
     strangers = [signed_ask(f"client-{secrets.token_hex(4)}", "wrong") for _ in names]
 
-    def find(presented: Presented) -> object:
+    def find(presented: Credential) -> object:
         try:
             source.find(presented).send(None)
         except StopIteration as found:

@@ -234,7 +234,7 @@ def test_a_full_outbox_refuses_what_would_add_to_it(tmp_path: Path, sim: Sim) ->
     with inbox() as box:
         box.status = 500
         keys = [{"key": "sk-test-0123456789abcdef", "name": "test", "total_quota": 1_000_000}]
-        config = {**settings(tmp_path, sim, webhook("box", box.url), max_outbox=1000), "api_keys": keys}
+        config = {**settings(tmp_path, sim, webhook("box", box.url), outbox_capacity=1000), "api_keys": keys}
         with running(tmp_path, config) as gateway:
             ask(gateway.url, QUICK)
             gateway.wait_for_rows(1)

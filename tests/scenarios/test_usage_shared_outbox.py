@@ -15,7 +15,7 @@ from zuebee.lib.sql.dsn import database_url
 from zuebee.schema import migrate
 from zuebee.schema.prepare import prepare
 from zuebee.usage import report
-from zuebee.usage.outbox import Delivered, Entry, Outbox, Outcome, Standing
+from zuebee.usage.outbox import Delivered, Outbox, OutboxEntry, Outcome, Standing
 from zuebee.usage.report import Filter
 from zuebee.usage.service import Reporter
 
@@ -39,7 +39,7 @@ class Sink:
     def __init__(self, got: list[str]) -> None:
         self.got = got
 
-    async def deliver(self, entries: Sequence[Entry], *, probe: bool) -> list[Outcome]:
+    async def deliver(self, entries: Sequence[OutboxEntry], *, probe: bool) -> list[Outcome]:
         self.got += [entry.event_id for entry in entries]
         await asyncio.sleep(0)
         return [Delivered()]

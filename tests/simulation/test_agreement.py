@@ -21,8 +21,8 @@ from zuebee.billing.service import BillingService
 from zuebee.config.settings_base import RateLimitSettings
 from zuebee.config.settings_billing import BillingSettings
 from zuebee.contracts.admission import Budget, Caller, Principal, Settlement
-from zuebee.contracts.answers import KeptAnswer, Ticket
 from zuebee.contracts.errors import Refusal
+from zuebee.contracts.idempotency import IdempotencyRecord, Ticket
 from zuebee.contracts.inference import UNKNOWN, End, Head, Job, Reply
 from zuebee.edge.idempotency import Replays
 from zuebee.edge.pipeline import Pipeline
@@ -63,18 +63,18 @@ class Shelf:
     max_bytes = 1000
 
     def __init__(self) -> None:
-        self.kept: dict[str, KeptAnswer | None] = {}
+        self.kept: dict[str, IdempotencyRecord | None] = {}
 
     def ticket(self, principal: Principal, key: bytes, job: object) -> Ticket:
         return Ticket(key.decode(), "same", b"", 1)
 
-    async def find(self, ticket: Ticket) -> KeptAnswer | Refusal | None:
+    async def find(self, ticket: Ticket) -> IdempotencyRecord | Refusal | None:
         return self.kept.get(ticket.id)
 
     async def claim(self, ticket: Ticket) -> Refusal | None:
         return None
 
-    async def keep(self, ticket: Ticket, answer: KeptAnswer | None) -> None:
+    async def keep(self, ticket: Ticket, answer: IdempotencyRecord | None) -> None:
         await asyncio.sleep(0.001)
         self.kept[ticket.id] = answer
 

@@ -23,8 +23,8 @@ from zuebee.contracts.admission import Budget, Caller, Limit, Principal, Settlem
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import UNKNOWN, End
 from zuebee.dispatch.balancer import Backend, Health
-from zuebee.dispatch.queue import Load
-from zuebee.dispatch.waiting import Turns
+from zuebee.dispatch.priority_queue import Load
+from zuebee.dispatch.request_queue import RequestQueue
 from zuebee.edge.pipeline import Pipeline
 from zuebee.ledger import usage_rows
 from zuebee.ledger.entries import HoldState
@@ -250,19 +250,19 @@ async def test_no_place_in_redis_is_kept_for_who_left(turns: int, fails: bool) -
 
 
 async def test_no_place_at_a_backend_is_kept_for_who_left() -> None:
-    turns = Turns(QueueSettings())
+    queue = RequestQueue(QueueSettings())
     health = Health(unhealthy_threshold=3, healthy_threshold=1)
     backend = Backend("a", "http://a", FakeInference(answer()), weight=1, health=health, models=[], load=Load(1))
 
     async def take() -> None:
-        visit = turns.visit(make_job(), [backend], lambda: [backend])
-        got = await turns.wait(visit, "lane")
+        entry = queue.entry(make_job(), [backend], lambda: [backend])
+        got = await queue.wait(entry, "lane")
         assert got is backend
-        turns.leave(backend)
+        queue.leave(backend)
 
     async def while_it_is_busy() -> None:
         backend.load.in_flight = 1
-        asyncio.get_running_loop().call_soon(turns.leave, backend)
+        asyncio.get_running_loop().call_soon(queue.leave, backend)
         await take()
 
     async def check(task: "asyncio.Task[None]") -> None:

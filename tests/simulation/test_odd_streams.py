@@ -13,24 +13,24 @@ from tests.support.odd_streams import Odd, odd_stream, pieces
 from tests.support.processes import running, until
 from tests.support.raw_http import ask, chat, request
 from zuebee.dialects.openai_stream import StreamMeter
-from zuebee.dialects.openai_usage import Figures
+from zuebee.dialects.openai_usage import TokenCounts
 from zuebee.dialects.sse import event_data, split_events
 
 pytestmark = pytest.mark.slow
 
 ROUNDS = 1500
 THROUGH_THE_GATEWAY = 60
-Pass = Callable[[list[bytes], bool], tuple[bytes, bool, Figures | None]]
+Pass = Callable[[list[bytes], bool], tuple[bytes, bool, TokenCounts | None]]
 
 
-def metered(parts: list[bytes], hide: bool) -> tuple[bytes, bool, Figures | None]:
+def metered(parts: list[bytes], hide: bool) -> tuple[bytes, bool, TokenCounts | None]:
     """What passes the meter, whether it is whole, and the usage found in it."""
     meter = StreamMeter(hide_usage=hide)
     passed = b"".join(meter.feed(part) for part in parts) + meter.end()
     return passed + meter.last_words, meter.whole, meter.usage
 
 
-def strict(parts: list[bytes], hide: bool) -> tuple[bytes, bool, Figures | None]:
+def strict(parts: list[bytes], hide: bool) -> tuple[bytes, bool, TokenCounts | None]:
     """The control: who passes on only what it can read."""
     kept = []
     for event in split_events(b"".join(parts)):

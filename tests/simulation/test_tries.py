@@ -16,7 +16,7 @@ from zuebee.config.settings import BackendSettings, QueueSettings, RetrySettings
 from zuebee.contracts.inference import End, Event, Head
 from zuebee.dispatch import service
 from zuebee.dispatch.balancer import Backend, Health, Where
-from zuebee.dispatch.queue import Load
+from zuebee.dispatch.priority_queue import Load
 from zuebee.dispatch.service import Dispatcher
 from zuebee.edge.client import may_have_begun
 from zuebee.http import pool

@@ -34,7 +34,7 @@ def billing_on(
 ) -> BillingService:
     """Billing over a store that is open."""
     ledger = SqliteLedger(
-        store, hold_s=settings.hold_s, commit_interval_s=commit_interval_s, timeout_s=timeout_s, journal=journal
+        store, hold_s=settings.hold_ttl_s, commit_interval_s=commit_interval_s, timeout_s=timeout_s, journal=journal
     )
     return BillingService(ledger, settings, PriceBook(settings), gate=gate)
 

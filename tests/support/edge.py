@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.support.asgi import AsgiRequest
 from tests.support.fakes import FakeInference, Step, answer
-from zuebee.contracts.admission import Caller, Grant, Place, Principal, Settlement
+from zuebee.contracts.admission import Caller, Grant, Permit, Principal, Settlement
 from zuebee.contracts.errors import NO_KEY, Refusal
 from zuebee.contracts.inference import Job, Reply
 from zuebee.edge.client import TrustedProxies
@@ -36,15 +36,15 @@ class Doorman:
     def may_use(self, principal: Principal, model: str) -> Refusal | None:
         return self.unusable.get(model)
 
-    async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
+    async def enter(self, caller: Caller, principal: Principal) -> Permit | Refusal | None:
         return None
 
-    def leave(self, early: Place) -> None: ...
+    def leave(self, early: Permit) -> None: ...
 
     async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
         return Grant(principal)
 
-    async def attend(self, grants: Sequence[Grant], early: Sequence[Place] = ()) -> Sequence[tuple[Grant, Refusal]]:
+    async def attend(self, grants: Sequence[Grant], early: Sequence[Permit] = ()) -> Sequence[tuple[Grant, Refusal]]:
         return []
 
     def settle(self, settlement: Settlement) -> None:

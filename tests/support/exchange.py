@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any
 
 from tests.support.fakes import FakeInference, Step, head, make_job, until
-from zuebee.contracts.admission import Caller, Grant, Place, Principal, Settlement
+from zuebee.contracts.admission import Caller, Grant, Permit, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Headers, Job, Sink
 from zuebee.edge.pipeline import Pipeline
@@ -37,10 +37,10 @@ class Desk:
             raise self.who
         return self.who
 
-    async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
+    async def enter(self, caller: Caller, principal: Principal) -> Permit | Refusal | None:
         return None
 
-    def leave(self, early: Place) -> None: ...
+    def leave(self, early: Permit) -> None: ...
 
     async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
         if self.limit is not None:
@@ -48,7 +48,7 @@ class Desk:
         self.held += 1
         return Grant(principal, hold=self.hold, prompt_tokens=12)
 
-    async def attend(self, grants: Sequence[Grant], early: Sequence[Place] = ()) -> Sequence[tuple[Grant, Refusal]]:
+    async def attend(self, grants: Sequence[Grant], early: Sequence[Permit] = ()) -> Sequence[tuple[Grant, Refusal]]:
         return [(grant, self.cut) for grant in grants if self.cut is not None]
 
     def settle(self, settlement: Settlement) -> Awaitable[None] | None:

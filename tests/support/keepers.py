@@ -8,25 +8,25 @@ import pytest
 
 from tests.support.fakes import make_job
 from zuebee.contracts.admission import Principal
-from zuebee.contracts.answers import KeptAnswer
 from zuebee.contracts.errors import Refusal
-from zuebee.idempotency.service import LEASE_S, AnswerKeeper
+from zuebee.contracts.idempotency import IdempotencyRecord
+from zuebee.idempotency.service import LEASE_S, DatabaseIdempotencyStore
 from zuebee.idempotency.store import Grouped
 from zuebee.lib.sql.database import Database, DatabaseError
 from zuebee.schema.tables import kept_answers, metadata
 
-ANSWER = KeptAnswer(200, [(b"content-type", b"application/json")], b"{}" * 500, events=False)
+ANSWER = IdempotencyRecord(200, [(b"content-type", b"application/json")], b"{}" * 500, events=False)
 CALLER = Principal("k", "key", "user", organization_id="org")
 
-Keepers = Callable[..., AnswerKeeper]
+Keepers = Callable[..., DatabaseIdempotencyStore]
 
 
-def keeper(url: str, **options: Any) -> AnswerKeeper:
+def keeper(url: str, **options: Any) -> DatabaseIdempotencyStore:
     """A keeper on a database that gets its table."""
     database = Database(url, timeout_s=5)
     database.call(lambda connection: metadata.create_all(connection, [kept_answers]))
     grouped = Grouped(database, timeout_s=5, writers=1 if url.startswith("sqlite") else 4)
-    return AnswerKeeper(grouped, **{"retention_s": 100.0, "max_bytes": 10_000, **options})
+    return DatabaseIdempotencyStore(grouped, **{"retention_s": 100.0, "max_bytes": 10_000, **options})
 
 
 def code(found: object) -> str:
@@ -34,7 +34,7 @@ def code(found: object) -> str:
     return found.code
 
 
-async def passes(keeper: AnswerKeeper, seconds: float) -> None:
+async def passes(keeper: DatabaseIdempotencyStore, seconds: float) -> None:
     """As if so much time had passed for all rows, whoever's clock they go by."""
     times = {each: each - seconds for each in (kept_answers.c.created_at_s, kept_answers.c.expires_at_s)}
     await keeper._run(lambda connection: connection.execute(kept_answers.update().values(times)))
@@ -223,7 +223,7 @@ class KeeperSuite:
         keep = keepers()
         ticket = keep.ticket(CALLER, b"name-of-request", make_job(body=b"canary prompt"))
         await keep.claim(ticket)
-        await keep.keep(ticket, KeptAnswer(200, [(b"x-canary", b"field")], b"canary answer", events=False))
+        await keep.keep(ticket, IdempotencyRecord(200, [(b"x-canary", b"field")], b"canary answer", events=False))
         [row] = await keep._run(lambda connection: connection.execute(kept_answers.select()).all())
         for secret in (b"canary", b"name-of-request", b"org", b"user", ticket.secret, ticket.secret.hex().encode()):
             assert secret not in repr(tuple(row)).encode()

@@ -11,7 +11,7 @@ from zuebee.auth.sources.script import DecisionScript, ScriptThreads
 from zuebee.auth.state import AuthCounters, Handles
 from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.errors import KEY_DISABLED, Refusal
-from zuebee.contracts.keys import KeyRecord, Presented
+from zuebee.contracts.keys import Credential, KeyRecord
 from zuebee.lib.tasks import Tasks
 
 
@@ -29,7 +29,7 @@ class Source:
             for key in keys or (b"k",)
         }
 
-    async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
+    async def find(self, presented: Credential) -> KeyRecord | Refusal | None:
         self.asked.append(presented.digest)
         await asyncio.sleep(self.delay_s)
         if self.failure is not None:
@@ -43,7 +43,7 @@ class Source:
 class Bad(Source):
     """Knows that a token is forged."""
 
-    async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
+    async def find(self, presented: Credential) -> KeyRecord | Refusal | None:
         return KEY_DISABLED
 
 

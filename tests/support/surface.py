@@ -57,7 +57,7 @@ def _assigns(statement: ast.stmt, name: str) -> bool:
 
 
 def commands_and_flags(app: Any = None) -> list[str]:
-    """Every command as one types it (`zuebee run`), and every long option (`--config`)."""
+    """Every command as one types it (`zuebee run`), and every long option (`--config`); old words are hidden."""
     if app is None:
         app = import_module("zuebee.cli").app
     return sorted(set(_flags(import_module("typer.main").get_command(app), "zuebee")))
@@ -67,6 +67,8 @@ def _flags(command: Any, path: str) -> Iterator[str]:
     for parameter in command.params:
         yield from (option for option in parameter.opts if option.startswith("--") and not parameter.hidden)
     for name, child in getattr(command, "commands", {}).items():
+        if child.hidden:
+            continue
         yield f"{path} {name}"
         yield from _flags(child, f"{path} {name}")
 

@@ -86,7 +86,7 @@ def _smaller(one: Limit, other: Limit) -> Limit:
         one,
         amount=min(one.amount, other.amount),
         burst=min(one.burst, other.burst),
-        when_down=min(one.when_down, other.when_down, key=lambda policy: strict[policy]),
+        on_store_down=min(one.on_store_down, other.on_store_down, key=lambda policy: strict[policy]),
     )
 
 

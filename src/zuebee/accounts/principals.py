@@ -14,7 +14,7 @@ from zuebee.accounts.schemas import BudgetForm, Scope
 from zuebee.config.settings_base import LimitSettings
 from zuebee.contracts.admission import Budget, Principal, some_tags
 from zuebee.contracts.errors import KEY_DISABLED, Refusal
-from zuebee.contracts.keys import KeyRecord, Presented
+from zuebee.contracts.keys import Credential, KeyRecord
 from zuebee.lib import clock
 from zuebee.lib.networks import parse_networks
 from zuebee.lib.sql.database import Database
@@ -148,7 +148,7 @@ class StoreSource:
         self._currency = currency
         self._budgets: dict[tuple[Budget, ...], tuple[Budget, ...]] = {}
 
-    async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
+    async def find(self, presented: Credential) -> KeyRecord | Refusal | None:
         """A key whose plan, or an owner's plan, has ended is refused `subscription_lapsed`."""
         found = await self._database.run(lambda connection: find(connection, presented.digest, self._currency))
         if isinstance(found, KeyRecord) and found.principal.budgets:

@@ -69,14 +69,14 @@ class Actor(msgspec.Struct, frozen=True):
     organization_id: str = ""
 
 
-class Target(msgspec.Struct, frozen=True):
+class RoleTarget(msgspec.Struct, frozen=True):
     """Whom an order is about: the organization it belongs to, and the user, if it belongs to one."""
 
     organization_id: str = ""
     user_id: str = ""
 
 
-def may(actor: Actor, action: str, target: Target) -> bool:
+def may(actor: Actor, action: str, target: RoleTarget) -> bool:
     """Whether the actor may do this to this target. An unknown action is for nobody."""
     if action not in REACH:
         return False
@@ -100,7 +100,7 @@ def withheld_fields(actor: Actor, action: str, fields: Collection[str]) -> list[
     return sorted(set(fields) - MEMBERS_FIELDS.get(action, frozenset()))
 
 
-def demand(actor: Actor, action: str, target: Target, fields: Collection[str] = ()) -> None:
+def demand(actor: Actor, action: str, target: RoleTarget, fields: Collection[str] = ()) -> None:
     """Raises AccountsError (kind `forbidden`) unless the actor may do this to the target and set these fields."""
     if not may(actor, action, target):
         raise AccountsError(f"your role does not allow {action} here", kind="forbidden")

@@ -17,7 +17,7 @@ from zuebee.contracts.admission import (
     Hold,
     Limiter,
     Need,
-    Place,
+    Permit,
     Principal,
     Priority,
     Recorder,
@@ -180,10 +180,10 @@ class AdmissionService:
     def may_use(self, principal: Principal, model: str) -> Refusal | None:
         return may_use(principal, model) or self._billing.unpriced(principal, model)
 
-    async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
+    async def enter(self, caller: Caller, principal: Principal) -> Permit | Refusal | None:
         return await self._limiter.enter(caller, principal)
 
-    def leave(self, early: Place) -> None:
+    def leave(self, early: Permit) -> None:
         self._limiter.release(early, None)
 
     async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
@@ -200,28 +200,28 @@ class AdmissionService:
         if tokens > MAX_AMOUNT:
             tokens = MAX_AMOUNT
         if not principal.budgets:
-            place = await self._limiter.acquire(caller, principal, job, tokens)
-            if isinstance(place, Refusal):
-                return place
-            return Grant(principal, None, place, prompt_tokens=prompt_tokens)
+            permit = await self._limiter.acquire(caller, principal, job, tokens)
+            if isinstance(permit, Refusal):
+                return permit
+            return Grant(principal, None, permit, prompt_tokens=prompt_tokens)
         need = self._need(job, prompt_tokens, prompt_most, answers)
         quote = self._billing.unable() or self._billing.quote(principal, job, need)
         if isinstance(quote, Refusal):
             if quote.param == "model" and not await self._served(job.model):
                 return no_such_model(job.model)
             return quote
-        place = await self._limiter.acquire(caller, principal, job, tokens)
-        if isinstance(place, Refusal):
-            return place
+        permit = await self._limiter.acquire(caller, principal, job, tokens)
+        if isinstance(permit, Refusal):
+            return permit
         hold: Hold | Refusal | None = None
         try:
             hold = await self._billing.reserve(principal, job, quote)
         finally:  # also when the caller leaves meanwhile
             if hold is None or isinstance(hold, Refusal):
-                self._limiter.release(place, None)
+                self._limiter.release(permit, None)
         if isinstance(hold, Refusal):
             return hold
-        grant = Grant(principal, hold, place)
+        grant = Grant(principal, hold, permit)
         grant.prompt_tokens = prompt_tokens
         if hold is not None:
             grant.prompt_held = prompt_most if hold.whole else prompt_tokens
@@ -254,16 +254,16 @@ class AdmissionService:
             self._limiter.release(settlement.early, None)
         if grant is not None:
             pending = self._billing.settle(settlement)
-            if grant.place is not None:
+            if grant.permit is not None:
                 usage = settlement.usage
-                self._limiter.release(grant.place, None if usage is None else usage.total_tokens)
+                self._limiter.release(grant.permit, None if usage is None else usage.total_tokens)
         for recorder in self._recorders:
             recorder.record(settlement)
         return pending
 
-    async def attend(self, grants: Sequence[Grant], early: Sequence[Place] = ()) -> Sequence[tuple[Grant, Refusal]]:
+    async def attend(self, grants: Sequence[Grant], early: Sequence[Permit] = ()) -> Sequence[tuple[Grant, Refusal]]:
         # First: what else fails must not let the leases of running requests run out.
-        await self._limiter.attend([*early, *(grant.place for grant in grants if grant.place is not None)])
+        await self._limiter.attend([*early, *(grant.permit for grant in grants if grant.permit is not None)])
         cut = list(await self._billing.attend(grants))
         known = {grant.principal.credential: grant.principal for grant in grants if grant.principal.credential}
         refused = {p.credential: refusal for p, refusal in await self.authenticator.recheck(list(known.values()))}

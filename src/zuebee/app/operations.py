@@ -14,7 +14,7 @@ from zuebee.lib import clock
 from zuebee.lib.sql.database import Connection, Database, DatabaseError
 from zuebee.schema.currency import OtherCurrency, claim, find
 from zuebee.usage import outbox, report
-from zuebee.usage.report import Filter, GroupBy, Totals
+from zuebee.usage.report import Filter, GroupBy, GroupTotals
 
 
 class CannotOpen(Exception):
@@ -95,7 +95,7 @@ class UsageDesk:
         self._database = database
         self.currency = self._call(find) or currency
 
-    def totals(self, by: Sequence[GroupBy], **chosen: Any) -> list[Totals]:
+    def totals(self, by: Sequence[GroupBy], **chosen: Any) -> list[GroupTotals]:
         """`chosen` are the fields of `Filter`."""
         return self._call(lambda connection: report.totals(connection, Filter(**chosen), by))
 

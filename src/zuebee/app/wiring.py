@@ -134,5 +134,5 @@ class Platform:
         watch = self._watches.store
         if watch.trouble and needs_store(self.settings, has_keys=watch.has_keys):
             return Readiness(False, f"the store cannot be used: {watch.trouble}", fit, len(backends))
-        # Policy decides meanwhile (`when_down`), so requests are served.
+        # Policy decides meanwhile (`on_store_down`), so requests are served.
         return Readiness(True, "limits without Redis" if self._limits.limiter.degraded else "", fit, len(backends))

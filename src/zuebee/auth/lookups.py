@@ -11,7 +11,7 @@ import msgspec
 
 from zuebee.auth.records import NOT_ADMITTED, Data, record_of
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.keys import KeyRecord, Presented
+from zuebee.contracts.keys import Credential, KeyRecord
 from zuebee.lib import clock
 from zuebee.lib.failures import RedisError
 
@@ -136,7 +136,7 @@ class UnreadableAnswer(Exception):
 class Lookup(Protocol):
     """Where a map is looked up."""
 
-    async def look(self, presented: Presented) -> Data | Refusal | None:
+    async def look(self, presented: Credential) -> Data | Refusal | None:
         """The map of a key; None if it is not known here. Raises when the answer is not sure."""
         ...
 
@@ -155,7 +155,7 @@ class MapSource:
         self._lookup = lookup
         self._shared = shared
 
-    async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
+    async def find(self, presented: Credential) -> KeyRecord | Refusal | None:
         if presented.key is None:
             return None
         found: Data | Refusal | None
@@ -187,7 +187,7 @@ class RedisLookup:
         self._client = client
         self._pattern = key_pattern
 
-    async def look(self, presented: Presented) -> Data | Refusal | None:
+    async def look(self, presented: Credential) -> Data | Refusal | None:
         assert presented.key is not None
         name = self._pattern.replace("{key_sha256}", presented.digest)
         name = name.replace("{api_key}", presented.key.decode("ascii"))
@@ -209,7 +209,7 @@ class RedisLookup:
 class AnyKey:
     """Knows every key, and nothing of it: the script alone decides."""
 
-    async def look(self, presented: Presented) -> Data | Refusal | None:
+    async def look(self, presented: Credential) -> Data | Refusal | None:
         assert presented.key is not None
         return {"api_key": presented.key.decode("ascii")}
 

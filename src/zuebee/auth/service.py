@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from zuebee.auth.lookups import UnreadableAnswer
 from zuebee.auth.records import digest_of, find_key, judge, merged, sendable, with_fields
-from zuebee.auth.sources.cached import Answer, Step
-from zuebee.auth.sources.script import SCRIPT_FAILED, DecisionScript, ScriptThreads, Verdict
+from zuebee.auth.sources.cached import LookupResult, Step
+from zuebee.auth.sources.script import SCRIPT_FAILED, DecisionScript, ScriptDecision, ScriptThreads
 from zuebee.auth.state import PIPELINE, AuthCounters, Handles
 from zuebee.contracts.admission import ANONYMOUS, Caller, Principal
 from zuebee.contracts.errors import KEY_REVOKED, NO_KEY, UNKNOWN_KEY, Refusal
-from zuebee.contracts.keys import KeyRecord, Presented
+from zuebee.contracts.keys import Credential, KeyRecord
 from zuebee.lib import clock
 from zuebee.lib.failures import GrpcFailure, HttpFailure, RedisError
 from zuebee.lib.seldom import Seldom
@@ -81,7 +81,7 @@ class AuthPipeline:
         key, digest = self._shown(caller)
         if key is None:
             if self._keyless:
-                return await self._identify_slowly(Presented(caller, None, ""))
+                return await self._identify_slowly(Credential(caller, None, ""))
             self._counters.decisions[PIPELINE, "missing"] += 1
             return NO_KEY
         if self._simple:
@@ -100,7 +100,7 @@ class AuthPipeline:
                         self._counters.decisions[step.allowed] += 1
                         return answer.plain
                 break
-        return await self._identify_slowly(Presented(caller, key, digest))
+        return await self._identify_slowly(Credential(caller, key, digest))
 
     def _shown(self, caller: Caller) -> tuple[bytes | None, str]:
         """The key that a caller shows, and its digest."""
@@ -113,7 +113,7 @@ class AuthPipeline:
             memo.credential_by, memo.credential, memo.credential_digest = self, key, digest
         return key, digest
 
-    async def _identify_slowly(self, presented: Presented) -> Principal | Refusal:
+    async def _identify_slowly(self, presented: Credential) -> Principal | Refusal:
         """With questions and scripts, within the deadline."""
         self._asking += 1
         self._idle.clear()
@@ -137,7 +137,7 @@ class AuthPipeline:
         return answer
 
     async def _judge(
-        self, presented: Presented, since_s: float = 0.0, *, again: bool = False
+        self, presented: Credential, since_s: float = 0.0, *, again: bool = False
     ) -> tuple[str, Principal | Refusal]:
         """The source that decided, and how. Every failure is a refusal. `again`: of a request that runs already."""
         if presented.key is not None and not sendable(presented.key):
@@ -157,9 +157,9 @@ class AuthPipeline:
             _log.exception("the key could not be checked")
         return PIPELINE, UNAVAILABLE
 
-    async def _find(self, presented: Presented, since_s: float, again: bool) -> list[tuple[Step, Answer]]:
+    async def _find(self, presented: Credential, since_s: float, again: bool) -> list[tuple[Step, LookupResult]]:
         """What the sources know: of the first that knows the credential, or in mode `all` of each."""
-        found: list[tuple[Step, Answer]] = []
+        found: list[tuple[Step, LookupResult]] = []
         for step in self._steps:
             answer = None
             if step.per_request:
@@ -180,7 +180,9 @@ class AuthPipeline:
                     break
         return found
 
-    async def _decide(self, found: list[tuple[Step, Answer]], presented: Presented) -> tuple[str, Principal | Refusal]:
+    async def _decide(
+        self, found: list[tuple[Step, LookupResult]], presented: Credential
+    ) -> tuple[str, Principal | Refusal]:
         """All that was found must agree; then the pipeline's own script."""
         principals: list[Principal] = []
         metadata: dict[str, Any] = {}
@@ -261,7 +263,7 @@ class AuthPipeline:
             if handle is None:
                 return
             async with self._rechecks:
-                presented = Presented(handle.caller, handle.key, credential)
+                presented = Credential(handle.caller, handle.key, credential)
                 _, answer = await self._judge(presented, clock.monotonic_s() - RECHECK_AGE_S, again=True)
             if isinstance(answer, Refusal) and answer is not UNAVAILABLE and answer is not SCRIPT_FAILED:
                 self._revoked[credential] = answer
@@ -312,8 +314,12 @@ def _reason(error: Exception) -> str:
 
 
 async def _ask_script(
-    script: DecisionScript, presented: Presented, record: KeyRecord, metadata: Mapping[str, Any], memo: Answer | None
-) -> Verdict:
+    script: DecisionScript,
+    presented: Credential,
+    record: KeyRecord,
+    metadata: Mapping[str, Any],
+    memo: LookupResult | None,
+) -> ScriptDecision:
     """Ask a script, or remember what it said of the same answer and the same metadata."""
     if memo is not None and memo.memo is not None and memo.memo[0] == metadata:
         return memo.memo[1]

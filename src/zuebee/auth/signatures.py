@@ -19,7 +19,7 @@ from zuebee.auth.records import Finish, digest_of, judge, unchanged
 from zuebee.config.settings_auth import SignatureClientSettings
 from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.errors import KEY_REVOKED, Refusal
-from zuebee.contracts.keys import KeyRecord, KeySource, Presented
+from zuebee.contracts.keys import Credential, KeyRecord, KeySource
 from zuebee.lib import clock
 
 _log = logging.getLogger("zuebee.auth")
@@ -110,7 +110,7 @@ class SignatureSource:
         for client in self._clients.values():
             client.secrets += self._nobody[len(client.secrets) :]
 
-    async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
+    async def find(self, presented: Credential) -> KeyRecord | Refusal | None:
         caller = presented.caller
         # Only a signature that fitted sets this: the request runs already, and its key is asked about again.
         again = bool(caller.body_sha256)
@@ -160,7 +160,7 @@ class SignatureSource:
         shown = self._kept.renew(credential) if self._kept is not None else None
         if shown is None:
             return None
-        found = await self._find_key(Presented(shown.caller, shown.key, digest))
+        found = await self._find_key(Credential(shown.caller, shown.key, digest))
         if not isinstance(found, KeyRecord) or found.principal.key_id != client.require_key:
             return KEY_REVOKED
         return judge(found, shown.caller.address, clock.wall_s()) or found.refusal
@@ -168,7 +168,7 @@ class SignatureSource:
     async def aclose(self) -> None:
         await self._nonces.aclose()
 
-    async def _record(self, presented: Presented, client_id: str, client: _Client) -> KeyRecord | Refusal:
+    async def _record(self, presented: Credential, client_id: str, client: _Client) -> KeyRecord | Refusal:
         if not client.require_key:
             principal = await self._finish(client.principal)
             if isinstance(principal, Refusal):
@@ -182,7 +182,7 @@ class SignatureSource:
             self._kept.keep(credential, presented.key, presented.caller, whole=False)
         return msgspec.structs.replace(found, principal=replace(found.principal, credential=credential))
 
-    async def _unsigned(self, presented: Presented) -> Refusal | None:
+    async def _unsigned(self, presented: Credential) -> Refusal | None:
         if not self._bound_keys:
             return None
         found = await self._find_key(presented)
@@ -190,7 +190,7 @@ class SignatureSource:
             return self._refuse("not_signed")
         return None
 
-    async def _find_key(self, presented: Presented) -> KeyRecord | Refusal | None:
+    async def _find_key(self, presented: Credential) -> KeyRecord | Refusal | None:
         if presented.key is None:
             return None
         for source in self.keys:

@@ -26,7 +26,7 @@ from zuebee.auth.records import Finish, unchanged
 from zuebee.config.settings_auth import JwtSettings
 from zuebee.contracts.admission import Principal
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.keys import KeyRecord, Presented
+from zuebee.contracts.keys import Credential, KeyRecord
 from zuebee.http.connect import Origin, bypasses_proxy
 from zuebee.http.pool import Connection, HttpFailure, HttpPool, Timeouts
 from zuebee.lib import clock
@@ -233,7 +233,7 @@ class JwtSource:
         if first is not None:
             self._keys.put(read_jwks(first))
 
-    async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
+    async def find(self, presented: Credential) -> KeyRecord | Refusal | None:
         """Raises KeysUnavailable when the issuer's keys cannot be had."""
         token = presented.key
         if token is None or not looks_like_token(token):

@@ -119,8 +119,8 @@ class BillingService:
 
     def _try_to_reserve(self, principal: Principal, job: Job, quote: Quote) -> Awaitable[Reservation | Short]:
         now_s = clock.wall_s()
-        stub = usage_rows.stub(principal, job, now_s)
-        hold_s = self._settings.hold_s
+        stub = usage_rows.hold_context(principal, job, now_s)
+        hold_s = self._settings.hold_ttl_s
         operation = Reserve(job.request_id, principal.budgets, quote, now_s, hold_s, stub, quote.least)
         return self.ledger.reserve(operation, job)
 
@@ -163,10 +163,10 @@ class BillingService:
         # Both are asked for before anything is awaited: a store that is slow delays no sign of life.
         extended = self.ledger.extend(asked)
         if signs:
-            self.ledger.renew(Renew(signs, self._settings.hold_s))
+            self.ledger.renew(Renew(signs, self._settings.hold_ttl_s))
         self.ledger.sweep()
         short = await extended
-        if self._settings.when_exhausted == "finish":
+        if self._settings.on_exhausted == "finish":
             return []
         now_s = clock.wall_s()
         return [(grant, too_short(each, now_s)) for grant, each in zip(asking, short, strict=True) if each is not None]

@@ -28,8 +28,9 @@ Unit = Annotated[str, typer.Option("--unit", help="tokens, or the currency (defa
 Period = Annotated[str, typer.Option("--period", help="daily, weekly, monthly or never.")]
 
 
+@app.command("add", hidden=True)
 @app.command()
-def add(
+def create(
     kind: Kind,
     account: AccountId,
     name: options.Name = None,
@@ -46,7 +47,7 @@ def add(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Add an organization, a team or a user."""
+    """Create an organization, a team or a user."""
     with opened(config, store, form) as administration:
         fields = said(
             id=account, name=name, organization_id=organization, team_id=team, role=role, plan=plan,

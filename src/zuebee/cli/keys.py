@@ -1,4 +1,4 @@
-"""`zuebee keys`: make, show, replace and end keys."""
+"""`zuebee keys`: create, show, rotate and revoke keys."""
 
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from zuebee.cli.show import Form
 from zuebee.contracts.errors import Refusal
 from zuebee.lib.units import Duration
 
-app = typer.Typer(name="keys", help="Keys of the store: made, listed, replaced, revoked.", no_args_is_help=True)
+app = typer.Typer(name="keys", help="Keys of the store: create, list, rotate, revoke.", no_args_is_help=True)
 
 KeyId = Annotated[str, typer.Argument(help="The key's id, like key_0123456789abcdef.")]
 Organization = Annotated[str | None, typer.Option(OPTION_OF["organization_id"], help="Its organization.")]
@@ -49,7 +49,7 @@ def create(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Make a key and print it. This is the only time that it can be seen."""
+    """Create a key and print it. This is the only time that it can be seen."""
     with opened(config, store, form) as administration:
         fields = said(
             name=name, organization_id=organization, team_id=team, user_id=user, plan=plan,
@@ -181,7 +181,7 @@ def rotate(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Make a new key in place of this one, with the same rights, limits and budgets, and print it."""
+    """Create a new key in place of this one, with the same rights, limits and budgets, and print it."""
     try:
         overlap_s = float(Duration.parse(0 if overlap == "0" else overlap))
     except ValueError as error:

@@ -27,7 +27,7 @@ def create(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Make a plan. Its limits and budgets count for each of its holders by itself."""
+    """Create a plan. Its limits and budgets count for each of its holders by itself."""
     with opened(config, store, form) as administration:
         fields = _fields(administration, name, priority, model, endpoint, limit, budget)
         _print(administration.accounts.create("plan", {"id": plan, **fields}), administration.currency, form)

@@ -25,10 +25,10 @@ from zuebee.config.yaml import (
     Mapping,
     Node,
     Path,
-    Place,
     Problem,
     Scalar,
     Sequence,
+    SourceLocation,
     build,
     parse,
     path_text,
@@ -96,7 +96,7 @@ def fill_proxies(root: Mapping, environ: Environ[str, str]) -> None:
     """
     if "proxy" in root.items:
         return
-    section = Mapping(Place("environment", 0, ("proxy",)))
+    section = Mapping(SourceLocation("environment", 0, ("proxy",)))
     for key, names in (
         ("http", ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")),
         ("https", ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")),
@@ -145,8 +145,8 @@ class _UnknownError(Exception):
     """A variable that names no setting."""
 
 
-def _source(name: str, path: Path = ()) -> Place:
-    return Place(f"environment variable {name}", 0, path)
+def _source(name: str, path: Path = ()) -> SourceLocation:
+    return SourceLocation(f"environment variable {name}", 0, path)
 
 
 def _is_service_link(name: str, value: str) -> bool:
@@ -221,8 +221,8 @@ def _is_null(node: Node) -> bool:
     return isinstance(node, Scalar) and node.is_null
 
 
-def _container(place: Place, path: Path, next_part: str | int) -> Mapping | Sequence:
-    where = Place(place.source, 0, path)
+def _container(place: SourceLocation, path: Path, next_part: str | int) -> Mapping | Sequence:
+    where = SourceLocation(place.source, 0, path)
     return Sequence(where) if isinstance(next_part, int) else Mapping(where)
 
 
@@ -266,21 +266,21 @@ def read_text(path: str) -> str:
         with open(path, "rb") as file:
             data = file.read(MAX_TEXT_BYTES + 1)
     except OSError as error:
-        raise ConfigError([Problem(Place(path), error.strerror or "cannot be read")]) from None
+        raise ConfigError([Problem(SourceLocation(path), error.strerror or "cannot be read")]) from None
     if len(data) > MAX_TEXT_BYTES:
-        raise ConfigError([Problem(Place(path), f"larger than {MAX_TEXT_BYTES} bytes")])
+        raise ConfigError([Problem(SourceLocation(path), f"larger than {MAX_TEXT_BYTES} bytes")])
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise ConfigError([Problem(Place(path, line), "not UTF-8")]) from None
+        raise ConfigError([Problem(SourceLocation(path, line), "not UTF-8")]) from None
 
 
 def tree(text: str, source: str) -> tuple[Mapping, list[Problem]]:
     """A text as a tree of settings. Raises ConfigError if it is none."""
     root, problems = parse(text, source)
     if isinstance(root, Scalar) and root.is_null and not problems:
-        root = Mapping(Place(source))
+        root = Mapping(SourceLocation(source))
     if not isinstance(root, Mapping):
         raise ConfigError(problems or [Problem(root.place, "expected settings, such as `backends: [...]`")])
     return root, problems

@@ -13,7 +13,7 @@ from zuebee.config.settings_auth import ApiKeySettings, AuthSettings, FirewallSe
 from zuebee.config.settings_base import RELOAD, RESTART, RateLimitSettings, RedisSettings, Section, seconds
 from zuebee.config.settings_billing import (
     BillingSettings,
-    ClientGoneSettings,
+    DisconnectSettings,
     IdempotencySettings,
     StoreSettings,
     UsageSettings,
@@ -89,7 +89,7 @@ class ServerSettings(Section, frozen=True, kw_only=True):
         Meta(description="Addresses or CIDR ranges whose X-Forwarded-For is believed."),
     ] = []
     cors: Annotated[CorsSettings, Meta(description="Web pages that call the gateway from a browser.")] = CorsSettings()
-    allow_open: Annotated[
+    allow_anonymous: Annotated[
         bool, Meta(description="Permit serving without keys on an address that others can reach.")
     ] = False
 
@@ -284,10 +284,10 @@ class MetricsSettings(Section, frozen=True, kw_only=True):
 class StreamSettings(Section, frozen=True, kw_only=True):
     """Event streams."""
 
-    heartbeat_s: Annotated[
+    keepalive_interval_s: Annotated[
         Duration,
         Meta(description="A comment is sent after this much silence, so that idle timers do not cut; 0: never."),
-    ] = field(name="heartbeat", default=seconds(15))
+    ] = field(name="keepalive_interval", default=seconds(15))
     max_event_size: Annotated[
         Size,
         Meta(
@@ -355,8 +355,8 @@ class Settings(Section, frozen=True, kw_only=True):
     idempotency: Annotated[IdempotencySettings, Meta(description="Repeated requests.", extra=RESTART)] = (
         IdempotencySettings()
     )
-    client_gone: Annotated[
-        list[ClientGoneSettings],
+    on_disconnect: Annotated[
+        list[DisconnectSettings],
         Meta(description="When the caller leaves; the first entry that fits the model counts.", extra=RELOAD),
     ] = []
     usage: Annotated[UsageSettings, Meta(description="Usage records.", extra=RESTART)] = UsageSettings()

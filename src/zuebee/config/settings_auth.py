@@ -176,7 +176,7 @@ class AuthSettings(Section, frozen=True, kw_only=True):
         Duration,
         Meta(
             description="How long an answer is reused, so long a revoked key may live; 0: never. With two times "
-            "`billing.heartbeat` at most 5s."
+            "`billing.renew_interval` at most 5s."
         ),
     ] = field(name="cache", default=seconds(2))
     cache_redis: Annotated[

@@ -81,7 +81,7 @@ class LimitSettings(Section, frozen=True, kw_only=True):
     tokens_per_hour: Annotated[Number, Meta(description="In any 60 minutes.")] = 0
     tokens_per_day: Annotated[Number, Meta(description="In any 24 hours.")] = 0
     max_concurrent: Annotated[Number, Meta(description="Requests running at once.")] = 0
-    when_down: Annotated[
+    on_store_down: Annotated[
         Literal["share", "open", "closed"],
         Meta(description="When Redis is down: share: this process' share of the limit; open: no limit; closed: 503."),
     ] = "share"

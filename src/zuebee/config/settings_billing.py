@@ -1,4 +1,4 @@
-"""What is spent: the store, the ledger, prices, answers kept for a repeated request, and who is told."""
+"""What is spent: the store, the ledger, prices, idempotency records, and who is told."""
 
 from typing import Annotated, Literal
 
@@ -90,20 +90,20 @@ class BillingSettings(Section, frozen=True, kw_only=True):
         Duration,
         Meta(description="How long a request waits for what others hold of its budget, before it is refused."),
     ] = field(name="reserve_wait", default=seconds(2))
-    when_exhausted: Annotated[
+    on_exhausted: Annotated[
         Literal["cut", "finish"],
         Meta(description="A stream whose hold cannot be extended: cut with an error event, or finished on overdraft."),
     ] = "cut"
-    heartbeat_s: Annotated[
+    renew_interval_s: Annotated[
         Timeout, Meta(description="How often running requests renew their holds, and their keys are looked at again.")
-    ] = field(name="heartbeat", default=seconds(1))
-    hold_s: Annotated[Timeout, Meta(description="A hold that is not renewed for this long has expired.")] = field(
-        name="hold", default=seconds(30)
+    ] = field(name="renew_interval", default=seconds(1))
+    hold_ttl_s: Annotated[Timeout, Meta(description="A hold that is not renewed for this long has expired.")] = field(
+        name="hold_ttl", default=seconds(30)
     )
 
 
 class IdempotencySettings(Section, frozen=True, kw_only=True):
-    """Answers kept for requests with an `Idempotency-Key`."""
+    """Answers that are stored for requests with an `Idempotency-Key`."""
 
     enabled: Annotated[bool, Meta(description="Off: the header is ignored.")] = True
     retention_s: Annotated[Timeout, Meta(description="How long an answer is kept.")] = field(
@@ -114,7 +114,7 @@ class IdempotencySettings(Section, frozen=True, kw_only=True):
     )
 
 
-class ClientGoneSettings(Section, frozen=True, kw_only=True):
+class DisconnectSettings(Section, frozen=True, kw_only=True):
     """What becomes of an answer whose reader has left."""
 
     models: Annotated[list[str], Meta(description="For these models, `*` at the end matches; empty: all.")] = []
@@ -192,10 +192,10 @@ class UsageSettings(Section, frozen=True, kw_only=True):
 
     enabled: Annotated[bool, Meta(description="Off: nobody is told; records are kept all the same.")] = True
     retention_days: Annotated[int, Meta(ge=0, description="Older records are removed once a day; 0: kept.")] = 0
-    max_outbox: Annotated[
+    outbox_capacity: Annotated[
         int, Meta(ge=1000, description="More undelivered events than this stop requests that would make more.")
     ] = 5_000_000
-    when_full: Annotated[
+    on_outbox_full: Annotated[
         Literal["refuse", "drop"], Meta(description="refuse: 503 for metered requests; drop: lose events, counted.")
     ] = "refuse"
     drain_s: Annotated[

@@ -87,19 +87,19 @@ def check(settings: Settings, is_file: Callable[[str], bool]) -> list[Finding]:
         *(Finding(*found) for found in auth_findings(settings, is_file)),
         *(Finding(*found) for found in usage_findings(settings.usage, settings.store, is_file)),
         *check_firewall(settings.firewall, settings.server.max_body_size),
-        *_client_gone(settings),
+        *_on_disconnect(settings),
         *(Finding(*found) for found in price_findings(settings.billing)),
         *(Finding(*found) for found in secret_findings(settings, is_file)),
         *(
             Finding(*found)
-            for found in limit_findings(settings.rate_limit, settings.redis, settings.billing.heartbeat_s)
+            for found in limit_findings(settings.rate_limit, settings.redis, settings.billing.renew_interval_s)
         ),
     ]
 
 
 def listen_address(settings: Settings) -> Address:
     """The address to bind. Without keys and without a host it is the loopback, so that a first try is not
-    open to the network; `server.allow_open` lifts that. Raises ValueError if `listen` is not an address.
+    open to the network; `server.allow_anonymous` lifts that. Raises ValueError if `listen` is not an address.
     """
     return _bound(settings.listen, settings)
 
@@ -113,7 +113,7 @@ def grpc_address(settings: Settings) -> Address | None:
 
 def _bound(listen: str, settings: Settings) -> Address:
     host, port = _split_listen(listen)
-    if not host and not settings.auth_on and not settings.server.allow_open:
+    if not host and not settings.auth_on and not settings.server.allow_anonymous:
         host = HERE
     return Address(host, port)
 
@@ -122,7 +122,7 @@ def kept_here(settings: Settings) -> Settings:
     """The same settings; with a key that anyone could guess, what listens without a host listens on the loopback. To
     be asked while the keys are there: of hashes nobody can tell.
     """
-    if settings.server.allow_open or not has_guessable_key(settings):
+    if settings.server.allow_anonymous or not has_guessable_key(settings):
         return settings
 
     def here(listen: str) -> str:
@@ -168,8 +168,8 @@ def _listen(settings: Settings) -> Iterator[Finding]:
     listeners: list[tuple[Path, str]] = [(("listen",), settings.listen)]
     if settings.grpc is not None and settings.grpc.enabled:
         listeners.append((("grpc", "listen"), settings.grpc.listen))
-    if settings.server.allow_open and not settings.auth_on:
-        yield Finding(("server", "allow_open"), "serving without keys to everyone who can connect", fatal=False)
+    if settings.server.allow_anonymous and not settings.auth_on:
+        yield Finding(("server", "allow_anonymous"), "serving without keys to everyone who can connect", fatal=False)
     taken: dict[Address, Path] = {}
     for path, text in listeners:
         try:
@@ -179,7 +179,7 @@ def _listen(settings: Settings) -> Iterator[Finding]:
             continue
         if written.port and taken.setdefault(written, path) != path:
             yield Finding(path, "the same address as `listen`: gRPC needs a port of its own")
-        if settings.server.allow_open:
+        if settings.server.allow_anonymous:
             continue
         if settings.auth_on:
             if has_guessable_key(settings):
@@ -187,10 +187,10 @@ def _listen(settings: Settings) -> Iterator[Finding]:
             continue
         if not written.host:
             message = f"no keys, so only this machine can connect (127.0.0.1:{written.port}); to serve others add"
-            yield Finding(path, f"{message} `api_keys`, or set `server.allow_open: true`", fatal=False)
+            yield Finding(path, f"{message} `api_keys`, or set `server.allow_anonymous: true`", fatal=False)
         elif not _is_loopback(written.host):
             message = "serving without keys on an address that others can reach: add `api_keys`, listen on 127.0.0.1,"
-            yield Finding(path, f"{message} or set `server.allow_open: true`")
+            yield Finding(path, f"{message} or set `server.allow_anonymous: true`")
 
 
 def _guessable(settings: Settings, path: Path, written: Address) -> Iterator[Finding]:
@@ -300,9 +300,9 @@ def _fallbacks(settings: Settings) -> Iterator[Finding]:
         yield from _patterns((*path, "models"), rule.models)
 
 
-def _client_gone(settings: Settings) -> Iterator[Finding]:
-    for index, rule in enumerate(settings.client_gone):
-        yield from _patterns(("client_gone", index, "models"), rule.models)
+def _on_disconnect(settings: Settings) -> Iterator[Finding]:
+    for index, rule in enumerate(settings.on_disconnect):
+        yield from _patterns(("on_disconnect", index, "models"), rule.models)
 
 
 def _patterns(path: Path, patterns: list[str]) -> Iterator[Finding]:

@@ -68,8 +68,8 @@ def auth_findings(settings: Settings, is_file: IsFile) -> Iterator[Said]:
         yield from _script(("auth", "script"), auth.script, is_file)
     if auth.cache_s > MAX_CACHE_S:
         yield ("auth", "cache"), "at most 5s: for so long a revoked key lives on", True
-    elif auth.cache_s + 2 * settings.billing.heartbeat_s > REVOKED_WITHIN_S:
-        yield ("auth", "cache"), _too_slow(auth.cache_s, settings.billing.heartbeat_s), True
+    elif auth.cache_s + 2 * settings.billing.renew_interval_s > REVOKED_WITHIN_S:
+        yield ("auth", "cache"), _too_slow(auth.cache_s, settings.billing.renew_interval_s), True
     if auth.cache_redis:
         if settings.redis is None:
             yield ("auth", "cache_redis"), "needs the section `redis`", True
@@ -77,10 +77,10 @@ def auth_findings(settings: Settings, is_file: IsFile) -> Iterator[Said]:
             yield ("auth", "cache_secret"), f"needed for `cache_redis`, with at least {MIN_SECRET} characters", True
 
 
-def _too_slow(cache_s: float, heartbeat_s: float) -> str:
+def _too_slow(cache_s: float, renew_interval_s: float) -> str:
     return (
-        f"{cache_s:g}s and two times `billing.heartbeat` ({heartbeat_s:g}s) are more than {REVOKED_WITHIN_S:g}s:"
-        " streams of a revoked key would run on for so long; make one of them shorter"
+        f"{cache_s:g}s and two times `billing.renew_interval` ({renew_interval_s:g}s) are more than"
+        f" {REVOKED_WITHIN_S:g}s: streams of a revoked key would run on for so long; make one of them shorter"
     )
 
 

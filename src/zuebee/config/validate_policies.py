@@ -150,12 +150,12 @@ MAX_HEARTBEAT_S = 10.0
 
 
 def limit_findings(
-    limits: RateLimitSettings, redis: RedisSettings | None, heartbeat_s: float = 1.0
+    limits: RateLimitSettings, redis: RedisSettings | None, renew_interval_s: float = 1.0
 ) -> Iterator[tuple[Path, str, bool]]:
     """(path, message, fatal) of everything that is wrong with the limits."""
-    if heartbeat_s > MAX_HEARTBEAT_S:
+    if renew_interval_s > MAX_HEARTBEAT_S:
         message = f"at most {MAX_HEARTBEAT_S:g}s: places of `max_concurrent` that are not renewed are free after 30s"
-        yield ("billing", "heartbeat"), message, True
+        yield ("billing", "renew_interval"), message, True
     if limits.enabled and limits.storage == "redis" and redis is None:
         yield ("rate_limit", "storage"), "`redis` needs `redis.url`: which Redis?", True
     if redis is not None:

@@ -7,7 +7,7 @@ Scalars stay text: what `8000`, `off` or `0123` means depends on the setting tha
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args, get_origin
 
 import msgspec
 import yaml
@@ -31,14 +31,14 @@ _HIDDEN = "(not shown: it could be a secret)"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SourceLocation:
     """Where something was written: file or variable, line (0: the whole source) and path of keys."""
 
     source: str
     line: int = 0
     path: Path = ()
 
-    def below(self, part: str | int) -> "Place":
+    def below(self, part: str | int) -> "SourceLocation":
         """The place of an entry that is not written there, but would belong there."""
         return replace(self, path=(*self.path, part))
 
@@ -47,7 +47,7 @@ class Place:
 class Problem:
     """Something to tell the author: `FILE:LINE: key.path[0].name: message`."""
 
-    place: Place
+    place: SourceLocation
     message: str
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class Problem:
 class Scalar:
     """One value, as text. `plain` means unquoted: only such text may be a number, a truth value or null."""
 
-    place: Place
+    place: SourceLocation
     text: str
     plain: bool = True
     unset_variable: str = ""  # the environment variable that it refers to and that does not exist
@@ -75,7 +75,7 @@ class Scalar:
 class Sequence:
     """A list of nodes."""
 
-    place: Place
+    place: SourceLocation
     items: list["Node"] = field(default_factory=list)
 
 
@@ -83,7 +83,7 @@ class Sequence:
 class Mapping:
     """Nodes by key, in the order written."""
 
-    place: Place
+    place: SourceLocation
     items: dict[str, "Node"] = field(default_factory=dict)
 
 
@@ -95,7 +95,7 @@ def parse(text: str, source: str, path: Path = (), fixed_line: int | None = None
     of them the tree may be incomplete. An empty document is a null scalar. With `fixed_line` all places have
     that line.
     """
-    origin = Place(source, 0 if fixed_line is None else fixed_line, path)
+    origin = SourceLocation(source, 0 if fixed_line is None else fixed_line, path)
     if len(text) > MAX_TEXT_BYTES:
         return Scalar(origin, ""), [Problem(origin, f"larger than {MAX_TEXT_BYTES} bytes")]
     try:
@@ -125,16 +125,40 @@ def shown(key: str) -> str:
     return key if _PLAIN_NAME.fullmatch(key) else _HIDDEN
 
 
+RENAMED: Final[dict[str, tuple[str, ...]]] = {
+    "allow_open": ("allow_anonymous",),
+    "client_gone": ("on_disconnect",),
+    "heartbeat": ("keepalive_interval", "renew_interval"),
+    "hold": ("hold_ttl",),
+    "max_outbox": ("outbox_capacity",),
+    "organisation": ("organization",),
+    "organisation_claim": ("organization_claim",),
+    "organisation_id": ("organization_id",),
+    "per_organisation": ("per_organization",),
+    "when_down": ("on_store_down",),
+    "when_exhausted": ("on_exhausted",),
+    "when_full": ("on_outbox_full",),
+}
+"""Settings that had another name before 0.2.0, with the name that they have now: the one that their section knows."""
+
+
+def new_name(old: str, known: Iterable[str]) -> str:
+    """What a setting of this name is called now, among those that are known; empty: it was not renamed."""
+    return next((name for name in RENAMED.get(old.lower(), ()) if name in known), "")
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that does not exist, with the nearest that does."""
+    """The message for a name that does not exist, with its new name or the nearest that does exist."""
     names = sorted(known)
+    if renamed := new_name(name, names):
+        return f"unknown {what} `{shown(name)}`; it is called `{renamed}` now"
     near = nearest(name, names)
     hint = f"did you mean `{near}`?" if near else "known: " + ", ".join(f"`{each}`" for each in names)
     return f"unknown {what} `{shown(name)}`; {hint}"
 
 
 class _TooLargeError(Exception):
-    def __init__(self, place: Place, message: str) -> None:
+    def __init__(self, place: SourceLocation, message: str) -> None:
         super().__init__(message)
         self.place = place
 
@@ -148,10 +172,12 @@ class _Reader:
         self.problems: list[Problem] = []
         self._count = 0
 
-    def place(self, node: yaml.Node, path: Path) -> Place:
-        return Place(self.source, node.start_mark.line + 1 if self.fixed_line is None else self.fixed_line, path)
+    def place(self, node: yaml.Node, path: Path) -> SourceLocation:
+        return SourceLocation(
+            self.source, node.start_mark.line + 1 if self.fixed_line is None else self.fixed_line, path
+        )
 
-    def node(self, node: yaml.Node, place: Place, depth: int) -> Node:
+    def node(self, node: yaml.Node, place: SourceLocation, depth: int) -> Node:
         self._count += 1
         if self._count > MAX_NODES:
             raise _TooLargeError(place, f"more than {MAX_NODES} values once aliases are followed")
@@ -169,7 +195,7 @@ class _Reader:
             )
         return Scalar(place, node.value, plain=isinstance(node, yaml.ScalarNode) and not node.style)
 
-    def _mapping(self, node: yaml.MappingNode, place: Place, depth: int) -> Mapping:
+    def _mapping(self, node: yaml.MappingNode, place: SourceLocation, depth: int) -> Mapping:
         mapping, merged = Mapping(place), Mapping(place)
         first_line: dict[str, int] = {}
         for key_node, value_node in node.value:
@@ -190,7 +216,7 @@ class _Reader:
             mapping.items.setdefault(key, value)
         return mapping
 
-    def _merge(self, value: yaml.Node, merged: Mapping, key_place: Place, depth: int) -> None:
+    def _merge(self, value: yaml.Node, merged: Mapping, key_place: SourceLocation, depth: int) -> None:
         """`<<: *defaults` or `<<: [*first, *second]`: keys that are not written out, earlier ones winning."""
         place = replace(key_place, path=key_place.path[:-1])
         for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
@@ -221,7 +247,7 @@ def _begins_with_tab(text: str, line: int) -> bool:
     return bool(found) and "\t" in found[0][: len(found[0]) - len(found[0].lstrip(" \t-"))]
 
 
-def _syntax_problem(error: yaml.YAMLError, text: str, origin: Place, fixed_line: int | None) -> Problem:
+def _syntax_problem(error: yaml.YAMLError, text: str, origin: SourceLocation, fixed_line: int | None) -> Problem:
     line = 0
     message = "not readable as YAML"
     if isinstance(error, yaml.MarkedYAMLError):
@@ -291,7 +317,7 @@ def number(node: Node | None) -> float | None:
     return float(node.text) if plain and isinstance(node, Scalar) else None
 
 
-def place_of(root: Node, path: Path) -> Place:
+def place_of(root: Node, path: Path) -> SourceLocation:
     """Where the value at `path` was written; for a value left at its default, the nearest place around it."""
     node, place = root, root.place
     for part in path:

@@ -22,7 +22,7 @@ class Limit:
 
     `subject` says who is counted: `key:ID`, `user:ID`, `team:ID`, `organization:ID`, `model:NAME`, `path:PATH`,
     `address:IP`, `priority:CLASS` or `global`. `window_s` is 0 for `concurrent`. With a `burst` the window is a token
-    bucket: `amount` a window on average, `burst` at once. `when_down`: see `LimitSettings.when_down`.
+    bucket: `amount` a window on average, `burst` at once. `on_store_down`: see `LimitSettings.on_store_down`.
     """
 
     subject: str
@@ -30,7 +30,7 @@ class Limit:
     amount: int
     window_s: int = 0
     burst: int = 0
-    when_down: Literal["share", "open", "closed"] = "share"
+    on_store_down: Literal["share", "open", "closed"] = "share"
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ class Hold(Protocol):
         ...
 
 
-class Place(Protocol):
-    """A place taken in the limits."""
+class Permit(Protocol):
+    """A permit taken in the limits."""
 
     def headers(self) -> Headers:
         """`x-ratelimit-*` fields for the answer."""
@@ -178,7 +178,7 @@ class Grant:
         self,
         principal: Principal,
         hold: Hold | None = None,
-        place: Place | None = None,
+        permit: Permit | None = None,
         usage_so_far: "Callable[[], Usage | None] | None" = None,
         prompt_tokens: int = 0,
         prompt_held: int = 0,
@@ -186,7 +186,7 @@ class Grant:
     ) -> None:
         self.principal = principal
         self.hold = hold
-        self.place = place
+        self.permit = permit
         self.usage_so_far = usage_so_far
         self.prompt_tokens = prompt_tokens
         self.prompt_held = prompt_held
@@ -202,7 +202,7 @@ defect of ours."""
 class Settlement:
     """All there is to say about one request when it is over. Times in seconds; -1 where there was none.
 
-    `cost_nano` is filled in by billing. `backend_url` is where the answer came from. `early`: the place that was taken
+    `cost_nano` is filled in by billing. `backend_url` is where the answer came from. `early`: the permit that was taken
     before the body was read.
     """
 
@@ -230,7 +230,7 @@ class Settlement:
         request_bytes: int = 0,
         response_bytes: int = 0,
         client_request_id: str = "",
-        early: Place | None = None,
+        early: Permit | None = None,
     ) -> None:
         self.request_id = request_id
         self.method = method
@@ -275,16 +275,16 @@ class Admission(Protocol):
         """Why no request of the principal for this model would be let in."""
         ...
 
-    async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
-        """Take a place among the requests that run, for one whose body has to be waited for.
+    async def enter(self, caller: Caller, principal: Principal) -> Permit | Refusal | None:
+        """Take a permit to be among the requests that run, for one whose body has to be waited for.
 
-        It is given back by `settle` (`Settlement.early`) or `leave`; `admit` makes it the place of the `Job.early`.
+        It is given back by `settle` (`Settlement.early`) or `leave`; `admit` makes it the permit of the `Job.early`.
         None: nobody counts.
         """
         ...
 
-    def leave(self, early: Place) -> None:
-        """Give such a place back."""
+    def leave(self, early: Permit) -> None:
+        """Give such a permit back."""
         ...
 
     async def admit(self, caller: Caller, principal: Principal, job: Job) -> Grant | Refusal:
@@ -301,10 +301,10 @@ class Admission(Protocol):
         """
         ...
 
-    async def attend(self, grants: Sequence[Grant], early: Sequence[Place] = ()) -> Sequence[tuple[Grant, Refusal]]:
+    async def attend(self, grants: Sequence[Grant], early: Sequence[Permit] = ()) -> Sequence[tuple[Grant, Refusal]]:
         """Look after running requests (once a second): renew what they hold. Answers with those to be cut, and why.
 
-        `early`: the places of those whose body still comes.
+        `early`: the permits of those whose body still comes.
         """
         ...
 
@@ -336,26 +336,26 @@ class Firewall(Protocol):
 class Limiter(Protocol):
     """How much, how fast? Behind admission."""
 
-    async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
-        """Take a place for one request in those limits on requests at once that its body does not decide about.
+    async def enter(self, caller: Caller, principal: Principal) -> Permit | Refusal | None:
+        """Take a permit for one request in those limits on requests at once that its body does not decide about.
 
         None: there are none. It must be given back (`release`), unless `acquire` took it over.
         """
         ...
 
-    async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Place | Refusal:
-        """Take a place for one request in all limits that it falls under, or in none.
+    async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Permit | Refusal:
+        """Take a permit for one request in all limits that it falls under, or in none.
 
         `tokens` is the estimate that token limits are charged with. `job.early`, if there is one, is given up for it in
         the same moment: nobody comes in between.
         """
         ...
 
-    def release(self, place: Place, tokens: int | None) -> None:
-        """Give the place back. `tokens`: what was really used; None: the request cost nothing. Never waits."""
+    def release(self, permit: Permit, tokens: int | None) -> None:
+        """Give the permit back. `tokens`: what was really used; None: the request cost nothing. Never waits."""
         ...
 
-    async def attend(self, places: Sequence[Place]) -> None:
+    async def attend(self, permits: Sequence[Permit]) -> None:
         """Renew the leases of running requests."""
         ...
 

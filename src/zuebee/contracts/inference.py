@@ -185,7 +185,7 @@ class Head:
 
     `usage_so_far` answers at any moment what the reply has cost so far, for readers who leave before the `End`.
     `events`: the data is a stream of server-sent events. `pump`, where there is one, is the short way for the data:
-    instead of being asked for each piece, the reply pushes all that is still to come into a sink, `heartbeat`
+    instead of being asked for each piece, the reply pushes all that is still to come into a sink, `keepalive`
     whenever it is quiet; afterwards the reply goes on with its `End`. `rest` is the whole body and the `End` of an
     answer that is all there: then no event follows.
     """

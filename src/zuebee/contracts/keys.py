@@ -30,7 +30,7 @@ class KeyRecord(msgspec.Struct, frozen=True):
     data: Mapping[str, Any] = {}
 
 
-class Presented(msgspec.Struct):
+class Credential(msgspec.Struct):
     """What a caller shows: the key or token (None if none), and its SHA-256 in hex."""
 
     caller: Caller
@@ -47,7 +47,7 @@ class KeySource(Protocol):
 
     name: str
 
-    async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
+    async def find(self, presented: Credential) -> KeyRecord | Refusal | None:
         """The record of what was presented; None if it is not known here; a refusal if it is known to be bad
         (a forged token). An exception refuses the request.
         """

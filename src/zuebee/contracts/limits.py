@@ -30,7 +30,7 @@ class Rates(Protocol):
     @property
     def max_concurrent(self) -> int: ...
     @property
-    def when_down(self) -> Literal["share", "open", "closed"]: ...
+    def on_store_down(self) -> Literal["share", "open", "closed"]: ...
 
 
 def limits_of(subject: str, rates: Rates, *, whole: bool = False) -> tuple[Limit, ...]:
@@ -39,17 +39,17 @@ def limits_of(subject: str, rates: Rates, *, whole: bool = False) -> tuple[Limit
     A limit that comes with a principal replaces that of the settings for its subject, kind and window, and one of
     amount 0 says that there is none. `whole`: the numbers of 0 are said as well, so that they replace all.
     """
-    when_down = rates.when_down
+    on_store_down = rates.on_store_down
     burst = rates.burst_size or 2 * rates.requests_per_second
     found = (
-        Limit(subject, "concurrent", rates.max_concurrent, 0, 0, when_down),
-        Limit(subject, "requests", rates.requests_per_second, 1, burst, when_down),
-        Limit(subject, "requests", rates.requests_per_minute, MINUTE_S, 0, when_down),
-        Limit(subject, "requests", rates.requests_per_hour, HOUR_S, 0, when_down),
-        Limit(subject, "requests", rates.requests_per_day, DAY_S, 0, when_down),
-        Limit(subject, "tokens", rates.tokens_per_minute, MINUTE_S, 0, when_down),
-        Limit(subject, "tokens", rates.tokens_per_hour, HOUR_S, 0, when_down),
-        Limit(subject, "tokens", rates.tokens_per_day, DAY_S, 0, when_down),
+        Limit(subject, "concurrent", rates.max_concurrent, 0, 0, on_store_down),
+        Limit(subject, "requests", rates.requests_per_second, 1, burst, on_store_down),
+        Limit(subject, "requests", rates.requests_per_minute, MINUTE_S, 0, on_store_down),
+        Limit(subject, "requests", rates.requests_per_hour, HOUR_S, 0, on_store_down),
+        Limit(subject, "requests", rates.requests_per_day, DAY_S, 0, on_store_down),
+        Limit(subject, "tokens", rates.tokens_per_minute, MINUTE_S, 0, on_store_down),
+        Limit(subject, "tokens", rates.tokens_per_hour, HOUR_S, 0, on_store_down),
+        Limit(subject, "tokens", rates.tokens_per_day, DAY_S, 0, on_store_down),
     )
     return tuple(limit for limit in found if limit.amount or whole)
 

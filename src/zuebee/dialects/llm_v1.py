@@ -12,7 +12,7 @@ from zuebee.contracts.errors import ErrorType, Refusal, bad_request
 from zuebee.dialects import json_text, openai
 from zuebee.dialects.json_text import mend
 from zuebee.dialects.llm_v1_loose import LooseCall, LooseChoice, LooseFunction, LooseMessage, arguments_in, text_in
-from zuebee.dialects.openai_usage import Figures, Json, usage_figures
+from zuebee.dialects.openai_usage import Json, TokenCounts, usage_figures
 from zuebee.dialects.sse import event_data, split_events
 from zuebee.protos.llm_pb2 import ChatCompletionRequest, ChatMessage, ToolCall
 
@@ -210,14 +210,14 @@ def _extra(extra: Struct) -> dict[str, Any] | Refusal:
 # --- answers ---
 
 
-class _Function(msgspec.Struct):
+class _ReplyFunction(msgspec.Struct):
     name: str | None = None
     arguments: str | None = None
 
 
-class _Call(msgspec.Struct):
+class _ReplyCall(msgspec.Struct):
     id: str | None = None
-    function: _Function | None = None
+    function: _ReplyFunction | None = None
     index: int | None = None
 
 
@@ -228,18 +228,18 @@ class _Said(msgspec.Struct):
     refusal: str | None = None
 
 
-class _Message(_Said):
-    tool_calls: list[_Call] | None = None
+class _ReplyMessage(_Said):
+    tool_calls: list[_ReplyCall] | None = None
 
 
-class _Choice(msgspec.Struct):
-    message: _Message | None = None
-    delta: _Message | None = None
+class _ReplyChoice(msgspec.Struct):
+    message: _ReplyMessage | None = None
+    delta: _ReplyMessage | None = None
     finish_reason: str | None = None
 
 
 class _Answer(msgspec.Struct):
-    choices: list[_Choice] | None = None
+    choices: list[_ReplyChoice] | None = None
     usage: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     model: str | None = None
@@ -272,7 +272,7 @@ class _LooseAnswer(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Answer).decode
 _decode_long = msgspec.json.Decoder(_LongAnswer).decode
 _long_choice = msgspec.json.Decoder(_LongChoice).decode
-_call = msgspec.json.Decoder(_Call).decode
+_call = msgspec.json.Decoder(_ReplyCall).decode
 _decode_loose = msgspec.json.Decoder(_LooseAnswer).decode
 _loose_choice = msgspec.json.Decoder(LooseChoice).decode
 _loose_call = msgspec.json.Decoder(LooseCall).decode
@@ -286,7 +286,7 @@ class Piece(msgspec.Struct):
     tool_calls: list[ToolCall] = []
     finish_reason: str = ""
     model: str = ""
-    usage: Figures | None = None
+    usage: TokenCounts | None = None
     error: Refusal | None = None
 
     @property
@@ -344,14 +344,14 @@ def _read_loose(body: bytes) -> _Answer:
         message = choice.message or choice.delta or LooseMessage()
         said = message.said()
         calls = [_plain_call(_loose_call(call)) for call in _elements(message.tool_calls, MAX_CALLS)]
-        told = _Message(said.text, said.thoughts, None, None, calls)
-        answer.choices = [_Choice(told, None, text_in(choice.finish_reason))]
+        told = _ReplyMessage(said.text, said.thoughts, None, None, calls)
+        answer.choices = [_ReplyChoice(told, None, text_in(choice.finish_reason))]
     return answer
 
 
-def _plain_call(call: LooseCall) -> _Call:
+def _plain_call(call: LooseCall) -> _ReplyCall:
     function = call.function or LooseFunction()
-    return _Call(call.id, _Function(function.name, arguments_in(function.arguments)), call.index)
+    return _ReplyCall(call.id, _ReplyFunction(function.name, arguments_in(function.arguments)), call.index)
 
 
 def _read_long(body: bytes) -> _Answer:
@@ -362,8 +362,8 @@ def _read_long(body: bytes) -> _Answer:
         choice = _long_choice(choices[0])
         said = choice.message or choice.delta or _LongMessage()
         calls = [_call(call) for call in _elements(said.tool_calls, MAX_CALLS)]
-        message = _Message(said.content, said.reasoning_content, said.reasoning, said.refusal, calls)
-        answer.choices = [_Choice(message, None, choice.finish_reason)]
+        message = _ReplyMessage(said.content, said.reasoning_content, said.reasoning, said.refusal, calls)
+        answer.choices = [_ReplyChoice(message, None, choice.finish_reason)]
     return answer
 
 
@@ -375,8 +375,8 @@ def _elements(raw: Json, most: int) -> list[bytes]:
     return [data[start:end] for start, end in json_text.elements(data, 0, most)]
 
 
-def _tool_call(call: _Call, index: int) -> ToolCall:
-    function = call.function or _Function()
+def _tool_call(call: _ReplyCall, index: int) -> ToolCall:
+    function = call.function or _ReplyFunction()
     place = index if call.index is None else call.index
     return ToolCall(
         id=call.id or "", name=function.name or "", arguments=function.arguments or "", index=max(0, min(place, 1023))

@@ -29,7 +29,7 @@ class Said(NamedTuple):
         return Said(self.text + more.text, self.thoughts + more.thoughts)
 
 
-class _Part(msgspec.Struct):
+class _LoosePart(msgspec.Struct):
     type: Any = ""
     text: Json = UNSET
     content: Json = UNSET
@@ -85,7 +85,7 @@ class LooseChoice(msgspec.Struct):
     finish_reason: Json = UNSET
 
 
-_part: Final = msgspec.json.Decoder(_Part).decode
+_part: Final = msgspec.json.Decoder(_LoosePart).decode
 _text: Final = msgspec.json.Decoder(str).decode
 
 

@@ -24,7 +24,7 @@ from zuebee.dialects.openai_shapes import (
     UsualAnswer,
     typed,
 )
-from zuebee.dialects.openai_usage import Figures, Json, believed, usage_figures
+from zuebee.dialects.openai_usage import Json, TokenCounts, believed, usage_figures
 
 MAX_CODE: Final = 64
 MAX_MESSAGE: Final = 2000
@@ -247,11 +247,11 @@ _NO_ERRORS: Final = (b"null", b"false", b'""', b"{}", b"[]", b"0")
 _USAGE_OBJECT: Final = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 
 
-class NotJson(Exception):
+class InvalidJsonAnswer(Exception):
     """An answer that says it is JSON and is not."""
 
 
-def answer_usage(body: bytes) -> Figures | None:
+def answer_usage(body: bytes) -> TokenCounts | None:
     """The tokens that an answer reports, None if it reports none. Raises NotJson where it is no object either."""
     try:
         try:
@@ -260,12 +260,12 @@ def answer_usage(body: bytes) -> Figures | None:
             _answer.decode(body)  # its usage is none, but is the rest an object?
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if not is_object_from_outside(body):
-            raise NotJson(str(error)) from None
+            raise InvalidJsonAnswer(str(error)) from None
         return _usage_of_odd(body)
     return None
 
 
-def _usage_of_odd(body: bytes) -> Figures | None:
+def _usage_of_odd(body: bytes) -> TokenCounts | None:
     """The same of an answer that a strict reader refuses."""
     try:
         return usage_figures(_answer.decode(mend(body)).usage)
@@ -304,7 +304,7 @@ def _decoded(decoder: Any, body: bytes) -> Any:
         return decoder.decode(mend(body))
 
 
-def tail_usage(tail: bytes) -> Figures | None:
+def tail_usage(tail: bytes) -> TokenCounts | None:
     """The same from the last bytes of an answer too long to keep."""
     found = _USAGE_OBJECT.findall(tail)
     return usage_figures(found[-1]) if found else None

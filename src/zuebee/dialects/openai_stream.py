@@ -15,7 +15,7 @@ from zuebee.dialects import json_text
 from zuebee.dialects.json_text import is_object_from_outside, mend
 from zuebee.dialects.openai import TAIL_BYTES, is_error_object, tail_usage, tells_of_error
 from zuebee.dialects.openai_shapes import BYTES_PER_TOKEN, AnyChunk, Chunk, FinishedChoice, Groq, text_bytes
-from zuebee.dialects.openai_usage import Figures, Json, usage_figures, usage_in_choices
+from zuebee.dialects.openai_usage import Json, TokenCounts, usage_figures, usage_in_choices
 from zuebee.dialects.sse import (
     MAX_EVENT_BYTES,
     EventCutter,
@@ -131,7 +131,7 @@ class StreamMeter:
         self.fault = ""
         self.unread = False
         self.chunks = 0
-        self.usage: Figures | None = None
+        self.usage: TokenCounts | None = None
         self.last_words = b""
         self._more_tokens = 0
         self._little_bytes = 0
@@ -357,7 +357,7 @@ class StreamMeter:
     # --- how it ended ---
 
     @property
-    def figures(self) -> Figures | None:
+    def figures(self) -> TokenCounts | None:
         """The usage, also where only the last choices tell of it."""
         return self.usage or usage_in_choices(self._last_choices)
 

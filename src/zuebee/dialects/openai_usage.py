@@ -30,7 +30,7 @@ _figures: Final = msgspec.json.Decoder(UsageFigures | None)
 _said_in_choices: Final = msgspec.json.Decoder(list[SaidInChoice])
 
 
-class Figures:
+class TokenCounts:
     """Tokens as a server reports them, each from 0 to MAX_TOKENS.
 
     `cached` of the prompt came from the server's cache, `written` of it went there; `reasoning` of the completion are
@@ -53,16 +53,16 @@ class Figures:
         return self.prompt, self.completion, self.cached, self.written, self.reasoning, self.odd
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Figures) and self.all == other.all
+        return isinstance(other, TokenCounts) and self.all == other.all
 
     def __hash__(self) -> int:
         return hash(self.all)
 
     def __repr__(self) -> str:
-        return f"Figures{self.all}"
+        return f"TokenCounts{self.all}"
 
 
-def usage_figures(usage: Json | UnsetType) -> Figures | None:
+def usage_figures(usage: Json | UnsetType) -> TokenCounts | None:
     """The tokens of a usage object; None if there is none, it is not whole, or it cannot be true.
 
     Nothing at all for an answer is not true: servers that do not count say so with zeros.
@@ -77,7 +77,7 @@ def usage_figures(usage: Json | UnsetType) -> Figures | None:
     return believed(figures)
 
 
-def usage_in_choices(choices: Raw | UnsetType) -> Figures | None:
+def usage_in_choices(choices: Raw | UnsetType) -> TokenCounts | None:
     """The tokens that the choices of a chunk tell of, as Moonshot has it."""
     if choices is UNSET or len(bytes(choices)) > MAX_USAGE_BYTES:
         return None
@@ -90,13 +90,13 @@ def usage_in_choices(choices: Raw | UnsetType) -> Figures | None:
     return None
 
 
-def believed(usage: Any) -> Figures | None:
+def believed(usage: Any) -> TokenCounts | None:
     """What is billed of a usage object."""
     if usage is None:
         return None
     prompt, completion, total = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
     if type(prompt) is int and type(completion) is int and total == prompt + completion and usage.is_plain():
-        return Figures(prompt, completion) if 0 < total <= MAX_TOKENS and prompt >= 0 <= completion else None
+        return TokenCounts(prompt, completion) if 0 < total <= MAX_TOKENS and prompt >= 0 <= completion else None
     given_prompt = usage.input_tokens if prompt is None else prompt
     given_completion = usage.output_tokens if completion is None else completion
     counted_prompt, counted_total = _count(given_prompt), _count(total)
@@ -119,7 +119,7 @@ def believed(usage: Any) -> Figures | None:
 
 def _sum(
     prompt: int, completion: int, total: int | None, cached: int, written: int, reasoning: int, *, beside: bool
-) -> Figures | None:
+) -> TokenCounts | None:
     """The figures, once the total was heard. `beside`: what it has more may be the cache."""
     more = 0 if total is None else total - prompt - completion
     odd = more < 0 or more > MAX_UNNAMED
@@ -136,7 +136,7 @@ def _sum(
     if prompt + completion <= 0 or prompt > MAX_TOKENS or completion > MAX_TOKENS:
         return None
     cached = min(cached, prompt)
-    return Figures(prompt, completion, cached, min(written, prompt - cached), min(reasoning, completion), odd)
+    return TokenCounts(prompt, completion, cached, min(written, prompt - cached), min(reasoning, completion), odd)
 
 
 def _parts(usage: Any) -> tuple[int, int, int]:

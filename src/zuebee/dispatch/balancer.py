@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeVar
 
 from zuebee.config.settings import Repeated, RetrySettings
 from zuebee.contracts.inference import End, Head, Headers, Inference
-from zuebee.dispatch.queue import Load
+from zuebee.dispatch.priority_queue import Load
 from zuebee.lib.patterns import allowed
 
 # Whether a backend is fit to be chosen: its probes (active) and how its requests end (passive).

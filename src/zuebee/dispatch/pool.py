@@ -34,15 +34,15 @@ class Reachable(Inference, Protocol):
 
 
 class Member(NamedTuple):
-    """One backend of the fleet: how it was made, and what is known of it."""
+    """One backend of the pool: how it was made, and what is known of it."""
 
     settings: BackendSettings
     backend: Backend
     inference: Reachable
 
 
-class Plan(NamedTuple):
-    """A fleet that may come: its members, those made for it, those of the present one that leave, and its probes."""
+class PoolUpdate(NamedTuple):
+    """A pool that may come: its members, those made for it, those of the present one that leave, and its probes."""
 
     members: list[Member]
     made: list[Member]
@@ -59,7 +59,7 @@ class Probed(NamedTuple):
     odd: bool = False
 
 
-class Fleet:
+class BackendPool:
     """Makes backends from settings. Those whose settings did not change are kept, with all that was learnt of them."""
 
     def __init__(
@@ -77,8 +77,8 @@ class Fleet:
         """The backends of the settings in force."""
         return self._members
 
-    def plan(self, backends: Sequence[BackendSettings], checks: HealthCheckSettings) -> Plan:
-        """The fleet that the settings describe, for `change`. Raises OSError or ValueError; nothing changes yet."""
+    def plan(self, backends: Sequence[BackendSettings], checks: HealthCheckSettings) -> PoolUpdate:
+        """The pool that the settings describe, for `change`. Raises OSError or ValueError; nothing changes yet."""
         known = {member.settings.url: member for member in self._members}
         members, made = [], []
         for settings in backends:
@@ -88,10 +88,10 @@ class Fleet:
             else:
                 made.append(self._member(settings, checks, old))
                 members.append(made[-1])
-        return Plan(members, made, list(known.values()), checks)
+        return PoolUpdate(members, made, list(known.values()), checks)
 
-    def change(self, plan: Plan) -> list[Backend]:
-        """Let a plan be the fleet from now on. Nothing else may have changed it meanwhile."""
+    def change(self, plan: PoolUpdate) -> list[Backend]:
+        """Let a plan be the pool from now on. Nothing else may have changed it meanwhile."""
         members, _, gone, checks = plan
         self._probes.cancel()
         for leaving in gone:
@@ -106,7 +106,7 @@ class Fleet:
                 self._probes.spawn(self._watch(member, checks), f"probe {member.backend.name}")
         return [member.backend for member in members]
 
-    def drop(self, plan: Plan) -> None:
+    def drop(self, plan: PoolUpdate) -> None:
         """Let go of what was made for a plan that does not come true."""
         for member in plan.made:
             member.inference.close()
@@ -212,9 +212,9 @@ class ModelList:
     `facts`: how long prompts and answers can be, as far as the cards tell; of a model that several serve, the least.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, pool: BackendPool) -> None:
         self.facts: dict[str, ModelFacts] = {}
-        self._fleet = fleet
+        self._pool = pool
         self._lock = asyncio.Lock()
         self._cards: list[dict[str, Any]] = []
         self._members: tuple[Member, ...] = ()
@@ -224,7 +224,7 @@ class ModelList:
     async def cards(self) -> list[dict[str, Any]]:
         """Model cards, each with an `id`. Backends that do not answer are left out, but for their declared models."""
         async with self._lock:
-            members = tuple(self._fleet.members)
+            members = tuple(self._pool.members)
             if clock.monotonic_s() >= self._until_s or members != self._members:
                 self._cards = await self._ask(members)
                 self._members = members

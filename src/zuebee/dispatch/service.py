@@ -28,7 +28,7 @@ from zuebee.dispatch.balancer import (
     where_again,
 )
 from zuebee.dispatch.following import begun, follow
-from zuebee.dispatch.waiting import Turns, Visit
+from zuebee.dispatch.request_queue import QueueEntry, RequestQueue
 from zuebee.lib import clock
 from zuebee.lib.patterns import allowed
 
@@ -45,24 +45,26 @@ _NOT_THERE_AGAIN: Final[tuple[FailureCause, ...]] = ("died", "unwelcome")
 class Dispatcher:
     """An `Inference` over several backends. On reload it is replaced as a whole; running jobs keep the old one.
 
-    `turns` hands out the places of bounded backends, and outlives it.
+    `queue` hands out the places of bounded backends, and outlives it.
     """
 
-    def __init__(self, backends: Sequence[Backend], routing: RoutingSettings, turns: Turns | None = None) -> None:
+    def __init__(
+        self, backends: Sequence[Backend], routing: RoutingSettings, queue: RequestQueue | None = None
+    ) -> None:
         self.backends = list(backends)
         self._retry = retry = routing.retry
         self._takes_over = retry.enabled and retry.max_retries > 0 and "connect_failure" in retry.retry_on
         self._chooser = CHOOSERS[routing.load_balance]()
         self._by_latency = routing.load_balance == "latency_based"
         self._budget = RetryBudget(routing.retry.budget_percent)
-        self._queue = routing.queue
+        self._queue_settings = routing.queue
         self._resting = 0
         by_url = {backend.url.rstrip("/"): backend for backend in backends}
         self._chains = [
             (rule.models, [by_url[url.rstrip("/")] for url in (rule.primary, *rule.fallback)])
             for rule in routing.fallback
         ]
-        self._turns = Turns(routing.queue) if turns is None else turns
+        self._request_queue = RequestQueue(routing.queue) if queue is None else queue
         self._bounded = any(backend.load.limit is not None for backend in backends)
         self._alike = not self._chains and not any(backend.selective for backend in backends)
 
@@ -73,14 +75,14 @@ class Dispatcher:
         tried: list[Backend] = []
         budget = self._budget
         budget.running += 1
-        visit = self._visit(job, candidates, tried) if self._bounded else None
+        entry = self._visit(job, candidates, tried) if self._bounded else None
         holding = 0  # a place in the budget, held from the decision to try again until that try has begun its answer
         followed: Events | None = None  # it gives the places back when it ends
         standing: Reply | None = None  # of the tries that failed: what the caller is told if no other one helps
         try:
             while True:
-                if visit is not None:
-                    backend = await self._enter(visit, chained, tried)
+                if entry is not None:
+                    backend = await self._enter(entry, chained, tried)
                 elif isinstance(backend := self._pick(candidates, chained, tried, job), End):
                     backend = await self._wait_out(job, candidates, chained, backend)
                 if not isinstance(backend, Backend):
@@ -106,7 +108,7 @@ class Dispatcher:
                         return first, followed
                     if wait_s is not None:
                         budget.retrying, holding = budget.retrying + 1, 1
-                        candidates = _still_asked(candidates, backend, first, visit)
+                        candidates = _still_asked(candidates, backend, first, entry)
                 finally:
                     if followed is None:
                         self._leave(backend)
@@ -148,7 +150,7 @@ class Dispatcher:
 
     def _leave(self, backend: Backend) -> None:
         if self._bounded:
-            self._turns.leave(backend)
+            self._request_queue.leave(backend)
         else:
             backend.load.in_flight -= 1
 
@@ -173,9 +175,9 @@ class Dispatcher:
 
     async def _wait_out(self, job: Job, candidates: list[Backend], chained: bool, refused: End) -> Backend | End:
         """All backends rest: wait for the first that goes on, if that is soon."""
-        until_s = clock.monotonic_s() + min(self._queue.timeout_s, MAX_REST_S)
+        until_s = clock.monotonic_s() + min(self._queue_settings.timeout_s, MAX_REST_S)
         found: Backend | End = refused
-        while isinstance(found, End) and found.refusal is not None and self._resting < self._queue.max_length:
+        while isinstance(found, End) and found.refusal is not None and self._resting < self._queue_settings.max_length:
             wait_s = found.refusal.retry_after_s or 0.0
             if clock.monotonic_s() + wait_s > until_s:
                 break
@@ -205,33 +207,35 @@ class Dispatcher:
         assert isinstance(chosen, Backend)
         return chosen
 
-    def _visit(self, job: Job, candidates: list[Backend], tried: list[Backend]) -> Visit:
-        visit = self._turns.visit(job, candidates, lambda: _welcome(visit.backends, tried, job, clock.monotonic_s()))
-        return visit
+    def _visit(self, job: Job, candidates: list[Backend], tried: list[Backend]) -> QueueEntry:
+        entry = self._request_queue.entry(
+            job, candidates, lambda: _welcome(entry.backends, tried, job, clock.monotonic_s())
+        )
+        return entry
 
-    async def _enter(self, visit: Visit, chained: bool, tried: list[Backend]) -> Backend | End:
+    async def _enter(self, entry: QueueEntry, chained: bool, tried: list[Backend]) -> Backend | End:
         """As `_pick`, where backends are bounded: waits in the line until one has a place."""
-        turns, job = self._turns, visit.job
-        turns.hand_out()  # who waits goes first
+        queue, job = self._request_queue, entry.job
+        queue.hand_out()  # who waits goes first
         now_s = clock.monotonic_s()
-        nodes = visit.welcome()
+        nodes = entry.welcome()
         job.shared = self._takes_over and len(nodes) > 1
         if not nodes and not tried:
-            backend = min(visit.backends, key=lambda backend: backend.cooling_s(job.model, now_s, _who(job)))
+            backend = min(entry.backends, key=lambda backend: backend.cooling_s(job.model, now_s, _who(job)))
             refused = _asked_to_wait(backend, job)
             if refused is None:
                 nodes = [backend]
-            elif not _is_soon(refused, self._queue.timeout_s):
+            elif not _is_soon(refused, self._queue_settings.timeout_s):
                 return refused
         if free := [backend for backend in nodes if backend.load.free]:
             backend = self._chosen(free, chained, now_s)
             backend.load.in_flight += 1
             return backend
-        lane = (job.model, *map(id, visit.backends), None, *map(id, tried))
+        lane = (job.model, *map(id, entry.backends), None, *map(id, tried))
         job.waiting = not tried
         self._budget.running -= 1  # who waits is no reason for others to try again
         try:
-            got = await turns.wait(visit, lane)
+            got = await queue.wait(entry, lane)
         finally:
             self._budget.running += 1
         job.waiting = False
@@ -338,15 +342,17 @@ def _note_speed(backend: Backend, started_s: float) -> None:
     backend.observe(now_s - started_s, now_s)
 
 
-def _still_asked(candidates: list[Backend], backend: Backend, first: Head | End, visit: Visit | None) -> list[Backend]:
+def _still_asked(
+    candidates: list[Backend], backend: Backend, first: Head | End, entry: QueueEntry | None
+) -> list[Backend]:
     """The candidates of the next try: not one that was lost with the request, or will have none of us."""
     if isinstance(first, Head) or first.cause not in _NOT_THERE_AGAIN:
         return candidates
     if first.cause == "died" and "broken" in backend.repeat:
         return candidates
     left = [other for other in candidates if other is not backend]
-    if visit is not None:
-        visit.backends = left
+    if entry is not None:
+        entry.backends = left
     return left
 
 

@@ -3,24 +3,24 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from zuebee.config.settings_billing import ClientGoneSettings
+from zuebee.config.settings_billing import DisconnectSettings
 from zuebee.contracts.inference import Sink
 from zuebee.lib.patterns import allowed
 
 MAX_DETACHED = 1000
 """More requests without a client are not kept running: the next is cancelled."""
 
-DETACH = ClientGoneSettings(policy="detach")
+DETACH = DisconnectSettings(policy="detach")
 
 
-class Departures:
+class Disconnects:
     """The rules for clients that leave (they may be replaced at any time), and how many requests go on without one."""
 
-    def __init__(self, rules: Sequence[ClientGoneSettings] = ()) -> None:
+    def __init__(self, rules: Sequence[DisconnectSettings] = ()) -> None:
         self.rules = rules
         self.running = 0
 
-    def policy(self, model: str) -> ClientGoneSettings | None:
+    def policy(self, model: str) -> DisconnectSettings | None:
         """What holds for a model; None: it is cancelled."""
         for rule in self.rules:
             if allowed(model, rule.models):
@@ -28,14 +28,14 @@ class Departures:
         return None
 
 
-class Onward:
+class DetachedRequest:
     """One request that may outlive its client, within the bounds of its policy; `stop` ends it when they are passed."""
 
-    __slots__ = ("_departures", "_left_bytes", "_policy", "_stop", "_timer", "gone")
+    __slots__ = ("_disconnects", "_left_bytes", "_policy", "_stop", "_timer", "gone")
 
-    def __init__(self, departures: Departures, policy: ClientGoneSettings, stop: Callable[[], None]) -> None:
+    def __init__(self, disconnects: Disconnects, policy: DisconnectSettings, stop: Callable[[], None]) -> None:
         self.gone = False
-        self._departures = departures
+        self._disconnects = disconnects
         self._policy = policy
         self._stop = stop
         self._timer: asyncio.TimerHandle | None = None
@@ -43,10 +43,10 @@ class Onward:
 
     def client_left(self) -> bool:
         """The client has left. True: go on without it."""
-        if self._departures.running >= MAX_DETACHED:
+        if self._disconnects.running >= MAX_DETACHED:
             return False
         self.gone = True
-        self._departures.running += 1
+        self._disconnects.running += 1
         if self._policy.policy == "drain":
             self._timer = asyncio.get_running_loop().call_later(self._policy.max_s, self._stop)
         return True
@@ -61,7 +61,7 @@ class Onward:
     def over(self) -> None:
         """The request has ended."""
         if self.gone:
-            self._departures.running -= 1
+            self._disconnects.running -= 1
             self.gone = False
         if self._timer is not None:
             self._timer.cancel()
@@ -72,16 +72,16 @@ class Onward:
 
 
 class _CountingSink:
-    def __init__(self, sink: Sink, onward: Onward) -> None:
+    def __init__(self, sink: Sink, detached_request: DetachedRequest) -> None:
         self._sink = sink
-        self._onward = onward
+        self._detached_request = detached_request
 
     @property
     def written_bytes(self) -> int:
         return self._sink.written_bytes
 
     def write(self, data: bytes) -> bool:
-        self._onward.passed(len(data))
+        self._detached_request.passed(len(data))
         return self._sink.write(data)
 
     async def drain(self) -> None:

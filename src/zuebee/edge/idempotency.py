@@ -13,8 +13,8 @@ from functools import partial
 from hashlib import sha256
 
 from zuebee.contracts.admission import Caller, Principal
-from zuebee.contracts.answers import REUSED, Answers, KeptAnswer, Ticket
 from zuebee.contracts.errors import INTERNAL, Refusal, bad_request
+from zuebee.contracts.idempotency import REUSED, IdempotencyRecord, IdempotencyStore, Ticket
 from zuebee.contracts.inference import Headers, Job, Sink
 from zuebee.dialects import openai, sse
 from zuebee.dialects.openai import INLINE_BYTES
@@ -85,8 +85,8 @@ class Recording:
         if self._waiting:
             self._tell()
 
-    def load(self, answer: KeptAnswer) -> None:
-        """Fill it with a kept answer."""
+    def load(self, answer: IdempotencyRecord) -> None:
+        """Fill it with the answer of a record."""
         self.begin(answer.status, answer.headers, events=answer.events)
         body = answer.body
         self.whole = True
@@ -100,14 +100,14 @@ class Recording:
             self.refusal = refusal
             self._tell()
 
-    def answer(self, last: bytes) -> KeptAnswer | None:
+    def answer(self, last: bytes) -> IdempotencyRecord | None:
         """The whole answer, its body ending with `last`; None if it was too large."""
         assert self.head is not None
         self._size += len(last)
         if self.outgrown or self._size > self._max_bytes:
             return None
         status, headers, events = self.head
-        return KeptAnswer(status, headers, b"".join((*self._pieces, last)), events)
+        return IdempotencyRecord(status, headers, b"".join((*self._pieces, last)), events)
 
     def _tell(self) -> None:
         for waiting in self._waiting:
@@ -118,7 +118,7 @@ class Recording:
     # --- for who joins ---
 
     async def play(
-        self, client: Client, heartbeat_s: float, on_start: Callable[[int, bool], None], on_end: Callable[[int], None]
+        self, client: Client, keepalive_s: float, on_start: Callable[[int, bool], None], on_end: Callable[[int], None]
     ) -> Refusal | None:
         """Give the answer to a client, as far as it is there and then as it comes; a refusal: nothing was sent.
 
@@ -138,7 +138,7 @@ class Recording:
                 given, size = given + 1, size + len(piece)
             if self._stopped():
                 break
-            if not await self._change(heartbeat_s):
+            if not await self._change(keepalive_s):
                 await client.write(sse.COMMENT)
         if (broken := OUTGROWN if self.outgrown else self.refusal) is not None:
             await client.write(openai.render_error_event(broken))
@@ -253,7 +253,7 @@ class Attempt:
 
     __slots__ = ("_answers", "_claimed", "recording")
 
-    def __init__(self, answers: Answers, recording: Recording) -> None:
+    def __init__(self, answers: IdempotencyStore, recording: Recording) -> None:
         self.recording = recording
         self._claimed = False
         self._answers = answers
@@ -283,7 +283,7 @@ class Attempt:
             await self.free()
         elif self._claimed:
             status, headers, body = error_reply(refusal, request_id)
-            await self._keep(KeptAnswer(status, headers, body, events=False))
+            await self._keep(IdempotencyRecord(status, headers, body, events=False))
 
     async def free(self) -> None:
         """Let the key be used again."""
@@ -291,7 +291,7 @@ class Attempt:
             await self._answers.free(self.recording.ticket)
             self._claimed = False
 
-    async def _keep(self, answer: KeptAnswer | None) -> None:
+    async def _keep(self, answer: IdempotencyRecord | None) -> None:
         self._claimed = False  # from here on it is kept, whatever becomes of this request
         await self._answers.keep(self.recording.ticket, answer)
 
@@ -303,7 +303,7 @@ Play = Callable[[Recording], Awaitable[Refusal | None]]
 class Replays:
     """All requests with a key that run in this process, and the answers that are kept."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: IdempotencyStore) -> None:
         self.counts = dict.fromkeys(("run", "joined", "replayed", "refused"), 0)
         self._answers = answers
         self._running: dict[str, Recording] = {}

@@ -39,7 +39,7 @@ All ways in which a request ends, by the place where it was then:
 * An answer has begun when the head of a stream has gone out, or the second piece of another answer: the head and the
   first piece are held back. From then on 8 to 10 are recorded with the status of the head, 9 is seen as 4, and 10 as a
   connection closed before the end. A stream may begin early (`Prelude`); then 3 is seen as 4, and its status is 200.
-* 5 is `client_gone` where the client has left and its request went on (`Departures`); it is charged all the same. When
+* 5 is `client_gone` where the client has left and its request went on (`Disconnects`); it is charged all the same. When
   the bounds of going on are passed, that is 8.
 * 8 and 9 pay nothing while no backend can have seen the job: before it is admitted, and in a queue. In 8 the prompt is
   at least what was held for it. What went to disk together with its hold is 5, whoever leaves or cuts.
@@ -48,7 +48,7 @@ All ways in which a request ends, by the place where it was then:
   of its requests those that are cancelled or fail are not recorded.
 * What is released: `Admission.settle` gives back the places in the limits, posts the hold with what is charged, or
   voids it, and tells metrics and access log; of what had a grant a usage record is kept. Closing the events stops the
-  backend, `Replays` keeps the answer or frees the key, `run` ends heartbeats and the count of `Departures`.
+  backend, `Replays` keeps the answer or frees the key, `run` ends heartbeats and the count of `Disconnects`.
 * A process that dies settles nothing: the ledger ends its holds later (`owner_lost`).
 """
 
@@ -58,13 +58,13 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-from zuebee.config.settings_billing import ClientGoneSettings
+from zuebee.config.settings_billing import DisconnectSettings
 from zuebee.contracts.admission import Admission, Caller, Ending, Grant, Principal, Settlement
 from zuebee.contracts.errors import BODY_NOT_SIGNED, CLIENT_LEFT, DRAINED, INTERNAL, Refusal
 from zuebee.contracts.inference import End, Events, Head, Headers, Inference, Job, Reply, Usage
 from zuebee.dialects import openai, sse
 from zuebee.edge.client import JSON, Client, conclusion, ending_of, may_have_begun, prompt_only, relayed_headers
-from zuebee.edge.detached import DETACH, Departures, Onward
+from zuebee.edge.detached import DETACH, DetachedRequest, Disconnects
 from zuebee.edge.idempotency import HEADER, Attempt, Recording, RecordingClient, Replays, is_signed_for
 from zuebee.edge.prelude import Prelude, as_stream, early_headers
 from zuebee.edge.uploads import early_places, enter
@@ -76,8 +76,20 @@ class Exchange:
     """One request on its way. `end` cuts it short from outside."""
 
     __slots__ = (
-        "_asked", "_attempt", "_began", "_client", "_cut_for", "_events", "_head", "_job", "_onward", "_pipeline",
-        "_prelude", "_settled", "_started_s", "settlement",
+        "_asked",
+        "_attempt",
+        "_began",
+        "_client",
+        "_cut_for",
+        "_detached_request",
+        "_events",
+        "_head",
+        "_job",
+        "_pipeline",
+        "_prelude",
+        "_settled",
+        "_started_s",
+        "settlement",
     )  # fmt: skip
 
     def __init__(self, pipeline: "Pipeline", client: Client, settlement: Settlement) -> None:
@@ -92,7 +104,7 @@ class Exchange:
         self._head: Head | None = None
         self._began = False
         self._events = False
-        self._onward: Onward | None = None
+        self._detached_request: DetachedRequest | None = None
         self._attempt: Attempt | None = None
         self._prelude: Prelude | None = None
 
@@ -128,8 +140,8 @@ class Exchange:
                 self._prelude.stop()
             if not self._settled:
                 self._settle()
-            if self._onward is not None:
-                self._onward.over()
+            if self._detached_request is not None:
+                self._detached_request.over()
             running.discard(self)
 
     async def _admit_and_relay(self, caller: Caller) -> Refusal | None:
@@ -169,7 +181,7 @@ class Exchange:
             self._client = RecordingClient(self._client, attempt.recording)
             if (refusal := await attempt.claim()) is not None:
                 return refusal
-        elif self._pipeline.departures.rules and (policy := self._pipeline.departures.policy(job.model)) is not None:
+        elif self._pipeline.disconnects.rules and (policy := self._pipeline.disconnects.policy(job.model)) is not None:
             self._go_on(policy)
         self._job = job
         job.priority = principal.priority
@@ -188,10 +200,10 @@ class Exchange:
     async def _run_stream(self, job: Job) -> Reply:
         """Run a job that asks for a stream, whose reader shall not wait in silence for its first event."""
         pipeline = self._pipeline
-        if not pipeline.heartbeat_s or not self._client.takes_comments:
+        if not pipeline.keepalive_s or not self._client.takes_comments:
             return await pipeline.inference.run(job)
         prelude = Prelude(
-            pipeline.heartbeat_s, self._begin_early, partial(self._client.write, sse.COMMENT), pipeline.tasks
+            pipeline.keepalive_s, self._begin_early, partial(self._client.write, sse.COMMENT), pipeline.tasks
         )
         self._prelude = prelude
         reply = await pipeline.inference.run(job)
@@ -205,13 +217,13 @@ class Exchange:
             return False
         self._began = self._events = True
         settlement.status = 200
-        limits = grant.place.headers() if grant is not None and grant.place is not None else []
+        limits = grant.permit.headers() if grant is not None and grant.permit is not None else []
         await self._client.start_early(early_headers(limits, settlement.request_id))
         return True
 
     async def _relay(self, head: Head, rest: Events) -> Refusal | None:
         """Pass an answer on as it comes."""
-        settlement, client, onward = self.settlement, self._client, self._onward
+        settlement, client, detached_request = self.settlement, self._client, self._detached_request
         refusal, ended = None, False
         async with aclosing(rest) as events:
             if head.events and (refusal := await self._secure()) is not None:
@@ -219,8 +231,8 @@ class Exchange:
             await self._start(head)
             async for event in events:
                 if isinstance(event, bytes):
-                    if onward is not None:
-                        onward.passed(len(event))
+                    if detached_request is not None:
+                        detached_request.passed(len(event))
                     if self._events:
                         settlement.response_bytes += len(event)
                         await self._first_events(event)
@@ -274,10 +286,10 @@ class Exchange:
         await self._client.answer(head.status, headers, body)
         return None
 
-    def _go_on(self, policy: ClientGoneSettings) -> None:
+    def _go_on(self, policy: DisconnectSettings) -> None:
         """Let the request go on when its client leaves, within the bounds of the policy."""
-        self._onward = Onward(self._pipeline.departures, policy, self._client.cancel)
-        self._client.outlive(self._onward.client_left)
+        self._detached_request = DetachedRequest(self._pipeline.disconnects, policy, self._client.cancel)
+        self._client.outlive(self._detached_request.client_left)
 
     async def _play(self, recording: Recording) -> Refusal | None:
         """Give an answer that another request got, or is getting; at no cost."""
@@ -296,7 +308,7 @@ class Exchange:
             settlement.code = "" if settlement.status < 400 else "backend_error"
             self._settle()
 
-        return await recording.play(self._client, self._pipeline.heartbeat_s, on_start, on_end)
+        return await recording.play(self._client, self._pipeline.keepalive_s, on_start, on_end)
 
     async def _secure(self, settlement: Settlement | None = None) -> Refusal | None:
         """Wait until the hold is on disk: no byte of an answer leaves before it. `settlement`: see `Hold.wait`."""
@@ -311,8 +323,8 @@ class Exchange:
         if self.settlement.first_token_s < 0:
             self.settlement.first_token_s = clock.monotonic_s() - self._started_s
             sink = self._client.sink()
-            if self._onward is not None:
-                sink = self._onward.sink(sink)
+            if self._detached_request is not None:
+                sink = self._detached_request.sink(sink)
             if self._head is not None and self._head.pump is not None and sink is not None:
                 try:
                     await self._head.pump(sink, sse.COMMENT)
@@ -338,8 +350,8 @@ class Exchange:
         if (grant := settlement.grant) is not None:
             if head.events:  # of an answer in one piece the work is done: cutting it would save nothing
                 grant.usage_so_far = head.usage_so_far
-            if grant.place is not None:
-                limits = grant.place.headers()
+            if grant.permit is not None:
+                limits = grant.permit.headers()
         return relayed_headers(head, limits, settlement.request_id)
 
     async def _finish(self, end: End) -> Refusal | None:
@@ -387,7 +399,7 @@ class Exchange:
 
     def _conclude(self, end: End) -> None:
         settlement = self.settlement
-        gone = self._onward is not None and self._onward.gone
+        gone = self._detached_request is not None and self._detached_request.gone
         settlement.ending, settlement.code = conclusion(end, settlement.status, client_gone=gone)
 
     async def _tell(self, refusal: Refusal) -> None:
@@ -448,18 +460,18 @@ def _known_code(unfit: Refusal) -> str:
 class Pipeline:
     """What all exchanges share. `inference` may be replaced at any time (reload); running exchanges keep theirs.
 
-    `replays`: what answers repeated requests, None: nothing does. `heartbeat_s`: the longest silence in a stream.
+    `replays`: what answers repeated requests, None: nothing does. `keepalive_s`: the longest silence in a stream.
     """
 
     def __init__(
-        self, admission: Admission, inference: Inference, replays: Replays | None = None, heartbeat_s: float = 15.0
+        self, admission: Admission, inference: Inference, replays: Replays | None = None, keepalive_s: float = 15.0
     ) -> None:
         self.admission = admission
         self.inference = inference
         self.replays = replays
-        self.heartbeat_s = heartbeat_s
+        self.keepalive_s = keepalive_s
         self.patience_s = 0.0  # how long a body is waited for before it takes a place
-        self.departures = Departures()
+        self.disconnects = Disconnects()
         self.tasks = Tasks()
         self.running: set[Exchange] = set()
 

@@ -1,6 +1,6 @@
 """A stream whose first event is long in coming, to a model server that reads a long prompt, say.
 
-After `heartbeat_s` of silence it is begun all the same: its reader gets the head and heartbeats, so that nobody takes
+After `keepalive_s` of silence it is begun all the same: its reader gets the head and keepalives, so that nobody takes
 the connection for dead. From then on whatever goes wrong is an event of it, for there is no other status to be told.
 """
 
@@ -20,23 +20,23 @@ UNREADABLE = Refusal(502, "api_error", "bad_answer", "The model server's answer 
 
 
 class Prelude:
-    """Counts the silence of one request. `begin` sends the head, unless it may not yet (False); `beat` a heartbeat."""
+    """Counts the silence of one request. `begin` sends the head, unless it may not yet (False); `beat` a keepalive."""
 
-    __slots__ = ("_beat", "_begin", "_heartbeat_s", "_task", "_tasks", "_timer")
+    __slots__ = ("_beat", "_begin", "_keepalive_s", "_task", "_tasks", "_timer")
 
     def __init__(
         self,
-        heartbeat_s: float,
+        keepalive_s: float,
         begin: Callable[[], Awaitable[bool]],
         beat: Callable[[], Awaitable[None]],
         tasks: Tasks,
     ) -> None:
-        self._heartbeat_s = heartbeat_s
+        self._keepalive_s = keepalive_s
         self._begin = begin
         self._beat = beat
         self._tasks = tasks
         self._task: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(heartbeat_s, self._play)
+        self._timer = asyncio.get_running_loop().call_later(keepalive_s, self._play)
 
     def stop(self) -> None:
         """Send nothing more."""
@@ -53,7 +53,7 @@ class Prelude:
             begun = begun or await self._begin()
             if begun:
                 await self._beat()
-            await asyncio.sleep(self._heartbeat_s)
+            await asyncio.sleep(self._keepalive_s)
 
 
 def early_headers(limits: Headers, request_id: str) -> Headers:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from zuebee.contracts.admission import Admission, Caller, Place, Principal, Settlement
+from zuebee.contracts.admission import Admission, Caller, Permit, Principal, Settlement
 from zuebee.contracts.errors import Refusal
 
 SHARES: Final = 4
@@ -153,6 +153,6 @@ class _Running(Protocol):
     settlement: Settlement
 
 
-def early_places(running: Iterable[_Running]) -> list[Place]:
+def early_places(running: Iterable[_Running]) -> list[Permit]:
     """The places of those who have no other yet."""
     return [early for each in running if each.settlement.grant is None and (early := each.settlement.early) is not None]

@@ -136,7 +136,7 @@ MAX_HEADER_BYTES: Final = 128 * 1024
 MAX_INTERIM: Final = 16
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """Who gave the connection out and takes it back."""
 
     def ended(self, connection: "Connection", *, reusable: bool) -> None:
@@ -156,7 +156,7 @@ class Connection(Deadlines):
     (`http/head_cache.py`).
     """
 
-    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.attachment: Attachment | None = None

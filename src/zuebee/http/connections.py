@@ -200,7 +200,7 @@ def _first(one: tuple[float, Guest]) -> float:
     return one[0]
 
 
-class Table:
+class ConnectionTable:
     """All connections of a listener. `counts_address`: whether an address is one client's, and not a proxy's.
 
     `made_room` and `turned_away` count those that were closed for others, and those that found no room.

@@ -111,7 +111,7 @@ class Flow:
 JOIN_BYTES: Final = 16 * 1024
 
 
-class Line(Protocol):
+class ClientConnection(Protocol):
     """The connection, as a cycle knows it."""
 
     @property
@@ -140,7 +140,7 @@ class Cycle:
     )  # fmt: skip
 
     def __init__(
-        self, connection: Line, scope: MutableMapping[str, Any], expects_continue: bool, keep_alive: bool
+        self, connection: ClientConnection, scope: MutableMapping[str, Any], expects_continue: bool, keep_alive: bool
     ) -> None:
         self.scope = scope
         self.flow = connection.flow

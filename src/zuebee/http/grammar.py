@@ -12,7 +12,7 @@ MAX_KEPT_BYTES = 256
 """Longer targets are not worth keeping, nor safe to."""
 
 
-class Target(NamedTuple):
+class RequestTarget(NamedTuple):
     """A request target: its path with and without percent-encoding, and its query."""
 
     path: str
@@ -20,12 +20,12 @@ class Target(NamedTuple):
     query: bytes
 
 
-def take_apart(url: bytes) -> Target:
+def take_apart(url: bytes) -> RequestTarget:
     """Read a request target; raises what httptools and ASCII refuse."""
     parts: Any = parse_url(url)  # its stubs say that nothing is ever missing
     raw_path: bytes = parts.path or b"/"
     path = raw_path.decode("ascii")
-    return Target(unquote(path) if "%" in path else path, raw_path, parts.query or b"")
+    return RequestTarget(unquote(path) if "%" in path else path, raw_path, parts.query or b"")
 
 
 read_target = lru_cache(maxsize=1024)(take_apart)

@@ -11,7 +11,17 @@ import asyncio
 import math
 from typing import Any, cast
 
-from zuebee.http.connections import FRESH, LINGERING, OVERDUE, Fault, Guest, Phase, ReceiveLimits, RenderError, Table
+from zuebee.http.connections import (
+    FRESH,
+    LINGERING,
+    OVERDUE,
+    ConnectionTable,
+    Fault,
+    Guest,
+    Phase,
+    ReceiveLimits,
+    RenderError,
+)
 from zuebee.http.cycle import Cycle, Flow
 from zuebee.http.deadlines import Linger
 from zuebee.http.grammar import STATUS_LINE, Scope, address_of
@@ -38,7 +48,7 @@ class GuardedProtocol(RequestReader):
     def __init__(
         self,
         app: Any,
-        table: Table,
+        table: ConnectionTable,
         loop: asyncio.AbstractEventLoop,
         limits: ReceiveLimits,
         keep_alive_s: float,

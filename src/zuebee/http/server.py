@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from zuebee.http import server
-from zuebee.http.connections import FRESH, Phase, ReceiveLimits, RenderError, Table
+from zuebee.http.connections import FRESH, ConnectionTable, Phase, ReceiveLimits, RenderError
 from zuebee.http.protocol import GuardedProtocol
 from zuebee.lib import clock
 from zuebee.lib.tasks import Tasks
@@ -53,7 +53,7 @@ class TlsDoor:
         self,
         sock: socket.socket,
         tls: ssl.SSLContext,
-        table: Table,
+        table: ConnectionTable,
         make: Callable[[Handshake], GuardedProtocol],
         *,
         handshake_timeout_s: float,
@@ -150,7 +150,7 @@ class HttpServer:
         self._doors: list[TlsDoor] = []
         self._most = 0
         self._phase = Phase()
-        self.table = Table(
+        self.table = ConnectionTable(
             limits.max_connections,
             limits.max_connections_per_address,
             lambda address: is_proxy is None or not is_proxy(address),

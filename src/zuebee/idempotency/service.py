@@ -11,8 +11,8 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from zuebee.contracts.admission import Principal
-from zuebee.contracts.answers import REUSED, KeptAnswer, Ticket
 from zuebee.contracts.errors import Refusal
+from zuebee.contracts.idempotency import REUSED, IdempotencyRecord, Ticket
 from zuebee.contracts.inference import Job
 from zuebee.idempotency import store
 from zuebee.idempotency.store import Grouped
@@ -73,10 +73,10 @@ MAX_LEFT_OVER = 10_000
 """What the database could not be told is told later, of so many keys at most."""
 
 T = TypeVar("T")
-_log = logging.getLogger("zuebee.answers")
+_log = logging.getLogger("zuebee.idempotency")
 
 
-class AnswerKeeper:
+class DatabaseIdempotencyStore:
     """`Answers` in a database. `start` it once the loop runs; `aclose` closes the database too."""
 
     def __init__(
@@ -105,7 +105,7 @@ class AnswerKeeper:
         """Begin to renew leases and to remove what has expired. Again: nothing more happens."""
         if not self._started:
             self._started = True
-            self._tasks.spawn(self._attend(), "kept answers")
+            self._tasks.spawn(self._attend(), "idempotency store")
 
     async def aclose(self) -> None:
         """Stop, and let go of the database."""
@@ -121,7 +121,7 @@ class AnswerKeeper:
         # SQL's integers have a sign.
         return Ticket(store.name(*caller, key), store.fingerprint(root), root, secrets.randbits(62))
 
-    async def find(self, ticket: Ticket) -> KeptAnswer | Refusal | None:
+    async def find(self, ticket: Ticket) -> IdempotencyRecord | Refusal | None:
         try:
             row = await self._run(lambda connection: store.read(connection, ticket.id, self._retention_s))
         except DatabaseError:
@@ -139,7 +139,7 @@ class AnswerKeeper:
         try:
             return store.unseal(ticket.secret, ticket.id, row.answer)
         except store.Unreadable:
-            _log.error("a kept answer cannot be read: it was changed in the database")
+            _log.error("an idempotency record cannot be read: it was changed in the database")
             return UNKNOWN
 
     async def claim(self, ticket: Ticket) -> Refusal | None:
@@ -170,11 +170,11 @@ class AnswerKeeper:
         finally:
             del self._claims[ticket.owner]
 
-    async def keep(self, ticket: Ticket, answer: KeptAnswer | None) -> None:
+    async def keep(self, ticket: Ticket, answer: IdempotencyRecord | None) -> None:
         """It is done also for a caller that is cut meanwhile."""
         await asyncio.shield(self._tasks.spawn(self._keep(ticket, answer), "keep an answer"))
 
-    async def _keep(self, ticket: Ticket, answer: KeptAnswer | None) -> None:
+    async def _keep(self, ticket: Ticket, answer: IdempotencyRecord | None) -> None:
         def finish(connection: Connection) -> bool:
             sealed = None if answer is None else store.seal(ticket.secret, ticket.id, answer)
             state: store.State = "too_large" if answer is None else "done"
@@ -224,7 +224,7 @@ class AnswerKeeper:
 
     def _failed(self, error: DatabaseError) -> None:
         self.failures += 1
-        self._seldom.error("kept answers: %s", error)
+        self._seldom.error("idempotency store: %s", error)
 
     async def _attend(self) -> None:
         turn = 0

@@ -1,4 +1,4 @@
-"""The table of kept answers, on SQLite and PostgreSQL. Each function is one transaction of its caller.
+"""The table of idempotency records, on SQLite and PostgreSQL. Each function is one transaction of its caller.
 
 A row is `running` while its request runs: then `expires_at_s` is the end of a lease that its process renews. A lease
 that ran out says that the request may have run, and what became of it is `lost`: it stays so for as long as an answer
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from sqlalchemy import ColumnElement, Connection, Double, cast, delete, extract, func, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from zuebee.contracts.answers import KeptAnswer, Ticket
+from zuebee.contracts.idempotency import IdempotencyRecord, Ticket
 from zuebee.lib import clock
 from zuebee.lib.sql.database import Database, DatabaseError
 from zuebee.lib.tasks import Tasks
@@ -150,7 +150,7 @@ class Grouped:
         self._waiting.append((work, done))
         if self._busy < self._writers:
             self._busy += 1
-            self._tasks.spawn(self._work(), "kept answers: write")
+            self._tasks.spawn(self._work(), "idempotency store: write")
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await done
@@ -193,7 +193,7 @@ class Grouped:
 NONCE_BYTES = 12
 _VERSION = b"\x01"
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(KeptAnswer).decode
+_decode = msgspec.msgpack.Decoder(IdempotencyRecord).decode
 
 
 class Unreadable(Exception):
@@ -215,13 +215,13 @@ def fingerprint(root: bytes) -> str:
     return _derive(root, b"fingerprint").hex()
 
 
-def seal(root: bytes, row: str, answer: KeptAnswer) -> bytes:
+def seal(root: bytes, row: str, answer: IdempotencyRecord) -> bytes:
     """Lock an answer to its row."""
     nonce = os.urandom(NONCE_BYTES)
     return _VERSION + nonce + AESGCM(_derive(root, b"answer")).encrypt(nonce, _encode(answer), row.encode())
 
 
-def unseal(root: bytes, row: str, sealed: bytes) -> KeptAnswer:
+def unseal(root: bytes, row: str, sealed: bytes) -> IdempotencyRecord:
     """The answer that `seal` locked. Raises Unreadable."""
     nonce, body = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
     try:

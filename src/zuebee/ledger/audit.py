@@ -369,7 +369,7 @@ WHERE sequence = (SELECT max(sequence) FROM ledger_batches WHERE owner = b.owner
 _HASH = "SELECT hash FROM ledger_batches WHERE owner = :owner AND sequence = :sequence"
 
 
-class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ChainHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The newest batch of an owner. Its hash stands for all entries of that owner up to it."""
 
     owner: int
@@ -432,22 +432,22 @@ def open_holds(connection: Connection, shown: int) -> tuple[list[dict[str, Any]]
     return found, int(connection.execute(text("SELECT count(*) FROM ledger_holds")).scalar_one())
 
 
-def heads_of(connection: Connection) -> list[Head]:
+def heads_of(connection: Connection) -> list[ChainHead]:
     """The ends of the chains of all owners, to be kept elsewhere: who changes the ledger later cannot change those."""
-    return [Head(*row) for row in connection.execute(text(_HEADS))]
+    return [ChainHead(*row) for row in connection.execute(text(_HEADS))]
 
 
-def heads_text(heads: Iterable[Head]) -> str:
+def heads_text(heads: Iterable[ChainHead]) -> str:
     """Heads as they are kept: one JSON object a line."""
     return "".join(msgspec.json.encode(head).decode() + "\n" for head in heads)
 
 
-def heads_from(kept: str) -> list[Head]:
+def heads_from(kept: str) -> list[ChainHead]:
     """Heads that were kept. Raises ValueError."""
-    return [msgspec.json.decode(line, type=Head) for line in kept.splitlines() if line.strip()]
+    return [msgspec.json.decode(line, type=ChainHead) for line in kept.splitlines() if line.strip()]
 
 
-def missing(connection: Connection, kept: Iterable[Head]) -> Iterator[Violation]:
+def missing(connection: Connection, kept: Iterable[ChainHead]) -> Iterator[Violation]:
     """Which of these heads are not in their chains any more. Whether the entries give the hashes says `verify`."""
     for head in kept:
         values = {"owner": head.owner, "sequence": head.sequence}

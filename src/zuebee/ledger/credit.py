@@ -15,7 +15,7 @@ from zuebee.contracts.usage import head_name
 from zuebee.ledger.entries import Balance
 from zuebee.ledger.ledger import Ledger
 from zuebee.ledger.operations import Credit
-from zuebee.ledger.picture import Picture
+from zuebee.ledger.snapshot import Snapshot
 from zuebee.schema.tables import counters, ledger_balances, ledger_owners, ledger_paths
 
 OWNER_NAME = "payments"
@@ -38,25 +38,25 @@ def credit(connection: Connection, operation: Credit) -> None:
     owner = int(connection.execute(statement).scalar_one())
     ledger = Ledger(owner)
     ledger.add_path(path_id, [ledger.add_balance(balance)])
-    picture = Picture(ledger, at_s, 0, "")
-    picture.decide([operation])
+    snapshot = Snapshot(ledger, at_s, 0, "")
+    snapshot.decide([operation])
     try:
-        _write(connection, owner, picture)
+        _write(connection, owner, snapshot)
     except connection.dialect.loaded_dbapi.Error as error:
         raise DBAPIError(None, None, error) from error  # as SQLAlchemy itself tells of it
     connection.execute(insert(counters).values(name=head_name(owner), value=1))
 
 
-def _write(connection: Connection, owner: int, picture: Picture) -> None:
+def _write(connection: Connection, owner: int, snapshot: Snapshot) -> None:
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "postgresql":
         from zuebee.ledger.postgres.store import write_ledger  # its driver is not there on a machine with SQLite only
 
-        write_ledger(driver, owner, picture)
+        write_ledger(driver, owner, snapshot)
     else:
         from zuebee.ledger.sqlite.store import write_entries
 
-        write_entries(driver, owner, 1, "", picture.ledger.take().entries)
+        write_entries(driver, owner, 1, "", snapshot.ledger.take().entries)
 
 
 def _balance(connection: Connection, operation: Credit) -> Balance:

@@ -6,7 +6,7 @@ from zuebee.contracts.admission import Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage
 
 
-class Stub(msgspec.Struct, array_like=True, gc=False):
+class HoldContext(msgspec.Struct, array_like=True, gc=False):
     """What is known of a request when it begins: kept with its hold, for the record if its process dies."""
 
     key_id: str
@@ -23,15 +23,15 @@ class Stub(msgspec.Struct, array_like=True, gc=False):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Stub).decode
+_decode = msgspec.json.Decoder(HoldContext).decode
 
 
-def stub_text(stub: Stub | str) -> str:
+def context_text(context: HoldContext | str) -> str:
     """A stub as it is stored."""
-    return stub if isinstance(stub, str) else _encode(stub).decode()
+    return context if isinstance(context, str) else _encode(context).decode()
 
 
-def stub_of(text: str) -> Stub:
+def context_of(text: str) -> HoldContext:
     """The stub that was stored so."""
     return _decode(text)
 
@@ -40,8 +40,8 @@ def stub_of(text: str) -> Stub:
 
 
 class Outcome(msgspec.Struct, array_like=True, gc=False):
-    """What a settlement says beyond what was known when the request began (`Stub`). `prompt_tokens` is -1 where no
-    usage is known.
+    """What a settlement says beyond what was known when the request began (`HoldContext`). `prompt_tokens` is -1 where
+    no usage is known.
     """
 
     hold: str
@@ -71,10 +71,10 @@ def outcome_of(text: bytes) -> Outcome:
     return _decode_outcome(text)
 
 
-def settlement_of(outcome: Outcome, stub: Stub | str) -> Settlement:
+def settlement_of(outcome: Outcome, context: HoldContext | str) -> Settlement:
     """The settlement that a process did not live to write."""
     o = outcome
-    s = stub_of(stub) if isinstance(stub, str) else stub
+    s = context_of(context) if isinstance(context, str) else context
     principal = Principal(
         s.key_id, s.key_name, s.user_id, s.team_id, s.organization_id, s.plan,
         s.priority,  # type: ignore[arg-type]

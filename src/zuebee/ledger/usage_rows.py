@@ -10,7 +10,7 @@ from zuebee.contracts.admission import Grant, Principal, Settlement
 from zuebee.contracts.inference import Job, Usage
 from zuebee.contracts.limits import period_start_s
 from zuebee.contracts.usage import RECORD_COLUMNS
-from zuebee.ledger.journal_rows import Stub, stub_of
+from zuebee.ledger.journal_rows import HoldContext, context_of
 
 COLUMNS = RECORD_COLUMNS
 DAY_S: Final = 86400
@@ -105,18 +105,18 @@ def days(rows: Iterable[Row]) -> list[tuple[str, int, int, int, int, int]]:
     return [(d.key_id, d.day, d.requests, d.prompt, d.completion, d.cost_nano) for d in totals.values()]
 
 
-def stub(principal: Principal, job: Job, at_s: float) -> Stub:
+def hold_context(principal: Principal, job: Job, at_s: float) -> HoldContext:
     """The stub of a request that begins."""
     p = principal
-    return Stub(
+    return HoldContext(
         p.key_id, p.name, p.user_id, p.team_id, p.organization_id, p.plan, p.priority, job.model, job.path, job.stream,
         at_s,
     )  # fmt: skip
 
 
-def orphan(hold_id: str, stub: Stub | str, tokens: int, cost_nano: int) -> Settlement:
+def orphan(hold_id: str, context: HoldContext | str, tokens: int, cost_nano: int) -> Settlement:
     """The settlement of a request whose process died, after what was delivered by its last heartbeat."""
-    s = stub_of(stub) if isinstance(stub, str) else stub
+    s = context_of(context) if isinstance(context, str) else context
     principal = Principal(
         s.key_id,
         s.key_name,

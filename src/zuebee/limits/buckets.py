@@ -11,7 +11,7 @@ MAX_TIMES: Final = 10_000
 SLOTS: Final = 60
 """A window of slots lets go of what it counted at most a 60th of its length late, and never early."""
 LEASE_S: Final = 30.0
-"""A place that nobody renewed for so long is free again."""
+"""A permit that nobody renewed for so long is free again."""
 
 
 class TimesWindow:

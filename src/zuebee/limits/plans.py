@@ -141,7 +141,7 @@ Rule: TypeAlias = Timed | AtOnce
 Counter: TypeAlias = TimesWindow | SlotWindow | TokenBucket | Running
 
 
-class Plan:
+class LimitPlan:
     """All limits of a kind of request, and the rules with counters in memory that stand for them.
 
     `tokens` are the rules that `settle`, `at_once` those that are held.
@@ -164,7 +164,7 @@ class Plan:
         self.stale = False
 
     def take(self, tokens: int, now_s: float) -> Rule | None:
-        """Take a place under all rules; or under none, and the answer is one that refused."""
+        """Take a permit under all rules; or under none, and the answer is one that refused."""
         for rule in self.rules:
             if rule.take(tokens, now_s):
                 for other in self.rules:
@@ -205,9 +205,9 @@ class Counters:
     def __len__(self) -> int:
         return len(self._counters)
 
-    def plan(self, limits: Sequence[Limit], counted: Sequence[Limit], owner: object) -> Plan:
+    def plan(self, limits: Sequence[Limit], counted: Sequence[Limit], owner: object) -> LimitPlan:
         """All limits of a request; those `counted`, with their counters."""
-        return Plan(owner, limits, [self._rule(limit) for limit in counted])
+        return LimitPlan(owner, limits, [self._rule(limit) for limit in counted])
 
     def _rule(self, limit: Limit) -> Rule:
         key = (limit.subject, limit.kind, limit.window_s, limit.burst > 0)
@@ -267,15 +267,15 @@ MAX_PLANS: Final = 10_000
 Series: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 
 
-class Taken:
-    """A place under all rules of a plan, until it is given back or its lease runs out.
+class TakenPermit:
+    """A permit under all rules of a plan, until it is given back or its lease runs out.
 
     `held`: it still counts among those running; `over`: it was given back.
     """
 
     __slots__ = ("held", "marks", "over", "plan", "renewed_s", "tokens")
 
-    def __init__(self, plan: Plan, tokens: int, now_s: float) -> None:
+    def __init__(self, plan: LimitPlan, tokens: int, now_s: float) -> None:
         self.plan = plan
         self.tokens = tokens
         self.renewed_s = now_s
@@ -285,7 +285,7 @@ class Taken:
 
 
 class PlanBook:
-    """Which rules a request falls under, with their counters in memory, and who holds places.
+    """Which rules a request falls under, with their counters in memory, and who holds permits.
 
     `share` gives what of a limit the counters in memory may let through; None: nothing to count.
     """
@@ -293,12 +293,12 @@ class PlanBook:
     def __init__(
         self, settings: RateLimitSettings, share: Callable[[Limit], Limit | None] = lambda limit: limit
     ) -> None:
-        self.places: set[Taken] = set()
+        self.permits: set[TakenPermit] = set()
         self._share = share
         self._counters = Counters()
         self._replaced = 0
-        self._plans: dict[tuple[int, str, str, str], Plan] = {}
-        self._early: dict[tuple[int, str, str], Plan] = {}
+        self._plans: dict[tuple[int, str, str, str], LimitPlan] = {}
+        self._early: dict[tuple[int, str, str], LimitPlan] = {}
         self._decided: dict[tuple[str, str, str], float] = {}
         self._scopes = Scopes(settings)
 
@@ -307,7 +307,7 @@ class PlanBook:
         self._scopes = Scopes(settings)
         self._forget_plans()
 
-    def plan_of(self, caller: Caller, principal: Principal, job: Job) -> Plan:
+    def plan_of(self, caller: Caller, principal: Principal, job: Job) -> LimitPlan:
         """The rules of a request: remembered, for the same principal asks again."""
         scopes = self._scopes
         route = caller.route if scopes.by_route else ""
@@ -327,7 +327,7 @@ class PlanBook:
             self._plans[key] = plan = made
         return plan
 
-    def early_plan_of(self, caller: Caller, principal: Principal) -> Plan:
+    def early_plan_of(self, caller: Caller, principal: Principal) -> LimitPlan:
         """The rules on requests at once that are known before the body is."""
         scopes = self._scopes
         route = caller.route if scopes.by_route else ""
@@ -345,30 +345,30 @@ class PlanBook:
             self._early[key] = plan = made
         return plan
 
-    def settle_tokens(self, place: Taken, used: int, now_s: float) -> None:
+    def settle_tokens(self, permit: TakenPermit, used: int, now_s: float) -> None:
         """So many tokens were used instead of those charged."""
-        plan = place.plan
+        plan = permit.plan
         rules = plan.tokens if not plan.stale else self._plan(plan.limits, None).tokens
-        for rule, slot in zip(rules, place.marks, strict=True):
-            rule.settle(slot, place.tokens, used, now_s)
+        for rule, slot in zip(rules, permit.marks, strict=True):
+            rule.settle(slot, permit.tokens, used, now_s)
 
-    def hold(self, place: Taken) -> None:
+    def hold(self, permit: TakenPermit) -> None:
         """It runs."""
-        if place.plan.at_once:
-            self.places.add(place)
+        if permit.plan.at_once:
+            self.permits.add(permit)
 
-    def free(self, place: Taken) -> None:
+    def free(self, permit: TakenPermit) -> None:
         """It runs no more."""
-        if place.held:
-            place.held = False
-            self.places.discard(place)
-            for rule in place.plan.at_once:
+        if permit.held:
+            permit.held = False
+            self.permits.discard(permit)
+            for rule in permit.plan.at_once:
                 rule.counter.count -= 1
 
     def attend(self, now_s: float) -> None:
-        """Free the places that nobody renewed, and let go of counters at nothing."""
-        for place in [each for each in self.places if each.renewed_s <= now_s - LEASE_S]:
-            self.free(place)
+        """Free the permits that nobody renewed, and let go of counters at nothing."""
+        for permit in [each for each in self.permits if each.renewed_s <= now_s - LEASE_S]:
+            self.free(permit)
         self._counters.sweep(now_s)
         self._drop_stale_plans()
 
@@ -383,10 +383,10 @@ class PlanBook:
         return list(self._decided.items())
 
     def slots(self) -> Series:
-        """(scope) and how many places of limits on requests at once are taken."""
+        """(scope) and how many permits of limits on requests at once are taken."""
         counts: dict[tuple[str, ...], float] = {}
-        for place in self.places:
-            for rule in place.plan.at_once:
+        for permit in self.permits:
+            for rule in permit.plan.at_once:
                 scope = (scope_of(rule.limit),)
                 counts[scope] = counts.get(scope, 0) + 1
         return list(counts.items())
@@ -395,7 +395,7 @@ class PlanBook:
         """How many counters there are."""
         return [((), float(len(self._counters)))]
 
-    def _plan(self, limits: Sequence[Limit], owner: object) -> Plan:
+    def _plan(self, limits: Sequence[Limit], owner: object) -> LimitPlan:
         return self._counters.plan(limits, [share for limit in limits if (share := self._share(limit))], owner)
 
     def _drop_stale_plans(self) -> None:
@@ -409,11 +409,11 @@ class PlanBook:
         self._plans.clear()
         self._early.clear()
 
-    def _retire(self, plan: Plan) -> None:
+    def _retire(self, plan: LimitPlan) -> None:
         self._count_admitted(plan)
         plan.stale = True
 
-    def _count_admitted(self, plan: Plan) -> None:
+    def _count_admitted(self, plan: LimitPlan) -> None:
         if plan.admitted:
             for limit in plan.limits:
                 self._count(limit, "admitted", plan.admitted)

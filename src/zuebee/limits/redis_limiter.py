@@ -1,6 +1,6 @@
 """How much, how fast? Counters in Redis, shared by many processes; this process' share of them while Redis is down.
 
-Requests are asked about in batches: while one call is under way the next ones queue. Each takes a place in all its
+Requests are asked about in batches: while one call is under way the next ones queue. Each takes a permit in all its
 limits or in none, whatever else is in the batch.
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from zuebee.config.settings_base import RateLimitSettings
-from zuebee.contracts.admission import Caller, Limit, Place, Principal
+from zuebee.contracts.admission import Caller, Limit, Permit, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job
 from zuebee.lib import clock
@@ -27,7 +27,7 @@ from zuebee.lib.failures import RedisError
 from zuebee.lib.tasks import Tasks
 from zuebee.limits.abuse import AbuseGuard
 from zuebee.limits.buckets import LEASE_S, SLOTS
-from zuebee.limits.plans import Plan, PlanBook, Series, Taken
+from zuebee.limits.plans import LimitPlan, PlanBook, Series, TakenPermit
 from zuebee.limits.rules import UNAVAILABLE, State, limit_headers, refusal_of
 
 # What is said to Redis about limits, and what it answers (take.lua).
@@ -38,7 +38,7 @@ _WINDOW, _BUCKET, _LEASES = 1, 2, 3
 _ENCODER = msgspec.msgpack.Encoder()
 
 
-class Verdict:
+class LimiterDecision:
     """What became of one request: the index of the limit that refused it (-1: none), `wait_s` until that fits, and
     of each limit how much is counted and since when its counter lives.
     """
@@ -70,7 +70,7 @@ class Verdict:
         return (int(at_s / slot_s) + 1 + SLOTS) * slot_s - at_s
 
 
-class Batch:
+class ScriptCall:
     """What one call of the script is told. `keys`: the counters that it touches."""
 
     def __init__(self, prefix: str) -> None:
@@ -84,12 +84,14 @@ class Batch:
         return bool(self._operations)
 
     def take(self, lease: str, limits: Sequence[Limit], tokens: int) -> None:
-        """A place under all the limits, or none; it gets a verdict."""
+        """A permit under all the limits, or none; it gets a verdict."""
         rules = [(self._key(each), each.amount, each.burst, int(each.kind == "tokens")) for each in limits]
         self._operations.append((_TAKE, lease, tokens, rules))
 
-    def give_back(self, lease: str, limits: Sequence[Limit], tokens: int, used: int, verdict: Verdict | None) -> None:
-        """A place taken for so many `tokens`, of which so many were `used` (-1: leave what was charged)."""
+    def give_back(
+        self, lease: str, limits: Sequence[Limit], tokens: int, used: int, verdict: LimiterDecision | None
+    ) -> None:
+        """A permit taken for so many `tokens`, of which so many were `used` (-1: leave what was charged)."""
         corrections = []
         if verdict is not None and used >= 0:
             for index, limit in enumerate(limits):
@@ -102,16 +104,16 @@ class Batch:
             self._operations.append((_GIVE_BACK, lease, leases, corrections))
 
     def renew(self, lease: str, limits: Sequence[Limit]) -> None:
-        """A place is still held."""
+        """A permit is still held."""
         self._operations.append((_RENEW, lease, self._leases(limits)))
 
     def payload(self) -> bytes:
         """The argument of the script."""
         return _ENCODER.encode((self._specs, self._operations, round(LEASE_S * 1e6)))
 
-    def verdicts(self, answer: Any) -> list[Verdict | None]:
+    def verdicts(self, answer: Any) -> list[LimiterDecision | None]:
         """The verdicts of those who take, in their order."""
-        return [Verdict(answer[0], figures) for figures in answer[1:]]
+        return [LimiterDecision(answer[0], figures) for figures in answer[1:]]
 
     def _leases(self, limits: Sequence[Limit]) -> list[int]:
         return [self._key(limit) for limit in limits if limit.kind == "concurrent"]
@@ -133,7 +135,7 @@ class Batch:
 
 def share_of(limit: Limit, processes: int) -> Limit | None:
     """What one of so many processes may let through by itself while Redis is down: at least one; None: anything."""
-    if limit.when_down == "open":
+    if limit.on_store_down == "open":
         return None
     if processes == 1:
         return limit
@@ -160,12 +162,12 @@ RENEW_S = 3.0
 """Leases are renewed so often, and so they are known again so soon after Redis lost them."""
 
 
-class RemotePlace(Taken):
-    """A place in Redis (`verdict` says how it was taken), or in this process' share (`verdict` is None)."""
+class RemotePermit(TakenPermit):
+    """A permit in Redis (`verdict` says how it was taken), or in this process' share (`verdict` is None)."""
 
     __slots__ = ("lease", "leased", "verdict")
 
-    def __init__(self, plan: Plan, tokens: int, now_s: float, lease: str, verdict: Verdict | None) -> None:
+    def __init__(self, plan: LimitPlan, tokens: int, now_s: float, lease: str, verdict: LimiterDecision | None) -> None:
         super().__init__(plan, tokens, now_s)
         self.lease = lease
         self.leased = verdict is not None
@@ -178,17 +180,17 @@ class RemotePlace(Taken):
 
 
 class Ask:
-    """A request that waits for its verdict. `early`: the place that it gives up for what it asks for."""
+    """A request that waits for its verdict. `early`: the permit that it gives up for what it asks for."""
 
     __slots__ = ("early", "future", "lease", "plan", "tokens")
 
     def __init__(
         self,
-        plan: Plan,
+        plan: LimitPlan,
         tokens: int,
         lease: str,
-        future: "asyncio.Future[Verdict | None]",
-        early: RemotePlace | None = None,
+        future: "asyncio.Future[LimiterDecision | None]",
+        early: RemotePermit | None = None,
     ) -> None:
         self.early = early
         self.plan = plan
@@ -198,18 +200,18 @@ class Ask:
 
 
 class Chore:
-    """A place to give back (`used` tokens, -1: those charged) or, with `renew`, to renew."""
+    """A permit to give back (`used` tokens, -1: those charged) or, with `renew`, to renew."""
 
-    __slots__ = ("place", "renew", "used")
+    __slots__ = ("permit", "renew", "used")
 
-    def __init__(self, place: RemotePlace, used: int, *, renew: bool = False) -> None:
-        self.place = place
+    def __init__(self, permit: RemotePermit, used: int, *, renew: bool = False) -> None:
+        self.permit = permit
         self.used = used
         self.renew = renew
 
 
 class RedisLimiter:
-    """All limits of many processes. Without Redis each scope is handled as its `when_down` says."""
+    """All limits of many processes. Without Redis each scope is handled as its `on_store_down` says."""
 
     def __init__(self, settings: RateLimitSettings, client: "RedisClient", *, prefix: str) -> None:
         self._abuse = AbuseGuard(settings.abuse)
@@ -236,27 +238,27 @@ class RedisLimiter:
         self._abuse.settings = settings.abuse
         self._book.apply(settings)
 
-    async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
+    async def enter(self, caller: Caller, principal: Principal) -> Permit | Refusal | None:
         plan = self._book.early_plan_of(caller, principal)
         return await self._take(plan, 0, None) if plan.limits else None
 
-    async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Place | Refusal:
+    async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Permit | Refusal:
         """Never waits for longer than two calls of Redis may take."""
         plan = self._book.plan_of(caller, principal, job)
         early = job.early
-        assert early is None or isinstance(early, RemotePlace)
-        place = await self._take(plan, tokens, early)
-        if isinstance(place, RemotePlace) and plan.limits:
+        assert early is None or isinstance(early, RemotePermit)
+        permit = await self._take(plan, tokens, early)
+        if isinstance(permit, RemotePermit) and plan.limits:
             plan.admitted += 1
-        return place
+        return permit
 
-    async def _take(self, plan: Plan, tokens: int, early: RemotePlace | None) -> RemotePlace | Refusal:
+    async def _take(self, plan: LimitPlan, tokens: int, early: RemotePermit | None) -> RemotePermit | Refusal:
         lease = f"{self._owner}.{next(self._numbers)}"
         if not plan.limits:
-            return RemotePlace(plan, tokens, 0.0, lease, None)
+            return RemotePermit(plan, tokens, 0.0, lease, None)
         if self._recovering or len(self._asking) >= MAX_ASKING:
             return self._without_redis(plan, tokens, lease, early)
-        future: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[LimiterDecision | None] = asyncio.get_running_loop().create_future()
         self._asking.append(Ask(plan, tokens, lease, future, early))
         self._talk()
         try:
@@ -272,39 +274,39 @@ class RedisLimiter:
             limit = plan.limits[verdict.refused_by]
             self._book.refused(limit)
             return refusal_of(limit, verdict.wait_s, tokens, verdict.states(plan.limits))
-        place = RemotePlace(plan, tokens, clock.monotonic_s(), lease, verdict)
+        permit = RemotePermit(plan, tokens, clock.monotonic_s(), lease, verdict)
         for rule in plan.at_once:
             rule.counter.count += 1  # known here as well, for when Redis goes down
-        self._book.hold(place)
-        return place
+        self._book.hold(permit)
+        return permit
 
-    def release(self, place: Place, tokens: int | None) -> None:
-        assert isinstance(place, RemotePlace)
-        if place.over:
+    def release(self, permit: Permit, tokens: int | None) -> None:
+        assert isinstance(permit, RemotePermit)
+        if permit.over:
             return
-        place.over = True
-        self._book.free(place)
+        permit.over = True
+        self._book.free(permit)
         used = tokens or 0
-        if place.verdict is None and place.plan.tokens:
-            self._book.settle_tokens(place, used, clock.monotonic_s())
-        if place.leased and any(limit.kind != "requests" for limit in place.plan.limits):
-            self._do_later(Chore(place, used))
+        if permit.verdict is None and permit.plan.tokens:
+            self._book.settle_tokens(permit, used, clock.monotonic_s())
+        if permit.leased and any(limit.kind != "requests" for limit in permit.plan.limits):
+            self._do_later(Chore(permit, used))
 
-    async def attend(self, places: Sequence[Place]) -> None:
+    async def attend(self, permits: Sequence[Permit]) -> None:
         now_s = clock.monotonic_s()
-        for place in places:
-            assert isinstance(place, RemotePlace)
-            place.renewed_s = now_s
+        for permit in permits:
+            assert isinstance(permit, RemotePermit)
+            permit.renewed_s = now_s
         self._book.attend(now_s)
         if not self._recovering and now_s - self._renewed_s >= RENEW_S:
             self._renewed_s = now_s
-            for place in places:
+            for permit in permits:
                 # Places from a time without Redis become known to it in the same way.
-                assert isinstance(place, RemotePlace)
-                if any(limit.kind == "concurrent" for limit in place.plan.limits):
-                    place.leased = True
-                    self._do_later(Chore(place, -1, renew=True))
-            if not places:
+                assert isinstance(permit, RemotePermit)
+                if any(limit.kind == "concurrent" for limit in permit.plan.limits):
+                    permit.leased = True
+                    self._do_later(Chore(permit, -1, renew=True))
+            if not permits:
                 self._tasks.spawn(self._greet(), "greet redis")
 
     def blocked(self, address: str) -> Refusal | None:
@@ -337,11 +339,13 @@ class RedisLimiter:
     def _share(self, limit: Limit) -> Limit | None:
         return share_of(limit, self._processes)
 
-    def _without_redis(self, plan: Plan, tokens: int, lease: str, early: RemotePlace | None) -> RemotePlace | Refusal:
+    def _without_redis(
+        self, plan: LimitPlan, tokens: int, lease: str, early: RemotePermit | None
+    ) -> RemotePermit | Refusal:
         self._without += 1
         if early is not None:
             self.release(early, None)
-        closed = next((limit for limit in plan.limits if limit.when_down == "closed"), None)
+        closed = next((limit for limit in plan.limits if limit.on_store_down == "closed"), None)
         if closed is not None:
             self._book.refused(closed)
             return UNAVAILABLE
@@ -350,14 +354,14 @@ class RedisLimiter:
             limit, refusal = plan.refusal(tokens, now_s)
             self._book.refused(limit)
             return refusal
-        place = RemotePlace(plan, tokens, now_s, lease, None)
-        self._book.hold(place)
-        return place
+        permit = RemotePermit(plan, tokens, now_s, lease, None)
+        self._book.hold(permit)
+        return permit
 
-    def _give_back_unused(self, plan: Plan, tokens: int, lease: str, verdict: Verdict) -> None:
+    def _give_back_unused(self, plan: LimitPlan, tokens: int, lease: str, verdict: LimiterDecision) -> None:
         if verdict.refused_by < 0:
-            place = RemotePlace(plan, tokens, 0.0, lease, verdict)
-            self._do_later(Chore(place, 0))
+            permit = RemotePermit(plan, tokens, 0.0, lease, verdict)
+            self._do_later(Chore(permit, 0))
 
     def _do_later(self, chore: Chore) -> None:
         if len(self._chores) < MAX_CHORES:
@@ -384,19 +388,19 @@ class RedisLimiter:
             self._quiet.set()
 
     async def _one_call(self, chores: list[Chore], asks: list[Ask]) -> None:
-        batch = Batch(self._prefix)
+        batch = ScriptCall(self._prefix)
         for chore in chores:
-            place = chore.place
+            permit = chore.permit
             if chore.renew:
-                if not place.over:
-                    batch.renew(place.lease, place.plan.limits)
+                if not permit.over:
+                    batch.renew(permit.lease, permit.plan.limits)
             else:
-                batch.give_back(place.lease, place.plan.limits, place.tokens, chore.used, place.verdict)
+                batch.give_back(permit.lease, permit.plan.limits, permit.tokens, chore.used, permit.verdict)
         for ask in asks:
             if ask.early is not None:
                 batch.give_back(ask.early.lease, ask.early.plan.limits, 0, 0, None)
             batch.take(ask.lease, ask.plan.limits, ask.tokens)
-        verdicts: list[Verdict | None] = [None] * len(asks)
+        verdicts: list[LimiterDecision | None] = [None] * len(asks)
         try:
             if batch:
                 verdicts = batch.verdicts(await self._client.eval(SCRIPT, batch.keys, [batch.payload()]))
@@ -424,7 +428,7 @@ class RedisLimiter:
         again = [chore for chore in chores if not chore.renew]
         for chore in again:
             chore.used = -1
-        unsure = [Chore(RemotePlace(ask.plan, ask.tokens, 0.0, ask.lease, None), -1) for ask in asks]
+        unsure = [Chore(RemotePermit(ask.plan, ask.tokens, 0.0, ask.lease, None), -1) for ask in asks]
         self._chores.extendleft([*again, *unsure][: MAX_CHORES - len(self._chores)])
         for ask in self._asking:
             if not ask.future.done():
@@ -432,7 +436,7 @@ class RedisLimiter:
         self._asking.clear()
         if not self._recovering:
             self._recovering = True
-            _log.warning("limits: without redis (%s), each scope as its when_down says", reason)
+            _log.warning("limits: without redis (%s), each scope as its on_store_down says", reason)
             self._tasks.spawn(self._recover(), "wait for redis")
 
     async def _greet(self) -> None:

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 
 from zuebee.config.settings_base import RateLimitSettings
-from zuebee.contracts.admission import Caller, Place, Principal
+from zuebee.contracts.admission import Caller, Permit, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job
 from zuebee.lib import clock
 from zuebee.limits.abuse import AbuseGuard
-from zuebee.limits.plans import Plan, PlanBook, Series, Taken
+from zuebee.limits.plans import LimitPlan, PlanBook, Series, TakenPermit
 
 
-class LocalPlace(Taken):
-    """A place in memory."""
+class LocalPermit(TakenPermit):
+    """A permit in memory."""
 
     __slots__ = ()
 
@@ -36,46 +36,46 @@ class MemoryLimiter:
         self._abuse.settings = settings.abuse
         self._book.apply(settings)
 
-    async def enter(self, caller: Caller, principal: Principal) -> Place | Refusal | None:
+    async def enter(self, caller: Caller, principal: Principal) -> Permit | Refusal | None:
         plan = self._book.early_plan_of(caller, principal)
         return self._take(plan, 0) if plan.at_once else None
 
-    async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Place | Refusal:
+    async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Permit | Refusal:
         plan = self._book.plan_of(caller, principal, job)
         if job.early is not None:
-            assert isinstance(job.early, LocalPlace)
+            assert isinstance(job.early, LocalPermit)
             self.release(job.early, None)
-        place = self._take(plan, tokens)
-        if isinstance(place, LocalPlace):
+        permit = self._take(plan, tokens)
+        if isinstance(permit, LocalPermit):
             plan.admitted += 1
-        return place
+        return permit
 
-    def _take(self, plan: Plan, tokens: int) -> LocalPlace | Refusal:
+    def _take(self, plan: LimitPlan, tokens: int) -> LocalPermit | Refusal:
         now_s = clock.monotonic_s()
         if plan.take(tokens, now_s) is not None:
             limit, refusal = plan.refusal(tokens, now_s)
             self._book.refused(limit)
             return refusal
-        place = LocalPlace(plan, tokens, now_s)
+        permit = LocalPermit(plan, tokens, now_s)
         if plan.at_once:
-            self._book.places.add(place)
-        return place
+            self._book.permits.add(permit)
+        return permit
 
-    def release(self, place: Place, tokens: int | None) -> None:
-        assert isinstance(place, LocalPlace)
-        if place.over:
+    def release(self, permit: Permit, tokens: int | None) -> None:
+        assert isinstance(permit, LocalPermit)
+        if permit.over:
             return
-        place.over = True
-        if place.plan.at_once:
-            self._book.free(place)
-        if place.plan.tokens:
-            self._book.settle_tokens(place, tokens or 0, clock.monotonic_s())
+        permit.over = True
+        if permit.plan.at_once:
+            self._book.free(permit)
+        if permit.plan.tokens:
+            self._book.settle_tokens(permit, tokens or 0, clock.monotonic_s())
 
-    async def attend(self, places: Sequence[Place]) -> None:
+    async def attend(self, permits: Sequence[Permit]) -> None:
         now_s = clock.monotonic_s()
-        for place in places:
-            assert isinstance(place, LocalPlace)
-            place.renewed_s = now_s
+        for permit in permits:
+            assert isinstance(permit, LocalPermit)
+            permit.renewed_s = now_s
         self._book.attend(now_s)
 
     def blocked(self, address: str) -> Refusal | None:

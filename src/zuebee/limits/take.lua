@@ -1,4 +1,4 @@
--- Many requests against many counters in one call: each takes a place under all its rules, or counts nowhere.
+-- Many requests against many counters in one call: each takes a permit under all its rules, or counts nowhere.
 --
 -- KEYS     the counters.
 -- ARGV[1]  MessagePack: {specs, operations, lease in us}.

@@ -12,7 +12,7 @@ from zuebee.contracts.inference import QUIET, End, FailureCause, Head, Headers, 
 from zuebee.dialects import openai
 from zuebee.dialects.openai_errors import as_openai_error
 from zuebee.dialects.openai_stream import StreamMeter
-from zuebee.dialects.openai_usage import Figures
+from zuebee.dialects.openai_usage import TokenCounts
 from zuebee.http.pool import Connection, HttpFailure
 from zuebee.lib import clock
 from zuebee.models.estimate import PromptSizes
@@ -160,7 +160,7 @@ class LongAnswer:
         return min(tokens, job.max_output_tokens * job.choices * job.prompts)
 
 
-def reported_usage(figures: Figures, source: UsageSource = "provider") -> Usage:
+def reported_usage(figures: TokenCounts, source: UsageSource = "provider") -> Usage:
     """The usage that a backend tells of."""
     f = figures
     return Usage(f.prompt, f.completion, source, f.cached, f.written, f.reasoning, odd=f.odd)
@@ -204,7 +204,7 @@ class WholeAnswers:
             plain = _decoded(body, coding) if coding else body
             try:
                 usage = self._usage(job, plain) if plain else _usage_of_packed(job, body, coding)
-            except openai.NotJson:
+            except openai.InvalidJsonAnswer:
                 return outcomes.failed(HttpFailure("malformed", "not JSON"))
             if usage.source == "estimate" and (error := openai.answer_error(plain)) is not None:
                 return outcomes.reported(error, None)
@@ -346,7 +346,7 @@ class StreamRelay:
                 return None if block.startswith(b":") and self._has_finished() else block
         return None
 
-    async def pump(self, connection: Connection, sink: Sink, heartbeat: bytes) -> None:
+    async def pump(self, connection: Connection, sink: Sink, keepalive: bytes) -> None:
         """Push all that is still to come into `sink`, straight from the socket.
 
         It raises nothing: a failure is for `next_event` to tell.
@@ -362,7 +362,7 @@ class StreamRelay:
                 poured = await connection.pour(take, self._look_s)
                 if poured is None:
                     if self._is_quiet():
-                        write(heartbeat)
+                        write(keepalive)
                 elif not poured:
                     return
                 else:

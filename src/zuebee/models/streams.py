@@ -204,7 +204,7 @@ class Streams:
             self._name,
             lambda: self._usage(job, stream.meter),
             events=True,
-            pump=lambda sink, heartbeat: stream.pump(connection, sink, heartbeat),
+            pump=lambda sink, keepalive: stream.pump(connection, sink, keepalive),
             backend_url=self._url,
         )
 

@@ -272,7 +272,7 @@ usage_outbox = Table(
     sqlite_autoincrement=True,  # no id comes again: whoever delivers remembers them
 )  # fmt: skip
 
-# --- answers kept for repeated requests ---
+# --- idempotency records ---
 
 kept_answers = Table(
     "kept_answers", metadata,

@@ -24,9 +24,9 @@ from zuebee.sim.base import (
     CREATED_S,
     DONE,
     EVENT_STREAM,
-    Refused,
     Reply,
     Send,
+    SimRefused,
     SimSettings,
     Step,
     Token,
@@ -77,7 +77,7 @@ CHAT = Shape("chat.completion", "chat.completion.chunk", b"delta", b'"logprobs":
 TEXT = Shape("text_completion", "text_completion", b"text", b'"logprobs":null', False)
 
 
-class Choice(NamedTuple):
+class PlannedChoice(NamedTuple):
     """One choice: its tokens, how it finished, and its tool calls if it has any."""
 
     tokens: list[Token]
@@ -97,13 +97,13 @@ class Pace(NamedTuple):
     gap_s: float
 
 
-class Answer(NamedTuple):
+class PlannedAnswer(NamedTuple):
     """An answer before it is rendered."""
 
     shape: Shape
     id: str
     model: str
-    choices: list[Choice]
+    choices: list[PlannedChoice]
     prompt_tokens: int
     hostile: UsageKind | None
     cached_tokens: int | None = None
@@ -133,7 +133,7 @@ def usage_json(
     )
 
 
-def body(answer: Answer) -> bytes:
+def body(answer: PlannedAnswer) -> bytes:
     """Return the answer as one JSON body."""
     choices = []
     for index, choice in enumerate(answer.choices):
@@ -160,7 +160,7 @@ def body(answer: Answer) -> bytes:
 class _Frames:
     """The frames of one stream."""
 
-    def __init__(self, answer: Answer, continuous: bool) -> None:
+    def __init__(self, answer: PlannedAnswer, continuous: bool) -> None:
         shape = answer.shape
         self._start = b'data: {"id":%b,"object":%b,"created":%d,"model":%b,"choices":[' % (
             msgspec.json.encode(answer.id),
@@ -203,7 +203,7 @@ class _Frames:
         return None if usage is None else Send(b'%b],"usage":%b}\n\n' % (self._start, usage), 1)
 
 
-def events(answer: Answer, pace: Pace, *, include: bool, continuous: bool) -> Iterator[Step]:
+def events(answer: PlannedAnswer, pace: Pace, *, include: bool, continuous: bool) -> Iterator[Step]:
     """Yield the events of the answer as they come: every choice says one token at a time.
 
     With `include`, the usage comes in an event of its own before `[DONE]`; with `continuous`, in every event.
@@ -243,7 +243,7 @@ def chat(ask: ChatAsk, answer_id: str, model: str, settings: SimSettings, hostil
     for index in range(count):
         calls = asks.choose(ask, seed + index)
         choices.append(_call_choice(ask, calls) if calls else _text_choice(ask, seed + index, size, whole))
-    answer = Answer(CHAT, f"chatcmpl-{answer_id}", model, choices, ask.prompt_tokens, hostile)
+    answer = PlannedAnswer(CHAT, f"chatcmpl-{answer_id}", model, choices, ask.prompt_tokens, hostile)
     return _reply(answer, ask, settings)
 
 
@@ -253,34 +253,34 @@ def completion(
     """Continue one or more prompts, `n` times each; raise Refused for what vLLM refuses."""
     check_stream_options(ask)
     if not ask.prompts:
-        raise Refused(400, "At least one prompt is needed.", param="prompt")
+        raise SimRefused(400, "At least one prompt is needed.", param="prompt")
     count = (ask.n or 1) * len(ask.prompts)
     size, whole = answer_size(ask, max(prompt_size(prompt) for prompt in ask.prompts), count, settings)
     choices = []
     for prompt in ask.prompts:
         seed = seed_of([model, str(ask.seed or 0), str(prompt)])
         choices += [_text_choice(ask, seed + index, size, whole) for index in range(ask.n or 1)]
-    answer = Answer(TEXT, f"cmpl-{answer_id}", model, choices, ask.prompt_tokens, hostile)
+    answer = PlannedAnswer(TEXT, f"cmpl-{answer_id}", model, choices, ask.prompt_tokens, hostile)
     return _reply(answer, ask, settings)
 
 
-def _text_choice(ask: Generation, seed: int, size: int, whole: bool) -> Choice:
+def _text_choice(ask: Generation, seed: int, size: int, whole: bool) -> PlannedChoice:
     found = tokens(seed, size, whole=whole)
     cut = cut_at(found, ask.stops) if ask.stops else None
     if cut is not None:
-        return Choice(cut, "stop", [])
-    return Choice(found, "stop" if whole else "length", [])
+        return PlannedChoice(cut, "stop", [])
+    return PlannedChoice(found, "stop" if whole else "length", [])
 
 
-def _call_choice(ask: ChatAsk, calls: list[asks.ToolCall]) -> Choice:
+def _call_choice(ask: ChatAsk, calls: list[asks.ToolCall]) -> PlannedChoice:
     found = [token for place, call in enumerate(calls) for token in asks.call_tokens(call, place)]
     limit = ask.limit
     if limit is None or limit >= len(found):
-        return Choice(found, "tool_calls", calls)
-    return Choice(found[:limit], "length", asks.cut(calls, limit))
+        return PlannedChoice(found, "tool_calls", calls)
+    return PlannedChoice(found[:limit], "length", asks.cut(calls, limit))
 
 
-def _reply(answer: Answer, ask: Generation, settings: SimSettings) -> Reply:
+def _reply(answer: PlannedAnswer, ask: Generation, settings: SimSettings) -> Reply:
     wish = ask.sim
     rate = settings.tokens_per_s if wish is None or wish.tokens_per_s is None else wish.tokens_per_s
     delay_s = settings.first_token_delay_s
@@ -307,9 +307,9 @@ def embeddings(
 ) -> Reply:
     """Embed each input as a vector of length one; raise Refused for too many or an unknown encoding."""
     if not 1 <= len(ask.inputs) <= MAX_INPUTS:
-        raise Refused(400, f"From 1 to {MAX_INPUTS} inputs are needed.", param="input")
+        raise SimRefused(400, f"From 1 to {MAX_INPUTS} inputs are needed.", param="input")
     if ask.encoding_format not in ("float", "base64"):
-        raise Refused(400, "`encoding_format` is `float` or `base64`.", param="encoding_format")
+        raise SimRefused(400, "`encoding_format` is `float` or `base64`.", param="encoding_format")
     size = ask.dimensions or settings.embedding_dimensions
     vectors = [_vector(text, size) for text in ask.inputs]
     packed = ask.encoding_format == "base64"

@@ -5,7 +5,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from zuebee.sim.base import Refused, SimSettings, Token, count_tokens
+from zuebee.sim.base import SimRefused, SimSettings, Token, count_tokens
 from zuebee.sim.wire import MODEL_PREFIX, Wish
 
 MAX_CHOICES = 128
@@ -18,7 +18,7 @@ Choices = Annotated[int, msgspec.Meta(ge=1, le=MAX_CHOICES)]
 TokenIds = list[int]
 
 
-class StreamOptions(msgspec.Struct, frozen=True):
+class SimStreamOptions(msgspec.Struct, frozen=True):
     """Which usage a stream carries; `continuous_usage_stats` means nothing without `include_usage`."""
 
     include_usage: bool | None = None
@@ -65,7 +65,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: SimStreamOptions | None = None
     max_tokens: Positive | None = None
     n: Choices | None = None
     stop: str | list[str] | None = None
@@ -173,9 +173,9 @@ def decode(body: bytes, kind: type[Ask]) -> Ask:
     try:
         return msgspec.json.decode(body.removeprefix(b"\xef\xbb\xbf"), type=kind, strict=False)
     except msgspec.ValidationError as error:
-        raise Refused(400, str(error)) from None
+        raise SimRefused(400, str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refused(400, f"The body is not valid JSON: {error}") from None
+        raise SimRefused(400, f"The body is not valid JSON: {error}") from None
 
 
 def model_of(name: str | None, settings: SimSettings) -> str:
@@ -183,7 +183,7 @@ def model_of(name: str | None, settings: SimSettings) -> str:
     if name is None:
         return settings.models[0]
     if name not in settings.models and not name.startswith(MODEL_PREFIX):
-        raise Refused(404, f"The model `{name}` does not exist.", param="model")
+        raise SimRefused(404, f"The model `{name}` does not exist.", param="model")
     return name
 
 
@@ -195,7 +195,7 @@ def answer_size(ask: Generation, prompt_tokens: int, choices: int, settings: Sim
     room = settings.max_model_tokens - prompt_tokens
     limit = ask.limit
     if room < (limit or 1):
-        raise Refused(
+        raise SimRefused(
             400,
             f"This model's maximum context length is {settings.max_model_tokens} tokens, and you requested "
             f"{prompt_tokens} tokens in the prompt and {limit or 1} for the answer.",
@@ -205,14 +205,14 @@ def answer_size(ask: Generation, prompt_tokens: int, choices: int, settings: Sim
         wanted = limit or room
     size = min(wanted, limit or room, room)
     if size * choices > MAX_ANSWER_TOKENS:
-        raise Refused(400, f"An answer of {size * choices} tokens is too long: at most {MAX_ANSWER_TOKENS}.")
+        raise SimRefused(400, f"An answer of {size * choices} tokens is too long: at most {MAX_ANSWER_TOKENS}.")
     return size, size == wanted and not ask.ignore_eos
 
 
 def check_stream_options(ask: Generation) -> None:
     """Raise Refused (400) for stream options without a stream."""
     if ask.stream_options is not None and not ask.stream:
-        raise Refused(400, "Stream options can only be set when `stream` is true.", param="stream_options")
+        raise SimRefused(400, "Stream options can only be set when `stream` is true.", param="stream_options")
 
 
 # When the model calls tools, and with which arguments.
@@ -254,10 +254,10 @@ def _chosen(ask: ChatAsk) -> list[Tool]:
         name = function.get("name") if isinstance(function, dict) else None
         named = [tool for tool in tools if tool.function.name == name]
         if not named:
-            raise Refused(400, "The function of `tool_choice` is not among `tools`.", param="tool_choice")
+            raise SimRefused(400, "The function of `tool_choice` is not among `tools`.", param="tool_choice")
         return named[:1]
     if choice not in (None, "none", "auto", "required") or (choice == "required" and not tools):
-        raise Refused(400, f"`tool_choice` cannot be {choice!r} here.", param="tool_choice")
+        raise SimRefused(400, f"`tool_choice` cannot be {choice!r} here.", param="tool_choice")
     last = ask.messages[-1]
     if choice == "none" or (last.role != "user" and choice != "required"):
         return []

@@ -125,7 +125,7 @@ _ERROR_TYPES = {
 
 
 @dataclass(slots=True, kw_only=True)
-class Request:
+class SimRequest:
     """One request: the header names are lower case, the target is as it was sent."""
 
     method: str
@@ -165,7 +165,7 @@ class Reply:
     """Completion tokens that `body` delivers."""
 
 
-class Refused(Exception):
+class SimRefused(Exception):
     """A request that is answered with an error body."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from zuebee.sim.base import Reply, Request, error_reply, json_reply
+from zuebee.sim.base import Reply, SimRequest, error_reply, json_reply
 from zuebee.sim.wire import FAULTS, Armed, FaultBook, FaultError
 
 MAX_ACCOUNTS = 100_000
@@ -60,7 +60,7 @@ class Observer:
 
     def __init__(self, keep_requests: int) -> None:
         self.stats = Stats()
-        self._requests: deque[Request] = deque()
+        self._requests: deque[SimRequest] = deque()
         self._recorded_bytes = 0
         self._keep_requests = keep_requests
         self._accounts: deque[Account] = deque(maxlen=MAX_ACCOUNTS)
@@ -79,7 +79,7 @@ class Observer:
         self.stats.connections_accepted = max(0, self.stats.connections_accepted - 1)
         self.stats.connections_open -= 1
 
-    def record(self, request: Request) -> None:
+    def record(self, request: SimRequest) -> None:
         """Remember a request, and forget the oldest ones over the bounds."""
         self._requests.append(request)
         self._recorded_bytes += len(request.body)
@@ -147,9 +147,9 @@ class Control:
     def __init__(self, observer: Observer, faults: FaultBook, refuse: Callable[[float], None]) -> None:
         self._observer, self._faults, self._refuse = observer, faults, refuse
 
-    def answer(self, request: Request) -> Reply:
+    def answer(self, request: SimRequest) -> Reply:
         """Return the reply to a call; an unknown one is answered 404 with the list of those that exist."""
-        calls: dict[tuple[str, str], Callable[[Request], Reply]] = {
+        calls: dict[tuple[str, str], Callable[[SimRequest], Reply]] = {
             ("GET", "/_sim/stats"): lambda _: json_reply(self._observer.stats),
             ("GET", "/_sim/requests"): lambda _: json_reply(self._observer.requests()),
             ("GET", "/_sim/account"): self._account,
@@ -164,16 +164,16 @@ class Control:
             return error_reply(404, f"There is no such call. There are: {known}.")
         return call(request)
 
-    def _account(self, request: Request) -> Reply:
+    def _account(self, request: SimRequest) -> Reply:
         query = parse_qs(request.target.partition(b"?")[2].decode("latin-1"))
         wanted = query.get("request_id", [None])[0]
         return json_reply(list(self._observer.accounts(wanted)))
 
-    def _reset(self, request: Request) -> Reply:
+    def _reset(self, request: SimRequest) -> Reply:
         self._observer.reset()
         return json_reply({})
 
-    def _arm(self, request: Request) -> Reply:
+    def _arm(self, request: SimRequest) -> Reply:
         try:
             armed = msgspec.json.decode(request.body, type=Armed)
             if not armed.name:
@@ -186,6 +186,6 @@ class Control:
             return error_reply(400, str(error))
         return json_reply({"armed": self._faults.list()})
 
-    def _disarm(self, request: Request) -> Reply:
+    def _disarm(self, request: SimRequest) -> Reply:
         self._faults.clear()
         return json_reply({"armed": []})

@@ -11,8 +11,8 @@ from typing import Protocol, cast
 import httptools
 
 from zuebee.lib.tasks import Tasks
-from zuebee.sim.base import Headers, Request, Send, SimSettings, Step, Stop, Wait, error_reply
-from zuebee.sim.site import CONTROL_PREFIX, Exchange, Site
+from zuebee.sim.base import Headers, Send, SimRequest, SimSettings, Step, Stop, Wait, error_reply
+from zuebee.sim.site import CONTROL_PREFIX, SimExchange, Site
 from zuebee.sim.wire import CONTINUE, NO_WISH, play
 
 # Plays the steps of one exchange on a transport: in time, and no faster than the peer reads.
@@ -104,28 +104,28 @@ class Player:
 # One connection: HTTP/1.1 requests in, the steps of their answers out, one exchange after another.
 
 
-class Owner(Protocol):
+class ConnectionHost(Protocol):
     """What a connection needs of its server."""
 
     site: Site
 
-    def opened(self, connection: "Connection") -> int:
+    def opened(self, connection: "SimConnection") -> int:
         """Register the connection and return its number."""
 
-    def closed(self, connection: "Connection") -> None:
+    def closed(self, connection: "SimConnection") -> None:
         """Forget the connection."""
 
 
-class Connection(asyncio.Protocol):
+class SimConnection(asyncio.Protocol):
     """Parses requests and plays their answers in order; a request that comes early waits its turn."""
 
     _transport: asyncio.Transport
 
-    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop, max_body_bytes: int) -> None:
+    def __init__(self, owner: ConnectionHost, loop: asyncio.AbstractEventLoop, max_body_bytes: int) -> None:
         self._owner, self._loop, self._max_body_bytes = owner, loop, max_body_bytes
         self._parser = httptools.HttpRequestParser(self)
-        self._waiting: deque[Request] = deque()
-        self._exchange: Exchange | None = None
+        self._waiting: deque[SimRequest] = deque()
+        self._exchange: SimExchange | None = None
         self._player: Player | None = None
         self._reading_paused = False
         self.number = 0
@@ -206,7 +206,7 @@ class Connection(asyncio.Protocol):
         """Answer the request, or let it wait for its turn."""
         if self._transport.is_closing() or self._parser.should_upgrade():
             return  # the parser raises for an upgrade once this returns
-        request = Request(
+        request = SimRequest(
             method=self._parser.get_method().decode("latin-1"),
             target=self._target,
             headers=self._headers,
@@ -282,7 +282,7 @@ class SimServer:
     def __init__(self, settings: SimSettings) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
-        self._connections: set[Connection] = set()
+        self._connections: set[SimConnection] = set()
         self._listener: asyncio.Server | None = None
         self._tasks = Tasks()
         self._accepted = 0
@@ -298,7 +298,7 @@ class SimServer:
     async def listen(self) -> None:
         """Accept connections; raise OSError when the port cannot be had."""
         settings = self._settings
-        factory = partial(Connection, self, self._loop, settings.max_body_bytes)
+        factory = partial(SimConnection, self, self._loop, settings.max_body_bytes)
         self._listener = await self._loop.create_server(
             factory, settings.host, self.port, ssl=settings.ssl, backlog=_BACKLOG
         )
@@ -325,14 +325,14 @@ class SimServer:
             if connection.idle and connection.counted:
                 connection.abort()
 
-    def opened(self, connection: Connection) -> int:
+    def opened(self, connection: SimConnection) -> int:
         """Register a connection and return its number, counted from 1."""
         self._connections.add(connection)
         self._accepted += 1
         self.site.observer.connected()
         return self._accepted
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: SimConnection) -> None:
         """Forget a connection."""
         self._connections.discard(connection)
         if connection.counted:

@@ -8,7 +8,7 @@ from typing import Any
 
 from zuebee.sim import answers
 from zuebee.sim.asks import ChatAsk, CompletionAsk, EmbeddingAsk, decode, model_of
-from zuebee.sim.base import Refused, Reply, Request, SimSettings, Step, error_reply, json_reply
+from zuebee.sim.base import Reply, SimRefused, SimRequest, SimSettings, Step, error_reply, json_reply
 from zuebee.sim.observe import Account, Control, Observer
 from zuebee.sim.wire import NO_WISH, FaultBook, FaultError, UsageKind, Wish, asked, play
 
@@ -22,7 +22,7 @@ _INFERENCE: dict[str, tuple[type[Any], Callable[..., Reply]]] = {
 
 
 @dataclass(slots=True)
-class Exchange:
+class SimExchange:
     """A request being answered: its steps, and the account to keep of them (None for control calls)."""
 
     steps: Iterator[Step]
@@ -50,11 +50,11 @@ class Site:
         self.observer = Observer(settings.keep_requests)
         self._control = Control(self.observer, self._faults, refuse)
 
-    def answer(self, request: Request) -> Exchange:
+    def answer(self, request: SimRequest) -> SimExchange:
         """Return the exchange that answers a request; what is wrong with it is answered as an error."""
         if request.path.startswith(CONTROL_PREFIX):
             played = play(self._control.answer(request), NO_WISH, keep_alive=request.keep_alive)
-            return Exchange(played.steps, played.keep_alive, None)
+            return SimExchange(played.steps, played.keep_alive, None)
         self.observer.record(request)
         request_id = request.header(b"x-request-id")
         answer_id = request_id or secrets.token_hex(16)
@@ -64,7 +64,7 @@ class Site:
             fault = asked(draft.wish, request.headers, draft.model) or self._armed(request) or NO_WISH
             reply = draft.render(fault.kind if fault.name == "usage" else None)
             prompt_tokens = draft.prompt_tokens
-        except Refused as refused:
+        except SimRefused as refused:
             fault = self._armed(request) or NO_WISH
             reply = refused.reply
         except FaultError as error:
@@ -88,12 +88,12 @@ class Site:
             prompt_tokens=prompt_tokens if played.status == 200 else 0,
         )
         self.observer.begin(account)
-        return Exchange(played.steps, played.keep_alive, account)
+        return SimExchange(played.steps, played.keep_alive, account)
 
-    def _armed(self, request: Request) -> Wish | None:
+    def _armed(self, request: SimRequest) -> Wish | None:
         return self._faults.strike(request.path, inference=request.path in _INFERENCE)
 
-    def _route(self, request: Request, answer_id: str) -> _Draft:
+    def _route(self, request: SimRequest, answer_id: str) -> _Draft:
         path, method = request.path, request.method
         self._check_key(request)
         if path in _INFERENCE:
@@ -116,15 +116,15 @@ class Site:
         reply.headers.append((b"allow", allowed.encode()))
         return _Draft(lambda _: reply)
 
-    def _check_key(self, request: Request) -> None:
+    def _check_key(self, request: SimRequest) -> None:
         key = self._settings.api_key
         if key is None or not request.path.startswith("/v1/"):
             return
         given = request.header(b"authorization") or ""
         if not secrets.compare_digest(given.encode(), f"Bearer {key}".encode()):
-            raise Refused(401, "The API key is missing or wrong.")
+            raise SimRefused(401, "The API key is missing or wrong.")
 
-    def _inference(self, request: Request, answer_id: str) -> _Draft:
+    def _inference(self, request: SimRequest, answer_id: str) -> _Draft:
         kind, answer = _INFERENCE[request.path]
         ask = decode(request.body, kind)
         model = model_of(ask.model, self._settings)

@@ -128,7 +128,7 @@ METRICS: Final = {
         ("scope", "kind", "decision"),
         "What limits said: admitted, by each limit of the request; refused, by the one that refused longest.",
     ),
-    "zuebee_limiter_slots": Description("gauge", ("scope",), "Places of concurrency limits that are taken."),
+    "zuebee_limiter_slots": Description("gauge", ("scope",), "Permits of concurrency limits that are held."),
     "zuebee_limiter_degraded": Description("gauge", (), "1 while the limits' store is down and policy decides."),
     "zuebee_limiter_without_store_total": Description(
         "counter", (), "Requests that policy decided because the limits' store was down."
@@ -149,7 +149,7 @@ METRICS: Final = {
         "gauge", ("reporter",), "Usage events given up after the whole schedule; `zuebee usage retry` tries them again."
     ),
     "zuebee_usage_outbox_fill": Description(
-        "gauge", (), "Share of `usage.max_outbox` that is taken; NaN until it was counted."
+        "gauge", (), "Share of `usage.outbox_capacity` that is taken; NaN until it was counted."
     ),
     "zuebee_usage_outbox_counted_at_seconds": Description(
         "gauge", (), "When the outbox was counted last, in seconds since 1970; its gauges are of that time."
@@ -157,7 +157,7 @@ METRICS: Final = {
     "zuebee_usage_outbox_counts_failed_total": Description("counter", (), "Counts of the outbox that failed."),
     "zuebee_usage_outbox_alarm": Description("gauge", (), "1 while that is 80 % or more."),
     "zuebee_usage_events_dropped_total": Description(
-        "counter", (), "Usage events that were not kept, for the outbox was full (`when_full: drop`)."
+        "counter", (), "Usage events that were not kept, for the outbox was full (`on_outbox_full: drop`)."
     ),
     "zuebee_tokens_in_total": Description("counter", ("model", "priority"), "Prompt tokens."),
     "zuebee_tokens_out_total": Description("counter", ("model", "priority"), "Completion tokens."),
@@ -191,7 +191,7 @@ METRICS: Final = {
         "Requests with an Idempotency-Key: run, joined to a running one, replayed from the store, or refused.",
     ),
     "zuebee_idempotency_failures_total": Description(
-        "counter", (), "Failed reads and writes of kept answers in the store."
+        "counter", (), "Failed reads and writes of the idempotency store."
     ),
     "zuebee_firewall_matches_total": Description(
         "counter", ("rule", "action"), "Matches of firewall rules: blocked, counted or allowed."

@@ -19,7 +19,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from zuebee.config.settings_billing import ReporterSettings
 from zuebee.contracts.usage import UsageEvent
 from zuebee.lib.sql.database import Database, DatabaseError, database_url
-from zuebee.usage.outbox import Delivered, Entry, Failed, Outcome, masked
+from zuebee.usage.outbox import Delivered, Failed, OutboxEntry, Outcome, masked
 
 MAX_INT = (1 << 31) - 1
 
@@ -46,7 +46,7 @@ class DatabaseSink:
         self._masked = settings.api_key == "masked"
         self.round_s = max(settings.timeout_s, 5.0) * 4
 
-    async def deliver(self, entries: Sequence[Entry], *, probe: bool) -> list[Outcome]:
+    async def deliver(self, entries: Sequence[OutboxEntry], *, probe: bool) -> list[Outcome]:
         """Insert all; if that fails though the database answers, the halves are tried for themselves."""
         try:
             await self._database.run(lambda connection: self._insert(connection, entries))
@@ -68,7 +68,7 @@ class DatabaseSink:
             return False
         return True
 
-    def _insert(self, connection: Connection, entries: Sequence[Entry]) -> None:
+    def _insert(self, connection: Connection, entries: Sequence[OutboxEntry]) -> None:
         table = self._table
         if table is None:
             table = self._table = self._prepare(connection)
@@ -106,7 +106,7 @@ class DatabaseSink:
         columns = [Column(column.name, column.type) for column in wanted.columns if column.name in here]
         return Table(name, MetaData(), *columns, schema=schema or None)
 
-    def _row(self, entry: Entry) -> dict[str, Any]:
+    def _row(self, entry: OutboxEntry) -> dict[str, Any]:
         event = msgspec.json.decode(entry.payload, type=UsageEvent)
         at = datetime.fromisoformat(event.timestamp.replace("Z", "+00:00")).astimezone(UTC)
         return {

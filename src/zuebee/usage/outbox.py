@@ -94,7 +94,7 @@ def masked(text: str) -> str:
     return f"{text[:4]}***{text[-4:]}" if len(text) > 8 else "***" if text else ""
 
 
-class Health:
+class ReceiverHealth:
     """Whether a reporter's receiver takes events.
 
     `up`: as many at once as are due. `down`, after five failed events in a row or when it asked for a rest: one event
@@ -142,7 +142,7 @@ class Health:
         self.state, self._failures, self.next_at_s = "up", 0, 0.0
 
 
-class Pace:
+class ByteRateLimit:
     """A bucket of bytes: `rate` a second on average, one second's worth at once."""
 
     def __init__(self, rate: float) -> None:
@@ -184,7 +184,7 @@ Row = tuple[int, str]
 """What names a row for as long as anybody may remember it: its id, and the id of its event."""
 
 
-class Entry(msgspec.Struct, frozen=True):
+class OutboxEntry(msgspec.Struct, frozen=True):
     """One row. `payload`: the event, as JSON; `rounds`: how many rounds of attempts failed so far."""
 
     id: int
@@ -231,14 +231,16 @@ class Outbox:
         # its taker is done or dead. SQLite has one process, which knows by itself what it has taken.
         self.shared = database.engine.dialect.name == "postgresql"
 
-    async def take(self, reporter: str, now_s: float, limit: int, lease_s: float) -> list[Entry]:
+    async def take(self, reporter: str, now_s: float, limit: int, lease_s: float) -> list[OutboxEntry]:
         """Up to `limit` rows that are due, oldest first. Nobody else gets them for `lease_s`.
 
         Rows whose record somebody has removed are parked: there is nothing left to tell.
         """
         return await self._database.run(lambda connection: self._take(connection, reporter, now_s, limit, lease_s))
 
-    def _take(self, connection: Connection, reporter: str, now_s: float, limit: int, lease_s: float) -> list[Entry]:
+    def _take(
+        self, connection: Connection, reporter: str, now_s: float, limit: int, lease_s: float
+    ) -> list[OutboxEntry]:
         query = (
             select(_rows.id, _rows.event_id, _rows.attempts, _rows.record, _rows.payload, _rows.currency, *_told)
             .select_from(usage_outbox.outerjoin(usage_records, _its_record))
@@ -252,7 +254,7 @@ class Outbox:
         for row in connection.execute(query):
             payload = _payload(row)
             if payload:
-                entries.append(Entry(row[0], row[1], payload, row[2]))
+                entries.append(OutboxEntry(row[0], row[1], payload, row[2]))
             else:
                 empty.append(row[0])
         if self.shared and entries:

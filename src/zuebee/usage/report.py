@@ -54,7 +54,7 @@ class Filter(msgspec.Struct, frozen=True):
     until_s: float | None = None
 
 
-class Totals(msgspec.Struct, frozen=True):
+class GroupTotals(msgspec.Struct, frozen=True):
     """What the records of one group add up to. `group` is their common values, in the order that was asked for."""
 
     group: tuple[str, ...]
@@ -67,7 +67,7 @@ class Totals(msgspec.Struct, frozen=True):
     cost_nano: int
 
 
-def totals(connection: Connection, chosen: Filter, by: Sequence[GroupBy]) -> list[Totals]:
+def totals(connection: Connection, chosen: Filter, by: Sequence[GroupBy]) -> list[GroupTotals]:
     """Totals of each group, by time if that is asked for, else the dearest first; at most 10,000 groups.
 
     Without `by` there is one group. Days and hours are UTC.
@@ -153,11 +153,11 @@ def _where(query: Select[Any], chosen: Filter) -> Select[Any]:
     return query
 
 
-def _totals(row: Any, by: Sequence[GroupBy], sums: Sums) -> Totals:
+def _totals(row: Any, by: Sequence[GroupBy], sums: Sums) -> GroupTotals:
     group = tuple(_shown(name, value) for name, value in zip(by, row, strict=False))
     requests, errors = (int(value) for value in row[len(by) : len(by) + 2])
     prompt, completion, cached, cost_nano = sums.read(row[len(by) + 2 :])
-    return Totals(group, requests, errors, prompt, completion, prompt + completion, cached, cost_nano)
+    return GroupTotals(group, requests, errors, prompt, completion, prompt + completion, cached, cost_nano)
 
 
 def _shown(name: str, value: Any) -> str:

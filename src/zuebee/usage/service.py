@@ -12,14 +12,14 @@ from zuebee.lib.tasks import Tasks
 from zuebee.usage.gate import OutboxGate, Series
 from zuebee.usage.outbox import (
     PARKED_AT_S,
+    ByteRateLimit,
     Delivered,
-    Entry,
     Failed,
     Gone,
-    Health,
     Outbox,
+    OutboxEntry,
     Outcome,
-    Pace,
+    ReceiverHealth,
     Result,
     Row,
     due_after,
@@ -36,7 +36,7 @@ LEASE_MARGIN_S = 30.0
 _log = logging.getLogger("zuebee.usage")
 
 
-class Sink(Protocol):
+class ReporterSink(Protocol):
     """Where a reporter's events go. `round_s`: the longest that one call of `deliver` may take.
 
     `at_once`: how many calls of one event each may run side by side; 1: it takes many events in one call.
@@ -45,7 +45,7 @@ class Sink(Protocol):
     at_once: int
     round_s: float
 
-    def deliver(self, entries: Sequence[Entry], *, probe: bool) -> Awaitable[list[Outcome]]:
+    def deliver(self, entries: Sequence[OutboxEntry], *, probe: bool) -> Awaitable[list[Outcome]]:
         """One round for these events; an outcome for each, in order. Never raises."""
         ...
 
@@ -54,7 +54,7 @@ class Sink(Protocol):
         ...
 
 
-Tried = list[tuple[Entry, Outcome | None]]
+Tried = list[tuple[OutboxEntry, Outcome | None]]
 """What became of each event of a batch; None: not tried, for the batch was ended before."""
 
 
@@ -65,10 +65,10 @@ class Reporter:
     `leaving`: it ends after the step that it is in; `wake` ends its wait for the next one.
     """
 
-    def __init__(self, name: str, kind: str, sink: Sink, outbox: Outbox) -> None:
+    def __init__(self, name: str, kind: str, sink: ReporterSink, outbox: Outbox) -> None:
         self.name = name
         self.kind = kind
-        self.health = Health()
+        self.health = ReceiverHealth()
         self.delivered = 0
         self.failed = 0
         self.idle = False
@@ -76,7 +76,7 @@ class Reporter:
         self.wake = asyncio.Event()
         self._sink = sink
         self._outbox = outbox
-        self._pace = Pace(CATCH_UP_BYTES_PER_S)
+        self._pace = ByteRateLimit(CATCH_UP_BYTES_PER_S)
         self._unwritten: Result | None = None
         self._pausing_row: Row = 0, ""
 
@@ -124,7 +124,7 @@ class Reporter:
         await self._outbox.finish(self.name, result, clock.wall_s())
         self._unwritten = None
 
-    async def _deliver(self, entries: list[Entry], result: Result) -> Tried:
+    async def _deliver(self, entries: list[OutboxEntry], result: Result) -> Tried:
         probe = self.health.state == "down"
         if self._sink.at_once == 1:
             outcomes = await self._sink.deliver(entries, probe=probe)

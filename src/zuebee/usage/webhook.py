@@ -16,7 +16,7 @@ from zuebee.contracts.usage import UsageEvent
 from zuebee.http.connect import Origin
 from zuebee.http.pool import HttpFailure, HttpPool, Timeouts
 from zuebee.lib import clock
-from zuebee.usage.outbox import Entry, Failed, Outcome, attempt_wait_s, judge, masked
+from zuebee.usage.outbox import Failed, OutboxEntry, Outcome, attempt_wait_s, judge, masked
 
 # Signatures of deliveries, as Standard Webhooks 1.0 has them (standardwebhooks.com). PURE.
 
@@ -51,7 +51,7 @@ class WebhookSink:
         self._masked = settings.api_key == "masked"
         self.round_s = (self._timeout_s + attempt_wait_s(self._attempts)) * self._attempts
 
-    async def deliver(self, entries: Sequence[Entry], *, probe: bool) -> list[Outcome]:
+    async def deliver(self, entries: Sequence[OutboxEntry], *, probe: bool) -> list[Outcome]:
         """One round for one event: up to `retry` attempts one right after the other; as a probe, one.
 
         No more once the receiver says how long it wants to be left alone.
@@ -66,7 +66,7 @@ class WebhookSink:
             await asyncio.sleep(attempt_wait_s(attempt))
         return [outcome]
 
-    def _body(self, entry: Entry) -> bytes:
+    def _body(self, entry: OutboxEntry) -> bytes:
         if not self._masked:
             return entry.payload.encode()
         event = msgspec.json.decode(entry.payload, type=UsageEvent)

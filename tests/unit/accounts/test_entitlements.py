@@ -17,7 +17,7 @@ limits = st.builds(
     requests_per_minute=st.integers(0, 3),
     requests_per_second=st.integers(0, 3),
     max_concurrent=st.integers(0, 3),
-    when_down=st.sampled_from(["share", "open", "closed"]),
+    on_store_down=st.sampled_from(["share", "open", "closed"]),
 )
 budgets = st.lists(
     st.builds(
@@ -122,8 +122,8 @@ def test_the_budgets_of_a_keys_plan_count_in_every_mode() -> None:
 
 
 def test_of_two_limits_of_one_holder_the_smaller_holds() -> None:
-    own = LimitSettings(requests_per_minute=10, tokens_per_day=5, when_down="open")
-    plan = PlanTerms("p", limits=LimitSettings(requests_per_minute=7, max_concurrent=2, when_down="closed"))
+    own = LimitSettings(requests_per_minute=10, tokens_per_day=5, on_store_down="open")
+    plan = PlanTerms("p", limits=LimitSettings(requests_per_minute=7, max_concurrent=2, on_store_down="closed"))
     assert limits_of(Level("team", "t", limits=own, plan=plan)) == (
         Limit("team:t", "requests", 7, 60, 0, "closed"),
         Limit("team:t", "tokens", 5, 86400, 0, "open"),

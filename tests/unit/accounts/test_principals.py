@@ -9,7 +9,7 @@ from zuebee.accounts.principals import StoreSource
 from zuebee.auth.records import judge
 from zuebee.contracts.admission import Budget, Caller, Limit
 from zuebee.contracts.errors import ADDRESS_REFUSED, Refusal
-from zuebee.contracts.keys import KeyRecord, Presented
+from zuebee.contracts.keys import Credential, KeyRecord
 from zuebee.lib import clock
 
 CALLER = Caller("POST", "/v1/chat/completions", {}, "127.0.0.1")
@@ -17,7 +17,7 @@ CALLER = Caller("POST", "/v1/chat/completions", {}, "127.0.0.1")
 
 async def ask(store: Store, secret: str) -> KeyRecord | Refusal | None:
     digest = hashlib.sha256(secret.encode()).hexdigest()
-    return await StoreSource(store.database, currency="USD").find(Presented(CALLER, secret.encode(), digest))
+    return await StoreSource(store.database, currency="USD").find(Credential(CALLER, secret.encode(), digest))
 
 
 async def code(store: Store, secret: str) -> str:
@@ -79,7 +79,7 @@ async def test_one_round_trip(store: Store) -> None:
 async def test_equal_budgets_are_the_same_object(store: Store) -> None:
     secret = store.accounts.create_key({"budgets": [{"unit": "tokens", "period": "daily", "amount": 5}]}).secret
     source = StoreSource(store.database, currency="USD")
-    shown = Presented(CALLER, None, hashlib.sha256(secret.encode()).hexdigest())
+    shown = Credential(CALLER, None, hashlib.sha256(secret.encode()).hexdigest())
     one, other = await source.find(shown), await source.find(shown)
     assert isinstance(one, KeyRecord)
     assert isinstance(other, KeyRecord)

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from zuebee.accounts import roles, schemas
-from zuebee.accounts.roles import Actor, Target, demand, may, withheld_fields
+from zuebee.accounts.roles import Actor, RoleTarget, demand, may, withheld_fields
 from zuebee.accounts.schemas import AccountsError
 
 ACTORS = {
@@ -16,11 +16,11 @@ ACTORS = {
     "stray": Actor("admin"),  # a user who lost the organization
 }
 TARGETS = {
-    "own": Target("acme", "ann"),
-    "colleague": Target("acme", "bob"),
-    "organization": Target("acme"),
-    "other": Target("other", "ann"),
-    "nobody": Target(),
+    "own": RoleTarget("acme", "ann"),
+    "colleague": RoleTarget("acme", "bob"),
+    "organization": RoleTarget("acme"),
+    "other": RoleTarget("other", "ann"),
+    "nobody": RoleTarget(),
 }
 ALL = set(TARGETS)
 INSIDE = {"own", "colleague", "organization"}

@@ -16,7 +16,8 @@ def test_a_view_has_no_digest() -> None:
 
 def test_limits_are_kept_as_far_as_they_were_set() -> None:
     assert set_limits(LimitSettings()) == {}
-    assert set_limits(LimitSettings(enabled=False, when_down="closed")) == {"enabled": False, "when_down": "closed"}
+    off = LimitSettings(enabled=False, on_store_down="closed")
+    assert set_limits(off) == {"enabled": False, "on_store_down": "closed"}
 
 
 def test_pages_hold_each_row_once_in_the_order_of_making(store: Store) -> None:

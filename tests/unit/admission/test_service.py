@@ -6,7 +6,7 @@ import pytest
 from tests.support.fakes import make_job
 from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import CONTEXT_MARGIN, AdmissionService
-from zuebee.contracts.admission import Amount, Budget, Caller, Grant, Hold, Need, Place, Principal, Settlement
+from zuebee.contracts.admission import Amount, Budget, Caller, Grant, Hold, Need, Permit, Principal, Settlement
 from zuebee.contracts.errors import BODY_NOT_SIGNED, KEY_REVOKED, NO_KEY, STORE_UNAVAILABLE, UNKNOWN_KEY, Refusal
 from zuebee.contracts.inference import UNKNOWN, Headers, Job, ModelFacts, Usage
 
@@ -77,14 +77,14 @@ class Parts:
     def failed(self, address: str) -> None:
         self.log.append(("failed", address))
 
-    async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Place | Refusal:
+    async def acquire(self, caller: Caller, principal: Principal, job: Job, tokens: int) -> Permit | Refusal:
         self.log.append(("acquire", tokens))
         return self.limit or Spot()
 
-    def release(self, place: Place, tokens: int | None) -> None:
+    def release(self, place: Permit, tokens: int | None) -> None:
         self.log.append(("release", tokens))
 
-    async def attend(self, held: Sequence[Grant] | Sequence[Place]) -> Sequence[tuple[Grant, Refusal]]:
+    async def attend(self, held: Sequence[Grant] | Sequence[Permit]) -> Sequence[tuple[Grant, Refusal]]:
         return []
 
     def quote(self, principal: Principal, job: Job, need: Need) -> Amount | Refusal:

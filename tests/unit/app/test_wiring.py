@@ -53,7 +53,7 @@ def shown(made: Platform, metric: str) -> list[str]:
 
 OTHER = ('"http://127.0.0.1:9", name: first', '"http://127.0.0.1:9", name: other')
 REPORTER = "usage: {reporters: [{name: audit, type: webhook, url: 'http://127.0.0.1:9'}]}\n"
-RULES = "client_gone: [{policy: drain}]\n"
+RULES = "on_disconnect: [{policy: drain}]\n"
 
 
 async def test_new_settings_reach_all_parts(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ async def test_new_settings_reach_all_parts(tmp_path: Path) -> None:
         assert made.readiness() == Readiness(True, "", 1, 1)
         assert 'backend="other"' in "".join(shown(made, "zuebee_backend_in_flight"))
         assert 'reporter="audit"' in "".join(shown(made, "zuebee_usage_reporter_state"))
-        assert [rule.policy for rule in made.pipeline.departures.rules] == ["drain"]
+        assert [rule.policy for rule in made.pipeline.disconnects.rules] == ["drain"]
 
 
 async def test_where_the_last_part_cannot_follow_no_other_does(tmp_path: Path) -> None:
@@ -74,15 +74,15 @@ async def test_where_the_last_part_cannot_follow_no_other_does(tmp_path: Path) -
         assert (made.settings, made.pipeline.inference) == before
         assert 'backend="first"' in "".join(shown(made, "zuebee_backend_in_flight"))
         assert not shown(made, "zuebee_usage_reporter_state{")
-        assert list(made.pipeline.departures.rules) == []
+        assert list(made.pipeline.disconnects.rules) == []
 
 
 async def test_what_needs_a_restart_is_refused_before_any_part_is_asked(tmp_path: Path) -> None:
     async with platform(tmp_path) as made:
         (tmp_path / "cert.pem").write_text("not a certificate")
         with pytest.raises(CannotReload) as refused:
-            await made.apply(settings(tmp_path, OTHER, more="stream: {heartbeat: 9s}\n"))
-        assert refused.value.restart == ["stream.heartbeat"]
+            await made.apply(settings(tmp_path, OTHER, more="stream: {keepalive_interval: 9s}\n"))
+        assert refused.value.restart == ["stream.keepalive_interval"]
 
 
 async def test_a_store_that_was_closed_can_be_opened_again(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from zuebee.auth.state import AuthCounters, Handles
 from zuebee.contracts.admission import ANONYMOUS, Caller, Principal
 from zuebee.contracts.errors import ADDRESS_REFUSED, KEY_DISABLED, KEY_EXPIRED, NO_KEY, UNKNOWN_KEY, Refusal
 from zuebee.contracts.heads import HeadMemo
-from zuebee.contracts.keys import KeyRecord, Presented
+from zuebee.contracts.keys import Credential, KeyRecord
 from zuebee.lib.networks import parse_networks
 from zuebee.lib.tasks import Tasks
 
@@ -161,7 +161,7 @@ async def test_a_source_that_answers_about_another_key_is_not_believed() -> None
     """The control of the property above."""
 
     class Confused(Source):
-        async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
+        async def find(self, presented: Credential) -> KeyRecord | Refusal | None:
             return next(iter(self.records.values()))
 
     assert await outcome("first_match", Confused("a", b"other")) == UNAVAILABLE
@@ -273,7 +273,7 @@ async def test_what_rests_on_the_request_is_asked_each_time_and_never_again_of_a
     class Signature(Source):
         per_request = True
 
-        async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
+        async def find(self, presented: Credential) -> KeyRecord | Refusal | None:
             self.asked.append(presented.digest)
             return KeyRecord("", Principal("client")) if b"x-signature" in presented.caller.fields else None
 

@@ -12,7 +12,7 @@ from zuebee.auth.lookups import MAX_DENIED, SLACK_S, MapSource, SharedAnswers
 from zuebee.auth.records import NOT_ADMITTED, Data
 from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.keys import Presented
+from zuebee.contracts.keys import Credential
 from zuebee.lib import clock
 
 SECRET = "s" * 32
@@ -199,7 +199,7 @@ class Service:
         self.gate.set()
         self.reached = asyncio.Event()
 
-    async def look(self, presented: Presented) -> Data | Refusal | None:
+    async def look(self, presented: Credential) -> Data | Refusal | None:
         self.asked += 1
         answer = self.answer
         self.reached.set()
@@ -214,7 +214,7 @@ class Service:
 async def test_a_source_asks_again_once_a_key_was_refused(wall: Wall, process: Open, intruder: object) -> None:
     service = Service()
     one, other = (MapSource("hook", service, process()) for _ in range(2))
-    presented = Presented(Caller("POST", "/", {}, "127.0.0.1"), b"key", "d")
+    presented = Credential(Caller("POST", "/", {}, "127.0.0.1"), b"key", "d")
     service.gate.clear()
     slow = asyncio.create_task(one.find(presented))
     await service.reached.wait()

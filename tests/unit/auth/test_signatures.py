@@ -13,7 +13,7 @@ from zuebee.auth.signatures import BAD_SIGNATURE, BUSY, SignatureSource, Signed,
 from zuebee.config.settings_auth import SignatureClientSettings
 from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.errors import KEY_DISABLED, KEY_REVOKED, Refusal
-from zuebee.contracts.keys import KeyRecord, Presented
+from zuebee.contracts.keys import Credential, KeyRecord
 from zuebee.lib import clock
 
 NOW_S = 1_800_000_000.0
@@ -35,7 +35,7 @@ class Keys:
     known = KEY
     active = True
 
-    async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
+    async def find(self, presented: Credential) -> KeyRecord | Refusal | None:
         if presented.key != self.known:
             return None
         return KeyRecord(presented.digest, Principal("key_acme", "acme's key", models=("m",)), active=self.active)
@@ -63,7 +63,7 @@ def ask(
     path: bytes = b"/v1/chat/completions",
     signature: bytes | None = None,
     **fields: bytes,
-) -> Presented:
+) -> Credential:
     """A signed request; `fields` replace what stands in its header after it was signed."""
     global count
     count += 1
@@ -78,7 +78,7 @@ def ask(
         **{name.replace("_", "-").encode(): value for name, value in fields.items()},
     }
     caller = Caller("POST", "/v1/chat/completions", headers, "10.0.0.1", path.decode(), b"a=1", "", path)
-    return Presented(caller, key, digest_of(key or b""))
+    return Credential(caller, key, digest_of(key or b""))
 
 
 @pytest.mark.requirement("A055", "A058", "A059")
@@ -93,7 +93,7 @@ async def test_a_signed_request_is_let_in_and_its_body_is_bound() -> None:
 
 async def test_what_is_not_signed_is_for_others_to_know() -> None:
     caller = Caller("POST", "/v1/chat/completions", {b"authorization": b"Bearer k"}, "10.0.0.1")
-    assert await source().find(Presented(caller, b"k", digest_of(b"k"))) is None
+    assert await source().find(Credential(caller, b"k", digest_of(b"k"))) is None
     assert caller.body_sha256 == ""
 
 
@@ -120,7 +120,7 @@ async def test_a_request_is_let_in_once(monkeypatch: pytest.MonkeyPatch) -> None
         for passed_s in (0, 1, left_s / 2, left_s - 0.5, left_s, left_s + 1, left_s + 100):
             monotonic_s = passed_s
             monkeypatch.setattr(clock, "wall_s", lambda passed_s=passed_s: NOW_S + passed_s)
-            again = Presented(presented.caller, None, "")
+            again = Credential(presented.caller, None, "")
             presented.caller.body_sha256 = ""
             assert await target.find(again) is BAD_SIGNATURE, (skew_s, passed_s)
             assert presented.caller.body_sha256 == ""
@@ -147,7 +147,7 @@ async def test_while_rotating_both_secrets_are_right() -> None:
     assert await rotated.find(ask(OLD)) is BAD_SIGNATURE
 
 
-ATTACKS: dict[str, tuple[str, Presented]] = {
+ATTACKS: dict[str, tuple[str, Credential]] = {
     "another secret": ("mismatch", ask("not-the-secret-not-the-secret-not")),
     "no secret": ("mismatch", ask("")),
     "another client": ("mismatch", ask(client="other")),
@@ -225,8 +225,8 @@ async def test_a_client_may_have_to_show_a_key_as_well() -> None:
     assert await target.find(ask()) is BAD_SIGNATURE, "a signature without the key"
     assert await target.find(ask(key=b"sk-unknown")) is BAD_SIGNATURE, "another key"
     caller = Caller("POST", "/v1/chat/completions", {}, "10.0.0.1")
-    assert await target.find(Presented(caller, KEY, digest_of(KEY))) is BAD_SIGNATURE, "the key without a signature"
-    assert await target.find(Presented(caller, b"sk-1", digest_of(b"sk-1"))) is None, "keys of others need none"
+    assert await target.find(Credential(caller, KEY, digest_of(KEY))) is BAD_SIGNATURE, "the key without a signature"
+    assert await target.find(Credential(caller, b"sk-1", digest_of(b"sk-1"))) is None, "keys of others need none"
     assert await source(require_key="key_other").find(ask(key=KEY)) is BAD_SIGNATURE
     assert target.refused == {("partners", "no_key"): 2, ("partners", "not_signed"): 1}
 

@@ -22,7 +22,7 @@ from zuebee.auth.tokens import INVALID_TOKEN, JwtSource, KeysUnavailable, looks_
 from zuebee.config.settings_auth import JwtSettings
 from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.errors import KEY_DISABLED, KEY_EXPIRED, Refusal
-from zuebee.contracts.keys import KeyRecord, Presented
+from zuebee.contracts.keys import Credential, KeyRecord
 from zuebee.lib import clock
 
 
@@ -43,9 +43,9 @@ async def source(tmp_path: Path) -> JwtSource:
     return JwtSource("portal", settings(tmp_path / "jwks.json"))
 
 
-def presented(key: bytes | None) -> Presented:
+def presented(key: bytes | None) -> Credential:
     caller = Caller("POST", "/v1/chat/completions", {}, "10.0.0.1")
-    return Presented(caller, key, digest_of(key or b""))
+    return Credential(caller, key, digest_of(key or b""))
 
 
 async def find(source: JwtSource, key: bytes | None) -> KeyRecord | Refusal | None:

@@ -169,9 +169,9 @@ async def test_recorded_requests_leave_the_same_books(tmp_path: Path, monkeypatc
     now = [BEGIN_S]
     monkeypatch.setattr(clock, "wall_s", lambda: now[0])
     chance = random.Random(0)
-    when_exhausted = chance.choice(["cut", "finish"])
+    on_exhausted = chance.choice(["cut", "finish"])
     settings = BillingSettings(
-        prices=PRICES, built_in_prices=False, reserve_wait_s=0.0, when_exhausted=when_exhausted  # type: ignore[arg-type]
+        prices=PRICES, built_in_prices=False, reserve_wait_s=0.0, on_exhausted=on_exhausted  # type: ignore[arg-type]
     )  # fmt: skip
     path = tmp_path / "z.db"
     billing = local_billing(path, settings, reporters=("hook",), journal=Journal(f"{path}.settled"))

@@ -221,7 +221,7 @@ async def test_a_stream_that_has_spent_what_there_is_is_cut(billing: BillingServ
 
 
 async def test_by_policy_a_stream_may_finish_on_overdraft(tmp_path: Path) -> None:
-    billing = open_billing(tmp_path / "z.db", when_exhausted="finish")
+    billing = open_billing(tmp_path / "z.db", on_exhausted="finish")
     hold = await reserve(billing, TOKENS, Amount(100))
     assert await billing.attend([streaming(hold, TOKENS, Usage(10, 1000, "partial"))]) == []
     billing.settle(over(hold, TOKENS, Usage(10, 1200, "provider")))
@@ -278,7 +278,7 @@ async def test_a_failed_store_refuses_what_must_be_metered(billing: BillingServi
 
 
 async def test_a_hold_that_nobody_looks_after_does_not_lock_a_budget(tmp_path: Path) -> None:
-    billing = open_billing(tmp_path / "z.db", hold_s=0.05)
+    billing = open_billing(tmp_path / "z.db", hold_ttl_s=0.05)
     hold = await reserve(billing, TOKENS, Amount(100))
     other = await reserve(billing, TOKENS, Amount(200), request_id="looked after")
     await asyncio.sleep(0.06)

@@ -136,11 +136,11 @@ async def test_a_stream_without_a_bound_holds_more_as_it_goes(billing: BillingSe
     assert len(done(store, Extend)) == 2
 
 
-@pytest.mark.parametrize(("when_exhausted", "cuts"), [("cut", 1), ("finish", 0)])
+@pytest.mark.parametrize(("on_exhausted", "cuts"), [("cut", 1), ("finish", 0)])
 async def test_a_stream_that_spends_more_than_there_is(
-    store: FakeStore, tmp_path: Path, when_exhausted: str, cuts: int
+    store: FakeStore, tmp_path: Path, on_exhausted: str, cuts: int
 ) -> None:
-    billing = open_billing(store, tmp_path, when_exhausted=when_exhausted)
+    billing = open_billing(store, tmp_path, on_exhausted=on_exhausted)
     hold = await reserve(billing, TOKENS, Amount(100))
     assert await billing.attend([running(hold, 10, 980)]) == [], "exactly all of it"
     assert hold.reservation.state.tokens == 990

@@ -47,5 +47,5 @@ def test_what_is_right_or_off_is_not_mentioned() -> None:
 
 def test_a_heartbeat_must_be_faster_than_leases_end() -> None:
     ((path, _, fatal),) = limit_findings(RateLimitSettings(), None, 10.5)
-    assert (path, fatal) == (("billing", "heartbeat"), True)
+    assert (path, fatal) == (("billing", "renew_interval"), True)
     assert list(limit_findings(RateLimitSettings(), None, 10.0)) == []

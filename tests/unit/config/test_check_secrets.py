@@ -95,7 +95,7 @@ def test_without_a_host_a_guessable_key_opens_this_machine_only(listen: str) -> 
     assert any("only this machine can connect (127.0.0.1:80)" in warning for warning in loaded.warnings)
     assert listen_address(loaded.settings) == ("127.0.0.1", 80)
     assert listen_address(listens(listen, "sk-a-real-key-0001").settings) == ("", 80), "a control"
-    assert listen_address(listens(listen, more="server: {allow_open: true}").settings) == ("", 80)
+    assert listen_address(listens(listen, more="server: {allow_anonymous: true}").settings) == ("", 80)
     assert (
         listen_address(
             read(f"{BACKENDS}api_keys: [{{key: {GOOD}}}, {{key: sk-zuebee-demo, enabled: false}}]").settings
@@ -113,7 +113,7 @@ def test_where_others_can_reach_it_a_guessable_key_does_not_start(listen: str, k
     assert f"api_keys[1].key: {GUESSED}, and others can reach `listen`" in problem
     assert key.strip("'") not in problem
     assert listens(listen, "sk-a-real-key-0001").warnings == []
-    assert any(GUESSED in warning for warning in listens(listen, key, "server: {allow_open: true}").warnings)
+    assert any(GUESSED in warning for warning in listens(listen, key, "server: {allow_anonymous: true}").warnings)
 
 
 def test_the_grpc_listener_is_as_careful() -> None:

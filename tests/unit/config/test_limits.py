@@ -12,7 +12,7 @@ def test_nothing_is_limited_until_somebody_says_so() -> None:
     assert len(scopes) == 10
     assert [getattr(limits, name) for name in scopes] == [None] * 10
     numbers = {name: getattr(LimitSettings(), name) for name in LimitSettings.__struct_fields__}
-    assert {name for name, value in numbers.items() if value == 0} == numbers.keys() - {"enabled", "when_down"}
+    assert {name for name, value in numbers.items() if value == 0} == numbers.keys() - {"enabled", "on_store_down"}
 
 
 def test_global_is_the_word_of_the_file() -> None:
@@ -35,7 +35,7 @@ def test_who_guesses_keys_is_left_standing_by_default() -> None:
 
 
 def test_a_limit_whose_store_is_down_is_shared_out_by_default() -> None:
-    assert LimitSettings().when_down == "share"
+    assert LimitSettings().on_store_down == "share"
     assert RateLimitSettings().processes == 1
 
 
@@ -49,7 +49,7 @@ def test_redis_is_not_waited_for_and_its_url_not_shown() -> None:
     ("values", "field"),
     [
         ({"per_key": {"requests_per_minute": -1}}, "requests_per_minute"),
-        ({"per_key": {"when_down": "wait"}}, "when_down"),
+        ({"per_key": {"on_store_down": "wait"}}, "on_store_down"),
         ({"storage": "postgres"}, "storage"),
         ({"processes": 0}, "processes"),
         ({"abuse": {"max_failures": 0}}, "max_failures"),

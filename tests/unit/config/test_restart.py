@@ -30,7 +30,7 @@ def settings(text: str) -> Settings:
         (START + "log: {level: debug}\n", []),
         (START.replace("billing: {", "billing: {margin_percent: 5, built_in_prices: false, "), []),
         (START + "log: {level: debug, format: json}\n", ["log.format"]),
-        (START.replace("billing: {", "billing: {hold: 99s, "), ["billing.hold"]),
+        (START.replace("billing: {", "billing: {hold_ttl: 99s, "), ["billing.hold_ttl"]),
         (START + "server: {tls: {cert_file: a, key_file: b}}\n", ["server.tls"]),
         (START + "server: {keep_alive: 9s, cors: {origins: ['*']}}\n", ["server.keep_alive", "server.cors.origins"]),
         (START + "metrics: {path: /elsewhere}\nstore: {path: x.db}\n", ["store.path"]),

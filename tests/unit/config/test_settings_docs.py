@@ -83,7 +83,7 @@ def test_the_page_says_what_a_reload_cannot_change() -> None:
 def test_the_reference_says_what_a_change_of_a_setting_needs() -> None:
     rows = [line.split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| `")]
     needs = {row[0].strip("| `"): row[3] for row in rows if len(row) == 5}
-    assert needs["server"] == needs["server.cors.origins"] == needs["billing.hold"] == "a restart"
+    assert needs["server"] == needs["server.cors.origins"] == needs["billing.hold_ttl"] == "a restart"
     assert needs["backends"] == needs["billing.prices[].model"] == needs["log.level"] == "a reload"
     assert needs["rate_limit.storage"] == "a restart with Redis"
     assert needs["billing"] == "see below"

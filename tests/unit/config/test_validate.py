@@ -199,7 +199,7 @@ def test_without_keys_and_without_a_host_only_this_machine_is_served() -> None:
     assert listen_address(loaded.settings) == ("127.0.0.1", 8000)
     assert loaded.warnings == [
         "f:4: listen: no keys, so only this machine can connect (127.0.0.1:8000); to serve others add `api_keys`,"
-        " or set `server.allow_open: true`"
+        " or set `server.allow_anonymous: true`"
     ]
     assert listen_address(Settings(backends=[BackendSettings(url="http://a")])) == ("127.0.0.1", 8000)
 
@@ -235,15 +235,15 @@ def test_the_loopback_needs_no_keys(listen: str) -> None:
 def test_serving_everyone_without_keys_is_refused(listen: str) -> None:
     assert problems(f"{BACKENDS}listen: '{listen}'\n") == [
         "f:4: listen: serving without keys on an address that others can reach: add `api_keys`, listen on 127.0.0.1,"
-        " or set `server.allow_open: true`"
+        " or set `server.allow_anonymous: true`"
     ]
     assert read(f"{BACKENDS}{KEYS}listen: '{listen}'\n").warnings == [], "a positive control: with keys it is fine"
 
 
 def test_serving_everyone_without_keys_can_be_wanted() -> None:
-    loaded = read(f"{BACKENDS}server:\n  allow_open: true\n")
+    loaded = read(f"{BACKENDS}server:\n  allow_anonymous: true\n")
     assert listen_address(loaded.settings) == ("", 8000)
-    assert loaded.warnings == ["f:5: server.allow_open: serving without keys to everyone who can connect"]
+    assert loaded.warnings == ["f:5: server.allow_anonymous: serving without keys to everyone who can connect"]
 
 
 def test_demanding_keys_without_having_any_is_refused() -> None:

@@ -78,21 +78,22 @@ def test_a_shared_cache_needs_a_secret() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cache", "heartbeat", "fits"),
+    ("cache", "renewal", "fits"),
     [("2s", "1s", True), ("3s", "1s", True), ("3.1s", "1s", False), ("5s", "1s", False), ("0s", "2.5s", True),
      ("2s", "2s", False), ("4s", "500ms", True)],
 )  # fmt: skip
-def test_cache_and_heartbeat_together_keep_the_promise_of_revocation(cache: str, heartbeat: str, fits: bool) -> None:
-    problems, _ = said(f"{{cache: {cache}, pipeline: [{{type: store}}]}}", f"billing: {{heartbeat: {heartbeat}}}\n")
+def test_cache_and_renewal_together_keep_the_promise_of_revocation(cache: str, renewal: str, fits: bool) -> None:
+    more = f"billing: {{renew_interval: {renewal}}}\n"
+    problems, _ = said(f"{{cache: {cache}, pipeline: [{{type: store}}]}}", more)
     assert bool(problems) != fits, problems
     if problems:
         assert "auth.cache" in problems[0]
-        assert "two times `billing.heartbeat`" in problems[0]
+        assert "two times `billing.renew_interval`" in problems[0]
         assert "streams of a revoked key would run on" in problems[0]
 
 
 def test_where_nobody_needs_a_key_nothing_is_promised() -> None:
-    assert said("{cache: 5s}", "billing: {heartbeat: 3s}\n")[0] == []
+    assert said("{cache: 5s}", "billing: {renew_interval: 3s}\n")[0] == []
 
 
 def test_a_sound_pipeline_has_nothing_to_hear() -> None:

@@ -22,7 +22,7 @@ def test_every_number_has_its_window() -> None:
         tokens_per_hour=6,
         tokens_per_day=7,
         max_concurrent=8,
-        when_down="closed",
+        on_store_down="closed",
     )
     found = limits_of("s", rates)
     assert {(each.kind, each.window_s): each.amount for each in found} == {
@@ -35,7 +35,7 @@ def test_every_number_has_its_window() -> None:
         ("tokens", 86400): 7,
         ("concurrent", 0): 8,
     }
-    assert {each.when_down for each in found} == {"closed"}
+    assert {each.on_store_down for each in found} == {"closed"}
     assert [each.burst for each in found if each.burst] == [2]
     assert limits_of("s", LimitSettings(requests_per_second=5, burst_size=7))[0].burst == 7
 

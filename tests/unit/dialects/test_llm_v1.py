@@ -8,7 +8,7 @@ import pytest
 from zuebee.contracts.errors import Refusal
 from zuebee.dialects import openai
 from zuebee.dialects.llm_v1 import NotAnAnswer, chat_body, read_answer, read_events, read_request, told_refusal
-from zuebee.dialects.openai_usage import Figures
+from zuebee.dialects.openai_usage import TokenCounts
 from zuebee.protos.llm_pb2 import ChatCompletionRequest, ChatMessage
 
 
@@ -112,7 +112,7 @@ def test_text_reasoning_and_refusals_are_found() -> None:
 
 def test_usage_is_believed_only_where_it_can_be_true() -> None:
     good = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 3}}
-    assert read_answer(answer(usage=good)).usage == Figures(5, 2, 3)
+    assert read_answer(answer(usage=good)).usage == TokenCounts(5, 2, 3)
     for bad in ({"prompt_tokens": -1, "completion_tokens": 2}, {"prompt_tokens": "5"}, [], "x", None):
         assert read_answer(answer(usage=bad)).usage is None
 

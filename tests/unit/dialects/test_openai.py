@@ -11,7 +11,7 @@ from zuebee.contracts.errors import Refusal
 from zuebee.dialects import json_text, openai
 from zuebee.dialects.openai import answer_text_bytes, answer_usage, read_error, read_request, write_fields
 from zuebee.dialects.openai_shapes import Request
-from zuebee.dialects.openai_usage import Figures
+from zuebee.dialects.openai_usage import TokenCounts
 
 PEEKED = ("model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "best_of", "prompt")
 
@@ -259,13 +259,13 @@ def test_an_answer_without_usage_has_none() -> None:
     "body", [b"", b"null", b"[1]", b'"text"', b"5", b"<html>", b'{"usage":', b'{"a":' + b"[" * 100_000]
 )
 def test_what_is_not_json_is_told(body: bytes) -> None:
-    with pytest.raises(openai.NotJson):
+    with pytest.raises(openai.InvalidJsonAnswer):
         answer_usage(body)
 
 
 def test_usage_in_the_tail_of_a_long_answer() -> None:
     tail = b'..."}],"usage":{"prompt_tokens":1},"usage" : {"prompt_tokens":7,"d":{"x":0},"completion_tokens":5},"z":1}'
-    assert openai.tail_usage(tail) == Figures(7, 5, 0)
+    assert openai.tail_usage(tail) == TokenCounts(7, 5, 0)
     assert openai.tail_usage(b'..."usage":{"prompt_tokens":7,') is None
     assert openai.tail_usage(b"") is None
 

@@ -8,23 +8,23 @@ from hypothesis import strategies as st
 
 from tests.support.samples import BIG, SMALL, SPELLINGS, VLLM
 from zuebee.dialects.openai_stream import StreamMeter
-from zuebee.dialects.openai_usage import Figures
+from zuebee.dialects.openai_usage import TokenCounts
 
 STREAMS = {**VLLM, **SMALL}
 USAGES = {
     "chat_stream": None,
-    "chat_stream_engine_killed": Figures(7, 4453, 0),
-    "chat_stream_n2_usage": Figures(7, 12, 0),
-    "chat_stream_sigterm": Figures(7, 5042, 0),
-    "chat_stream_stop_usage": Figures(7, 1, 0),
-    "chat_stream_usage": Figures(7, 6, 0),
-    "chat_stream_usage_cached": Figures(605, 2, 0),
-    "chat_stream_usage_continuous": Figures(7, 6, 0),
+    "chat_stream_engine_killed": TokenCounts(7, 4453, 0),
+    "chat_stream_n2_usage": TokenCounts(7, 12, 0),
+    "chat_stream_sigterm": TokenCounts(7, 5042, 0),
+    "chat_stream_stop_usage": TokenCounts(7, 1, 0),
+    "chat_stream_usage": TokenCounts(7, 6, 0),
+    "chat_stream_usage_cached": TokenCounts(605, 2, 0),
+    "chat_stream_usage_continuous": TokenCounts(7, 6, 0),
     "completion_stream": None,
-    "completion_stream_usage": Figures(5, 6, 0),
+    "completion_stream_usage": TokenCounts(5, 6, 0),
     "tools_auto_stream": None,
-    "tools_named_stream_usage": Figures(209, 51, 0),
-    "tools_required_stream_usage": Figures(209, 51, 0),
+    "tools_named_stream_usage": TokenCounts(209, 51, 0),
+    "tools_required_stream_usage": TokenCounts(209, 51, 0),
 }
 WITHOUT_EXTRA = ("chat_stream", "chat_stream_engine_killed", "completion_stream", "tools_auto_stream")
 CHUNK = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":null}]}\n\n'
@@ -70,7 +70,7 @@ def test_where_the_network_cuts_a_stream_changes_nothing(name: str, hide: bool) 
 def test_where_the_network_cuts_a_long_event_changes_nothing(name: str, hide: bool) -> None:
     stream = BIG[name]
     whole = replay([stream], hide=hide)
-    assert (whole.chunks, whole.usage, whole.whole) == (2, Figures(3, 2, 0), True)
+    assert (whole.chunks, whole.usage, whole.whole) == (2, TokenCounts(3, 2, 0), True)
     assert replay([stream[n : n + 1] for n in range(len(stream))], hide=hide) == whole
     near_the_ends = [*range(1, 70), *range(65590, 65650), *range(len(stream) - 40, len(stream))]
     for at in near_the_ends:
@@ -100,7 +100,7 @@ def test_idle_empty_lines_do_no_harm(sizes: list[int]) -> None:
         at += size
     seen = replay(parts, hide=True)
     assert [line for line in seen.output.split(b"\n") if line] == (CHUNK + LAST + DONE).split(b"\n\n")[:-1]
-    assert seen.usage == Figures(3, 2, 0)
+    assert seen.usage == TokenCounts(3, 2, 0)
     assert seen.whole
 
 
@@ -265,7 +265,7 @@ def test_no_bytes_raise(data: bytes, at: int) -> None:
 )
 def test_figures_that_cannot_be_true_leave_the_last_true_ones(usage: object) -> None:
     hostile = b"data: " + msgspec.json.encode({"choices": [], "usage": usage}) + b"\n\n"
-    assert replay([EXTRA, hostile], hide=False).usage == Figures(3, 2, 0)
+    assert replay([EXTRA, hostile], hide=False).usage == TokenCounts(3, 2, 0)
 
 
 def _event(choice: dict[str, object]) -> bytes:

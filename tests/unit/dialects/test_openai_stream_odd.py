@@ -3,7 +3,7 @@
 import pytest
 
 from zuebee.dialects.openai_stream import StreamMeter
-from zuebee.dialects.openai_usage import Figures
+from zuebee.dialects.openai_usage import TokenCounts
 
 CHUNK = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":null}]}\n\n'
 LAST = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
@@ -45,7 +45,7 @@ def test_what_cannot_be_read_passes(name: str, first: bool) -> None:
     for cut in (parts, [b"".join(parts)], [b"".join(parts)[:20], b"".join(parts)[20:]]):
         passed, meter = pass_on(*cut, b'data: {"choices":[],%b}\n\n' % USAGE, LAST, DONE)
         assert passed == b"".join(parts) + LAST + DONE
-        assert (meter.usage, meter.whole, meter.fault) == (Figures(3, 2), True, "")
+        assert (meter.usage, meter.whole, meter.fault) == (TokenCounts(3, 2), True, "")
 
 
 @pytest.mark.parametrize("choices", [b'"choices":[],', b'"choices":null,', b'"choices" : [ ] ,', b""])
@@ -55,10 +55,10 @@ def test_usage_that_nobody_asked_for_is_found_and_cut(choices: bytes, odd: bytes
     for parts in ([CHUNK, LAST, extra, DONE], [CHUNK + LAST + extra + DONE], [CHUNK, LAST + extra, DONE]):
         passed, meter = pass_on(*parts)
         assert passed == CHUNK + LAST + DONE
-        assert meter.usage == Figures(3, 2)
+        assert meter.usage == TokenCounts(3, 2)
         passed, meter = pass_on(*parts, hide=False)
         assert passed == CHUNK + LAST + extra + DONE
-        assert meter.usage == Figures(3, 2)
+        assert meter.usage == TokenCounts(3, 2)
 
 
 def test_usage_that_is_no_number_is_none() -> None:
@@ -74,7 +74,7 @@ def test_an_event_of_any_size_passes(size: int, bound: int) -> None:
     parts = [stream[at : at + 65536] for at in range(0, len(stream), 65536)]
     passed, meter = pass_on(*parts, max_event_bytes=bound)
     assert passed == CHUNK + big + LAST + DONE
-    assert (meter.usage, meter.whole) == (Figures(3, 2), True)
+    assert (meter.usage, meter.whole) == (TokenCounts(3, 2), True)
     assert meter.unread == (size > 2 * bound)
     assert size // 4 <= meter.tokens < size // 4 + 100, "counted by its size"
 
@@ -106,7 +106,7 @@ def test_usage_in_a_large_event_is_found() -> None:
     big = b'data: {"choices":[{"delta":{"content":"' + b"x" * 50_000 + b'"}}],' + USAGE + b"}\n\n"
     passed, meter = pass_on(CHUNK, big[:30_000], big[30_000:], LAST, DONE, max_event_bytes=8192)
     assert passed == CHUNK + big + LAST + DONE
-    assert meter.usage == Figures(3, 2)
+    assert meter.usage == TokenCounts(3, 2)
 
 
 # --- ends ---
@@ -128,7 +128,7 @@ def test_a_last_chunk_without_its_empty_line_counts(hide: bool) -> None:
     extra = b'data: {"choices":[],%b}' % USAGE
     passed, meter = pass_on(CHUNK, LAST, extra, hide=hide)
     assert passed == CHUNK + LAST + (b"" if hide else extra)
-    assert (meter.usage, meter.whole) == (Figures(3, 2), True)
+    assert (meter.usage, meter.whole) == (TokenCounts(3, 2), True)
     passed, meter = pass_on(CHUNK, LAST.rstrip(), hide=hide)
     assert passed == CHUNK + LAST.rstrip()
     assert meter.whole

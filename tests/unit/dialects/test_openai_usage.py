@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from zuebee.dialects.openai import answer_usage
 from zuebee.dialects.openai_shapes import MAX_TOKENS
 from zuebee.dialects.openai_stream import StreamMeter
-from zuebee.dialects.openai_usage import Figures, usage_figures, usage_in_choices
+from zuebee.dialects.openai_usage import TokenCounts, usage_figures, usage_in_choices
 
 
-def told(figures: Figures | None) -> tuple[int, int, int] | None:
+def told(figures: TokenCounts | None) -> tuple[int, int, int] | None:
     return None if figures is None else figures.all[:3]
 
 
@@ -105,7 +105,7 @@ def test_a_usage_of_a_megabyte_is_none() -> None:
 
 # --- the words of each ---
 
-SPELLINGS: dict[str, tuple[dict[str, Any], Figures]] = {
+SPELLINGS: dict[str, tuple[dict[str, Any], TokenCounts]] = {
     "OpenAI, thoughts inside": (
         {
             "prompt_tokens": 10,
@@ -114,7 +114,7 @@ SPELLINGS: dict[str, tuple[dict[str, Any], Figures]] = {
             "prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": 0},
             "completion_tokens_details": {"reasoning_tokens": 20},
         },
-        Figures(10, 30, 4, 0, 20),
+        TokenCounts(10, 30, 4, 0, 20),
     ),
     "xAI, thoughts beside": (
         {
@@ -123,15 +123,15 @@ SPELLINGS: dict[str, tuple[dict[str, Any], Figures]] = {
             "total_tokens": 35,
             "completion_tokens_details": {"reasoning_tokens": 20},
         },
-        Figures(10, 25, 0, 0, 20),
+        TokenCounts(10, 25, 0, 0, 20),
     ),
     "thoughts beside without a total": (
         {"prompt_tokens": 10, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 20}},
-        Figures(10, 25, 0, 0, 20),
+        TokenCounts(10, 25, 0, 0, 20),
     ),
     "Gemini, thoughts in the total alone": (
         {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 115},
-        Figures(10, 105, 0, 0, 100),
+        TokenCounts(10, 105, 0, 0, 100),
     ),
     "DeepSeek": (
         {
@@ -141,15 +141,15 @@ SPELLINGS: dict[str, tuple[dict[str, Any], Figures]] = {
             "prompt_cache_hit_tokens": 8,
             "prompt_cache_miss_tokens": 2,
         },
-        Figures(10, 5, 8),
+        TokenCounts(10, 5, 8),
     ),
     "Moonshot": (
         {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, "cached_tokens": 6},
-        Figures(10, 5, 6),
+        TokenCounts(10, 5, 6),
     ),
     "vLLM": (
         {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, "prompt_tokens_details": None},
-        Figures(10, 5),
+        TokenCounts(10, 5),
     ),
     "OpenRouter": (
         {
@@ -160,7 +160,7 @@ SPELLINGS: dict[str, tuple[dict[str, Any], Figures]] = {
             "prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 4},
             "completion_tokens_details": {"reasoning_tokens": 2},
         },
-        Figures(10, 5, 3, 4, 2),
+        TokenCounts(10, 5, 3, 4, 2),
     ),
     "Anthropic's names, all inside": (
         {
@@ -170,11 +170,11 @@ SPELLINGS: dict[str, tuple[dict[str, Any], Figures]] = {
             "cache_read_input_tokens": 60,
             "cache_creation_input_tokens": 40,
         },
-        Figures(110, 5, 60, 40),
+        TokenCounts(110, 5, 60, 40),
     ),
     "Anthropic's names, beside": (
         {"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 60, "cache_creation_input_tokens": 40},
-        Figures(110, 5, 60, 40),
+        TokenCounts(110, 5, 60, 40),
     ),
     "Anthropic's names, beside, a total of all": (
         {
@@ -184,11 +184,11 @@ SPELLINGS: dict[str, tuple[dict[str, Any], Figures]] = {
             "cache_read_input_tokens": 60,
             "cache_creation_input_tokens": 40,
         },
-        Figures(110, 5, 60, 40),
+        TokenCounts(110, 5, 60, 40),
     ),
     "Anthropic's names, beside, a total without them": (
         {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15, "cache_read_input_tokens": 60},
-        Figures(70, 5, 60),
+        TokenCounts(70, 5, 60),
     ),
     "OpenAI's responses": (
         {
@@ -198,21 +198,21 @@ SPELLINGS: dict[str, tuple[dict[str, Any], Figures]] = {
             "input_tokens_details": {"cached_tokens": 3},
             "output_tokens_details": {"reasoning_tokens": 2},
         },
-        Figures(10, 5, 3, 0, 2),
+        TokenCounts(10, 5, 3, 0, 2),
     ),
-    "texts": ({"prompt_tokens": "10", "completion_tokens": "5", "total_tokens": "15"}, Figures(10, 5)),
-    "floats": ({"prompt_tokens": 10.0, "completion_tokens": 5.0, "total_tokens": 15.0}, Figures(10, 5)),
+    "texts": ({"prompt_tokens": "10", "completion_tokens": "5", "total_tokens": "15"}, TokenCounts(10, 5)),
+    "floats": ({"prompt_tokens": 10.0, "completion_tokens": 5.0, "total_tokens": 15.0}, TokenCounts(10, 5)),
     "a total that is too small": (
         {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 9},
-        Figures(10, 5, odd=True),
+        TokenCounts(10, 5, odd=True),
     ),
     "a total that cannot be": (
         {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 500_000_000},
-        Figures(10, 5, odd=True),
+        TokenCounts(10, 5, odd=True),
     ),
     "a total that does not fit the thoughts": (
         {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 45, "reasoning_tokens": 20},
-        Figures(10, 35, 0, 0, 30, odd=True),
+        TokenCounts(10, 35, 0, 0, 30, odd=True),
     ),
 }
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from zuebee.contracts.errors import Refusal
 from zuebee.dialects.llm_v1 import MAX_CALLS, MAX_PARTS, chat_body, crowded_field, read_answer, read_request
-from zuebee.dialects.openai_usage import Figures
+from zuebee.dialects.openai_usage import TokenCounts
 from zuebee.protos.llm_pb2 import ChatCompletionRequest, ChatMessage, ToolCall
 
 KIND = ChatCompletionRequest.DESCRIPTOR
@@ -91,5 +91,5 @@ def test_of_a_long_answer_only_what_is_given_is_read() -> None:
     piece = read_answer(body)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (piece.text, len(piece.tool_calls), piece.usage) == ("hi", MAX_CALLS + 1, Figures(1, 2))
+    assert (piece.text, len(piece.tool_calls), piece.usage) == ("hi", MAX_CALLS + 1, TokenCounts(1, 2))
     assert peak < 2 * len(body) + (4 << 20)

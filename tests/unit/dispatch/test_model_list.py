@@ -5,7 +5,7 @@ import pytest
 
 from tests.support.fakes import FakeInference, VirtualTime
 from zuebee.config.settings import BackendSettings, HealthCheckSettings
-from zuebee.dispatch.pool import FRESH_S, MAX_MODELS, Fleet, ModelList, Reachable, _cards_of
+from zuebee.dispatch.pool import FRESH_S, MAX_MODELS, BackendPool, ModelList, Reachable, _cards_of
 
 
 class Server(FakeInference):
@@ -37,10 +37,10 @@ async def listed(*backends: tuple[Server, list[str]]) -> ModelList:
     def make(settings: BackendSettings) -> tuple[str, Reachable]:
         return settings.url, servers[settings.url]
 
-    fleet = Fleet(make, {})
+    pool = BackendPool(make, {})
     settings = [BackendSettings(url=url, models=models) for url, (_, models) in zip(servers, backends, strict=True)]
-    fleet.change(fleet.plan(settings, HealthCheckSettings(enabled=False)))
-    return ModelList(fleet)
+    pool.change(pool.plan(settings, HealthCheckSettings(enabled=False)))
+    return ModelList(pool)
 
 
 async def names(models: ModelList) -> list[str]:

@@ -5,28 +5,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zuebee.contracts.inference import Priority
-from zuebee.dispatch.queue import CLASSES, PATIENCE, Load, Waiter, WaitingLine
+from zuebee.dispatch.priority_queue import CLASSES, PATIENCE, Load, PriorityEntry, PriorityQueue
 
 MANY = 1_000_000
 
 
-def waiter(number: int, priority: Priority = "normal", lane: str = "") -> Waiter:
-    return Waiter(priority, number, lane)
+def waiter(number: int, priority: Priority = "normal", lane: str = "") -> PriorityEntry:
+    return PriorityEntry(priority, number, lane)
 
 
-def line_of(*waiters: Waiter) -> WaitingLine[Waiter]:
-    line: WaitingLine[Waiter] = WaitingLine()
+def line_of(*waiters: PriorityEntry) -> PriorityQueue[PriorityEntry]:
+    line: PriorityQueue[PriorityEntry] = PriorityQueue()
     for each in waiters:
         assert line.join(each, MANY) is None
     return line
 
 
-def take(line: WaitingLine[Waiter], load: Load, lanes: str = "") -> Waiter | None:
+def take(line: PriorityQueue[PriorityEntry], load: Load, lanes: str = "") -> PriorityEntry | None:
     """Whoever is next at a server that serves these lanes."""
     return line.take(load, lambda each: not lanes or str(each.lane) in lanes)
 
 
-def numbers(line: WaitingLine[Waiter], load: Load, lanes: str = "") -> list[int]:
+def numbers(line: PriorityQueue[PriorityEntry], load: Load, lanes: str = "") -> list[int]:
     taken = []
     while (each := take(line, load, lanes)) is not None:
         taken.append(each.number)
@@ -83,8 +83,8 @@ PLAN = st.lists(
 @pytest.mark.requirement("A103")
 @given(plan=PLAN, most=st.integers(0, 30))
 def test_whatever_happens_the_line_is_bounded_fair_and_in_order(plan: list[tuple[str, str, str]], most: int) -> None:
-    line: WaitingLine[Waiter] = WaitingLine()
-    here: list[Waiter] = []
+    line: PriorityQueue[PriorityEntry] = PriorityQueue()
+    here: list[PriorityEntry] = []
     loads = {lanes: Load() for lanes in ("ab", "bc", "c")}
     passed: Counter[tuple[str, Priority]] = Counter()
     for number, (what, which, lane) in enumerate(plan):

@@ -10,7 +10,7 @@ from tests.support.fakes import FakeInference, Step, answer, events_of, failure,
 from zuebee.config.settings import FallbackSettings, QueueSettings, RetrySettings, RoutingSettings
 from zuebee.contracts.inference import End, Event, Events, Head, Job, Priority, Reply, begin
 from zuebee.dispatch.balancer import Backend, Health
-from zuebee.dispatch.queue import Load
+from zuebee.dispatch.priority_queue import Load
 from zuebee.dispatch.service import Dispatcher
 from zuebee.lib.units import Duration, Timeout
 
@@ -67,7 +67,7 @@ async def ask_with(target: Dispatcher, job: Job) -> tuple[Asked, Job]:
 
 
 def depth(target: Dispatcher) -> int:
-    return int(sum(count for _, count in target._turns.depths()))
+    return int(sum(count for _, count in target._request_queue.depths()))
 
 
 def code_of(events: list[Event]) -> str:
@@ -98,7 +98,7 @@ async def test_no_more_than_allowed_at_once_and_the_important_first() -> None:
 async def test_without_a_bound_nobody_asks_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Gated("a")
     target = dispatcher(bounded("a", server, None), max_length=0)
-    monkeypatch.setattr(target, "_turns", None)
+    monkeypatch.setattr(target, "_request_queue", None)
     asked = [await ask(target) for _ in range(50)]
     assert server.now == 50
     for _ in range(50):

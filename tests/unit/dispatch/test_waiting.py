@@ -11,8 +11,8 @@ from zuebee.config.settings import QueueSettings
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Priority
 from zuebee.dispatch.balancer import Backend, Health
-from zuebee.dispatch.queue import Load
-from zuebee.dispatch.waiting import QUEUE_FULL, QUEUE_TIMEOUT, Turns, Visit
+from zuebee.dispatch.priority_queue import Load
+from zuebee.dispatch.request_queue import QUEUE_FULL, QUEUE_TIMEOUT, QueueEntry, RequestQueue
 from zuebee.lib.units import Timeout
 
 
@@ -27,35 +27,35 @@ def busy(name: str = "a", limit: int = 1) -> Backend:
     return full
 
 
-def turns(max_length: int = 1000, timeout_s: float = 10.0) -> Turns:
-    return Turns(QueueSettings(max_length=max_length, timeout_s=Timeout(timeout_s)))
+def queue(max_length: int = 1000, timeout_s: float = 10.0) -> RequestQueue:
+    return RequestQueue(QueueSettings(max_length=max_length, timeout_s=Timeout(timeout_s)))
 
 
-def visit(to: Turns, *backends: Backend, priority: Priority = "normal") -> Visit:
-    return to.visit(make_job(priority=priority), backends, lambda: backends)
+def entry(to: RequestQueue, *backends: Backend, priority: Priority = "normal") -> QueueEntry:
+    return to.entry(make_job(priority=priority), backends, lambda: backends)
 
 
 Waiting = asyncio.Task[Backend | Refusal]
 
 
-async def waiting(to: Turns, *backends: Backend, priority: Priority = "normal") -> Waiting:
+async def waiting(to: RequestQueue, *backends: Backend, priority: Priority = "normal") -> Waiting:
     lane = tuple(each.name for each in backends)
-    task = asyncio.create_task(to.wait(visit(to, *backends, priority=priority), lane))
+    task = asyncio.create_task(to.wait(entry(to, *backends, priority=priority), lane))
     await asyncio.sleep(0)
     return task
 
 
-def depth(of: Turns) -> dict[str, float]:
+def depth(of: RequestQueue) -> dict[str, float]:
     return {priority: count for (priority,), count in of.depths()}
 
 
-def observed(of: Turns) -> dict[str, int]:
+def observed(of: RequestQueue) -> dict[str, int]:
     return {priority: sum(histogram.counts) for priority, histogram in of.waits.items()}
 
 
 @pytest.mark.requirement("A103", "A305")
 async def test_a_place_goes_from_hand_to_hand() -> None:
-    only, line = busy(), turns()
+    only, line = busy(), queue()
     low, high = await waiting(line, only, priority="low"), await waiting(line, only, priority="high")
     assert depth(line) == {"high": 1, "normal": 0, "low": 1}
     line.leave(only)
@@ -71,7 +71,7 @@ async def test_a_place_goes_from_hand_to_hand() -> None:
 
 
 async def test_who_leaves_while_waiting_takes_nothing() -> None:
-    only, line = busy(), turns()
+    only, line = busy(), queue()
     gone, next_one = await waiting(line, only), await waiting(line, only)
     gone.cancel()
     await asyncio.gather(gone, return_exceptions=True)
@@ -83,7 +83,7 @@ async def test_who_leaves_while_waiting_takes_nothing() -> None:
 @pytest.mark.requirement("A103")
 @pytest.mark.parametrize("first", ["hand over", "cancel"])
 async def test_who_leaves_in_the_moment_of_the_hand_over_passes_it_on(first: str) -> None:
-    only, line = busy(), turns()
+    only, line = busy(), queue()
     gone, next_one = await waiting(line, only), await waiting(line, only)
     steps = [lambda: line.leave(only), gone.cancel]
     for step in steps if first == "hand over" else reversed(steps):
@@ -96,7 +96,7 @@ async def test_who_leaves_in_the_moment_of_the_hand_over_passes_it_on(first: str
 
 
 async def test_a_full_line_refuses_the_last() -> None:
-    only, line = busy(), turns(max_length=1)
+    only, line = busy(), queue(max_length=1)
     low = await waiting(line, only, priority="low")
     assert await (await waiting(line, only, priority="low")) is QUEUE_FULL
     high = await waiting(line, only, priority="high")
@@ -107,8 +107,8 @@ async def test_a_full_line_refuses_the_last() -> None:
 
 
 async def test_nobody_waits_for_ever_however_often_tried() -> None:
-    only, line = busy(), turns(timeout_s=0.05)
-    again = visit(line, only)
+    only, line = busy(), queue(timeout_s=0.05)
+    again = entry(line, only)
     assert await line.wait(again, "") is QUEUE_TIMEOUT
     assert 0.04 < again.waited_s < 5
     began_s = asyncio.get_running_loop().time()
@@ -118,9 +118,9 @@ async def test_nobody_waits_for_ever_however_often_tried() -> None:
 
 
 async def test_what_becomes_free_by_itself_is_found() -> None:
-    gone, full, line = backend("a"), busy("b"), turns()
+    gone, full, line = backend("a"), busy("b"), queue()
     welcome = [full]
-    task = asyncio.create_task(line.wait(line.visit(make_job(), (gone, full), lambda: welcome), ""))
+    task = asyncio.create_task(line.wait(line.entry(make_job(), (gone, full), lambda: welcome), ""))
     await asyncio.sleep(0)
     line.hand_out()
     await asyncio.sleep(0)
@@ -131,7 +131,7 @@ async def test_what_becomes_free_by_itself_is_found() -> None:
 
 @pytest.mark.requirement("A103")
 async def test_new_settings_hold_at_once() -> None:
-    only, line = busy(), turns()
+    only, line = busy(), queue()
     tasks = [await waiting(line, only) for _ in range(5)]
     only.load.limit = 3
     line.apply(QueueSettings(max_length=3))
@@ -153,7 +153,7 @@ def test_no_place_is_lost_or_given_twice_whoever_leaves_when(seed: int, limits: 
 
 async def _story(dice: random.Random, limits: list[int]) -> None:
     """Jobs come, wait, run, fail to wait, and are cancelled at random moments."""
-    line = turns(max_length=dice.choice([3, 100]), timeout_s=dice.choice([0.001, 10.0]))
+    line = queue(max_length=dice.choice([3, 100]), timeout_s=dice.choice([0.001, 10.0]))
     servers = [backend(str(n), limit) for n, limit in enumerate(limits)]
     running: list[Backend] = []
     refused: list[Any] = []
@@ -164,7 +164,7 @@ async def _story(dice: random.Random, limits: list[int]) -> None:
             got: Backend | Refusal = free[0]
             free[0].load.in_flight += 1
         else:
-            own = line.visit(make_job(priority=priority), able, lambda: able)
+            own = line.entry(make_job(priority=priority), able, lambda: able)
             got = await line.wait(own, tuple(each.name for each in able))
         if isinstance(got, Refusal):
             refused.append(got)
@@ -190,4 +190,4 @@ async def _story(dice: random.Random, limits: list[int]) -> None:
     await until(lambda: all(task.done() for task in tasks))
     assert all(task.cancelled() or task.exception() is None for task in tasks)
     assert [each.load.in_flight for each in servers] == [0] * len(servers)
-    assert (running, line._line.length, line._looking, line._loads) == ([], 0, None, set())
+    assert (running, line._queue.length, line._looking, line._loads) == ([], 0, None, set())

@@ -6,15 +6,15 @@ import pytest
 
 from tests.support.fakes import make_job, until
 from zuebee.contracts.admission import Caller, Principal
-from zuebee.contracts.answers import REUSED, KeptAnswer, Ticket
 from zuebee.contracts.errors import INTERNAL, STORE_UNAVAILABLE, Refusal
+from zuebee.contracts.idempotency import REUSED, IdempotencyRecord, Ticket
 from zuebee.contracts.inference import Job
 from zuebee.edge.idempotency import HEADER, INVALID_KEY, LOST, Attempt, Recording, Replays, is_signed_for
 
 PRINCIPAL = Principal("k")
 LIMIT = Refusal(429, "rate_limit_error", "c", "m")
 BROKEN = Refusal(502, "api_error", "backend_broken", "m")
-ANSWER = KeptAnswer(200, [], b"ok", events=False)
+ANSWER = IdempotencyRecord(200, [], b"ok", events=False)
 
 Play = Callable[[Recording], Awaitable[Refusal | None]]
 
@@ -26,13 +26,13 @@ class Drawer:
 
     def __init__(self) -> None:
         self.log: list[str] = []
-        self.kept: dict[str, KeptAnswer | Refusal | None] = {}
+        self.kept: dict[str, IdempotencyRecord | Refusal | None] = {}
         self.busy: Refusal | None = None
 
     def ticket(self, principal: Principal, key: bytes, job: Job) -> Ticket:
         return Ticket(key.decode(), job.body.decode(), b"", 1)
 
-    async def find(self, ticket: Ticket) -> KeptAnswer | Refusal | None:
+    async def find(self, ticket: Ticket) -> IdempotencyRecord | Refusal | None:
         await asyncio.sleep(0)
         return self.kept.get(ticket.id)
 
@@ -40,7 +40,7 @@ class Drawer:
         self.log.append("claim")
         return self.busy
 
-    async def keep(self, ticket: Ticket, answer: KeptAnswer | None) -> None:
+    async def keep(self, ticket: Ticket, answer: IdempotencyRecord | None) -> None:
         await asyncio.sleep(0)
         self.log.append("keep" if answer is not None else "too large")
         self.kept[ticket.id] = answer
@@ -145,7 +145,7 @@ async def test_an_error_is_kept_if_it_may_have_cost_something(refusal: Refusal, 
     assert scene.drawer.log == ["claim", "keep" if kept else "free"]
     if kept:
         answer = scene.drawer.kept["key"]
-        assert isinstance(answer, KeptAnswer)
+        assert isinstance(answer, IdempotencyRecord)
         assert (answer.status, (b"x-request-id", b"req_1") in answer.headers) == (502, True)
 
 

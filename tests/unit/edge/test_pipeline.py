@@ -168,7 +168,7 @@ async def test_shutdown(step: str, outcome: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize("leave", [False, True])
 async def test_an_end_while_a_stream_is_kept_alive_that_has_no_events_yet(leave: bool) -> None:
     scene = Scene([60.0])
-    scene.pipeline.heartbeat_s = 0.005
+    scene.pipeline.keepalive_s = 0.005
     ending, status, code, usage = await scene.run_until("write", leave=leave)
     told = CLIENT_LEFT if leave else DRAINED
     assert (ending, status, code) == ("client_gone" if leave else "shutdown", 200, told.code)
@@ -182,7 +182,7 @@ async def test_an_end_while_a_stream_is_kept_alive_that_has_no_events_yet(leave:
 
 async def test_no_heartbeat_leaves_before_the_hold_is_on_disk() -> None:
     scene = Scene([0.05, *streaming(End(USAGE))])
-    scene.pipeline.heartbeat_s = 0.005
+    scene.pipeline.keepalive_s = 0.005
     scene.desk.hold = Pledge(scene.log)
     await scene.run()
     assert scene.log.index("hold on disk") < scene.log.index("start")
@@ -238,8 +238,8 @@ async def test_a_broken_key_source_is_a_defect() -> None:
 def pumped(*blocks: bytes, error: bool = False) -> list[Step]:
     """A stream whose events after the first are pushed."""
 
-    async def pump(sink: Sink, heartbeat: bytes) -> None:
-        for block in (heartbeat, *blocks):
+    async def pump(sink: Sink, keepalive: bytes) -> None:
+        for block in (keepalive, *blocks):
             sink.write(block)
             await sink.drain()
 

@@ -1,8 +1,8 @@
 import asyncio
 from typing import Any
 
-from zuebee.contracts.answers import KeptAnswer, Ticket
 from zuebee.contracts.errors import Refusal
+from zuebee.contracts.idempotency import IdempotencyRecord, Ticket
 from zuebee.contracts.inference import Headers, Job, Sink
 from zuebee.dialects import sse
 from zuebee.edge.idempotency import LOST, OUTGROWN, PIECE_BYTES, REPLAYED, Recording, RecordingClient
@@ -76,10 +76,10 @@ class Pushed:
         self.reader.finished = False
 
 
-async def play(recording: Recording, reader: Reader, heartbeat_s: float = 0.0) -> tuple[Refusal | None, list[Any]]:
+async def play(recording: Recording, reader: Reader, keepalive_s: float = 0.0) -> tuple[Refusal | None, list[Any]]:
     seen: list[Any] = []
     refusal = await recording.play(
-        reader, heartbeat_s, lambda status, events: seen.append((status, events)), seen.append
+        reader, keepalive_s, lambda status, events: seen.append((status, events)), seen.append
     )
     return refusal, seen
 
@@ -126,7 +126,7 @@ async def test_a_stream_is_followed_from_its_beginning_and_as_it_comes() -> None
 async def test_whoever_follows_silence_sees_that_it_lives() -> None:
     recording, reader = Recording(TICKET, 1000), Reader()
     recording.begin(200, STREAM, events=True)
-    following = asyncio.ensure_future(play(recording, reader, heartbeat_s=0.01))
+    following = asyncio.ensure_future(play(recording, reader, keepalive_s=0.01))
     await asyncio.sleep(0.05)
     recording.end(None)
     await following
@@ -203,13 +203,13 @@ async def test_the_whole_answer_with_its_last_words() -> None:
     recording = Recording(TICKET, 20)
     await record(recording, STREAM, b"data: 1\n\n", sse.COMMENT)
     assert recording.whole
-    assert recording.answer(b"data: 2\n\n") == KeptAnswer(200, STREAM, b"data: 1\n\ndata: 2\n\n", events=True)
+    assert recording.answer(b"data: 2\n\n") == IdempotencyRecord(200, STREAM, b"data: 1\n\ndata: 2\n\n", events=True)
     assert Recording.answer(recording, b"x" * 12) is None
 
 
 async def test_a_kept_answer_is_played_in_pieces() -> None:
     recording, reader = Recording(TICKET, 10), Reader()
-    recording.load(KeptAnswer(500, STREAM, b"x" * (PIECE_BYTES + 1), events=True))
+    recording.load(IdempotencyRecord(500, STREAM, b"x" * (PIECE_BYTES + 1), events=True))
     assert await play(recording, reader) == (None, [(500, True), PIECE_BYTES + 1])
     assert (reader.writes, reader.finished) == (2, True)
 

@@ -1,15 +1,15 @@
 import pytest
 from httptools import HttpParserInvalidURLError
 
-from zuebee.http.grammar import Target, is_for, read_target, take_apart
+from zuebee.http.grammar import RequestTarget, is_for, read_target, take_apart
 
 
 @pytest.mark.parametrize("read", [take_apart, read_target])
 def test_a_target_is_taken_apart(read: object) -> None:
     assert callable(read)
-    assert read(b"/v1/chat?a=1&b=%20") == Target("/v1/chat", b"/v1/chat", b"a=1&b=%20")
-    assert read(b"/v1/models/org%2Fname") == Target("/v1/models/org/name", b"/v1/models/org%2Fname", b"")
-    assert read(b"http://gate:80") == Target("/", b"/", b"")
+    assert read(b"/v1/chat?a=1&b=%20") == RequestTarget("/v1/chat", b"/v1/chat", b"a=1&b=%20")
+    assert read(b"/v1/models/org%2Fname") == RequestTarget("/v1/models/org/name", b"/v1/models/org%2Fname", b"")
+    assert read(b"http://gate:80") == RequestTarget("/", b"/", b"")
     with pytest.raises((HttpParserInvalidURLError, UnicodeDecodeError)):
         read(b"/v1/\xff")
 

@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from zuebee.http.connections import LOOK_EVERY_S, MAX_HELD_BYTES, Phase, Table, name_of
+from zuebee.http.connections import LOOK_EVERY_S, MAX_HELD_BYTES, ConnectionTable, Phase, name_of
 
 
 class Guest:
@@ -32,8 +32,8 @@ class Guest:
         self.held_bytes = 0
 
 
-def make(most: int = 3, of_address: int = 100) -> Table:
-    return Table(most, of_address, lambda address: not address.startswith("10."), Phase())
+def make(most: int = 3, of_address: int = 100) -> ConnectionTable:
+    return ConnectionTable(most, of_address, lambda address: not address.startswith("10."), Phase())
 
 
 def test_the_oldest_idle_one_gives_way_and_a_busy_one_never() -> None:

@@ -1,9 +1,11 @@
 import pytest
 
-from zuebee.contracts.answers import KeptAnswer
+from zuebee.contracts.idempotency import IdempotencyRecord
 from zuebee.idempotency.store import Unreadable, fingerprint, name, root_secret, seal, unseal
 
-ANSWER = KeptAnswer(200, [(b"content-type", b"application/json"), (b"x", b"\xff")], b'{"secret": 1}' * 9, events=False)
+ANSWER = IdempotencyRecord(
+    200, [(b"content-type", b"application/json"), (b"x", b"\xff")], b'{"secret": 1}' * 9, events=False
+)
 ROOT = root_secret(b"org", b"key", b"body")
 
 

@@ -1,4 +1,4 @@
-from zuebee.contracts.answers import REUSED
+from zuebee.contracts.idempotency import REUSED
 from zuebee.idempotency.service import TOO_LARGE, UNKNOWN, in_progress
 
 

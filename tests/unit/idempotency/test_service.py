@@ -8,16 +8,16 @@ import pytest
 
 from tests.support.fakes import make_job
 from tests.support.keepers import ANSWER, CALLER, Keepers, KeeperSuite, code, keeper
-from zuebee.idempotency.service import AnswerKeeper
+from zuebee.idempotency.service import DatabaseIdempotencyStore
 from zuebee.idempotency.store import Grouped
 from zuebee.lib.sql.database import Database
 
 
 @pytest.fixture
 def keepers(tmp_path: Path) -> Iterator[Keepers]:
-    made: list[AnswerKeeper] = []
+    made: list[DatabaseIdempotencyStore] = []
 
-    def make(**options: Any) -> AnswerKeeper:
+    def make(**options: Any) -> DatabaseIdempotencyStore:
         made.append(keeper(f"sqlite:///{tmp_path / 'kept.db'}", **options))
         return made[-1]
 
@@ -32,9 +32,9 @@ class TestOnSqlite(KeeperSuite):
 
 async def test_a_broken_database_refuses_and_never_raises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     nowhere = Database(f"sqlite:///{tmp_path / 'no' / 'where.db'}", timeout_s=1)
-    broken = AnswerKeeper(Grouped(nowhere, timeout_s=1, writers=1), retention_s=1, max_bytes=1)
+    broken = DatabaseIdempotencyStore(Grouped(nowhere, timeout_s=1, writers=1), retention_s=1, max_bytes=1)
     ticket = broken.ticket(CALLER, b"key", make_job())
-    with caplog.at_level(logging.ERROR, "zuebee.answers"):
+    with caplog.at_level(logging.ERROR, "zuebee.idempotency"):
         assert code(await broken.find(ticket)) == "idempotency_unavailable"
         assert code(await broken.claim(ticket)) == "idempotency_unavailable"
         await broken.keep(ticket, ANSWER)

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Connection, create_engine
 
 from tests.support.fakes import VirtualTime
-from zuebee.contracts.answers import Ticket
+from zuebee.contracts.idempotency import Ticket
 from zuebee.idempotency import store
 from zuebee.schema.tables import kept_answers
 

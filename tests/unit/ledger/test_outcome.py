@@ -7,7 +7,7 @@ from tests.support.fakes import make_job
 from zuebee.contracts.admission import Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage, UsageSource
 from zuebee.ledger import usage_rows
-from zuebee.ledger.journal_rows import outcome_of, settlement_of, stub_text
+from zuebee.ledger.journal_rows import context_text, outcome_of, settlement_of
 
 PRINCIPAL = Principal("k", "key", "ann", "blue", "acme", "gold", "high", ("a", "b"))
 
@@ -32,7 +32,9 @@ def outcome_text(hold: str, s: Settlement) -> bytes:
 @pytest.mark.parametrize("source", ["provider", "partial", "estimate"])
 def test_its_record_is_the_same_to_the_last_column(source: UsageSource) -> None:
     whole = settlement(Usage(5, 7, source, 3))
-    stub = stub_text(usage_rows.stub(PRINCIPAL, make_job(request_id="req_1", model="m", stream=True), 1_794_700_000.0))
+    stub = context_text(
+        usage_rows.hold_context(PRINCIPAL, make_job(request_id="req_1", model="m", stream=True), 1_794_700_000.0)
+    )
     again = settlement_of(outcome_of(outcome_text("req_1", whole)), stub)
     assert usage_rows.row(again) == usage_rows.row(whole)
     assert again.grant is not None
@@ -40,7 +42,7 @@ def test_its_record_is_the_same_to_the_last_column(source: UsageSource) -> None:
 
 def test_what_nobody_counted_stays_uncounted() -> None:
     whole = settlement(None)
-    stub = usage_rows.stub(PRINCIPAL, make_job(request_id="req_1", model="m", stream=True), 1.0)
+    stub = usage_rows.hold_context(PRINCIPAL, make_job(request_id="req_1", model="m", stream=True), 1.0)
     again = settlement_of(outcome_of(outcome_text("req_1", whole)), stub)
     assert again.usage is None
     assert usage_rows.row(again) == usage_rows.row(whole)

@@ -5,7 +5,7 @@ from zuebee.contracts.admission import Amount, Budget
 from zuebee.ledger.entries import Balance, HoldState
 from zuebee.ledger.ledger import Ledger
 from zuebee.ledger.operations import Expire, Extend, Operation, Renew, Settle
-from zuebee.ledger.picture import NOTHING_ASKED, Memory, Paths, Picture, Terms
+from zuebee.ledger.snapshot import NOTHING_ASKED, Memory, Paths, Snapshot, Terms
 
 KEY = Budget("key:1/tokens/never", "tokens", "never", 1000)
 TEAM = Budget("team:1/USD/never", "USD", "never", 5000)
@@ -23,15 +23,15 @@ def balances(held: int = 0) -> list[Balance]:
 @pytest.fixture
 def memory() -> Memory:
     made = Memory()
-    made.learn(Picture(Ledger(7), AT_S, 3, "hash"), [], 100.0, balances())
+    made.learn(Snapshot(Ledger(7), AT_S, 3, "hash"), [], 100.0, balances())
     return made
 
 
-def decided(memory: Memory, *operations: Operation, paths: Paths = ONE) -> Picture:
-    picture = memory.recall(7, operations, paths, 100.0)
-    assert picture is not None
-    picture.decide(operations)
-    return picture
+def decided(memory: Memory, *operations: Operation, paths: Paths = ONE) -> Snapshot:
+    snapshot = memory.recall(7, operations, paths, 100.0)
+    assert snapshot is not None
+    snapshot.decide(operations)
+    return snapshot
 
 
 def keep(memory: Memory, *operations: Operation, paths: Paths = ONE, fresh: list[Balance] | None = None) -> None:
@@ -114,14 +114,14 @@ def test_others_changes_are_learned_and_tries_forgotten(memory: Memory) -> None:
 
 
 def test_the_clock_and_the_chain_go_on_from_where_they_were(memory: Memory) -> None:
-    picture = memory.recall(7, [], {}, 160.0)
-    assert picture is not None
-    assert (picture.now_s, picture.sequence, picture.digest) == (AT_S + 60, 3, "hash")
+    snapshot = memory.recall(7, [], {}, 160.0)
+    assert snapshot is not None
+    assert (snapshot.now_s, snapshot.sequence, snapshot.digest) == (AT_S + 60, 3, "hash")
 
 
 def test_a_memory_that_grew_too_large_starts_anew(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zuebee.ledger.picture.MAX_REMEMBERED", 1)
+    monkeypatch.setattr("zuebee.ledger.snapshot.MAX_REMEMBERED", 1)
     keep(memory, reserve("a", (KEY,), 1))
     assert memory.recall(7, [reserve("b", (KEY,), 1)], ONE, 100.0) is not None
-    memory.learn(Picture(Ledger(7), AT_S, 3, "hash"), [], 100.0, [])
+    memory.learn(Snapshot(Ledger(7), AT_S, 3, "hash"), [], 100.0, [])
     assert memory.recall(7, [reserve("b", (KEY,), 1)], ONE, 100.0) is None

@@ -34,7 +34,7 @@ def test_days_are_totals_by_key() -> None:
 
 
 def test_a_request_whose_process_died_is_known_by_its_stub() -> None:
-    stub = usage_rows.stub(PRINCIPAL, make_job(model="m", stream=True), 1_790_000_000.0)
+    stub = usage_rows.hold_context(PRINCIPAL, make_job(model="m", stream=True), 1_790_000_000.0)
     left = usage_rows.orphan("req_1", stub, 40, 9)
     assert (left.request_id, left.model, left.stream, left.at_s) == ("req_1", "m", True, 1_790_000_000.0)
     assert (left.principal.key_id, left.principal.team_id, left.principal.plan) == ("key_1", "ml", "gold")

@@ -2,7 +2,7 @@ from tests.support.fakes import make_job
 from zuebee.config.settings_base import LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import Caller, Limit, Principal
 from zuebee.limits.buckets import LEASE_S
-from zuebee.limits.plans import MAX_PLANS, PlanBook, Taken
+from zuebee.limits.plans import MAX_PLANS, PlanBook, TakenPermit
 
 CALLER = Caller("POST", "/v1/chat/completions", {}, "10.0.0.1")
 KEY = Principal("k")
@@ -47,14 +47,14 @@ def test_a_share_may_be_less_or_nothing() -> None:
 def test_places_are_held_until_freed_once_or_forgotten() -> None:
     target = book()
     plan = target.plan_of(CALLER, KEY, make_job())
-    places = []
+    permits = []
     for _ in range(2):
         assert plan.take(0, 0.0) is None
-        places.append(Taken(plan, 0, 0.0))
-        target.hold(places[-1])
+        permits.append(TakenPermit(plan, 0, 0.0))
+        target.hold(permits[-1])
     assert dict(target.slots()) == {("key",): 2}
-    target.free(places[0])
-    target.free(places[0])
+    target.free(permits[0])
+    target.free(permits[0])
     assert plan.at_once[0].counter.count == 1
     target.attend(LEASE_S - 1)
     assert dict(target.slots()) == {("key",): 1}

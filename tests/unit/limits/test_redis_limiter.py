@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.fakes import make_job, until
 from zuebee.config.settings_base import AbuseSettings, LimitSettings, RateLimitSettings
-from zuebee.contracts.admission import ANONYMOUS, Caller, Place, Principal
+from zuebee.contracts.admission import ANONYMOUS, Caller, Permit, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.lib.failures import RedisDown
 from zuebee.limits import redis_limiter
@@ -64,7 +64,7 @@ async def scene(**per_key: Any) -> AsyncIterator[tuple[RedisLimiter, FakeRedis]]
         await limiter.aclose()
 
 
-def ask(limiter: RedisLimiter, principal: Principal = KEY, tokens: int = 10) -> "asyncio.Future[Place | Refusal]":
+def ask(limiter: RedisLimiter, principal: Principal = KEY, tokens: int = 10) -> "asyncio.Future[Permit | Refusal]":
     return asyncio.ensure_future(limiter.acquire(CALLER, principal, make_job(), tokens))
 
 
@@ -82,20 +82,20 @@ async def test_while_one_call_is_under_way_others_queue() -> None:
 
 async def test_without_limits_redis_is_not_asked() -> None:
     async with scene(requests_per_minute=100) as (limiter, fake):
-        place = await ask(limiter, ANONYMOUS)
-        assert not isinstance(place, Refusal)
-        assert place.headers() == []
-        limiter.release(place, 5)
+        permit = await ask(limiter, ANONYMOUS)
+        assert not isinstance(permit, Refusal)
+        assert permit.headers() == []
+        limiter.release(permit, 5)
         assert fake.calls == []
 
 
 async def test_places_are_given_back_once_and_with_what_was_used() -> None:
     async with scene(max_concurrent=3, tokens_per_minute=100) as (limiter, fake):
-        place = await ask(limiter)
-        assert not isinstance(place, Refusal)
+        permit = await ask(limiter)
+        assert not isinstance(permit, Refusal)
         assert dict(limiter.slots()) == {("key",): 1}
-        limiter.release(place, 4)
-        limiter.release(place, 4)
+        limiter.release(permit, 4)
+        limiter.release(permit, 4)
         await until(lambda: len(fake.said(2)) > 0)
         ((_, lease, keys, corrections),) = fake.said(2)
         assert lease == fake.said(1)[0][1]
@@ -148,23 +148,23 @@ async def test_down_and_back(caplog: pytest.LogCaptureFixture) -> None:
 
 async def test_leases_are_renewed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scene(max_concurrent=2) as (limiter, fake):
-        place = await ask(limiter)
-        assert not isinstance(place, Refusal)
+        permit = await ask(limiter)
+        assert not isinstance(permit, Refusal)
         for _ in range(5):
-            await limiter.attend([place])
+            await limiter.attend([permit])
         await until(lambda: len(fake.said(3)) == 1)
         monkeypatch.setattr(redis_limiter, "RENEW_S", 0.0)
-        await limiter.attend([place])
+        await limiter.attend([permit])
         await until(lambda: len(fake.said(3)) == 2)
-        limiter.release(place, 1)
+        limiter.release(permit, 1)
         await until(lambda: len(fake.said(2)) == 1)
 
 
 async def test_an_answer_that_makes_no_sense_is_an_outage(caplog: pytest.LogCaptureFixture) -> None:
     async with scene(requests_per_minute=5) as (limiter, fake):
         fake.answer = b"what?"
-        place = await ask(limiter)
-        assert not isinstance(place, Refusal)
+        permit = await ask(limiter)
+        assert not isinstance(permit, Refusal)
         assert dict(limiter.without_store()) == {(): 1.0}
         fake.answer = None
         await until(lambda: not limiter.degraded)

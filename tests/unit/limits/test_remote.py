@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from zuebee.contracts.admission import Limit
-from zuebee.limits.redis_limiter import Batch, Verdict, share_of
+from zuebee.limits.redis_limiter import LimiterDecision, ScriptCall, share_of
 
 MINUTE = Limit("key:k", "requests", 60, 60)
 TOKENS = Limit("key:k", "tokens", 100, 60)
@@ -13,11 +13,11 @@ AT_ONCE = Limit("key:k", "concurrent", 3)
 
 
 def test_what_is_said_in_one_call() -> None:
-    batch = Batch("p:")
+    batch = ScriptCall("p:")
     assert not batch
     batch.take("lease1", (MINUTE, AT_ONCE), 5)
     batch.take("lease2", (AT_ONCE, TOKENS), 7)
-    batch.give_back("lease0", (TOKENS, AT_ONCE), 30, 10, Verdict(1000, (0, 0, 30, 77, 1, 0)))
+    batch.give_back("lease0", (TOKENS, AT_ONCE), 30, 10, LimiterDecision(1000, (0, 0, 30, 77, 1, 0)))
     batch.renew("lease1", (MINUTE, AT_ONCE))
     assert batch
     assert batch.keys == ["p:requests:60:key:k", "p:concurrent:0:key:k", "p:tokens:60:key:k"]
@@ -33,22 +33,22 @@ def test_what_is_said_in_one_call() -> None:
 
 
 def test_what_needs_no_word() -> None:
-    batch = Batch("")
-    batch.give_back("lease", (MINUTE, TOKENS), 30, 30, Verdict(0, (0, 0, 1, 1, 1, 1)))
-    batch.give_back("lease", (MINUTE, TOKENS), 30, -1, Verdict(0, (0, 0, 1, 1, 1, 1)))
+    batch = ScriptCall("")
+    batch.give_back("lease", (MINUTE, TOKENS), 30, 30, LimiterDecision(0, (0, 0, 1, 1, 1, 1)))
+    batch.give_back("lease", (MINUTE, TOKENS), 30, -1, LimiterDecision(0, (0, 0, 1, 1, 1, 1)))
     batch.give_back("lease", (MINUTE, TOKENS), 30, 10, None)
     assert not batch
 
 
 def test_buckets_and_long_names_have_keys_of_their_own() -> None:
-    batch = Batch("p:")
+    batch = ScriptCall("p:")
     batch.take("l", (BUCKET, Limit("model:" + "x" * 5000, "requests", 1, 60)), 0)
     assert batch.keys[0] == "p:requests:1b:key:k"
     assert len(batch.keys[1]) < 120
 
 
 def test_verdicts() -> None:
-    admitted, refused = Batch("").verdicts([90_500_000, [0, 0, 59, 7, 1, 0], [2, 1_500_000, 60, 7, 3, 0]])
+    admitted, refused = ScriptCall("").verdicts([90_500_000, [0, 0, 59, 7, 1, 0], [2, 1_500_000, 60, 7, 3, 0]])
     assert admitted is not None
     assert refused is not None
     assert (admitted.refused_by, admitted.at_us, admitted.birth_us(0)) == (-1, 90_500_000, 7)
@@ -75,4 +75,4 @@ def test_the_share_of_one_process(limit: Limit, processes: int, share: tuple[int
 
 
 def test_an_open_scope_has_no_share() -> None:
-    assert share_of(replace(MINUTE, when_down="open"), 2) is None
+    assert share_of(replace(MINUTE, on_store_down="open"), 2) is None

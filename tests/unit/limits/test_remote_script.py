@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zuebee.contracts.admission import Limit
 from zuebee.limits.buckets import SLOTS
-from zuebee.limits.redis_limiter import SCRIPT, Batch, Verdict
+from zuebee.limits.redis_limiter import SCRIPT, LimiterDecision, ScriptCall
 
 WINDOW_S = 60
 SLOT_S = WINDOW_S / SLOTS
@@ -31,7 +31,7 @@ class MiniRedis:
         )
         self._run = make(self._call, self._decode, script)
 
-    def ask(self, batch: Batch) -> list[Verdict | None]:
+    def ask(self, batch: ScriptCall) -> list[LimiterDecision | None]:
         answer = self._run(self._lua.table_from(batch.keys), batch.payload().hex())
         return batch.verdicts(
             [int(answer[1]), *([int(n) for n in answer[i].values()] for i in range(2, len(answer) + 1))]
@@ -84,8 +84,8 @@ class MiniRedis:
         return f"{value:.17g}" if isinstance(value, float) else str(value)
 
 
-def take(server: MiniRedis, limits: tuple[Limit, ...], tokens: int = 0, lease: str = "l") -> Verdict:
-    batch = Batch("")
+def take(server: MiniRedis, limits: tuple[Limit, ...], tokens: int = 0, lease: str = "l") -> LimiterDecision:
+    batch = ScriptCall("")
     batch.take(lease, limits, tokens)
     (verdict,) = server.ask(batch)
     assert verdict is not None
@@ -152,11 +152,11 @@ def test_corrections_against_a_model(limit: int, steps: list[tuple[int, int, int
     server = MiniRedis()
     limits = (Limit("s", "tokens", limit, WINDOW_S), Limit("s", "concurrent", 2))
     used: list[tuple[float, int]] = []
-    late: list[tuple[str, int, int, Verdict, int]] = []
+    late: list[tuple[str, int, int, LimiterDecision, int]] = []
     for number, (gap, tokens, real) in enumerate(steps):
         server.now_us += gap * 15_625
         now_s = server.now_us / 1e6
-        batch = Batch("")
+        batch = ScriptCall("")
         for lease, charged, spent, verdict, index in late:
             batch.give_back(lease, limits, charged, spent, verdict)
             held = min(charged, limit)
@@ -172,7 +172,7 @@ def test_corrections_against_a_model(limit: int, steps: list[tuple[int, int, int
             used.append((now_s, min(tokens, limit)))
             late.append((f"{number}", tokens, real, verdict, len(used) - 1))
     server.now_us += 3 * WINDOW_S * 1_000_000
-    batch = Batch("")
+    batch = ScriptCall("")
     for lease, charged, spent, verdict, _ in late:
         batch.give_back(lease, limits, charged, min(spent, charged, limit), verdict)
     batch.take("last", limits, limit)

@@ -9,10 +9,10 @@ import pytest
 from tests.support.fakes import VirtualTime, make_job, until
 from tests.unit.limits.test_redis_limiter import FakeRedis
 from zuebee.config.settings_base import LimitSettings, RateLimitSettings
-from zuebee.contracts.admission import Caller, Limit, Place, Principal
+from zuebee.contracts.admission import Caller, Limit, Permit, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.limits.buckets import LEASE_S
-from zuebee.limits.plans import Taken
+from zuebee.limits.plans import TakenPermit
 from zuebee.limits.redis_limiter import RedisLimiter
 from zuebee.limits.service import MemoryLimiter
 
@@ -31,11 +31,11 @@ def in_redis(settings: RateLimitSettings) -> RedisLimiter:
     return RedisLimiter(settings, FakeRedis(), prefix="p:")  # type: ignore[arg-type]
 
 
-async def enter(limiter: Limiter, caller: Caller = CALLER, principal: Principal = KEY) -> Place | Refusal | None:
+async def enter(limiter: Limiter, caller: Caller = CALLER, principal: Principal = KEY) -> Permit | Refusal | None:
     return await limiter.enter(caller, principal)
 
 
-async def acquire(limiter: Limiter, early: Place | Refusal | None, model: str = "m") -> Place | Refusal:
+async def acquire(limiter: Limiter, early: Permit | Refusal | None, model: str = "m") -> Permit | Refusal:
     assert not isinstance(early, Refusal)
     return await limiter.acquire(CALLER, KEY, make_job(model=model, early=early), 5)
 
@@ -75,14 +75,14 @@ async def test_a_place_is_taken_over_and_counts_once(make: Callable[[RateLimitSe
     limiter = make(RateLimitSettings(storage="redis" if make is in_redis else "memory", per_key=AT_ONCE))
     early = await enter(limiter)
     assert slots(limiter) == {("key",): 1}
-    place = await acquire(limiter, early)
-    assert not isinstance(place, Refusal)
+    permit = await acquire(limiter, early)
+    assert not isinstance(permit, Refusal)
     assert slots(limiter) == {("key",): 1}
     assert early is not None
     assert not isinstance(early, Refusal)
     limiter.release(early, None)  # as its settlement does
     assert slots(limiter) == {("key",): 1}
-    limiter.release(place, 3)
+    limiter.release(permit, 3)
     assert slots(limiter) == {}
     await limiter.aclose()
 
@@ -128,9 +128,9 @@ async def test_other_limits_meanwhile_change_nothing_that_is_held() -> None:
     limiter.apply(RateLimitSettings(per_key=LimitSettings(max_concurrent=1), per_user=LimitSettings(max_concurrent=5)))
     assert isinstance(await enter(limiter), Refusal)
     assert isinstance(await acquire(limiter, early[0]), Refusal), "one is too many now"
-    place = await acquire(limiter, early[1])
-    assert not isinstance(place, Refusal)
-    limiter.release(place, None)
+    permit = await acquire(limiter, early[1])
+    assert not isinstance(permit, Refusal)
+    limiter.release(permit, None)
     assert slots(limiter) == {}
 
 
@@ -139,25 +139,25 @@ async def test_any_order_keeps_the_limit_and_ends_at_nothing(seed: int) -> None:
     choose = random.Random(seed)
     rates = LimitSettings(max_concurrent=3, requests_per_minute=choose.choice((0, 20)))
     limiter = MemoryLimiter(RateLimitSettings(per_key=rates, per_model=LimitSettings(max_concurrent=2)))
-    early: list[Taken] = []
-    places: list[Place] = []
+    early: list[TakenPermit] = []
+    permits: list[Permit] = []
     for _ in range(200):
         step = choose.randrange(4)
-        if step == 0 and isinstance(taken := await enter(limiter), Taken):
+        if step == 0 and isinstance(taken := await enter(limiter), TakenPermit):
             early.append(taken)
         elif step == 1 and early:
             taken = early.pop(choose.randrange(len(early)))
-            place = await acquire(limiter, taken, choose.choice("ab"))  # type: ignore[arg-type]
-            if not isinstance(place, Refusal):
-                places.append(place)
+            permit = await acquire(limiter, taken, choose.choice("ab"))  # type: ignore[arg-type]
+            if not isinstance(permit, Refusal):
+                permits.append(permit)
             limiter.release(taken, None)  # type: ignore[arg-type]
-        elif step == 2 and places:
-            limiter.release(places.pop(choose.randrange(len(places))), 5)
+        elif step == 2 and permits:
+            limiter.release(permits.pop(choose.randrange(len(permits))), 5)
         elif early and choose.random() < 0.3:
             limiter.release(early.pop(), None)  # type: ignore[arg-type]
-        assert slots(limiter).get(("key",), 0) == len(early) + len(places) <= 3
-    for place in [*early, *places]:
-        limiter.release(place, 0)  # type: ignore[arg-type]
+        assert slots(limiter).get(("key",), 0) == len(early) + len(permits) <= 3
+    for permit in [*early, *permits]:
+        limiter.release(permit, 0)  # type: ignore[arg-type]
     assert slots(limiter) == {}
 
 
@@ -167,12 +167,12 @@ async def test_any_order_keeps_the_limit_and_ends_at_nothing(seed: int) -> None:
 async def test_redis_gives_up_the_early_place_and_takes_the_other_in_one_call() -> None:
     limiter = in_redis(RateLimitSettings(storage="redis", per_key=AT_ONCE))
     fake: FakeRedis = limiter._client  # type: ignore[assignment]
-    place = await acquire(limiter, await enter(limiter))
+    permit = await acquire(limiter, await enter(limiter))
     assert [[operation[0] for operation in call] for call in fake.calls] == [[1], [2, 1]]
     (_, first, *_), (_, second, *_) = fake.said(1)
     assert [operation[1] for operation in fake.said(2)] == [first]
-    assert not isinstance(place, Refusal)
-    limiter.release(place, 1)
+    assert not isinstance(permit, Refusal)
+    limiter.release(permit, 1)
     await until(lambda: len(fake.said(2)) == 2)
     assert [operation[1] for operation in fake.said(2)] == [first, second]
     await limiter.aclose()
@@ -183,10 +183,10 @@ async def test_without_redis_the_share_counts_it_once() -> None:
     fake: FakeRedis = limiter._client  # type: ignore[assignment]
     early = await enter(limiter)
     fake.down = True
-    place = await acquire(limiter, early)
-    assert not isinstance(place, Refusal)
+    permit = await acquire(limiter, early)
+    assert not isinstance(permit, Refusal)
     assert isinstance(await enter(limiter), Refusal)
-    limiter.release(place, 1)
+    limiter.release(permit, 1)
     assert slots(limiter) == {}
     await limiter.aclose()
 

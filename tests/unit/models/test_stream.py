@@ -7,7 +7,7 @@ from tests.support.loopback import RESET, Loopback, chunked, loopback
 from tests.support.samples import VLLM
 from zuebee.contracts.inference import QUIET
 from zuebee.dialects.openai_stream import StreamMeter
-from zuebee.dialects.openai_usage import Figures
+from zuebee.dialects.openai_usage import TokenCounts
 from zuebee.http.connect import Origin
 from zuebee.http.pool import Connection, HttpFailure, HttpPool, Timeouts
 from zuebee.lib import clock
@@ -73,7 +73,7 @@ async def test_pulled_or_pushed_the_same_bytes_pass(way: Way, cut: str) -> None:
         assert await way(target, connection) + target.meter.last_words == SHOWN
         connection.finish()
     assert target.meter.done
-    assert target.meter.usage == Figures(7, 6)
+    assert target.meter.usage == TokenCounts(7, 6)
 
 
 async def test_silence_is_told_both_ways() -> None:
@@ -129,7 +129,7 @@ async def test_a_stream_whose_choices_are_all_finished_is_over_soon(way: Way, qu
         connection.finish()
     assert got.replace(b": ping\n\n", b"") == EVENTS[0] + LAST
     assert target.meter.whole
-    assert target.meter.usage == Figures(7, 2)
+    assert target.meter.usage == TokenCounts(7, 2)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 
 from zuebee.sim import answers
 from zuebee.sim.asks import ChatAsk, CompletionAsk, EmbeddingAsk, decode
-from zuebee.sim.base import Refused, SimSettings
+from zuebee.sim.base import SimRefused, SimSettings
 
 SETTINGS = SimSettings(tokens=6, tokens_per_s=2)
 
@@ -44,10 +44,10 @@ def test_a_tool_call_may_be_cut_by_its_limit() -> None:
 
 @pytest.mark.parametrize("fields", [b'"input":[]', b'"input":"a","encoding_format":"hex"'])
 def test_embeddings_that_cannot_be_made_are_refused(fields: bytes) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(SimRefused):
         answers.embeddings(decode(b"{%b}" % fields, EmbeddingAsk), "1", "m", SETTINGS, None)
 
 
 def test_no_prompt_is_refused() -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(SimRefused):
         answers.completion(decode(b'{"prompt":[]}', CompletionAsk), "1", "m", SETTINGS, None)

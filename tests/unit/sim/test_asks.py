@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from zuebee.sim.asks import ChatAsk, CompletionAsk, answer_size, decode, model_of, prompts
-from zuebee.sim.base import Refused, SimSettings
+from zuebee.sim.base import SimRefused, SimSettings
 
 SETTINGS = SimSettings(tokens=10, max_model_tokens=100)
 
@@ -33,14 +33,14 @@ def test_how_long_an_answer_is_and_whether_it_ends_itself(fields: dict[str, Any]
 
 
 def test_a_prompt_that_leaves_no_room_is_refused() -> None:
-    with pytest.raises(Refused, match="maximum context length is 100"):
+    with pytest.raises(SimRefused, match="maximum context length is 100"):
         answer_size(chat(max_tokens=93), 8, 1, SETTINGS)
-    with pytest.raises(Refused, match="maximum context length is 100"):
+    with pytest.raises(SimRefused, match="maximum context length is 100"):
         answer_size(chat(), 100, 1, SETTINGS)
 
 
 def test_an_answer_has_a_bound() -> None:
-    with pytest.raises(Refused, match="too long"):
+    with pytest.raises(SimRefused, match="too long"):
         answer_size(chat(sim={"tokens": 100_000}), 8, 128, SimSettings())
 
 
@@ -50,12 +50,12 @@ def test_content_may_come_in_parts() -> None:
 
 
 def test_what_is_wrong_is_said_with_its_place() -> None:
-    with pytest.raises(Refused, match=r"\$\.messages\[0\]"):
+    with pytest.raises(SimRefused, match=r"\$\.messages\[0\]"):
         chat(messages=[{"role": "user", "content": 5}])
-    with pytest.raises(Refused, match="messages"):
+    with pytest.raises(SimRefused, match="messages"):
         decode(b"{}", ChatAsk)
     for body in (b"", b"{", b"\xff", b'{"messages":NaN}'):
-        with pytest.raises(Refused, match="not valid JSON"):
+        with pytest.raises(SimRefused, match="not valid JSON"):
             decode(body, ChatAsk)
 
 
@@ -70,6 +70,6 @@ def test_prompts_are_texts_numbers_or_lists_of_them() -> None:
 def test_models_that_are_not_served_do_not_exist() -> None:
     assert model_of(None, SETTINGS) == model_of("sim-small", SETTINGS) == "sim-small"
     assert model_of("sim-fault-hang", SETTINGS) == "sim-fault-hang"
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(SimRefused) as refused:
         model_of("gpt-9", SETTINGS)
     assert (refused.value.status, refused.value.param) == (404, "model")

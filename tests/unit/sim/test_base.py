@@ -2,11 +2,11 @@ import json
 
 import pytest
 
-from zuebee.sim.base import Refused, Request, error_reply
+from zuebee.sim.base import SimRefused, SimRequest, error_reply
 
 
 def test_a_path_has_no_query_and_headers_give_their_first_value() -> None:
-    request = Request(method="GET", target=b"/a?b=c?d", headers=[(b"x", b"1"), (b"x", b"2")], body=b"", connection=1)
+    request = SimRequest(method="GET", target=b"/a?b=c?d", headers=[(b"x", b"1"), (b"x", b"2")], body=b"", connection=1)
     assert (request.path, request.header(b"x"), request.header(b"y")) == ("/a", "1", None)
 
 
@@ -20,4 +20,4 @@ def test_errors_say_their_status_and_kind(status: int, kind: str) -> None:
 
 
 def test_a_refusal_becomes_a_reply() -> None:
-    assert Refused(404, "No.").reply.status == 404
+    assert SimRefused(404, "No.").reply.status == 404

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from zuebee.sim.base import SimSettings
-from zuebee.sim.server import Connection
+from zuebee.sim.server import SimConnection
 from zuebee.sim.site import Site
 
 
@@ -32,15 +32,15 @@ class Owner:
     def __init__(self) -> None:
         self.site = Site(SimSettings(tokens_per_s=0), lambda _: None)
 
-    def opened(self, connection: Connection) -> int:
+    def opened(self, connection: SimConnection) -> int:
         return 1
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: SimConnection) -> None:
         pass
 
 
-async def connected(max_body_bytes: int = 1000) -> tuple[Connection, Transport]:
-    connection, transport = Connection(Owner(), asyncio.get_running_loop(), max_body_bytes), Transport()
+async def connected(max_body_bytes: int = 1000) -> tuple[SimConnection, Transport]:
+    connection, transport = SimConnection(Owner(), asyncio.get_running_loop(), max_body_bytes), Transport()
     connection.connection_made(transport)
     return connection, transport
 

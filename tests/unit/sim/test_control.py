@@ -3,13 +3,13 @@ from typing import Any
 
 import pytest
 
-from zuebee.sim.base import Request
+from zuebee.sim.base import SimRequest
 from zuebee.sim.observe import Control, Observer
 from zuebee.sim.wire import FaultBook
 
 
 def ask(control: Control, method: str, target: str, body: bytes = b"") -> tuple[int, Any]:
-    reply = control.answer(Request(method=method, target=target.encode(), headers=[], body=body, connection=1))
+    reply = control.answer(SimRequest(method=method, target=target.encode(), headers=[], body=body, connection=1))
     return reply.status, json.loads(reply.body)
 
 

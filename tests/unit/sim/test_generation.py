@@ -1,15 +1,15 @@
 import json
 from typing import Any
 
-from zuebee.sim.answers import CHAT, TEXT, Answer, Choice, Pace, Shape, body, events, usage_json
+from zuebee.sim.answers import CHAT, TEXT, Pace, PlannedAnswer, PlannedChoice, Shape, body, events, usage_json
 from zuebee.sim.base import DONE, Send, Step, Wait, token
 
 HASTE = Pace(0, 0)
 
 
-def answer(shape: Shape = CHAT, *sizes: int) -> Answer:
-    choices = [Choice([token(f" {index}") for index in range(size)], "stop", []) for size in sizes or (3,)]
-    return Answer(shape, "id-1", "m", choices, 5, None)
+def answer(shape: Shape = CHAT, *sizes: int) -> PlannedAnswer:
+    choices = [PlannedChoice([token(f" {index}") for index in range(size)], "stop", []) for size in sizes or (3,)]
+    return PlannedAnswer(shape, "id-1", "m", choices, 5, None)
 
 
 def chunks(steps: list[Step]) -> list[dict[str, Any]]:

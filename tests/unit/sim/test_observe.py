@@ -1,10 +1,10 @@
 from zuebee.sim import observe
-from zuebee.sim.base import Request
+from zuebee.sim.base import SimRequest
 from zuebee.sim.observe import Account, Observer
 
 
-def request(body: bytes = b"") -> Request:
-    return Request(method="POST", target=b"/x", headers=[], body=body, connection=1)
+def request(body: bytes = b"") -> SimRequest:
+    return SimRequest(method="POST", target=b"/x", headers=[], body=body, connection=1)
 
 
 def account(request_id: str | None = None, *, stream: bool = True) -> Account:

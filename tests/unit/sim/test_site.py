@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from zuebee.sim.base import Request, Send, SimSettings
-from zuebee.sim.site import Exchange, Site
+from zuebee.sim.base import Send, SimRequest, SimSettings
+from zuebee.sim.site import SimExchange, Site
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -23,10 +23,10 @@ class Desk:
         status, *lines = head.decode().split("\r\n")
         return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), json.loads(content or b"null")
 
-    def begin(self, path: str, body: Any, method: str, **headers: str) -> Exchange:
+    def begin(self, path: str, body: Any, method: str, **headers: str) -> SimExchange:
         given = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
         data = b"" if body is None else json.dumps(body).encode()
-        return self.site.answer(Request(method=method, target=path.encode(), headers=given, body=data, connection=1))
+        return self.site.answer(SimRequest(method=method, target=path.encode(), headers=given, body=data, connection=1))
 
 
 @pytest.mark.parametrize(

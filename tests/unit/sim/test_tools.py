@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from zuebee.sim.asks import ChatAsk, ToolCall, call_tokens, choose, cut, decode
-from zuebee.sim.base import Refused
+from zuebee.sim.base import SimRefused
 
 SCHEMA = {
     "type": "object",
@@ -42,7 +42,7 @@ def test_which_tools_are_called() -> None:
 
 @pytest.mark.parametrize("choice", ["always", {"type": "function", "function": {"name": "other"}}, {}])
 def test_an_impossible_choice_is_refused(choice: Any) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(SimRefused):
         names(ask("hello", tool_choice=choice))
 
 

@@ -8,7 +8,7 @@ from tests.support.usage import make_event, payload
 from zuebee.config.settings_billing import ReporterDatabaseSettings, ReporterSettings
 from zuebee.contracts.usage import UsageEvent
 from zuebee.usage.database import DatabaseSink
-from zuebee.usage.outbox import Delivered, Entry, Failed
+from zuebee.usage.outbox import Delivered, Failed, OutboxEntry
 
 
 def sink(path: Path, table: str = "usage_records", **changes: Any) -> DatabaseSink:
@@ -16,8 +16,8 @@ def sink(path: Path, table: str = "usage_records", **changes: Any) -> DatabaseSi
     return DatabaseSink(ReporterSettings(name="sql", type="database", database=database, **changes))
 
 
-def entries(*events: UsageEvent) -> list[Entry]:
-    return [Entry(n, event.request_id, payload(event), 0) for n, event in enumerate(events)]
+def entries(*events: UsageEvent) -> list[OutboxEntry]:
+    return [OutboxEntry(n, event.request_id, payload(event), 0) for n, event in enumerate(events)]
 
 
 def rows(path: Path, table: str = "usage_records") -> list[dict[str, Any]]:

@@ -6,11 +6,11 @@ from zuebee.usage.outbox import (
     PARKED_AT_S,
     PROBE_WAITS_S,
     SCHEDULE_S,
+    ByteRateLimit,
     Delivered,
     Failed,
     Gone,
-    Health,
-    Pace,
+    ReceiverHealth,
     attempt_wait_s,
     due_after,
     judge,
@@ -59,7 +59,7 @@ def test_attempts_of_one_round_are_linear() -> None:
 
 
 def test_a_receiver_is_down_after_five_failures_in_a_row() -> None:
-    health = Health()
+    health = ReceiverHealth()
     for _ in range(4):
         health.note(Failed("x"), 100.0)
     assert health.state == "up"
@@ -72,7 +72,7 @@ def test_a_receiver_is_down_after_five_failures_in_a_row() -> None:
 
 
 def test_a_receiver_that_is_down_is_asked_less_and_less_often() -> None:
-    health, now_s = Health(), 0.0
+    health, now_s = ReceiverHealth(), 0.0
     for _ in range(100):  # all of one batch count as one
         health.note(Failed("x"), now_s)
     waits = []
@@ -87,13 +87,13 @@ def test_a_receiver_that_is_down_is_asked_less_and_less_often() -> None:
 
 
 def test_a_receiver_may_ask_for_a_rest() -> None:
-    health = Health()
+    health = ReceiverHealth()
     health.note(Failed("status 429", 60.0), 100.0)
     assert (health.state, health.wait_s(100.0)) == ("down", 60.0)
 
 
 def test_gone_means_gone_until_somebody_says_otherwise() -> None:
-    health = Health()
+    health = ReceiverHealth()
     health.note(Gone(), 1.0)
     assert health.state == "paused"
     for outcome in (Delivered(), Failed("x", 5.0)):
@@ -105,7 +105,7 @@ def test_gone_means_gone_until_somebody_says_otherwise() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 5000), st.floats(0, 2)), max_size=100))
 def test_no_more_bytes_go_out_than_the_pace_allows(sent: list[tuple[int, float]]) -> None:
-    pace, now_s, total = Pace(1000.0), 0.0, 0
+    pace, now_s, total = ByteRateLimit(1000.0), 0.0, 0
     for size, pause_s in sent:
         now_s += pause_s
         now_s += pace.wait_s(now_s)

@@ -16,7 +16,7 @@ def store(tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
-def ids(entries: list[outbox.Entry]) -> list[str]:
+def ids(entries: list[outbox.OutboxEntry]) -> list[str]:
     return [entry.event_id for entry in entries]
 
 

@@ -11,7 +11,7 @@ from tests.support.usage import make_event, make_store, outbox_rows, put
 from zuebee.lib.sql.database import Database, DatabaseError
 from zuebee.schema.tables import usage_outbox
 from zuebee.usage import outbox
-from zuebee.usage.outbox import Delivered, Entry, Failed, Outbox, Outcome, Result
+from zuebee.usage.outbox import Delivered, Failed, Outbox, OutboxEntry, Outcome, Result
 from zuebee.usage.service import Reporter
 
 ROUNDS = 60
@@ -48,7 +48,7 @@ class Sink:
         self._chance = chance
         self._got = got
 
-    async def deliver(self, entries: Sequence[Entry], *, probe: bool) -> list[Outcome]:
+    async def deliver(self, entries: Sequence[OutboxEntry], *, probe: bool) -> list[Outcome]:
         if self._chance.random() < 0.1:
             return [Failed("no")]
         self._got.update(entry.event_id for entry in entries)

@@ -9,7 +9,7 @@ from tests.support.usage import make_store
 from zuebee.lib.sql.database import Database
 from zuebee.schema.tables import usage_records
 from zuebee.usage import report
-from zuebee.usage.report import Filter, GroupBy, Pages, Totals, money
+from zuebee.usage.report import Filter, GroupBy, GroupTotals, Pages, money
 
 DAY_S = 86400
 NOW_S = 1_800_000_000.5  # 2027-01-15T08:00:00.5Z
@@ -58,13 +58,13 @@ def store(tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
-def totals(store: Database, *by: GroupBy, **chosen: Any) -> list[Totals]:
+def totals(store: Database, *by: GroupBy, **chosen: Any) -> list[GroupTotals]:
     return store.call(lambda connection: report.totals(connection, Filter(**chosen), by))
 
 
 @pytest.mark.requirement("A107")
 def test_totals_of_all(store: Database) -> None:
-    assert totals(store) == [Totals((), 4, 1, 21, 15, 36, 6, 12_000_000)]
+    assert totals(store) == [GroupTotals((), 4, 1, 21, 15, 36, 6, 12_000_000)]
 
 
 @pytest.mark.requirement("A107")

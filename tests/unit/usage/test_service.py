@@ -11,7 +11,7 @@ from tests.support.usage import make_event, make_store, outbox_rows, put
 from zuebee.lib.sql.database import Database, DatabaseError
 from zuebee.usage import outbox as outbox_module
 from zuebee.usage.gate import OutboxGate
-from zuebee.usage.outbox import PARKED_AT_S, SCHEDULE_S, Delivered, Entry, Failed, Gone, Outbox, Outcome
+from zuebee.usage.outbox import PARKED_AT_S, SCHEDULE_S, Delivered, Failed, Gone, Outbox, OutboxEntry, Outcome
 from zuebee.usage.service import BATCH, IDLE_S, Planned, Reporter, Reporting
 
 
@@ -27,7 +27,7 @@ class FakeSink:
         self.calls: list[int] = []
         self.closed = False
 
-    async def deliver(self, entries: Sequence[Entry], *, probe: bool) -> list[Outcome]:
+    async def deliver(self, entries: Sequence[OutboxEntry], *, probe: bool) -> list[Outcome]:
         self.calls.append(len(entries))
         await asyncio.sleep(0)
         self.got += [entry.event_id for entry in entries]
@@ -191,7 +191,7 @@ async def test_what_was_delivered_is_not_delivered_again_when_the_store_fails_me
 
 @pytest.mark.requirement("A275", "A279")
 async def test_a_broken_reporter_does_not_hold_up_the_others(store: Database) -> None:
-    async def hang(entries: Sequence[Entry], *, probe: bool) -> list[Outcome]:
+    async def hang(entries: Sequence[OutboxEntry], *, probe: bool) -> list[Outcome]:
         await asyncio.sleep(60)
         return [Delivered()]
 
@@ -256,7 +256,7 @@ class SlowSink(FakeSink):
 
     running = most = 0
 
-    async def deliver(self, entries: Sequence[Entry], *, probe: bool) -> list[Outcome]:
+    async def deliver(self, entries: Sequence[OutboxEntry], *, probe: bool) -> list[Outcome]:
         SlowSink.running += 1
         SlowSink.most = max(SlowSink.most, SlowSink.running)
         await asyncio.sleep(0.02)

@@ -8,7 +8,7 @@ from tests.support.usage import Receiver, always, make_event, payload, receiving
 from tests.unit.usage.test_signing import SECRET, accepts
 from zuebee.config.settings_billing import ReporterSettings
 from zuebee.lib import clock
-from zuebee.usage.outbox import Delivered, Entry, Failed, Gone
+from zuebee.usage.outbox import Delivered, Failed, Gone, OutboxEntry
 from zuebee.usage.webhook import WebhookSink
 
 
@@ -16,8 +16,8 @@ def sink(url: str, proxy: str | None = None, **changes: Any) -> WebhookSink:
     return WebhookSink(ReporterSettings(name="hook", type="webhook", url=url, **changes), proxy)
 
 
-def entry(request_id: str = "req_1", **changes: Any) -> Entry:
-    return Entry(1, request_id, payload(make_event(request_id, **changes)), 0)
+def entry(request_id: str = "req_1", **changes: Any) -> OutboxEntry:
+    return OutboxEntry(1, request_id, payload(make_event(request_id, **changes)), 0)
 
 
 async def deliver(webhook: WebhookSink, *, probe: bool = False) -> Any:

@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 from zuebee.app.parts.base import Change, Part
 from zuebee.config.settings import BackendSettings, RoutingSettings, Settings
 from zuebee.dispatch.balancer import Backend
-from zuebee.dispatch.pool import Fleet, ModelList, Reachable
+from zuebee.dispatch.pool import BackendPool, ModelList, Reachable
+from zuebee.dispatch.request_queue import RequestQueue
 from zuebee.dispatch.service import Dispatcher
-from zuebee.dispatch.waiting import Turns
 from zuebee.lib import clock
 from zuebee.lib.tasks import Tasks
 from zuebee.models.catalogue import KINDS
@@ -28,10 +28,10 @@ class BackendsPart(Part):
 
     def __init__(self, settings: Settings) -> None:
         self.sizes = PromptSizes()
-        self._fleet = Fleet(self._make, {kind: fact.health_path for kind, fact in KINDS.items()})
-        self.models = ModelList(self._fleet)
-        self._turns = Turns(settings.routing.queue)
-        self.dispatcher = Dispatcher([], RoutingSettings(), self._turns)
+        self._pool = BackendPool(self._make, {kind: fact.health_path for kind, fact in KINDS.items()})
+        self.models = ModelList(self._pool)
+        self._request_queue = RequestQueue(settings.routing.queue)
+        self.dispatcher = Dispatcher([], RoutingSettings(), self._request_queue)
         self._asks_models = settings.health_check.enabled
         self._proxy = settings.proxy
         self._stream = settings.stream
@@ -44,29 +44,29 @@ class BackendsPart(Part):
     def lend(self, metrics: Metrics) -> None:
         metrics.lend("zuebee_backend_healthy", self._healthy)
         metrics.lend("zuebee_backend_in_flight", lambda: (((b.name,), b.in_flight) for b in self.backends))
-        metrics.lend("zuebee_queue_depth", self._turns.depths)
-        waits = self._turns.waits
+        metrics.lend("zuebee_queue_depth", self._request_queue.depths)
+        waits = self._request_queue.waits
         metrics.lend_histograms("zuebee_queue_wait_seconds", lambda: (((p,), h) for p, h in waits.items()))
 
     def begin(self, tasks: Tasks) -> None:
         tasks.spawn(self._watch_models(), "models")
 
     def prepare(self, settings: Settings) -> Change:
-        plan = self._fleet.plan(settings.backends, settings.health_check)
+        plan = self._pool.plan(settings.backends, settings.health_check)
 
         def commit() -> None:
-            backends = self._fleet.change(plan)
-            self.dispatcher = Dispatcher(backends, settings.routing, self._turns)
-            self._turns.apply(settings.routing.queue)
+            backends = self._pool.change(plan)
+            self.dispatcher = Dispatcher(backends, settings.routing, self._request_queue)
+            self._request_queue.apply(settings.routing.queue)
             self._asks_models = settings.health_check.enabled
 
         async def drop() -> None:
-            self._fleet.drop(plan)
+            self._pool.drop(plan)
 
         return Change(commit, drop)
 
     async def aclose(self) -> None:
-        await self._fleet.aclose()
+        await self._pool.aclose()
 
     async def _watch_models(self) -> None:
         """Ask the servers now and then what they know of their models, for those who ask for the answers' length."""
@@ -78,7 +78,8 @@ class BackendsPart(Part):
     def _make(self, settings: BackendSettings) -> tuple[str, Reachable]:
         name = settings.name or urlsplit(settings.url).netloc
         proxy, stream = self._proxy.of(settings.url), self._stream
-        return name, BackendInference(settings, name, proxy, stream.heartbeat_s, self.sizes, stream.max_event_size)
+        keepalive_s, event_size = stream.keepalive_interval_s, stream.max_event_size
+        return name, BackendInference(settings, name, proxy, keepalive_s, self.sizes, event_size)
 
     def _healthy(self) -> Iterable[tuple[tuple[str, ...], float]]:
         now_s = clock.monotonic_s()

@@ -98,7 +98,7 @@ def open_billing(
 
 def _open_ledger(settings: Settings, reporting: Reporting, database: Database) -> LedgerPort:
     store, names, gate = settings.store, reporting.names, reporting.gate
-    currency, days, hold_s = settings.billing.currency, settings.usage.retention_days, settings.billing.hold_s
+    currency, days, hold_s = settings.billing.currency, settings.usage.retention_days, settings.billing.hold_ttl_s
     if store.url is not None:
         # Its driver takes 0.15 s to import, which a start on SQLite can do without.
         from zuebee.ledger.postgres.ledger import PostgresLedger

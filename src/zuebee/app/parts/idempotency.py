@@ -1,4 +1,4 @@
-"""Requests that come again: the answers kept for them."""
+"""Idempotency: the records of requests that may come again."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from zuebee.app.parts.base import Part
 from zuebee.config.settings import Settings
 from zuebee.edge.idempotency import Replays
-from zuebee.idempotency.service import AnswerKeeper
+from zuebee.idempotency.service import DatabaseIdempotencyStore
 from zuebee.idempotency.store import Grouped
 from zuebee.lib.sql.database import Database, DatabaseError, database_url
 from zuebee.lib.tasks import Tasks
@@ -40,7 +40,7 @@ class IdempotencyPart(Part):
             await self._answers.aclose()
 
 
-def open_answers(settings: Settings) -> AnswerKeeper | None:
+def open_answers(settings: Settings) -> DatabaseIdempotencyStore | None:
     """Who keeps answers; None: nobody does. Raises OSError or ValueError.
 
     On PostgreSQL they stand in the store. Beside a SQLite store they have a file of their own: answers are large, and
@@ -63,10 +63,10 @@ def open_answers(settings: Settings) -> AnswerKeeper | None:
         except DatabaseError as error:
             raise OSError(f"{path}: {error}") from None
     grouped = Grouped(database, timeout_s=2 * store.timeout_s, writers=ANSWER_CONNECTIONS if store.url else 1)
-    return AnswerKeeper(grouped, retention_s=kept.retention_s, max_bytes=kept.max_answer_size)
+    return DatabaseIdempotencyStore(grouped, retention_s=kept.retention_s, max_bytes=kept.max_answer_size)
 
 
 def answers_path(store_path: str) -> Path:
-    """The file of kept answers beside a SQLite store: `zuebee-answers.db` beside `zuebee.db`."""
+    """The file of idempotency records beside a SQLite store: `zuebee-answers.db` beside `zuebee.db`."""
     path = Path(store_path)
     return path.with_name(f"{path.stem}-answers{path.suffix}")

@@ -11,7 +11,7 @@ from zuebee.telemetry.metrics import Metrics
 from zuebee.usage.database import DatabaseSink
 from zuebee.usage.gate import OutboxGate
 from zuebee.usage.outbox import Outbox
-from zuebee.usage.service import Planned, Reporter, Reporting, Sink
+from zuebee.usage.service import Planned, Reporter, ReporterSink, Reporting
 from zuebee.usage.webhook import WebhookSink
 
 EVENT_CONNECTIONS = 10
@@ -25,7 +25,7 @@ class ReportingPart(Part):
         usage = settings.usage
         database = store_database(settings.store, max_connections=EVENT_CONNECTIONS)
         self._outbox = Outbox(database)
-        gate = OutboxGate(self._outbox, usage.max_outbox, refuse=usage.when_full == "refuse")
+        gate = OutboxGate(self._outbox, usage.outbox_capacity, refuse=usage.on_outbox_full == "refuse")
         self.service = Reporting(self._planned(settings), gate, usage.drain_s, close=database.close)
 
     def lend(self, metrics: Metrics) -> None:
@@ -72,7 +72,7 @@ class ReportingPart(Part):
         return Reporter(reporter.name, reporter.type, _sink(reporter, proxies), self._outbox)
 
 
-def _sink(reporter: ReporterSettings, proxies: ProxySettings) -> Sink:
+def _sink(reporter: ReporterSettings, proxies: ProxySettings) -> ReporterSink:
     if reporter.type == "database":
         return DatabaseSink(reporter)
     return WebhookSink(reporter, proxies.of(reporter.url or ""))

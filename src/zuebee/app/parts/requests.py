@@ -75,9 +75,9 @@ class RequestsPart(Part):
         self, settings: Settings, admission: AdmissionPart, backends: BackendsPart, idempotency: IdempotencyPart
     ) -> None:
         self._backends = backends
-        self._interval_s = settings.billing.heartbeat_s
+        self._interval_s = settings.billing.renew_interval_s
         self.pipeline = Pipeline(
-            admission.service, backends.dispatcher, idempotency.replays, settings.stream.heartbeat_s
+            admission.service, backends.dispatcher, idempotency.replays, settings.stream.keepalive_interval_s
         )
         if settings.rate_limit.storage == "redis":
             self.pipeline.patience_s = PATIENCE_S
@@ -85,7 +85,7 @@ class RequestsPart(Part):
     def lend(self, metrics: Metrics) -> None:
         pipeline = self.pipeline
         metrics.lend("zuebee_requests_running", lambda: [((), len(pipeline.running))])
-        metrics.lend("zuebee_requests_detached", lambda: [((), pipeline.departures.running)])
+        metrics.lend("zuebee_requests_detached", lambda: [((), pipeline.disconnects.running)])
         metrics.lend("zuebee_priority_running", self._running_by_priority)
 
     def begin(self, tasks: Tasks) -> None:
@@ -94,7 +94,7 @@ class RequestsPart(Part):
     def prepare(self, settings: Settings) -> Change:
         def commit() -> None:
             self.pipeline.inference = self._backends.dispatcher
-            self.pipeline.departures.rules = settings.client_gone
+            self.pipeline.disconnects.rules = settings.on_disconnect
 
         return Change(commit)
 

@@ -12,7 +12,7 @@ from zuebee.config.settings_auth import ApiKeySettings
 from zuebee.config.settings_base import LimitSettings
 from zuebee.contracts.admission import Budget, Limit, Principal
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.keys import KeyRecord, Presented
+from zuebee.contracts.keys import Credential, KeyRecord
 from zuebee.contracts.limits import limits_of
 from zuebee.lib.networks import parse_networks
 
@@ -24,7 +24,7 @@ class FileSource:
         self.name = name
         self.records = {record.digest: record for record in records}
 
-    async def find(self, presented: Presented) -> KeyRecord | Refusal | None:
+    async def find(self, presented: Credential) -> KeyRecord | Refusal | None:
         record = self.records.get(presented.digest)
         return record if record is not None and same_digest(record.digest, presented.digest) else None
 

@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError
 from zuebee.auth.lookups import MAX_VALUE_BYTES, UnreadableAnswer
 from zuebee.auth.records import NOT_ADMITTED, Data, objection
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.keys import Presented
+from zuebee.contracts.keys import Credential
 from zuebee.dialects.llm_v1 import plain
 from zuebee.lib.failures import GrpcFailure
 from zuebee.lib.grpc.channel import ChannelTls, GrpcChannel
@@ -36,7 +36,7 @@ class ValidateKeyLookup:
         self._timeout_s = timeout_s
         self._check_balance = check_balance
 
-    async def look(self, presented: Presented) -> Data | Refusal | None:
+    async def look(self, presented: Credential) -> Data | Refusal | None:
         assert presented.key is not None
         question = ValidateKeyRequest(api_key=presented.key.decode("ascii")).SerializeToString()
         try:

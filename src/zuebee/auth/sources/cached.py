@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Any, Final
 
 from zuebee.auth.sources.base import FileSource
-from zuebee.auth.sources.script import DecisionScript, Verdict
+from zuebee.auth.sources.script import DecisionScript, ScriptDecision
 from zuebee.auth.state import AuthCounters
 from zuebee.contracts.admission import Principal
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.keys import KeyRecord, KeySource, Presented
+from zuebee.contracts.keys import Credential, KeyRecord, KeySource
 from zuebee.lib import clock
 from zuebee.lib.tasks import Tasks
 
@@ -29,7 +29,7 @@ class AuthOverloaded(Exception):
     """Too many credentials are being looked up at once."""
 
 
-class Answer:
+class LookupResult:
     """What a source said of one credential. `memo`: a script's decision, and the metadata it was made from."""
 
     __slots__ = ("at_s", "found", "memo", "plain", "until_s")
@@ -38,13 +38,13 @@ class Answer:
         self.found = found
         self.at_s = at_s
         self.until_s = until_s
-        self.memo: tuple[Mapping[str, Any], Verdict] | None = None
+        self.memo: tuple[Mapping[str, Any], ScriptDecision] | None = None
         self.plain: Principal | None = None
         if isinstance(found, KeyRecord):
             self.plain = _with_handle(found.principal, digest)
 
 
-NOT_KNOWN: Final = Answer(None, "", FOREVER, FOREVER)
+NOT_KNOWN: Final = LookupResult(None, "", FOREVER, FOREVER)
 
 
 class Step:
@@ -70,23 +70,23 @@ class Step:
         self._timeout_s = timeout_s
         self._counters = counters
         self._tasks = tasks
-        self._fixed: dict[str, Answer] | None = None
+        self._fixed: dict[str, LookupResult] | None = None
         if isinstance(source, FileSource):
             records = source.records.items()
-            self._fixed = {digest: Answer(record, digest, FOREVER, FOREVER) for digest, record in records}
+            self._fixed = {digest: LookupResult(record, digest, FOREVER, FOREVER) for digest, record in records}
         self.knows_nobody = self._fixed == {}
-        self._answers: dict[str, Answer] = {}
-        self._unknown: dict[str, Answer] = {}
-        self._flights: dict[str, asyncio.Task[Answer | BaseException]] = {}
+        self._answers: dict[str, LookupResult] = {}
+        self._unknown: dict[str, LookupResult] = {}
+        self._flights: dict[str, asyncio.Task[LookupResult | BaseException]] = {}
 
-    def known(self, digest: str, now_s: float, since_s: float = 0.0) -> Answer | None:
+    def known(self, digest: str, now_s: float, since_s: float = 0.0) -> LookupResult | None:
         """What is known without asking: an answer that still holds and is not older than `since_s`; None if nothing."""
         if self._fixed is not None:
             return self._fixed.get(digest, NOT_KNOWN)
         answer = self._answers.get(digest) or self._unknown.get(digest)
         return answer if answer is not None and now_s < answer.until_s and answer.at_s >= since_s else None
 
-    async def ask(self, presented: Presented) -> Answer:
+    async def ask(self, presented: Credential) -> LookupResult:
         """Ask the source; who asks for the same credential meanwhile gets the same answer. Raises what it raises."""
         if self.per_request:
             async with asyncio.timeout(self._timeout_s):
@@ -104,7 +104,7 @@ class Step:
             raise answer
         return answer
 
-    async def _fly(self, presented: Presented) -> Answer | BaseException:
+    async def _fly(self, presented: Credential) -> LookupResult | BaseException:
         self._counters.asked[(self.name,)] += 1
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -114,15 +114,15 @@ class Step:
         self._keep(presented.digest, answer)
         return answer
 
-    def _answer(self, found: KeyRecord | Refusal | None, digest: str) -> Answer:
+    def _answer(self, found: KeyRecord | Refusal | None, digest: str) -> LookupResult:
         if isinstance(found, KeyRecord) and found.digest and found.digest != digest and not self.per_request:
             raise ForeignAnswer("the source answered about another key")
         now_s = clock.monotonic_s()
         life_s = self._cache_s if isinstance(found, KeyRecord) else min(self._cache_s, MAX_UNKNOWN_S)
         # What rests on more than the credential cannot be asked about again by the credential.
-        return Answer(found, "" if self.per_request else digest, now_s, now_s + life_s)
+        return LookupResult(found, "" if self.per_request else digest, now_s, now_s + life_s)
 
-    def _keep(self, digest: str, answer: Answer) -> None:
+    def _keep(self, digest: str, answer: LookupResult) -> None:
         self._answers.pop(digest, None)
         self._unknown.pop(digest, None)
         if self._cache_s <= 0:

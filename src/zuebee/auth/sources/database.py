@@ -14,7 +14,7 @@ from sqlalchemy.sql import quoted_name
 from zuebee.auth.lookups import UnreadableAnswer
 from zuebee.auth.records import Data
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.keys import Presented
+from zuebee.contracts.keys import Credential
 from zuebee.lib.sql.database import Database
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
@@ -51,7 +51,7 @@ class DatabaseLookup:
             .limit(2)
         )
 
-    async def look(self, presented: Presented) -> Data | Refusal | None:
+    async def look(self, presented: Credential) -> Data | Refusal | None:
         assert presented.key is not None
         shown = presented.digest if self._hashed else presented.key.decode("ascii")
 

@@ -46,7 +46,7 @@ class Question(msgspec.Struct, frozen=True):
     now_s: float
 
 
-class Outcome(msgspec.Struct):
+class ScriptResult(msgspec.Struct):
     """What became of a run. With a `failure` nothing else counts but `text` (for operators) and `lines`.
 
     `request`: the script looked at the request, so its decision is for this request alone. `lines`: what it logged.
@@ -61,7 +61,7 @@ class Outcome(msgspec.Struct):
     text: str = ""
 
 
-_decoder = msgspec.json.Decoder(Outcome)
+_decoder = msgspec.json.Decoder(ScriptResult)
 
 
 class Sandbox:
@@ -84,7 +84,7 @@ class Sandbox:
         self._run = made
         self._high_water = self._lua.get_max_memory(True) // 2
 
-    def run(self, question: Question) -> Outcome:
+    def run(self, question: Question) -> ScriptResult:
         """Decide. Whatever the script does, this returns."""
         try:
             budget = _Budget()
@@ -93,7 +93,7 @@ class Sandbox:
                 for part in (question.data, question.request, question.metadata)
             )
         except (ValueError, TypeError) as error:
-            return Outcome(failure="input", text=str(error))
+            return ScriptResult(failure="input", text=str(error))
         try:
             said = self._run(question.api_key.encode(), data, request, metadata, question.now_s)
             outcome = _decoder.decode(said.decode("utf-8", "replace"))
@@ -107,12 +107,12 @@ class Sandbox:
                 self._lua.gccollect()
 
 
-def _failed(text: str) -> Outcome:
+def _failed(text: str) -> ScriptResult:
     kinds: tuple[tuple[str, Fault], ...] = (
         ("over: instructions", "instructions"), ("over: time", "time"), ("not enough memory", "memory")
     )  # fmt: skip
     kind: Fault = next((fault for mark, fault in kinds if mark in text), "error")
-    return Outcome(failure=kind, text=text[:500])
+    return ScriptResult(failure=kind, text=text[:500])
 
 
 def _no_attributes(_owner: object, _name: object, _setting: bool) -> str:

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from zuebee.auth.records import with_fields
-from zuebee.auth.sources.sandbox import Outcome, Question, Sandbox, ScriptLimits, canonical
+from zuebee.auth.sources.sandbox import Question, Sandbox, ScriptLimits, ScriptResult, canonical
 from zuebee.auth.state import AuthCounters
 from zuebee.contracts.admission import ANONYMOUS, Caller
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.keys import Presented
+from zuebee.contracts.keys import Credential
 from zuebee.lib import clock
 from zuebee.lib.seldom import Seldom
 
@@ -31,7 +31,7 @@ DENIED = "Access was denied by the gateway's policy."
 SCRIPT_FAILED = Refusal(403, "permission_error", "script_failed", DENIED)
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class ScriptDecision(msgspec.Struct, frozen=True):
     """What a script decided. `per_request`: it looked at the request, so it holds for this one only."""
 
     refusal: Refusal | None
@@ -103,13 +103,15 @@ class DecisionScript:
         for reason in FAILURES:  # counters that alerts read are there from the start
             counters.script_failures[name, reason] += 0
 
-    async def decide(self, presented: Presented, data: Mapping[str, Any], metadata: Mapping[str, Any]) -> Verdict:
+    async def decide(
+        self, presented: Credential, data: Mapping[str, Any], metadata: Mapping[str, Any]
+    ) -> ScriptDecision:
         """Run it. Whatever goes wrong is a denial and is counted."""
         key = (presented.key or b"").decode("latin-1")
         question = Question(key, data, request_of(presented.caller), metadata, clock.wall_s())
         sandbox = self._idle.pop() if self._idle else None
 
-        def run() -> tuple[Sandbox, Outcome]:
+        def run() -> tuple[Sandbox, ScriptResult]:
             used = sandbox or Sandbox(self._source, self._limits)
             return used, used.run(question)
 
@@ -131,17 +133,17 @@ class DecisionScript:
         refusal = None
         if not outcome.allow:
             refusal = Refusal(403, "permission_error", "denied_by_script", _shown(outcome.message or DENIED, key))
-        return Verdict(refusal, outcome.metadata or {}, outcome.request)
+        return ScriptDecision(refusal, outcome.metadata or {}, outcome.request)
 
-    def _keep(self, result: tuple[Sandbox, Outcome]) -> None:
+    def _keep(self, result: tuple[Sandbox, ScriptResult]) -> None:
         sandbox, outcome = result
         if outcome.failure is None and len(self._idle) < THREADS:
             self._idle.append(sandbox)
 
-    def _failed(self, reason: str, text: str) -> Verdict:
+    def _failed(self, reason: str, text: str) -> ScriptDecision:
         self._counters.script_failures[self.name, reason] += 1
         self._seldom.warning("script %s denied, for it failed (%s): %s", self.name, reason, text)
-        return Verdict(SCRIPT_FAILED, per_request=True)
+        return ScriptDecision(SCRIPT_FAILED, per_request=True)
 
 
 def request_of(caller: Caller) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import msgspec
 from zuebee.auth.lookups import MAX_VALUE_BYTES, UnreadableAnswer, read_object, said_no
 from zuebee.auth.records import NOT_ADMITTED, Data
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.keys import Presented
+from zuebee.contracts.keys import Credential
 from zuebee.http.connect import Origin
 from zuebee.http.pool import Connection, HttpPool, Timeouts
 from zuebee.lib import clock
@@ -49,7 +49,7 @@ class WebhookLookup:
             + b"".join(f"{name}: {value}\r\n".encode() for name, value in lines.items())
         )  # fmt: skip
 
-    async def look(self, presented: Presented) -> Data | Refusal | None:
+    async def look(self, presented: Credential) -> Data | Refusal | None:
         assert presented.key is not None
         body = _encode({"api_key": presented.key.decode("ascii"), "timestamp": int(clock.wall_s())})
         if self._pool is None:

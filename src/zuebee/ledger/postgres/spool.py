@@ -28,7 +28,7 @@ _log = logging.getLogger("zuebee.billing")
 
 
 @dataclass
-class Line:
+class SpoolLine:
     """A settlement, and which batch of which owner it is a part of. `number`: its own, if it is done alone."""
 
     owner: int
@@ -41,7 +41,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[int, int, int, msgspec.Raw]).decode
 
 
-def _text(line: Line) -> bytes:
+def _text(line: SpoolLine) -> bytes:
     settle = line.settle
     try:
         text = settle_text(settle)
@@ -53,12 +53,12 @@ def _text(line: Line) -> bytes:
     return _encode((line.owner, line.batch, line.number, msgspec.Raw(text)))
 
 
-def _line(text: bytes) -> Line:
+def _line(text: bytes) -> SpoolLine:
     """Raises msgspec.DecodeError."""
     if text.startswith(b"{"):
         return _old_line(text)
     owner, batch, number, settle = _decode(text)
-    return Line(owner, batch, settle_of(settle), number)
+    return SpoolLine(owner, batch, settle_of(settle), number)
 
 
 class _OldAmount(msgspec.Struct):
@@ -91,7 +91,7 @@ class _OldLine(msgspec.Struct):
 _decode_old = msgspec.json.Decoder(_OldLine).decode
 
 
-def _old_line(text: bytes) -> Line:
+def _old_line(text: bytes) -> SpoolLine:
     line = _decode_old(text)
     amount, record, hold = line.settle.amount, line.settle.record, line.settle.hold
     settle = Settle(
@@ -100,7 +100,7 @@ def _old_line(text: bytes) -> Line:
         None if record is None else Record(record.row, record.event_id, bool(hold)),
         line.settle.if_held,
     )
-    return Line(line.owner, line.batch, settle, line.number)
+    return SpoolLine(line.owner, line.batch, settle, line.number)
 
 
 class Spool:
@@ -124,7 +124,7 @@ class Spool:
         os.fsync(folder)
         os.close(folder)
 
-    def read(self) -> list[Line]:
+    def read(self) -> list[SpoolLine]:
         """What is in it, in order. A last line that was cut off was never confirmed to anybody, and is left out."""
         lines = []
         content = self._path.read_bytes().split(b"\n")
@@ -140,7 +140,7 @@ class Spool:
                     _log.error("%s: line %d cannot be read; a copy of the file is beside it", self._path, number)
         return lines
 
-    def append(self, lines: list[Line]) -> None:
+    def append(self, lines: list[SpoolLine]) -> None:
         """Keep settlements."""
         content = b"".join(_text(line) + b"\n" for line in lines)
         before = os.fstat(self._file).st_size
@@ -170,7 +170,7 @@ class Spool:
 
 def replay(store: PostgresStore, spool: Spool) -> None:
     """Do what an earlier process could not. Raises StoreBusy, OSError."""
-    groups: dict[tuple[int, int], list[Line]] = {}
+    groups: dict[tuple[int, int], list[SpoolLine]] = {}
     for line in spool.read():
         groups.setdefault((line.owner, line.batch), []).append(line)
     for (owner, batch), group in groups.items():
@@ -185,7 +185,7 @@ def replay(store: PostgresStore, spool: Spool) -> None:
     spool.empty()
 
 
-def _do_alone(store: PostgresStore, spool: Spool, line: Line) -> None:
+def _do_alone(store: PostgresStore, spool: Spool, line: SpoolLine) -> None:
     try:
         try:
             store.apply(line.number, [line.settle], line.owner)
@@ -312,11 +312,11 @@ class Spooling:
         if not self._idle.is_set():
             return
         kept: list[Pending] = []
-        lines: list[Line] = []
+        lines: list[SpoolLine] = []
         for number, pending in waiting:
             if isinstance(pending.operation, Settle) and not pending.kept:
                 kept.append(pending)
-                lines.append(Line(owner, number, pending.operation, pending.number))
+                lines.append(SpoolLine(owner, number, pending.operation, pending.number))
         if kept:
             self._idle.clear()
             self._lines += len(lines)

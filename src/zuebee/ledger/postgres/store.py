@@ -18,13 +18,13 @@ from zuebee.ledger import usage_rows
 from zuebee.ledger.decide import storable
 from zuebee.ledger.entries import Balance, Entry, HoldState
 from zuebee.ledger.errors import StoreBusy, UnknownOwner
-from zuebee.ledger.journal_rows import stub_text
+from zuebee.ledger.journal_rows import context_text
 from zuebee.ledger.ledger import Ledger
 from zuebee.ledger.operations import Answer, Expire, Operation, Record, Renew, Reserve, holds_of
-from zuebee.ledger.picture import Memory, Paths, Picture, add_holds, add_paths
 from zuebee.ledger.port import NoBound, Room
 from zuebee.ledger.postgres import statements as sql
 from zuebee.ledger.postgres.connection import PostgresConnection, StoreLost
+from zuebee.ledger.snapshot import Memory, Paths, Snapshot, add_holds, add_paths
 from zuebee.ledger.usage_rows import MAX_NAMES, Totals, Unbilled, UnbilledRow
 from zuebee.lib import clock
 from zuebee.schema.currency import OtherCurrency
@@ -183,30 +183,30 @@ class PostgresStore(PostgresConnection):
     def _do_remembering(self, batch: int, operations: list[Operation], paths: Paths) -> bool:
         """Decide from memory, and write if the terms of that are met: one round trip. False: nothing was done."""
         sent_s = clock.monotonic_s()
-        picture = self._memory.recall(self.owner, operations, paths, sent_s)
-        if picture is None:
+        snapshot = self._memory.recall(self.owner, operations, paths, sent_s)
+        if snapshot is None:
             return False
-        picture.decide(operations)
-        terms = picture.terms(operations, paths)
+        snapshot.decide(operations)
+        terms = snapshot.terms(operations, paths)
         if terms is None:
             return False
-        self.decided = picture.answers
-        unbilled = self._totals(picture.records)
+        self.decided = snapshot.answers
+        unbilled = self._totals(snapshot.records)
         try:
             with self.together() as db:
                 self.begin(db)
                 at_owner = db.execute(
-                    sql.LOCK_OWNER_AS_KNOWN, (self.owner, self._currency, batch, picture.now_s, MAX_DRIFT_S)
+                    sql.LOCK_OWNER_AS_KNOWN, (self.owner, self._currency, batch, snapshot.now_s, MAX_DRIFT_S)
                 )
-                at_balances = db.execute(sql.LOCK_BALANCES, (picture.balances, []))
+                at_balances = db.execute(sql.LOCK_BALANCES, (snapshot.balances, []))
                 count = len(terms.balances) + len(terms.holds)
                 db.execute(sql.CHECK_TERMS, (*_columns(terms.balances, 3), *_columns(terms.holds, 3), count))
-                self._write(db, batch, operations, picture, self.owner, unbilled)
+                self._write(db, batch, operations, snapshot, self.owner, unbilled)
         except (errors.DivisionByZero, errors.UniqueViolation):
             self.decided = []
             return False  # the transaction is still to be left, together with the next step
-        [(_, picture.now_s)] = at_owner
-        self._memory.learn(picture, operations, sent_s, [Balance(*row) for row in at_balances])
+        [(_, snapshot.now_s)] = at_owner
+        self._memory.learn(snapshot, operations, sent_s, [Balance(*row) for row in at_balances])
         self.remembered += 1
         return True
 
@@ -234,13 +234,13 @@ class PostgresStore(PostgresConnection):
             add_holds(ledger, balances, at_holds, at_entries)
         except KeyError:
             raise StoreBusy("another process has just reserved under the same id") from None
-        picture = Picture(ledger, now_s, *(at_batch.fetchone() or (0, "")))
-        picture.decide(operations)
-        self.decided = picture.answers
-        unbilled = self._totals(picture.records)
+        snapshot = Snapshot(ledger, now_s, *(at_batch.fetchone() or (0, "")))
+        snapshot.decide(operations)
+        self.decided = snapshot.answers
+        unbilled = self._totals(snapshot.records)
         with self.together():
-            self._write(db, batch, operations, picture, owner, unbilled)
-        self._memory.learn(picture, operations, sent_s, [Balance(*row) for row in rows])
+            self._write(db, batch, operations, snapshot, owner, unbilled)
+        self._memory.learn(snapshot, operations, sent_s, [Balance(*row) for row in rows])
         return True
 
     def _known(self, row: Any, owner: int) -> tuple[int, float]:
@@ -305,17 +305,17 @@ class PostgresStore(PostgresConnection):
         db: psycopg.Connection[Any],
         batch: int,
         operations: list[Operation],
-        picture: Picture,
+        snapshot: Snapshot,
         owner: int,
         unbilled: list[UnbilledRow],
     ) -> None:
-        write_ledger(db, self.owner, picture)
+        write_ledger(db, self.owner, snapshot)
         for each in operations:
             if isinstance(each, Renew) and each.holds:
                 db.execute(sql.RENEW_HOLDS, (each.hold_s, *_columns(each.holds)))
         if unbilled:
             db.execute(sql.ADD_TO_UNBILLED, (self._currency, *_columns(unbilled)))
-        self._write_usage(db, [record for record in picture.records if record is not None])
+        self._write_usage(db, [record for record in snapshot.records if record is not None])
         db.execute(sql.APPLIED if owner == self.owner else sql.APPLIED_FOR_ANOTHER, (batch, owner))
         db.execute("COMMIT")
 
@@ -346,23 +346,23 @@ class PostgresStore(PostgresConnection):
         return fits
 
 
-def write_ledger(db: psycopg.Connection[Any], owner: int, picture: Picture) -> None:
+def write_ledger(db: psycopg.Connection[Any], owner: int, snapshot: Snapshot) -> None:
     """Apply what was decided: entries and their batch, balances, and open holds."""
-    changes = picture.ledger.take()
+    changes = snapshot.ledger.take()
     entries = changes.entries
     if not entries:
         return
-    picture.sequence += 1
+    snapshot.sequence += 1
     rows = [
-        (picture.sequence, e.kind, e.hold, e.step, e.path.id, e.tokens, e.cost_nano, e.released_tokens,
+        (snapshot.sequence, e.kind, e.hold, e.step, e.path.id, e.tokens, e.cost_nano, e.released_tokens,
          e.released_cost_nano, owner, e.at_s)
         for e in entries
     ]  # fmt: skip
-    picture.digest = next_hash(picture.digest, rows)
+    snapshot.digest = next_hash(snapshot.digest, rows)
     db.execute(sql.ADD_ENTRIES, _columns(rows))
-    db.execute(sql.ADD_BATCH, (owner, picture.sequence, len(rows), picture.digest))
-    db.execute(sql.ADD_TO_BALANCES, _columns(picture.moved(), 9))
-    _write_holds(db, entries, changes.opened, picture.ledger)
+    db.execute(sql.ADD_BATCH, (owner, snapshot.sequence, len(rows), snapshot.digest))
+    db.execute(sql.ADD_TO_BALANCES, _columns(snapshot.moved(), 9))
+    _write_holds(db, entries, changes.opened, snapshot.ledger)
 
 
 def _write_holds(db: psycopg.Connection[Any], entries: list[Entry], opened: list[HoldState], ledger: Ledger) -> None:
@@ -371,7 +371,7 @@ def _write_holds(db: psycopg.Connection[Any], entries: list[Entry], opened: list
     reserved = (entry for entry in entries if entry.kind == "reserve")
     rows = [
         (hold.id, entry.path.id, entry.tokens, entry.cost_nano, hold.owner, hold.expires_at_s,
-         storable(stub_text(hold.record)),
+         storable(context_text(hold.record)),
          hold.owed.tokens, hold.owed.cost_nano)
         for entry, hold in zip(reserved, opened, strict=True)
         if hold.id not in ended

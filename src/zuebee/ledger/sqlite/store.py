@@ -18,7 +18,7 @@ from zuebee.contracts.admission import Amount, Budget
 from zuebee.contracts.usage import HEAD, head_name, next_hash
 from zuebee.ledger.entries import TOKENS, Balance, Entry, Figures, HoldState, Kind, Path
 from zuebee.ledger.errors import StoreBusy, StoreFailed
-from zuebee.ledger.journal_rows import stub_text
+from zuebee.ledger.journal_rows import context_text
 from zuebee.ledger.port import NoBound, Room
 from zuebee.ledger.sqlite.group_commit import Batch
 from zuebee.ledger.sqlite.usage import UsageRows, chunks, insert, marks
@@ -260,7 +260,7 @@ class SqliteStore:
                         entry.cost_nano,
                         hold.owner,
                         hold.expires_at_s,
-                        stub_text(hold.record),
+                        context_text(hold.record),
                     )
                 )
         columns = ("hold", "path", "tokens", "cost_nano", "owner", "expires_at_s", "record")
@@ -345,7 +345,7 @@ def _path_id(db: Any, balances: Sequence[Balance]) -> int:
     return _one(db, "SELECT id FROM ledger_paths WHERE balances = ?", (key,))
 
 
-class _Total(Figures):
+class _BalanceTotal(Figures):
     """What entries add to a balance: to its figures, and to what stands of its limit."""
 
     def __init__(self) -> None:
@@ -367,10 +367,10 @@ class _Sum:
         self.released_cost_nano = 0
 
 
-def _totals(entries: list[Entry]) -> dict[int, _Total]:
+def _totals(entries: list[Entry]) -> dict[int, _BalanceTotal]:
     """What entries add to each balance. Nearly all are of few kinds and paths, so those are summed first."""
     sums: dict[tuple[str, int], _Sum] = {}
-    totals: dict[int, _Total] = {}
+    totals: dict[int, _BalanceTotal] = {}
     for entry in entries:
         key = entry.kind, entry.path.id
         known = sums.get(key)
@@ -386,7 +386,7 @@ def _totals(entries: list[Entry]) -> dict[int, _Total]:
         for balance in some.path.balances:
             total = totals.get(balance.id)
             if total is None:
-                total = totals[balance.id] = _Total()
+                total = totals[balance.id] = _BalanceTotal()
             if balance.unit == TOKENS:
                 total.add(some.kind, some.tokens, some.released_tokens)
             else:
@@ -394,11 +394,11 @@ def _totals(entries: list[Entry]) -> dict[int, _Total]:
     return totals
 
 
-def _add_limit(totals: dict[int, _Total], entry: Entry) -> None:
+def _add_limit(totals: dict[int, _BalanceTotal], entry: Entry) -> None:
     """What the ledger grants by itself, `ACCOUNT@START`, is what the account's limit amounts to."""
     for balance in entry.path.balances:
         if entry.hold.startswith(f"{balance.account}@"):
-            total = totals.setdefault(balance.id, _Total())
+            total = totals.setdefault(balance.id, _BalanceTotal())
             amount = entry.tokens if balance.unit == TOKENS else entry.cost_nano
             total.limited += amount if entry.kind == "grant" else -amount
             total.changes += 1

@@ -67,6 +67,8 @@ def _rename() -> None:
     for table in ("budgets", "ledger_balances", "payments"):
         op.execute(f"UPDATE {table} SET account = 'organization' || substr(account, 13) WHERE {named}")
     op.execute("UPDATE budgets SET scope = 'organization' WHERE scope = 'organisation'")
+    for table in ("organizations", "teams", "users", "keys", "plans"):
+        op.execute(f"UPDATE {table} SET limits = replace(limits, '\"when_down\"', '\"on_store_down\"')")
 
 
 def _make_anew() -> None:

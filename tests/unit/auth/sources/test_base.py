@@ -8,7 +8,7 @@ from zuebee.config.settings import BackendSettings, Settings
 from zuebee.config.settings_auth import ApiKeySettings
 from zuebee.config.settings_base import LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import Budget, Caller, Limit
-from zuebee.contracts.keys import KeyRecord, Presented
+from zuebee.contracts.keys import Credential, KeyRecord
 
 KEY = "sk-test-0123456789abcdef"
 ID = "key_" + digest_of(KEY.encode())[:16]
@@ -18,8 +18,8 @@ def records(*keys: ApiKeySettings, **settings: Any) -> list[KeyRecord]:
     return file_records(Settings(backends=[BackendSettings(url="http://a")], api_keys=list(keys), **settings))
 
 
-def shown(key: bytes) -> Presented:
-    return Presented(Caller("POST", "/", {}, ""), key, digest_of(key))
+def shown(key: bytes) -> Credential:
+    return Credential(Caller("POST", "/", {}, ""), key, digest_of(key))
 
 
 @pytest.mark.requirement("A064", "A251", "A252")

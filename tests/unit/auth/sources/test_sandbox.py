@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zuebee.auth.sources.sandbox import Outcome, Question, Sandbox, ScriptLimits, ScriptMistake, canonical
+from zuebee.auth.sources.sandbox import Question, Sandbox, ScriptLimits, ScriptMistake, ScriptResult, canonical
 
 LIMITS = ScriptLimits(seconds=0.2)
 REQUEST = {"method": "POST", "path": "/v1/x", "ip": "10.0.0.1", "headers": {"X-Team": "red"}}
@@ -17,7 +17,7 @@ def ask(data: dict[str, Any] | None = None, metadata: dict[str, Any] | None = No
     return Question("sk-1", {"status": "active"} if data is None else data, REQUEST, metadata or {}, 1_700_000_000.25)
 
 
-def run(source: str, data: dict[str, Any] | None = None, **limits: Any) -> Outcome:
+def run(source: str, data: dict[str, Any] | None = None, **limits: Any) -> ScriptResult:
     return Sandbox(source, ScriptLimits(**limits) if limits else LIMITS).run(ask(data))
 
 

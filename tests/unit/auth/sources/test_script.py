@@ -9,10 +9,10 @@ from zuebee.auth.sources.sandbox import ScriptLimits, ScriptMistake
 from zuebee.auth.sources.script import SCRIPT_FAILED, DecisionScript, ScriptBusy, ScriptThreads, request_of
 from zuebee.auth.state import AuthCounters
 from zuebee.contracts.admission import Caller
-from zuebee.contracts.keys import Presented
+from zuebee.contracts.keys import Credential
 
 CALLER = Caller("POST", "/v1/x", {b"x-api-key": b"sk-secret"}, "10.0.0.1", path="/v1/x")
-SHOWN = Presented(CALLER, b"sk-secret", "d")
+SHOWN = Credential(CALLER, b"sk-secret", "d")
 
 
 def script(source: str, counters: AuthCounters | None = None, seconds: float = 0.2) -> DecisionScript:

@@ -74,7 +74,7 @@ def test_the_configuration_section_as_published() -> None:
     ]  # fmt: skip
     assert loaded.warnings == [
         f"{path}:2: listen: no keys, so only this machine can connect (127.0.0.1:8000); to serve others add `api_keys`,"
-        " or set `server.allow_open: true`",
+        " or set `server.allow_anonymous: true`",
     ]
 
 

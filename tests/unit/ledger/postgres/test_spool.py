@@ -8,7 +8,7 @@ import pytest
 from tests.support.shared_ledger import post
 from zuebee.ledger.errors import StoreFailed, UnknownOwner
 from zuebee.ledger.operations import Operation
-from zuebee.ledger.postgres.spool import Line, Spool, replay
+from zuebee.ledger.postgres.spool import Spool, SpoolLine, replay
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "made" / "spool.jsonl"
 
 
-def line(number: int, owner: int = 1, batch: int = 1, alone: int = 0) -> Line:
-    return Line(owner, batch, post(f"r_{number}", number), alone)
+def line(number: int, owner: int = 1, batch: int = 1, alone: int = 0) -> SpoolLine:
+    return SpoolLine(owner, batch, post(f"r_{number}", number), alone)
 
 
 def test_what_is_kept_is_found_again(path: Path) -> None:
@@ -99,7 +99,7 @@ class Store:
         return []
 
 
-def replayed(path: Path, store: Any, *lines: Line) -> list[tuple[int, int, list[str]]]:
+def replayed(path: Path, store: Any, *lines: SpoolLine) -> list[tuple[int, int, list[str]]]:
     spool = Spool(str(path))
     spool.append(list(lines))
     replay(store, spool)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.shared_ledger import post
-from zuebee.ledger.postgres.spool import Line, Pending, Spool, Spooling
+from zuebee.ledger.postgres.spool import Pending, Spool, Spooling, SpoolLine
 
 
 def waiting(*names: str) -> list[tuple[int, Pending]]:
@@ -24,7 +24,7 @@ async def test_the_last_call_waits_for_one_under_way(tmp_path: Path, monkeypatch
     spool = Spool(str(tmp_path / "s"))
     go, append = threading.Event(), spool.append
 
-    def slowly(lines: list[Line]) -> None:
+    def slowly(lines: list[SpoolLine]) -> None:
         assert go.wait(5)
         append(lines)
 

@@ -12,7 +12,7 @@ from zuebee.config.settings import QueueSettings
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Job, Priority
 from zuebee.dispatch.balancer import Backend
-from zuebee.dispatch.queue import CLASSES, Load, Waiter, WaitingLine
+from zuebee.dispatch.priority_queue import CLASSES, Load, PriorityEntry, PriorityQueue
 from zuebee.lib import clock
 from zuebee.telemetry.series import FIRST_TOKEN_BUCKETS_S, Histogram
 
@@ -36,7 +36,7 @@ QUEUE_TIMEOUT = Refusal(
 )
 
 
-class Visit(Waiter):
+class QueueEntry(PriorityEntry):
     """One job on its way to a backend; it waits as often as it is tried, always in the place of its arrival.
 
     `welcome` answers with the backends that may have the job just now, were they free. `waited_s` is over all tries.
@@ -59,13 +59,13 @@ class Visit(Waiter):
         return next((backend for backend in self.welcome() if backend.load is load), None)
 
 
-class Turns:
+class RequestQueue:
     """Hands out the places of bounded backends. One for the whole process: it outlives the dispatchers of reloads."""
 
     def __init__(self, settings: QueueSettings) -> None:
         self.waits: dict[Priority, Histogram] = {priority: Histogram(FIRST_TOKEN_BUCKETS_S) for priority in CLASSES}
         self._settings = settings
-        self._line: WaitingLine[Visit] = WaitingLine()
+        self._queue: PriorityQueue[QueueEntry] = PriorityQueue()
         self._loads: set[Load] = set()  # those that somebody in the line may use
         self._arrivals = 0
         self._looking: asyncio.TimerHandle | None = None
@@ -77,12 +77,12 @@ class Turns:
 
     def depths(self) -> Iterable[tuple[tuple[str, ...], float]]:
         """How many wait, by class."""
-        return [((priority,), self._line.depth(priority)) for priority in CLASSES]
+        return [((priority,), self._queue.depth(priority)) for priority in CLASSES]
 
-    def visit(self, job: Job, backends: Sequence[Backend], welcome: Callable[[], Sequence[Backend]]) -> Visit:
+    def entry(self, job: Job, backends: Sequence[Backend], welcome: Callable[[], Sequence[Backend]]) -> QueueEntry:
         """A job arrives."""
         self._arrivals += 1
-        return Visit(job, self._arrivals, backends, welcome)
+        return QueueEntry(job, self._arrivals, backends, welcome)
 
     def hand_out(self) -> None:
         """Give every free place to whom it is due."""
@@ -92,27 +92,27 @@ class Turns:
     def leave(self, backend: Backend) -> None:
         """A place is given back: the next one gets it."""
         backend.load.in_flight -= 1
-        if self._line.length:
+        if self._queue.length:
             self._hand_out(backend.load)
 
-    async def wait(self, visit: Visit, lane: Hashable) -> Backend | Refusal:
+    async def wait(self, entry: QueueEntry, lane: Hashable) -> Backend | Refusal:
         """Stand in the line until a backend has a place, which then is taken; the caller gives it back with `leave`.
 
         `lane`: equal for jobs that can always use the same backends. Who is cancelled meanwhile has taken nothing.
         """
         loop = asyncio.get_running_loop()
-        visit.lane = lane
+        entry.lane = lane
         future: asyncio.Future[Backend | Refusal] = loop.create_future()
-        visit.future = future
-        unlucky = self._line.join(visit, self._settings.max_length)
-        if unlucky is visit:
+        entry.future = future
+        unlucky = self._queue.join(entry, self._settings.max_length)
+        if unlucky is entry:
             return QUEUE_FULL
         if unlucky is not None:
             self._dismiss(unlucky, QUEUE_FULL)
-        self._loads.update(backend.load for backend in visit.backends)
+        self._loads.update(backend.load for backend in entry.backends)
         began_s = clock.monotonic_s()
-        left_s = max(self._settings.timeout_s - visit.waited_s, 0.0)
-        deadline = loop.call_later(left_s, self._dismiss, visit, QUEUE_TIMEOUT)
+        left_s = max(self._settings.timeout_s - entry.waited_s, 0.0)
+        deadline = loop.call_later(left_s, self._dismiss, entry, QUEUE_TIMEOUT)
         if self._looking is None:
             self._looking = loop.call_later(LOOK_AGAIN_S, self._look_again)
         try:
@@ -124,33 +124,33 @@ class Turns:
             raise
         finally:
             deadline.cancel()
-            self._line.remove(visit)
+            self._queue.remove(entry)
             waited_s = clock.monotonic_s() - began_s
-            visit.waited_s += waited_s
-            self.waits[visit.priority].observe(waited_s)
+            entry.waited_s += waited_s
+            self.waits[entry.priority].observe(waited_s)
             self._rest()
 
     def _hand_out(self, load: Load) -> None:
-        while load.free and (visit := self._line.take(load, lambda other: other.at(load) is not None)) is not None:
-            future, backend = visit.future, visit.at(load)
+        while load.free and (entry := self._queue.take(load, lambda other: other.at(load) is not None)) is not None:
+            future, backend = entry.future, entry.at(load)
             # Done already: its task was cancelled, and did not come to leave the line by itself yet.
             if future is not None and backend is not None and not future.done():
                 load.in_flight += 1
                 future.set_result(backend)
 
-    def _dismiss(self, visit: Visit, refusal: Refusal) -> None:
-        self._line.remove(visit)
-        if visit.future is not None and not visit.future.done():
-            visit.future.set_result(refusal)
+    def _dismiss(self, entry: QueueEntry, refusal: Refusal) -> None:
+        self._queue.remove(entry)
+        if entry.future is not None and not entry.future.done():
+            entry.future.set_result(refusal)
 
     def _look_again(self) -> None:
         self._looking = None
         self.hand_out()
-        if self._line.length:
+        if self._queue.length:
             self._looking = asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._look_again)
 
     def _rest(self) -> None:
-        if self._line.length:
+        if self._queue.length:
             return
         self._loads.clear()
         if self._looking is not None:

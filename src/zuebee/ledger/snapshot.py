@@ -37,7 +37,7 @@ class Terms(msgspec.Struct):
     holds: list[tuple[str, int, int]]
 
 
-class Picture:
+class Snapshot:
     """The balances and holds that a batch touches, in a ledger that decides about them."""
 
     def __init__(self, ledger: Ledger, now_s: float, sequence: int, digest: str) -> None:
@@ -107,26 +107,28 @@ class Memory:
         self._digest = ""
         self._ahead_s: float | None = None  # by how much the database's clock is ahead of ours
 
-    def learn(self, picture: Picture, operations: Sequence[Operation], now_s: float, fresh: Iterable[Balance]) -> None:
-        """A batch was written. `fresh`: how its balances stood before it. `now_s`: our clock at `picture.now_s`."""
+    def learn(
+        self, snapshot: Snapshot, operations: Sequence[Operation], now_s: float, fresh: Iterable[Balance]
+    ) -> None:
+        """A batch was written. `fresh`: how its balances stood before it. `now_s`: our clock at `snapshot.now_s`."""
         if len(self._balances) + len(self._holds) > MAX_REMEMBERED:
             self._balances.clear()
             self._holds.clear()
-        self._sequence, self._digest = picture.sequence, picture.digest
-        self._ahead_s = picture.now_s - now_s
-        moved = {number: rest for number, *rest in picture.moved()}
+        self._sequence, self._digest = snapshot.sequence, snapshot.digest
+        self._ahead_s = snapshot.now_s - now_s
+        moved = {number: rest for number, *rest in snapshot.moved()}
         for balance in fresh:
             for name, more in zip(_MOVING, moved.get(balance.id, ()), strict=False):
                 setattr(balance, name, getattr(balance, name) + more)
             self._balances[balance.id] = balance
         for hold_id in holds_of(list(operations)):
-            hold = picture.ledger.open.get(hold_id)
+            hold = snapshot.ledger.open.get(hold_id)
             if hold is None:
                 self._holds.pop(hold_id, None)
             else:
                 self._holds[hold_id] = hold
 
-    def recall(self, owner: int, operations: Sequence[Operation], paths: Paths, now_s: float) -> Picture | None:
+    def recall(self, owner: int, operations: Sequence[Operation], paths: Paths, now_s: float) -> Snapshot | None:
         """What is needed for these operations; None when not all of it is known."""
         if self._ahead_s is None:
             return None
@@ -150,7 +152,7 @@ class Memory:
         for hold in holds:
             path = ledger.add_path(hold.path.id, [balances[b.id] for b in hold.path.balances])
             ledger.add_hold(hold.copy(path))
-        return Picture(ledger, now_s + self._ahead_s, self._sequence, self._digest)
+        return Snapshot(ledger, now_s + self._ahead_s, self._sequence, self._digest)
 
 
 def add_paths(ledger: Ledger, balances: Mapping[int, Balance], paths: Paths) -> None:

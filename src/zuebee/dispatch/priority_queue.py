@@ -37,7 +37,7 @@ class Load:
         return self.limit is None or self.in_flight < self.limit
 
 
-class Waiter:
+class PriorityEntry:
     """One job in the line. `number` is its arrival; those of one `lane` can always use the same servers."""
 
     __slots__ = ("lane", "number", "priority")
@@ -53,10 +53,10 @@ class Waiter:
         return _RANK[self.priority], self.number
 
 
-W = TypeVar("W", bound=Waiter)
+W = TypeVar("W", bound=PriorityEntry)
 
 
-class WaitingLine(Generic[W]):
+class PriorityQueue(Generic[W]):
     """The line. It never holds more than `join` allows."""
 
     def __init__(self) -> None:
@@ -69,35 +69,35 @@ class WaitingLine(Generic[W]):
         """How many wait in a class."""
         return self._depths[priority]
 
-    def join(self, waiter: W, max_length: int) -> W | None:
+    def join(self, entry: W, max_length: int) -> W | None:
         """Let one more in. Answers with whom there is no room for: the last in the line, or the newcomer itself."""
         victim = None
         if self.length >= max_length:
             victim = self._last()
-            if victim is None or victim.place <= waiter.place:
-                return waiter
+            if victim is None or victim.place <= entry.place:
+                return entry
             self.remove(victim)
-        lanes = self._lanes[waiter.priority]
-        lane = lanes.setdefault(waiter.lane, OrderedDict())
-        newest = next(reversed(lane), waiter.number)
-        lane[waiter.number] = waiter
-        if waiter.number < newest:
+        lanes = self._lanes[entry.priority]
+        lane = lanes.setdefault(entry.lane, OrderedDict())
+        newest = next(reversed(lane), entry.number)
+        lane[entry.number] = entry
+        if entry.number < newest:
             # It has been here before, and its first server failed: it takes its old place again.
-            lanes[waiter.lane] = OrderedDict(sorted(lane.items()))
-        self._depths[waiter.priority] += 1
+            lanes[entry.lane] = OrderedDict(sorted(lane.items()))
+        self._depths[entry.priority] += 1
         self.length += 1
         return victim
 
-    def remove(self, waiter: W) -> None:
+    def remove(self, entry: W) -> None:
         """It does not wait any longer. Those that are not in the line are none of our business."""
-        lanes = self._lanes[waiter.priority]
-        lane = lanes.get(waiter.lane)
-        if lane is None or lane.get(waiter.number) is not waiter:
+        lanes = self._lanes[entry.priority]
+        lane = lanes.get(entry.lane)
+        if lane is None or lane.get(entry.number) is not entry:
             return
-        del lane[waiter.number]
+        del lane[entry.number]
         if not lane:
-            del lanes[waiter.lane]
-        self._depths[waiter.priority] -= 1
+            del lanes[entry.lane]
+        self._depths[entry.priority] -= 1
         self.length -= 1
 
     def take(self, load: Load, usable: Callable[[W], bool]) -> W | None:
@@ -106,7 +106,7 @@ class WaitingLine(Generic[W]):
         for priority in CLASSES:
             fitting = [head for lane in self._lanes[priority].values() if usable(head := next(iter(lane.values())))]
             if fitting:
-                heads[priority] = min(fitting, key=lambda waiter: waiter.number)
+                heads[priority] = min(fitting, key=lambda entry: entry.number)
         if not heads:
             return None
         passed = load.passed_over
@@ -121,5 +121,5 @@ class WaitingLine(Generic[W]):
         for priority in reversed(CLASSES):
             lanes = self._lanes[priority].values()
             if lanes:
-                return max((next(reversed(lane.values())) for lane in lanes), key=lambda waiter: waiter.number)
+                return max((next(reversed(lane.values())) for lane in lanes), key=lambda entry: entry.number)
         return None

@@ -1,4 +1,4 @@
-"""Answers that are kept for a repeated request: what the edge asks, and what the room behind it answers."""
+"""The idempotency store: what the edge asks it, and what it answers."""
 
 from typing import Protocol
 
@@ -20,7 +20,7 @@ REUSED = Refusal(
 class Ticket(msgspec.Struct, frozen=True):
     """One request that names itself. `id` is the same for all requests of one caller with one name.
 
-    `fingerprint` differs as soon as anything else of the request does. `secret` opens the kept answer; it is made of
+    `fingerprint` differs as soon as anything else of the request does. `secret` opens the record; it is made of
     the request itself and stands nowhere. `owner` tells this attempt from all others.
     """
 
@@ -30,7 +30,7 @@ class Ticket(msgspec.Struct, frozen=True):
     owner: int
 
 
-class KeptAnswer(msgspec.Struct, frozen=True):
+class IdempotencyRecord(msgspec.Struct, frozen=True):
     """A whole answer, as its client saw it. `events`: its body is a stream of server-sent events."""
 
     status: int
@@ -39,7 +39,7 @@ class KeptAnswer(msgspec.Struct, frozen=True):
     events: bool
 
 
-class Answers(Protocol):
+class IdempotencyStore(Protocol):
     """Keeps answers, for as long as is configured, so that only the same request of the same caller can read them."""
 
     max_bytes: int
@@ -49,8 +49,8 @@ class Answers(Protocol):
         """What `key`, the caller and the job come to."""
         ...
 
-    async def find(self, ticket: Ticket) -> KeptAnswer | Refusal | None:
-        """The kept answer; None when the request may be run; a refusal when another one has this key, it runs
+    async def find(self, ticket: Ticket) -> IdempotencyRecord | Refusal | None:
+        """The record; None when the request may be run; a refusal when another one has this key, it runs
         elsewhere just now, its answer was too large, or nobody can say.
         """
         ...
@@ -59,7 +59,7 @@ class Answers(Protocol):
         """Note that the request runs, before it does. The claim lives as long as its process; a dead one's is free."""
         ...
 
-    async def keep(self, ticket: Ticket, answer: KeptAnswer | None) -> None:
+    async def keep(self, ticket: Ticket, answer: IdempotencyRecord | None) -> None:
         """Keep the answer of a claimed ticket; None: it was too large. When it returns, it is on disk.
 
         It raises nothing: an answer that could not be kept is reported in the log.
