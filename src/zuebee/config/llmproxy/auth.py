@@ -98,7 +98,8 @@ def _provider(root: Mapping, provider: Mapping, notes: Notes) -> str:
     if name == "lua" and (inner := section(provider, "lua")):
         script_block(inner, notes)
         if "script" not in inner.items:
-            inner.items = {"script": inner}
+            inner.items = {"script": Mapping(inner.place, inner.items)}
+            script_block(inner, notes)
         _lift(provider, inner, "lua", ("script",), notes)
     if name == "builtin":
         provider.items["type"] = scalar(kind, "store")
