@@ -33,7 +33,7 @@ class QueueOwner(ABC):
         """Look at what is there; False if nothing can come of it before the client sends more."""
 
 
-class RequestQueue:
+class RequestOrder:
     """Order: the requests of one connection, which are answered one after the other.
 
     What always holds:

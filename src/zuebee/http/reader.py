@@ -30,7 +30,7 @@ from zuebee.http.cycle import HIGH_WATER_BYTES, Cycle, Flow
 from zuebee.http.deadlines import RequestDeadlines
 from zuebee.http.grammar import Address, Fields, Scope, codings, is_for, scope_of
 from zuebee.http.head_cache import KnownHead
-from zuebee.http.order import Backlog, QueueOwner, RequestQueue
+from zuebee.http.order import Backlog, QueueOwner, RequestOrder
 
 # What the head of a request must be, beyond what the parser sees to (RFC 9110 and 9112).
 
@@ -312,7 +312,7 @@ class RequestReader(QueueOwner):
         self.phase = phase
         self._deadlines = RequestDeadlines(loop, limits, keep_alive_s)
         self._parser = RequestParser(limits, self._deadlines)
-        self._queue = RequestQueue(app, loop, phase)
+        self._queue = RequestOrder(app, loop, phase)
         self._backlog = Backlog(loop, phase)
         self._cycle: Cycle | None = None
         self._goes_on_soon = False
