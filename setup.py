@@ -19,12 +19,19 @@ BUILD = Path(".cache/build")  # nothing lands among the sources
 CORES = os.cpu_count() or 1
 
 
+def modules() -> list[str]:
+    """The modules to compile: all of the packages but those excluded, and some of others."""
+    listed: dict[str, list[str]] = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["zuebee"]["compiled"]
+    found = [f"{package}/{file.name}" for package in listed["packages"] for file in Path("src", package).glob("*.py")]
+    wanted = {each for each in found if not each.endswith("/__init__.py")} - set(listed["exclude"])
+    return sorted(wanted | set(listed["modules"]))
+
+
 def compiled() -> list[Extension]:
     """What mypyc makes of the listed modules, all in one call: modules of one call know each other's types."""
     from mypyc.build import mypycify  # needed here only: who compiles nothing need not have it
 
-    modules: list[str] = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["zuebee"]["compiled"]
-    paths = [f"--cache-dir={BUILD / 'mypy'}", *(f"src/{module}" for module in modules)]
+    paths = [f"--cache-dir={BUILD / 'mypy'}", *(f"src/{module}" for module in modules())]
     # One library from a C file for each module: all cores compile, and it runs as fast as one from a single C file.
     extensions = mypycify(paths, opt_level="2", debug_level="0", target_dir=str(BUILD / "c"), multi_file=True)
     for extension in extensions:

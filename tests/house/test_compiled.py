@@ -15,7 +15,16 @@ from bench import trees
 from tests.house.rules import Rule
 from tests.support.source import ROOT, Source, nodes, package_files, references
 
-COMPILED: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["zuebee"]["compiled"]
+LISTED: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["zuebee"]["compiled"]
+
+
+def in_packages() -> list[str]:
+    """The modules of the packages that are compiled."""
+    found = [file for package in LISTED["packages"] for file in (ROOT / "src" / package).glob("*.py")]
+    return [str(file.relative_to(ROOT / "src")) for file in found if file.name != "__init__.py"]
+
+
+COMPILED = sorted({*in_packages(), *LISTED["modules"]} - set(LISTED["exclude"]))
 
 # An attribute is named `_` and its name in C, where these are words of the language, of gcc or of its platforms.
 _WORDS = re.compile(
@@ -118,9 +127,14 @@ RULES = [
 
 
 def test_the_list_names_modules_that_exist_each_once_and_in_order() -> None:
-    missing = sorted(set(COMPILED) - {source.path.removeprefix("src/") for source in package_files()})
+    named = {*LISTED["modules"], *LISTED["exclude"]}
+    missing = sorted(named - {source.path.removeprefix("src/") for source in package_files()})
     assert not missing, f"Take {missing} out of [tool.zuebee] in pyproject.toml, or name where they went."
-    assert sorted(set(COMPILED)) == COMPILED, "Sort [tool.zuebee] compiled in pyproject.toml; name each module once."
+    for what, names in LISTED.items():
+        assert sorted(set(names)) == names, f"Sort `{what}` of [tool.zuebee.compiled] in pyproject.toml; each once."
+    packages = set(LISTED["packages"])
+    assert {str(Path(each).parent) for each in LISTED["exclude"]} <= packages, "Exclude modules of these packages only."
+    assert not {str(Path(each).parent) for each in LISTED["modules"]} & packages, "The package is there already."
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
