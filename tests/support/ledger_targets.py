@@ -216,6 +216,7 @@ class OnSqlite(InMemory):
     def _let_go(self) -> None:
         self.store._writer.close()
         self.store._side.close()
+        self.store._log.close()
         self.store._lock.close()
 
     def violations(self) -> list[Violation]:
