@@ -9,8 +9,8 @@ import pytest
 from tests.support.databases import postgres_database
 from tests.support.expiry import clear
 from tests.support.shared_ledger import check_books, query, reserve, store_on
-from zuebee.billing.shared import SWEEP_INTERVAL_S
 from zuebee.contracts.admission import Budget
+from zuebee.ledger.postgres.ledger import SWEEP_INTERVAL_S
 from zuebee.schema.prepare import prepare
 
 BUDGETS = (Budget("key:1/tokens/never", "tokens", "never", 10**9),)

@@ -331,7 +331,7 @@ def without_checks(url: str) -> Iterator[None]:
 def test_without_the_locks_they_would_get_more(url: str) -> None:
     statements = "from zuebee.ledger import snapshot\nfrom zuebee.ledger.postgres import statements as sql\n"
     unlocked = "sql.LOCK_BALANCES = sql.LOCK_BALANCES.replace('FOR UPDATE', '')\n"
-    reading = "picture.Memory.recall = lambda *_: None\n"  # so that there is time between the two trips
+    reading = "snapshot.Memory.recall = lambda *_: None\n"  # so that there is time between the two trips
     with without_checks(url):
         assert greedy(url, 1000, statements + unlocked + reading + GREEDY) > 1000 // 7
 

@@ -148,11 +148,11 @@ def test_what_is_on_no_invoice_is_taken_over(url: str) -> None:
     rows = [(october_s + 5, 1000.0, 7), (november_s - 5, 9000.0, 11), (november_s + 5, 1000.0, 13)]
     with psycopg.connect(url, autocommit=True) as connection:
         add = (
-            "INSERT INTO usage_records (at_s, duration_ms, cost_nano, organization_id, model, prompt_tokens)"
+            "INSERT INTO usage_records (at_s, duration_ms, cost_nano, organisation_id, model, prompt_tokens)"
             " VALUES (%s, %s, %s, 'acme', 'm', 1)"
         )
         connection.cursor().executemany(add, rows)
-        columns = "number, organization_id, starts_at_s, ends_at_s, created_at_s"
+        columns = "number, organisation_id, starts_at_s, ends_at_s, created_at_s"
         invoice = ("1", "acme", october_s, november_s, november_s + 1)
         connection.execute(f"INSERT INTO invoices ({columns}) VALUES (%s, %s, %s, %s, %s)".encode(), invoice)
         prepare(url)
