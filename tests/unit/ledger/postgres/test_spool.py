@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.shared_ledger import post
@@ -26,6 +27,24 @@ def test_what_is_kept_is_found_again(path: Path) -> None:
     spool.append([line(3, batch=2)])
     spool.close()
     assert Spool(str(path)).read() == [line(1), line(2), line(3, batch=2)]
+
+
+def test_a_file_of_an_earlier_version_is_read(path: Path) -> None:
+    """Its lines were objects, with the record's row as it goes to PostgreSQL."""
+    spool = Spool(str(path))
+    row = list(line(1).settle.record.row)  # type: ignore[union-attr]
+    settle = {"hold": "r_1", "amount": {"tokens": 1, "cost_nano": 0}, "record": [row, "", "r_1"], "if_held": False}
+    free = {"hold": "", "amount": None, "record": [row, "", "r_1"]}
+    old = [{"owner": 1, "batch": 2, "settle": settle, "number": 7}, {"owner": 1, "batch": 2, "settle": free}]
+    path.write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in old))
+    first, second = spool.read()
+    assert (first.owner, first.batch, first.number) == (1, 2, 7)
+    assert first.settle == line(1).settle
+    assert first.settle.record is not None
+    assert first.settle.record.billed
+    assert (second.settle.hold, second.settle.amount, second.number) == ("", None, 0)
+    assert second.settle.record is not None
+    assert not second.settle.record.billed
 
 
 def test_it_is_nobody_elses_to_read(path: Path) -> None:
