@@ -39,14 +39,14 @@ class Platform:
         reporting = ReportingPart(settings)
         self._billing = billing = BillingPart(settings, reporting.service, database.database)
         self._limits = limits = LimitsPart(settings)
-        self._telemetry = telemetry = TelemetryPart(settings, lambda: billing.service.dropped)
+        self._telemetry = telemetry = TelemetryPart(settings, lambda: billing.service.ledger.dropped)
         self.metrics = telemetry.metrics
         auth = AuthPart(settings, database.keys)
         self._backends = backends = BackendsPart(settings)
         admission = AdmissionPart(
             settings, auth=auth, limits=limits, billing=billing, backends=backends, recorders=telemetry.recorders
         )
-        self._watches = watches = WatchesPart(database.database, database.keys, lambda: billing.service.trouble)
+        self._watches = watches = WatchesPart(database.database, database.keys, lambda: billing.service.ledger.trouble)
         idempotency = IdempotencyPart(settings)
         requests = RequestsPart(settings, admission, backends, idempotency)
         self.pipeline = requests.pipeline

@@ -12,7 +12,7 @@ from zuebee.contracts.inference import Job, Usage, is_bounded
 from zuebee.contracts.limits import FOREVER_S
 from zuebee.ledger import usage_rows
 from zuebee.ledger.decide import record_of
-from zuebee.ledger.entries import TOKENS, Balance, Short
+from zuebee.ledger.entries import TOKENS, Short
 from zuebee.ledger.errors import StoreBusy
 from zuebee.ledger.operations import Extend, Renew, Reserve, Settle, charge
 from zuebee.ledger.port import LedgerPort, Reservation
@@ -63,7 +63,10 @@ class BilledHold:
 
 
 class BillingService:
-    """`Billing` over a ledger. `gate`: why no metered request may be let in for now, if that is so."""
+    """`Billing` over a ledger. `gate`: why no metered request may be let in for now, if that is so.
+
+    How the ledger stands is asked of `ledger`.
+    """
 
     def __init__(
         self, ledger: LedgerPort, settings: BillingSettings, prices: PriceBook, *, gate: Callable[[], Refusal | None]
@@ -119,15 +122,10 @@ class BillingService:
 
     def _try_to_reserve(self, principal: Principal, job: Job, quote: Quote) -> Awaitable[Reservation | Short]:
         now_s = clock.wall_s()
-        stub = usage_rows.hold_context(principal, job, now_s)
+        context = usage_rows.hold_context(principal, job, now_s)
         hold_s = self._settings.hold_ttl_s
-        operation = Reserve(job.request_id, principal.budgets, quote, now_s, hold_s, stub, quote.least)
+        operation = Reserve(job.request_id, principal.budgets, quote, now_s, hold_s, context, quote.least)
         return self.ledger.reserve(operation, job)
-
-    @property
-    def trouble(self) -> str:
-        """What keeps the ledger from being written; empty: nothing."""
-        return self.ledger.trouble
 
     def unable(self) -> Refusal | None:
         return self._gate() if self.ledger.usable else STORE_UNAVAILABLE
@@ -170,50 +168,6 @@ class BillingService:
             return []
         now_s = clock.wall_s()
         return [(grant, too_short(each, now_s)) for grant, each in zip(asking, short, strict=True) if each is not None]
-
-    # --- for operators ---
-
-    @property
-    def reserved(self) -> int:
-        """Reservations that were made."""
-        return self.ledger.reserved
-
-    @property
-    def damaged(self) -> int:
-        """Places of the ledger's own file that could not be read or done."""
-        return self.ledger.damaged
-
-    @property
-    def dropped(self) -> int:
-        """Records that could not be kept."""
-        return self.ledger.dropped
-
-    def balances(self) -> Sequence[Balance]:
-        """The balances of accounts in use, as they stood at `balances_at_s`."""
-        return self.ledger.balances()
-
-    @property
-    def balances_at_s(self) -> float:
-        """When they stood so, in seconds since 1970; not a number before they were read."""
-        return self.ledger.balances_at_s
-
-    @property
-    def commits(self) -> int:
-        """Transactions of the ledger."""
-        return self.ledger.commits
-
-    @property
-    def commit_s(self) -> float:
-        """Seconds spent in them."""
-        return self.ledger.commit_s
-
-    def holds_open(self) -> int:
-        """How many holds of this process are open."""
-        return self.ledger.open_holds()[0]
-
-    def oldest_hold_s(self) -> float:
-        """The age of the oldest open hold, in seconds."""
-        return self.ledger.open_holds()[1]
 
     async def aclose(self) -> None:
         """Write what waits, and end the epoch."""

@@ -27,16 +27,16 @@ _decode = msgspec.json.Decoder(HoldContext).decode
 
 
 def context_text(context: HoldContext | str) -> str:
-    """A stub as it is stored."""
+    """A context as it is stored."""
     return context if isinstance(context, str) else _encode(context).decode()
 
 
 def context_of(text: str) -> HoldContext:
-    """The stub that was stored so."""
+    """The context that was stored so."""
     return _decode(text)
 
 
-# Lines of the journal as earlier versions wrote them: what a settlement says beyond the stub.
+# Lines of the journal as earlier versions wrote them: what a settlement says beyond the context of its hold.
 
 
 class Outcome(msgspec.Struct, array_like=True, gc=False):

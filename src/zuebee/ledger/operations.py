@@ -19,7 +19,7 @@ class Reserve:
     """Hold `amount` in all budgets, or what is left if that is `least`, or nothing (`Ledger.reserve`).
 
     `at_s` says in which period; a reservation lives for `hold_s`. `record`: what the store keeps beside the hold in
-    case that its owner dies, a `Stub` or its text.
+    case that its owner dies, a `HoldContext` or its text.
     """
 
     def __init__(

@@ -106,7 +106,7 @@ def days(rows: Iterable[Row]) -> list[tuple[str, int, int, int, int, int]]:
 
 
 def hold_context(principal: Principal, job: Job, at_s: float) -> HoldContext:
-    """The stub of a request that begins."""
+    """The context of a request that begins."""
     p = principal
     return HoldContext(
         p.key_id, p.name, p.user_id, p.team_id, p.organization_id, p.plan, p.priority, job.model, job.path, job.stream,

@@ -49,7 +49,7 @@ def over(hold: Hold | None, who: Principal, usage: Usage | None, request_id: str
 
 
 def left(billing: BillingService) -> list[tuple[int, int, int]]:
-    return [(balance.granted, balance.held, balance.used) for balance in billing.balances()]
+    return [(balance.granted, balance.held, balance.used) for balance in billing.ledger.balances()]
 
 
 async def test_a_hold_is_on_disk_before_it_counts_and_so_is_its_settlement(billing: BillingService) -> None:
@@ -197,7 +197,7 @@ async def test_at_once_only_as_many_as_fit(billing: BillingService) -> None:
 
 async def test_what_costs_nothing_is_recorded_without_a_hold(billing: BillingService) -> None:
     assert billing.settle(over(None, FREE, Usage(1, 1, "provider"))) is None
-    assert billing.balances() == []
+    assert billing.ledger.balances() == []
 
 
 def streaming(hold: Hold, who: Principal, usage: Usage) -> Grant:
@@ -246,7 +246,7 @@ async def test_after_a_crash_what_was_delivered_is_charged_and_the_rest_is_free(
     dying.ledger._store._lock.close()  # type: ignore[attr-defined]  # as the end of the process would
     heir = open_billing(path)
     await reserve(heir, TOKENS, Amount(960), request_id="all that is left")
-    assert [(balance.held, balance.used) for balance in heir.balances()] == [(960, 40)]
+    assert [(balance.held, balance.used) for balance in heir.ledger.balances()] == [(960, 40)]
     await heir.aclose()
     await dying.aclose()
 

@@ -146,12 +146,12 @@ async def test_a_period_that_was_forgotten_comes_back_as_it_stood(tmp_path: Path
     for _ in range(3):
         later()
         await billing.attend([])
-    assert [b.account for b in billing.balances()] == ["team:t/tokens/never"]
+    assert [b.account for b in billing.ledger.balances()] == ["team:t/tokens/never"]
     late = billing.settle(over(leaked, who, Usage(50, 0, "provider"), "leaked"))
     clocks.wall_s = NOW_S + 1
     # Before the late one is written: what the store has does not know of it.
     held = await hold(billing, who, Amount(100), request_id="then")
-    [balance] = [b for b in billing.balances() if b.account.startswith("key:")]
+    [balance] = [b for b in billing.ledger.balances() if b.account.startswith("key:")]
     assert (balance.used, balance.held) == (750, 100)
     assert late is not None
     await late
@@ -171,7 +171,7 @@ async def test_what_happened_a_moment_ago_is_not_forgotten(tmp_path: Path, clock
     await billing.attend([])
     clocks.wall_s = NOW_S
     again = await hold(billing, who, Amount(100), request_id="second")
-    [balance] = [b for b in billing.balances() if b.account.startswith("key:")]
+    [balance] = [b for b in billing.ledger.balances() if b.account.startswith("key:")]
     assert (balance.granted, balance.used, balance.held) == (GIVEN, 700, 100)
     assert stored is not None
     await stored

@@ -106,7 +106,7 @@ class Parts:
 
     @property
     def left(self) -> tuple[int, int, int, int]:
-        (each,) = self.billing.balances()
+        (each,) = self.billing.ledger.balances()
         return each.granted, each.held, each.used, each.overdraft
 
     async def aclose(self) -> None:
@@ -138,7 +138,7 @@ def refused(settlement: Settlement) -> Settlement:
 
 
 async def test_hold_and_settlement_are_one_transaction(parts: Parts) -> None:
-    before = parts.billing.commits
+    before = parts.billing.ledger.commits
     hold = await parts.reserve()
     settlement = over(hold)
     assert await hold.wait(settlement) is None
@@ -146,11 +146,11 @@ async def test_hold_and_settlement_are_one_transaction(parts: Parts) -> None:
     assert hold.secured
     assert parts.billing.settle(settlement) is None, "there is nothing left to be done"
     await asyncio.sleep(0.05)
-    assert parts.billing.commits == before + 1
+    assert parts.billing.ledger.commits == before + 1
     assert parts.kinds == ["reserve", "post"]
     assert parts.records[1:] == [("req_1", 200, 30, 30 * 1000 + 12 * 2000)]
     assert parts.left == (1000, 0, 42, 0)
-    assert parts.billing.holds_open() == 0
+    assert parts.billing.ledger.open_holds()[0] == 0
 
 
 async def test_what_was_not_used_up_and_what_was_beyond_it(parts: Parts) -> None:

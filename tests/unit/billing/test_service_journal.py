@@ -128,14 +128,14 @@ async def test_what_stands_behind_a_damaged_line_is_settled_all_the_same(tmp_pat
     journal = tmp_path / "z.db.settled"
     journal.write_bytes(journal.read_bytes().replace(b'["bad"', b'["bat"'))
     heir = await started(path)
-    assert heir.damaged == 1
+    assert heir.ledger.damaged == 1
     die(heir)
     assert {row["request_id"]: row["code"] for row in rows(path)} == {"bad": "owner_lost", "good": "", "fine": ""}
     assert used(path) == 2 * USAGE.total_tokens
     with reading(str(path)) as connection:
         assert list(verify(connection)) == []
     heir = await started(path)
-    assert heir.damaged == 0, "it was told, and is gone"
+    assert heir.ledger.damaged == 0, "it was told, and is gone"
     die(heir)
 
 

@@ -104,7 +104,7 @@ async def test_more_than_there_is_is_refused(billing: BillingService) -> None:
     refused = await billing.reserve(TOKENS, make_job(), Amount(1001))
     assert isinstance(refused, Refusal)
     assert (refused.status, refused.code) == (429, "quota_exceeded")
-    assert (billing.short, billing.reserved) == (1, 0)
+    assert (billing.short, billing.ledger.reserved) == (1, 0)
 
 
 async def test_a_request_without_a_hold_is_recorded_with_its_cost(billing: BillingService, store: FakeStore) -> None:
@@ -201,10 +201,10 @@ async def test_a_database_that_cannot_be_used_is_said_at_the_start(
 async def test_operators_see_balances_and_holds(billing: BillingService, store: FakeStore) -> None:
     hold = await reserve(billing, TOKENS, Amount(100))
     await billing.attend([running(hold, 1, 1)])
-    assert billing.holds_open() == 1
-    assert 0 < billing.oldest_hold_s() < 60
+    assert billing.ledger.open_holds()[0] == 1
+    assert 0 < billing.ledger.open_holds()[1] < 60
     await settle(billing, over(hold, None))
     await billing.attend([])
     await billing.aclose()
-    assert [balance.account for balance in billing.balances()] == ["key:k/tokens/never"]
-    assert (billing.holds_open(), billing.dropped) == (0, 0)
+    assert [balance.account for balance in billing.ledger.balances()] == ["key:k/tokens/never"]
+    assert (billing.ledger.open_holds()[0], billing.ledger.dropped) == (0, 0)

@@ -38,21 +38,21 @@ class BillingPart(Part):
         self._reads_list = settings.billing.built_in_prices
         self._currency: Final = settings.billing.currency
         self.service = open_billing(settings, reporting, self._list_prices, database)
-        self._gauges = BudgetGauges(self.service.balances, settings.metrics.max_accounts, clock.wall_s)
+        self._gauges = BudgetGauges(self.service.ledger.balances, settings.metrics.max_accounts, clock.wall_s)
 
     def lend(self, metrics: Metrics) -> None:
-        service = self.service
+        ledger = self.service.ledger
         metrics.lend("zuebee_budget_granted", self._gauges.granted)
         metrics.lend("zuebee_budget_remaining", self._gauges.remaining)
         metrics.lend("zuebee_budgets", self._gauges.states)
         metrics.lend("zuebee_billing_currency_info", lambda: [((self._currency,), 1)])
-        metrics.lend("zuebee_holds_open", lambda: [((), service.holds_open())])
-        metrics.lend("zuebee_hold_oldest_seconds", lambda: [((), service.oldest_hold_s())])
+        metrics.lend("zuebee_holds_open", lambda: [((), ledger.open_holds()[0])])
+        metrics.lend("zuebee_hold_oldest_seconds", lambda: [((), ledger.open_holds()[1])])
         metrics.lend("zuebee_ledger_operations_total", self._operations)
-        metrics.lend("zuebee_ledger_commits_total", lambda: [((), service.commits)])
-        metrics.lend("zuebee_ledger_commit_seconds_total", lambda: [((), service.commit_s)])
-        metrics.lend("zuebee_journal_damaged_total", lambda: [((), service.damaged)])
-        metrics.lend("zuebee_budgets_read_at_seconds", lambda: [((), service.balances_at_s)])
+        metrics.lend("zuebee_ledger_commits_total", lambda: [((), ledger.commits)])
+        metrics.lend("zuebee_ledger_commit_seconds_total", lambda: [((), ledger.commit_s)])
+        metrics.lend("zuebee_journal_damaged_total", lambda: [((), ledger.damaged)])
+        metrics.lend("zuebee_budgets_read_at_seconds", lambda: [((), ledger.balances_at_s)])
 
     def begin(self, tasks: Tasks) -> None:
         tasks.spawn(self.read_prices(), "prices")
@@ -80,7 +80,7 @@ class BillingPart(Part):
         return self._list_prices.context(model) if self._reads_list else 0
 
     def _operations(self) -> Iterable[tuple[tuple[str, ...], float]]:
-        yield ("reserve",), self.service.reserved
+        yield ("reserve",), self.service.ledger.reserved
         yield ("short",), self.service.short
 
 

@@ -355,12 +355,12 @@ async def _at_once(answers: list[Short | None]) -> list[Short | None]:
     return answers
 
 
-def _lines(journal: Journal | None, stubs: dict[str, str]) -> dict[str, Settle]:
-    """What an earlier process left in the journal, by hold. `stubs`: what stands beside the holds that are open."""
+def _lines(journal: Journal | None, contexts: dict[str, str]) -> dict[str, Settle]:
+    """What an earlier process left in the journal, by hold. `contexts`: what stands beside the holds that are open."""
     found: dict[str, Settle] = {}
     for line in journal.found if journal is not None else ():
         try:
-            settle = _line(line, stubs)
+            settle = _line(line, contexts)
         except msgspec.DecodeError as error:
             _log.error("a line of the journal cannot be read: %s", error)
         else:
@@ -369,14 +369,14 @@ def _lines(journal: Journal | None, stubs: dict[str, str]) -> dict[str, Settle]:
     return found
 
 
-def _line(line: bytes, stubs: dict[str, str]) -> Settle | None:
+def _line(line: bytes, contexts: dict[str, str]) -> Settle | None:
     """A line of the journal, also of an earlier version, which had the rest in what stands beside the hold."""
     try:
         return settle_of(line)
     except msgspec.DecodeError:
         outcome = outcome_of(line)
-    stub = stubs.get(outcome.hold)
-    if stub is None:
+    context = contexts.get(outcome.hold)
+    if context is None:
         return None
-    settlement = settlement_of(outcome, stub)
+    settlement = settlement_of(outcome, context)
     return Settle(outcome.hold, charge(settlement), record_of(settlement, billed=True))

@@ -66,6 +66,7 @@ def _rename() -> None:
     named = "account LIKE 'organisation:%'"
     for table in ("budgets", "ledger_balances", "payments"):
         op.execute(f"UPDATE {table} SET account = 'organization' || substr(account, 13) WHERE {named}")
+    op.execute("UPDATE usage_outbox SET payload = replace(payload, '\"organisation_id\"', '\"organization_id\"')")
     op.execute("UPDATE budgets SET scope = 'organization' WHERE scope = 'organisation'")
     for table in ("organizations", "teams", "users", "keys", "plans"):
         op.execute(f"UPDATE {table} SET limits = replace(limits, '\"when_down\"', '\"on_store_down\"')")
