@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from tests.support.ledger_history import change
-from tests.support.processes import KEY, SOURCES, Gateway, Sim, running, simulated
+from tests.support.processes import KEY, Gateway, Sim, running, simulated
 from tests.support.raw_http import DONE, Wire, chat, eventually, request, wire
+from tests.support.starts import SOURCES
 from zuebee.ledger.audit import reading, verify
 
 CLIENTS = 12

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from tests.support.client import HELLO, Answer, ask
-from tests.support.processes import KEY, SOURCES, Gateway, Sim, running, simulated, until
+from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
+from tests.support.starts import SOURCES
 
 QUICK = {**HELLO, "max_tokens": 1}
 HERE, ELSEWHERE = "sk-here-0123456789", "sk-elsewhere-0123456789"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.pages import page
-from tests.support.processes import SOURCES
+from tests.support.starts import SOURCES
 from tests.support.stores import made_for
 
 PAGES = {"docs/keys.md": 9, "docs/limits.md": 2, "docs/billing.md": 3, "docs/usage.md": 5}

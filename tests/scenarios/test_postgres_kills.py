@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.databases import postgres_database
-from tests.support.processes import SOURCES
 from tests.support.raw_http import eventually
 from tests.support.shared_ledger import balances, check_books, check_usage, post, query, store_on
 from tests.support.source import ROOT
+from tests.support.starts import SOURCES
 from tests.support.tcp_proxy import DOWN, TcpProxy, proxy_before
 from zuebee.contracts.admission import Budget
 from zuebee.ledger.postgres.commit import SharedCommitter

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from tests.support.pgbouncer import BOTH_WAYS, database_by
-from tests.support.processes import SOURCES, until
+from tests.support.processes import until
 from tests.support.shared_ledger import (
     AT_S,
     WAITS_FOR_A_LOCK,
@@ -29,6 +29,7 @@ from tests.support.shared_ledger import (
     void,
 )
 from tests.support.source import ROOT
+from tests.support.starts import SOURCES
 from zuebee.contracts.admission import Amount, Budget
 from zuebee.ledger.decide import decide
 from zuebee.ledger.entries import HoldState, Short

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.pages import blocks, page
-from tests.support.processes import SOURCES, Process, simulated, until
+from tests.support.processes import Process, simulated, until
+from tests.support.starts import SOURCES
 
 ADDRESS = "http://127.0.0.1:8000"
 DEMO = re.compile(r"address   (http://\S+)/v1")

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.support import tokens
-from tests.support.processes import KEY, SOURCES, Gateway, Sim, running, simulated
+from tests.support.processes import KEY, Gateway, Sim, running, simulated
 from tests.support.raw_http import ask, chat, eventually, head, request, wire
 from tests.support.source import ROOT
+from tests.support.starts import SOURCES
 
 BACKEND_KEY = "canary-backend-key-71c2"
 BACKEND_HEADER = "canary-backend-header-9e1d"

@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from tests.support.commands import Failed, here
-from tests.support.processes import KEY, READY, SIM_READY, SOURCES, Process
+from tests.support.processes import KEY, READY, SIM_READY, Process
+from tests.support.starts import SOURCES
 from zuebee import __version__
 
 DEMO_READY = re.compile(r"address +(http://\S+)/v1")

@@ -16,7 +16,7 @@ from alembic.migration import MigrationContext
 
 from tests.support import old_store
 from tests.support.databases import postgres_database
-from tests.support.processes import SOURCES
+from tests.support.starts import SOURCES
 from zuebee.lib.sql.database import database_url
 from zuebee.schema import migrate
 from zuebee.schema.prepare import prepare

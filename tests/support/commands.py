@@ -10,11 +10,12 @@ import sys
 import termios
 from contextlib import chdir
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from typer.testing import CliRunner
 
-from tests.support.processes import SOURCES
+from tests.support.starts import SOURCES, start
 from zuebee.cli import app
 
 TIMEOUT_S = 60.0
@@ -32,19 +33,19 @@ class Failed(AssertionError):
 
 def zuebee(folder: Path, *command: str) -> str:
     """Run one command in a folder; its standard output. Raises Failed."""
-    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("ZUEBEE_")}
-    result = subprocess.run(
-        [sys.executable, "-m", "zuebee", *command],
-        cwd=folder,
-        env={**surroundings, "PYTHONPATH": SOURCES},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    if result.returncode:
-        raise Failed(command, result.returncode, result.stdout, result.stderr)
-    return result.stdout
+    with TemporaryFile() as stdout, TemporaryFile() as stderr, Path(os.devnull).open("rb") as nothing:
+        process = start([*command], folder, nothing, stdout, stderr)
+        try:
+            status = process.wait(TIMEOUT_S)
+        except BaseException:
+            process.kill()
+            raise
+        for each in (stdout, stderr):
+            each.seek(0)
+        said, errors = stdout.read().decode(), stderr.read().decode()
+    if status:
+        raise Failed(command, status, said, errors)
+    return said
 
 
 def on_terminal(folder: Path, *command: str, columns: int = 80) -> str:

@@ -9,7 +9,6 @@ import re
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,13 +18,11 @@ from typing import Any, TypeVar
 
 import yaml
 
-from bench import trees
+from tests.support.starts import start
 
 T = TypeVar("T")
 
 START_TIMEOUT_S = 20.0
-SOURCES = str(trees.PLAIN if os.environ.get("TEST_PLAIN") == "1" else trees.chosen())
-"""What runs is the code beside these tests, whatever is installed: compiled where `make compiled` did that."""
 KEY = "sk-test-0123456789abcdef"
 READY = re.compile(r"ready at (https?://[^\s\"]+)")
 SIM_READY = re.compile(r"simulated model server at (http://\S+)")
@@ -41,25 +38,13 @@ def until(check: Callable[[], T], what: str, timeout_s: float = 10.0) -> T:
     raise AssertionError(f"not within {timeout_s} s: {what}")
 
 
-def _surroundings() -> dict[str, str]:
-    """Our environment without what is set in it for a gateway or for these tests."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("ZUEBEE_")}
-
-
 class Process:
     """A `zuebee` command with its output in a file."""
 
     def __init__(self, arguments: list[str], log: Path, ready: re.Pattern[str], **environ: str) -> None:
         self.log = log
-        with log.open("wb") as sink:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", "zuebee", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                cwd=log.parent,
-                env={**_surroundings(), "PYTHONPATH": SOURCES, **environ},
-            )
+        with log.open("wb") as sink, Path(os.devnull).open("rb") as nothing:
+            self.popen = start(arguments, log.parent, nothing, sink, sink, **environ)
         self.url = until(lambda: self._find(ready), f"{arguments} is ready", START_TIMEOUT_S)
 
     def _find(self, ready: re.Pattern[str]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import SOURCES
+from tests.support.starts import SOURCES
 from zuebee.schema import prepare as preparing
 from zuebee.schema.prepare import prepare
 from zuebee.schema.version import HEAD, StoreUnreadable, current_version
