@@ -1,17 +1,20 @@
 """The tables of the documentation say what the code does, and its examples are valid."""
 
+import ast
 import json
 import re
 import sqlite3
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from tests.support.codes import error_codes
+from tests.support.codes import error_codes, places_of_codes
 from tests.support.pages import blocks, make_docs, page, section, table
-from tests.support.source import ROOT, Source
+from tests.support.source import ROOT, Source, nodes, package_files
+from tests.support.surface import metric_names
 from zuebee.config.load import loads
 from zuebee.contracts.admission import Ending, Settlement
 from zuebee.contracts.inference import UsageSource
@@ -57,6 +60,35 @@ def act(self, late):
 """
     found = error_codes([Source("src/zuebee/room/file.py", text)])
     assert found == {"too_large", "bad_one", "in_a_table", "by_name", "by_place", "assigned", "as_a_default"}
+
+
+WRITTEN_TWICE = {
+    "invalid_api_key": "`zuebee keys test` says it as well, without a server",
+    "invalid_signature": "of a request, of its body, and of a payment's webhook: three messages",
+    "quota_exceeded": "operators can choose it for what a source of keys answers",
+}
+
+
+def test_an_error_code_is_written_in_one_module() -> None:
+    """A new one needs three places: its definition, its test, its line in docs/api.md."""
+    places = places_of_codes(error_codes())
+    assert {code for code, modules in places.items() if len(modules) != 1} == set(WRITTEN_TWICE), places
+
+
+def test_a_code_that_is_written_twice_is_seen() -> None:
+    sources = [Source(f"src/zuebee/room/{name}.py", 'CODE = "bad_one"\n') for name in ("a", "b")]
+    assert places_of_codes(["bad_one"], sources) == {"bad_one": ["room/a.py", "room/b.py"]}
+
+
+def test_a_metric_is_written_where_it_is_described_and_where_it_is_counted() -> None:
+    """A new one needs these two and its test; `make docs` writes its line of docs/metrics.md."""
+    written = Counter(
+        node.value
+        for source in package_files()
+        for node in nodes(source.tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    assert {name for name in metric_names() if written[name] > 2} == set()
 
 
 def test_every_route_stands_in_the_table_with_its_other_spellings() -> None:

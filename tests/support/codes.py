@@ -14,13 +14,24 @@ def error_codes(sources: Iterable[Source] | None = None) -> set[str]:
     positions: Positions = {}
     for source in sources:
         positions |= _positions(source.tree)
+    shared = [_constants(source.tree) for source in sources if source.inside == "contracts/errors.py"]
     # A module's own functions come before others of the same name.
     return {
         code
         for source in sources
         if "sim/" not in source.inside
-        for code in _codes(source.tree, positions | _positions(source.tree))
+        for code in _codes(source.tree, positions | _positions(source.tree), *shared)
     }
+
+
+def places_of_codes(codes: Iterable[str], sources: Iterable[Source] | None = None) -> dict[str, list[str]]:
+    """In which modules each of the codes is written out (not in a docstring)."""
+    found: dict[str, list[str]] = {code: [] for code in codes}
+    for source in package_files() if sources is None else sources:
+        texts = {node.value for node in nodes(source.tree) if isinstance(node, ast.Constant)}
+        for code in found.keys() & texts:
+            found[code].append(source.inside)
+    return found
 
 
 def _positions(tree: ast.AST) -> Positions:
@@ -41,13 +52,19 @@ def _positions(tree: ast.AST) -> Positions:
     return found
 
 
-def _codes(tree: ast.Module, positions: Positions) -> Iterator[str]:
-    constants = {dotted_name(one.targets[0]): one.value for one in tree.body if isinstance(one, ast.Assign)}
-    constants |= {
+def _constants(tree: ast.Module) -> dict[str, ast.expr]:
+    plain = {dotted_name(one.targets[0]): one.value for one in tree.body if isinstance(one, ast.Assign)}
+    return plain | {
         dotted_name(one.target): one.value
         for one in tree.body
         if isinstance(one, ast.AnnAssign) and one.value is not None
     }
+
+
+def _codes(tree: ast.Module, positions: Positions, *shared: dict[str, ast.expr]) -> Iterator[str]:
+    constants: dict[str, ast.expr] = {}
+    for each in (*shared, _constants(tree)):
+        constants |= each
     for node in nodes(tree):
         for value in _values(node, positions):
             for part in ast.walk(constants.get(dotted_name(value) or "-", value)):

@@ -94,6 +94,11 @@ OUTBOX_FULL: Final = Refusal(
     retry_after_s=10.0,
     should_retry=True,
 )
+BACKEND_ERROR: Final = "backend_error"
+"""The code of what a model server reports without one of its own."""
+BAD_ANSWER: Final = Refusal(502, "api_error", "bad_answer", "The model server's answer is not valid.")
+CUT_SHORT: Final = Refusal(502, "api_error", "incomplete_answer", "The model server's answer broke off.")
+TOO_MANY_FIELDS: Final = "too_many_fields"
 NOT_FOUND: Final = Refusal(404, "not_found_error", "unknown_path", "There is no such endpoint.")
 DRAINED: Final = Refusal(
     503, "overloaded_error", "shutting_down", "The server is shutting down; the answer was cut.", should_retry=True

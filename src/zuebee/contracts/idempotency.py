@@ -15,6 +15,26 @@ REUSED = Refusal(
     "This Idempotency-Key was used for another request.",
     "Idempotency-Key",
 )
+TOO_LARGE = Refusal(
+    409,
+    "invalid_request_error",
+    "idempotency_answer_too_large",
+    "The answer to the request with this Idempotency-Key is too large to be given twice.",
+    "Idempotency-Key",
+)
+
+
+def in_progress(wait_s: float) -> Refusal:
+    """409: it runs in another process, or did until that died; `wait_s` until the next look is worth it."""
+    return Refusal(
+        409,
+        "invalid_request_error",
+        "idempotency_in_progress",
+        "The request with this Idempotency-Key is still running.",
+        "Idempotency-Key",
+        retry_after_s=max(1.0, wait_s),
+        should_retry=True,
+    )
 
 
 class Ticket(msgspec.Struct, frozen=True):

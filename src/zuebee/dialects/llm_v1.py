@@ -8,7 +8,7 @@ import msgspec
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct, Value
 
-from zuebee.contracts.errors import ErrorType, Refusal, bad_request
+from zuebee.contracts.errors import BACKEND_ERROR, INTERNAL, TOO_MANY_FIELDS, ErrorType, Refusal, bad_request
 from zuebee.dialects import json_text, openai
 from zuebee.dialects.json_text import mend
 from zuebee.dialects.llm_v1_loose import LooseCall, LooseChoice, LooseFunction, LooseMessage, arguments_in, text_in
@@ -125,7 +125,7 @@ def read_request(data: bytes) -> ChatCompletionRequest | Refusal:
         if field is not None:
             most = f"in `{field}`" if field else "unknown"
             text = f"The request has more than {MAX_PARTS} fields, most of them {most}."
-            return bad_request(text, param=field or None, code="too_many_fields")
+            return bad_request(text, param=field or None, code=TOO_MANY_FIELDS)
     try:
         return ChatCompletionRequest.FromString(data)
     except DecodeError:
@@ -431,10 +431,10 @@ def told_refusal(raw: Json, status: int = 0) -> Refusal:
         told = _told(raw) if len(bytes(raw)) <= openai.MAX_ERROR_BYTES else _Told()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         told = _Told(message=openai.read_error(raw)[2])
-    code = told.code if isinstance(told.code, str) and told.code else "backend_error"
+    code = told.code if isinstance(told.code, str) and told.code else BACKEND_ERROR
     if not status:
         status = _STATUSES.get(str(told.type), 0) or openai.read_error(raw)[0] or 502
-        status = 500 if code == "internal_error" else status
+        status = 500 if code == INTERNAL.code else status
     kind = _TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
     message = str(told.message or "The model server reported an error.")[: openai.MAX_MESSAGE]
     param = told.param if isinstance(told.param, str) and told.param else None

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 import msgspec
 from msgspec import UNSET, Raw
 
-from zuebee.contracts.errors import Refusal, bad_request
+from zuebee.contracts.errors import TOO_MANY_FIELDS, Refusal, bad_request
 from zuebee.dialects import json_text
 from zuebee.dialects.json_text import BOM, is_object_from_outside, mend, mend_halves
 from zuebee.dialects.media import media_of
@@ -64,7 +64,7 @@ def read_request(body: bytes) -> Request | Refusal:
     except msgspec.ValidationError as error:
         return _not_valid(str(error))
     except json_text.TooMany:
-        return bad_request(f"The body has more than {json_text.MAX_FIELDS} fields.", code="too_many_fields")
+        return bad_request(f"The body has more than {json_text.MAX_FIELDS} fields.", code=TOO_MANY_FIELDS)
     except (json_text.NotJson, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return bad_request(f"The body is not valid JSON: {error or 'malformed'}", code="invalid_json")
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from zuebee.contracts.errors import ErrorType, Refusal
+from zuebee.contracts.errors import BACKEND_ERROR, ErrorType, Refusal
 from zuebee.dialects import openai
 
 MAX_SHOWN: Final = 500
@@ -46,7 +46,7 @@ def as_openai_error(body: bytes, status: int) -> bytes | None:
     kind = _TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
     message = message or f"The model server answered {status} and did not say why."
     shown = message[: openai.MAX_MESSAGE]
-    return openai.render_error(Refusal(status, kind, code[: openai.MAX_CODE] or "backend_error", shown, param))
+    return openai.render_error(Refusal(status, kind, code[: openai.MAX_CODE] or BACKEND_ERROR, shown, param))
 
 
 def _is_error(error: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from zuebee.contracts.admission import Ending, Settlement
-from zuebee.contracts.errors import CLIENT_LEFT, Refusal
+from zuebee.contracts.errors import BACKEND_ERROR, CLIENT_LEFT, Refusal
 from zuebee.contracts.inference import End, Head, Headers, Job, Sink, Usage
 from zuebee.dialects import openai
 from zuebee.lib.networks import parse_address, parse_networks, within
@@ -159,7 +159,7 @@ class Conclusion(NamedTuple):
 
 
 _COMPLETE: Final = Conclusion("complete", "")
-_REFUSED: Final = Conclusion("refused", "backend_error")
+_REFUSED: Final = Conclusion("refused", BACKEND_ERROR)
 _LEFT: Final = Conclusion("client_gone", CLIENT_LEFT.code)
 
 

@@ -16,7 +16,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, Ret
 from google.rpc.status_pb2 import Status
 
 from zuebee.contracts.admission import Caller, Settlement
-from zuebee.contracts.errors import Refusal
+from zuebee.contracts.errors import BAD_ANSWER, CUT_SHORT, Refusal
 from zuebee.contracts.inference import Headers, Job, Sink
 from zuebee.dialects import openai
 from zuebee.dialects.llm_v1 import (
@@ -69,7 +69,7 @@ _BY_STATUS: dict[int, int] = {
     503: code_pb2.UNAVAILABLE,
     504: code_pb2.DEADLINE_EXCEEDED,
 }
-_BY_CODE: dict[str, int] = {"bad_answer": code_pb2.INTERNAL, "incomplete_answer": code_pb2.INTERNAL}
+_BY_CODE: dict[str, int] = {BAD_ANSWER.code: code_pb2.INTERNAL, CUT_SHORT.code: code_pb2.INTERNAL}
 """What the status alone does not say: the model server is there, but cannot be understood."""
 
 
@@ -138,8 +138,6 @@ MAX_WHOLE_BYTES = 64 << 20
 """A longer answer in one piece is not given: it must be a single message."""
 _MAX_COUNT = (1 << 31) - 1
 _SHOWN = (b"x-ratelimit-", b"x-request-id", b"idempotent-replayed")
-BAD_ANSWER = Refusal(502, "api_error", "bad_answer", "The model server's answer is not valid.")
-CUT_SHORT = Refusal(502, "api_error", "incomplete_answer", "The model server's answer broke off.")
 
 
 class GrpcClient:

@@ -9,12 +9,13 @@ a request whose end was lost is never charged twice.
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 
 from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.errors import INTERNAL, Refusal, bad_request
-from zuebee.contracts.idempotency import REUSED, IdempotencyRecord, IdempotencyStore, Ticket
+from zuebee.contracts.idempotency import REUSED, TOO_LARGE, IdempotencyRecord, IdempotencyStore, Ticket, in_progress
 from zuebee.contracts.inference import Headers, Job, Sink
 from zuebee.dialects import openai, sse
 from zuebee.dialects.openai import INLINE_BYTES
@@ -27,21 +28,9 @@ from zuebee.lib.tasks import Tasks
 REPLAYED = (b"idempotent-replayed", b"true")
 PIECE_BYTES = 1 << 16
 
-LOST = Refusal(
-    409,
-    "invalid_request_error",
-    "idempotency_in_progress",
-    "The request with this Idempotency-Key was stopped before it was answered; it may be sent again.",
-    "Idempotency-Key",
-    retry_after_s=1.0,
-    should_retry=True,
-)
-OUTGROWN = Refusal(
-    409,
-    "invalid_request_error",
-    "idempotency_answer_too_large",
-    "The answer to the request with this Idempotency-Key is too large to be given twice.",
-    "Idempotency-Key",
+LOST = replace(
+    in_progress(0.0),
+    message="The request with this Idempotency-Key was stopped before it was answered; it may be sent again.",
 )
 
 
@@ -126,7 +115,7 @@ class Recording:
         """
         while (head := self._playable()) is None:
             if self.outgrown or self.over:
-                return OUTGROWN if self.outgrown else self.refusal or LOST
+                return TOO_LARGE if self.outgrown else self.refusal or LOST
             await self._change(0.0)
         status, headers, events = head
         on_start(status, events)
@@ -140,7 +129,7 @@ class Recording:
                 break
             if not await self._change(keepalive_s):
                 await client.write(sse.COMMENT)
-        if (broken := OUTGROWN if self.outgrown else self.refusal) is not None:
+        if (broken := TOO_LARGE if self.outgrown else self.refusal) is not None:
             await client.write(openai.render_error_event(broken))
         on_end(size)
         await client.finish()
@@ -243,9 +232,7 @@ INVALID_KEY = bad_request(
     param="Idempotency-Key",
     code="invalid_idempotency_key",
 )
-TWO_KEYS = bad_request(
-    "The header Idempotency-Key is given more than once.", param="Idempotency-Key", code="invalid_idempotency_key"
-)
+TWO_KEYS = replace(INVALID_KEY, message="The header Idempotency-Key is given more than once.")
 
 
 class Attempt:

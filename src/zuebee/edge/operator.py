@@ -3,6 +3,7 @@
 import hmac
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -61,7 +62,7 @@ def no_such_path(path: str) -> Refusal:
             base = path[: -len(each)]
             shown = base[:MAX_SHOWN]
             message = f"There is no endpoint {shown}{each}, but {each}: take `{shown}` out of the client's base URL."
-            return Refusal(404, "not_found_error", "unknown_path", message)
+            return replace(NOT_FOUND, message=message)
     return NOT_FOUND
 
 

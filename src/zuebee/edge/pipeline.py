@@ -60,7 +60,7 @@ from typing import Any
 
 from zuebee.config.settings_billing import DisconnectSettings
 from zuebee.contracts.admission import Admission, Caller, Ending, Grant, Principal, Settlement
-from zuebee.contracts.errors import BODY_NOT_SIGNED, CLIENT_LEFT, DRAINED, INTERNAL, Refusal
+from zuebee.contracts.errors import BACKEND_ERROR, BAD_ANSWER, BODY_NOT_SIGNED, CLIENT_LEFT, DRAINED, INTERNAL, Refusal
 from zuebee.contracts.inference import End, Events, Head, Headers, Inference, Job, Reply, Usage
 from zuebee.dialects import openai, sse
 from zuebee.edge.client import JSON, Client, conclusion, ending_of, may_have_begun, prompt_only, relayed_headers
@@ -305,7 +305,7 @@ class Exchange:
         def on_end(size: int) -> None:
             settlement.response_bytes = size
             settlement.ending = "complete" if settlement.status < 400 else "refused"
-            settlement.code = "" if settlement.status < 400 else "backend_error"
+            settlement.code = "" if settlement.status < 400 else BACKEND_ERROR
             self._settle()
 
         return await recording.play(self._client, self._pipeline.keepalive_s, on_start, on_end)
@@ -454,7 +454,7 @@ class Exchange:
 
 def _known_code(unfit: Refusal) -> str:
     """A code for the record, which has none that a model server made up."""
-    return "bad_answer" if unfit.code == "bad_answer" else "backend_error"
+    return unfit.code if unfit.code == BAD_ANSWER.code else BACKEND_ERROR
 
 
 class Pipeline:

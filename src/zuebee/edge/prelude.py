@@ -7,8 +7,9 @@ the connection for dead. From then on whatever goes wrong is an event of it, for
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
-from zuebee.contracts.errors import Refusal
+from zuebee.contracts.errors import BACKEND_ERROR, BAD_ANSWER, Refusal
 from zuebee.contracts.inference import End, Events, Head, Headers, Reply
 from zuebee.dialects import openai, openai_whole
 from zuebee.dialects.openai_stream import DONE_EVENT
@@ -16,7 +17,7 @@ from zuebee.edge.client import NOT_BEGUN, STREAM_HEADERS
 from zuebee.lib.tasks import Tasks
 
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
-UNREADABLE = Refusal(502, "api_error", "bad_answer", "The model server's answer is not the stream that was asked for.")
+UNREADABLE = replace(BAD_ANSWER, message="The model server's answer is not the stream that was asked for.")
 
 
 class Prelude:
@@ -109,7 +110,7 @@ async def _refusal(head: Head, rest: Events | None) -> End:
     refusal = Refusal(
         head.status,
         "invalid_request_error" if head.status < 500 else "api_error",
-        (told and told.code) or "backend_error",
+        (told and told.code) or BACKEND_ERROR,
         (told and told.message) or openai.NO_MESSAGE,
         should_retry=head.status in NOT_BEGUN,
         told=told.shown if told else b"",

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from zuebee.contracts.admission import Principal
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.idempotency import REUSED, IdempotencyRecord, Ticket
+from zuebee.contracts.idempotency import REUSED, TOO_LARGE, IdempotencyRecord, Ticket, in_progress
 from zuebee.contracts.inference import Job
 from zuebee.idempotency import store
 from zuebee.idempotency.store import Grouped
@@ -23,13 +23,6 @@ from zuebee.lib.tasks import Tasks
 
 # What callers who repeat a request are told, where they cannot have its answer.
 
-TOO_LARGE = Refusal(
-    409,
-    "invalid_request_error",
-    "idempotency_answer_too_large",
-    "The answer to the request with this Idempotency-Key was too large to be kept.",
-    "Idempotency-Key",
-)
 LOST = Refusal(
     409,
     "invalid_request_error",
@@ -45,19 +38,6 @@ UNKNOWN = Refusal(
     retry_after_s=1.0,
     should_retry=True,
 )
-
-
-def in_progress(wait_s: float) -> Refusal:
-    """409: it runs in another process, or did until that died; `wait_s` until the next look is worth it."""
-    return Refusal(
-        409,
-        "invalid_request_error",
-        "idempotency_in_progress",
-        "The request with this Idempotency-Key is still running.",
-        "Idempotency-Key",
-        retry_after_s=max(1.0, wait_s),
-        should_retry=True,
-    )
 
 
 LEASE_S = 15.0

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Raw
 
-from zuebee.contracts.errors import Refusal
+from zuebee.contracts.errors import BACKEND_ERROR, BAD_ANSWER, CUT_SHORT, Refusal
 from zuebee.contracts.inference import QUIET, End, FailureCause, Head, Headers, Job, Quiet, Sink, Usage, UsageSource
 from zuebee.dialects import openai
 from zuebee.dialects.openai_errors import as_openai_error
@@ -31,9 +31,9 @@ _FAILURES: Final[dict[str, tuple[int, str, FailureCause, str]]] = {
     "total_timeout": (504, "backend_timeout", "timeout", "The answer took longer than allowed."),
     "reader_timeout": (408, "client_too_slow", "none", "The answer was taken too slowly."),
     "reset": (502, "backend_broken", "died", "The model server closed the connection."),
-    "truncated": (502, "incomplete_answer", "died", "The model server's answer broke off."),
-    "ended_early": (502, "incomplete_answer", "broken", "The model server's answer broke off."),
-    "malformed": (502, "bad_answer", "broken", "The model server's answer is not valid."),
+    "truncated": (502, CUT_SHORT.code, "died", CUT_SHORT.message),
+    "ended_early": (502, CUT_SHORT.code, "broken", CUT_SHORT.message),
+    "malformed": (502, BAD_ANSWER.code, "broken", BAD_ANSWER.message),
 }
 
 _SENT_ELSEWHERE: Final = frozenset({301, 302, 307, 308})
@@ -77,7 +77,7 @@ class Outcomes:
         refusal = Refusal(
             told.status or 502,
             "invalid_request_error" if 400 <= told.status < 500 else "api_error",
-            told.code or "backend_error",
+            told.code or BACKEND_ERROR,
             told.message or openai.NO_MESSAGE,
             told=told.shown,
         )

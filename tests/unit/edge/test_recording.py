@@ -2,10 +2,10 @@ import asyncio
 from typing import Any
 
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.idempotency import IdempotencyRecord, Ticket
+from zuebee.contracts.idempotency import TOO_LARGE, IdempotencyRecord, Ticket
 from zuebee.contracts.inference import Headers, Job, Sink
 from zuebee.dialects import sse
-from zuebee.edge.idempotency import LOST, OUTGROWN, PIECE_BYTES, REPLAYED, Recording, RecordingClient
+from zuebee.edge.idempotency import LOST, PIECE_BYTES, REPLAYED, Recording, RecordingClient
 
 TICKET = Ticket("id", "f", b"", 1)
 STREAM: Headers = [(b"content-type", b"text/event-stream")]
@@ -196,7 +196,7 @@ async def test_what_grows_too_large_is_forgotten() -> None:
     assert recording.answer(b"") is None
     recording.add(b"x")
     assert recording._pieces == []
-    assert await play(recording, Reader()) == (OUTGROWN, [])
+    assert await play(recording, Reader()) == (TOO_LARGE, [])
 
 
 async def test_the_whole_answer_with_its_last_words() -> None:
