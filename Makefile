@@ -46,11 +46,14 @@ unexport PYTHONDONTWRITEBYTECODE
 # compiled: the rooms that have compiled modules, what is slow in them, and the simulations. Tests marked `plain` change what
 # cannot be changed there, so they stay on the sources, slow or not. Without a compiler all of it runs on the sources.
 PYTEST = $(BIN)/python -m pytest --dist worksteal
+# Folders of these tests are in memory where there is room for it: their many small stores wait for no disk. Nobody cuts the
+# power there; who does so, and all scenarios, have the disk.
+IN_MEMORY = $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'END { print int($$4) }')" -gt 1000000 ] && echo TMPDIR=/dev/shm)
 SIDE_BY_SIDE = not proof and not alone
 ROOMS = admission auth billing dialects dispatch edge http ledger lib limits models telemetry usage
-ON_SOURCES = $(PYTEST) -m "$(SIDE_BY_SIDE) and (plain or not slow)" --numprocesses 2
-ON_COMPILED = $(PYTEST) -m "$(SIDE_BY_SIDE) and not plain" --numprocesses 3 -o pythonpath="$(COMPILED) ." \
-	$(ROOMS:%=tests/unit/%) tests/simulation
+ON_SOURCES = $(IN_MEMORY) $(PYTEST) --numprocesses 2
+ON_COMPILED = $(IN_MEMORY) $(PYTEST) -m "$(SIDE_BY_SIDE) and not plain" --numprocesses 3 -o pythonpath="$(COMPILED) ." \
+	tests/simulation $(ROOMS:%=tests/unit/%)
 # Of the time of a scenario more than half is waiting, so there are more of them at a time.
 SCENARIOS = $(PYTEST) -m "$(SIDE_BY_SIDE)" --numprocesses 4
 # Scenarios run what was compiled; these run the sources as well, which is what a newcomer starts.
@@ -58,26 +61,36 @@ STORIES = readme first_request spending client_gone openai_package
 
 # Tests marked `alone` watch clocks or the load of the machine: they come last, one after the other.
 .PHONY: test
-test: $(VENV)/.installed-dev static compiled ## Run everything that continuous integration runs
+test: $(VENV)/.installed-dev static ## Run everything that continuous integration runs
 	@rm -f .cache/requirements.json
+	@$(MAKE) --no-print-directory --jobs 2 compiled on-sources
 	@if [ -e $(COMPILED)/.done ]; then set -ex; \
-		$(ON_SOURCES) tests/house tests/unit tests/simulation $(ARGS); \
 		$(ON_COMPILED) $(ARGS); \
 		TEST_PLAIN=1 $(SCENARIOS) $(STORIES:%=tests/scenarios/test_%.py) $(ARGS); \
 	else set -ex; \
-		$(PYTEST) -m "$(SIDE_BY_SIDE)" --numprocesses 3 tests/house tests/unit tests/simulation $(ARGS); \
+		$(ON_SOURCES) -m "$(SIDE_BY_SIDE) and slow and not plain" tests/unit tests/simulation $(ARGS); \
 	fi
 	$(SCENARIOS) tests/scenarios tests/proofs $(ARGS)
 	$(BIN)/python -m pytest -m "alone and not proof" tests $(ARGS)
 
 .PHONY: check
-check: $(VENV)/.installed-dev static ## Run the checks of a minute: ruff, mypy, import-linter, house rules, quick unit tests
-	$(PYTEST) -m "$(SIDE_BY_SIDE) and not slow" --numprocesses 2 --quiet tests/house tests/unit $(ARGS)
+check: $(VENV)/.installed-dev style ## Run the checks of a minute: ruff, mypy, import-linter, house rules, quick unit tests
+	@$(MAKE) --no-print-directory --jobs 2 types quick
 
-.PHONY: static
-static: $(VENV)/.installed-dev
+.PHONY: quick
+quick: $(VENV)/.installed-dev
+	$(ON_SOURCES) -m "$(SIDE_BY_SIDE) and not slow" --quiet tests/house tests/unit $(ARGS)
+
+.PHONY: on-sources
+on-sources: $(VENV)/.installed-dev
+	$(ON_SOURCES) -m "$(SIDE_BY_SIDE) and (plain or not slow)" tests/house tests/unit tests/simulation $(ARGS)
+
+.PHONY: static style types
+static: style types
+style: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 .PHONY: proof

@@ -20,9 +20,10 @@ from zuebee.schema.prepare import prepare
 
 pytestmark = pytest.mark.slow
 
-IN_MEMORY_STEPS = 165_000
-SQLITE_STEPS = 30_000
-POSTGRES_STEPS = 5_000
+# Ten times as many as the mutant takes that is hardest to see; the stores write what the same ledger decides.
+IN_MEMORY_STEPS = 75_000
+SQLITE_STEPS = 10_000
+POSTGRES_STEPS = 2_000
 PROOF_STEPS = int(os.environ.get("PROOF_STEPS", "2000000"))
 FRESH_SEED = 1_000_000
 
@@ -88,7 +89,6 @@ MUTANTS = {
     "a raised limit is granted whole": ("more = min(limit - balance.limited,", "more = min(limit,"),
     "a period never ends": ("starts_at_s = period_start_s(budget.period, now_s)", "starts_at_s = 0.0"),
     "a path outlives its period": ("if path.starts_at_s <= now_s < path.ends_at_s else None", ""),
-    "what is owed is not let go of": ("self._owe(hold, -owed.tokens, -owed.cost_nano)\n", "pass\n"),
     "ids of limits come again": (
         "                balance.changes += 1\n        if first",
         "            balance.changes += 1\n        if first",
@@ -132,9 +132,8 @@ def test_two_million_steps(tmp_path: Path, postgres_url: str) -> None:
 @pytest.mark.plain
 def test_a_ledger_without_one_of_its_guards_is_seen(name: str) -> None:
     module = _mutant(*MUTANTS[name])
-    with pytest.raises((AssertionError, KeyError, ExceptionGroup)):  # or several of them
-        # Most are seen within a thousand steps. What is tried depends on all that the interpreter has loaded.
-        run(lambda: InMemory(module), 400_000, shrink=False)
+    with pytest.raises((AssertionError, KeyError)):
+        run(lambda: InMemory(module), IN_MEMORY_STEPS, shorten=False)
 
 
 def _mutant(old: str, new: str) -> ModuleType:

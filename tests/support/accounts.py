@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, insert
 from sqlalchemy.dialects import postgresql, sqlite
 
+from tests.support.ledger_targets import empty_database
 from zuebee.accounts.invoices import Invoices
 from zuebee.accounts.payments import Payments
 from zuebee.accounts.service import AccountsService
@@ -63,6 +64,7 @@ class Store:
 @contextmanager
 def opened(url: str) -> Iterator[Store]:
     """The store at a URL of SQLAlchemy, with all tables."""
+    empty_database(url)
     database = Database(url, timeout_s=5, max_connections=4)
     database.call(metadata.create_all)
     try:

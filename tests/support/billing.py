@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.support.ledger_targets import empty_store
 from zuebee.billing.pricing import PriceBook, cost_nano
 from zuebee.billing.service import BillingService
 from zuebee.config.settings_billing import BillingSettings
@@ -43,7 +44,10 @@ def local_billing(
     path: Path, settings: BillingSettings, *, reporters: tuple[str, ...] = (), **parts: Any
 ) -> BillingService:
     """Billing over a file, which is made. `parts`: as `billing_on` and, named `open_log`, `SqliteStore` take them."""
-    prepare(str(path))
+    if path.exists():
+        prepare(str(path))
+    else:
+        empty_store(path)
     of_store = {name: parts.pop(name) for name in ("open_log", "connect") if name in parts}
     store = SqliteStore(str(path), reporters=reporters, currency="USD", retention_days=0, **of_store)
     return billing_on(store, settings, **parts)

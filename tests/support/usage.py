@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, insert
 
+from tests.support.ledger_targets import empty_database
 from zuebee.contracts.usage import UsageEvent
 from zuebee.lib.sql.database import Database
 from zuebee.schema.tables import metadata, usage_outbox, usage_records
@@ -59,6 +60,7 @@ def payload(event: UsageEvent) -> str:
 
 def make_store(url: str) -> Database:
     """A store with all its tables."""
+    empty_database(url)
     database = Database(url, timeout_s=20.0)
     database.call(metadata.create_all)
     return database

@@ -48,16 +48,17 @@ def test_every_action_is_expected() -> None:
     assert set(EXPECTED) == set(roles.REACH)
 
 
-@pytest.mark.parametrize(("action", "who", "whom"), list(product(roles.REACH, ACTORS, TARGETS)))
-def test_the_matrix(action: str, who: str, whom: str) -> None:
-    expected = who == "operator" or whom in EXPECTED[action][who]
-    assert may(ACTORS[who], action, TARGETS[whom]) is expected
-    if expected:
-        demand(ACTORS[who], action, TARGETS[whom])
-    else:
-        with pytest.raises(AccountsError) as caught:
+@pytest.mark.parametrize("action", roles.REACH)
+def test_the_matrix(action: str) -> None:
+    for who, whom in product(ACTORS, TARGETS):
+        expected = who == "operator" or whom in EXPECTED[action][who]
+        assert may(ACTORS[who], action, TARGETS[whom]) is expected, (who, whom)
+        if expected:
             demand(ACTORS[who], action, TARGETS[whom])
-        assert caught.value.kind == "forbidden"
+        else:
+            with pytest.raises(AccountsError) as caught:
+                demand(ACTORS[who], action, TARGETS[whom])
+            assert caught.value.kind == "forbidden", (who, whom)
 
 
 @pytest.mark.parametrize("who", ACTORS)
