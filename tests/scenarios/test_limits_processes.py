@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.client import HELLO, Answer, Client, ask
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
+from tests.support.promises import stopwatch
 from tests.support.redis_server import RedisServer, new_prefix, redis_server
 
 QUICK = {**HELLO, "max_tokens": 20}
@@ -102,16 +103,15 @@ def test_two_hundred_at_once_in_memory(tmp_path: Path, sim: Sim) -> None:
             until(lambda: gateway.metrics()["zuebee_requests_running"] == 0, "all requests have ended")
 
 
-@pytest.mark.alone
 @pytest.mark.requirement("A090", "A084")
 def test_a_minute_is_one_for_all_processes(tmp_path: Path, sim: Sim, server: RedisServer) -> None:
     whole = config(sim, server, {"requests_per_minute": 30})
     with running(tmp_path / "a", whole) as one, running(tmp_path / "b", whole) as two:
-        begun_s = time.monotonic()
+        passed_s = stopwatch()
         assert len(knock([one, two], 100, QUICK)) == 30
         refused = ask(two.url, QUICK)
         assert refused.status == 429
-        took_ms = 1000 * (time.monotonic() - begun_s)
+        took_ms = 1000 * passed_s()
         assert 60_000 - took_ms <= int(refused.header("retry-after-ms") or 0) <= 61_000
         assert refused.header("x-ratelimit-remaining-requests") == "0"
 
@@ -206,9 +206,10 @@ def test_redis_killed_under_load(tmp_path: Path, sim: Sim, server: RedisServer) 
 
         with ThreadPoolExecutor(6) as pool:
             loads = [pool.submit(load, (one, two)[number % 2]) for number in range(6)]
-            time.sleep(0.5)
+            until(lambda: len(statuses) > 100, "load")
             server.pause()
-            time.sleep(1.5)
+            until(lambda: one.metrics()["zuebee_limiter_degraded"] == 1, "Redis is found silent")
+            time.sleep(0.5)
             assert json.loads(one.get("/health/ready")[1])["reason"] == "limits without Redis"
             assert one.metrics()["zuebee_limiter_degraded"] == 1
             server.kill()
