@@ -28,8 +28,8 @@ from zuebee.schema.version import HEAD, SchemaError, SchemaTooNew, current_versi
 
 ROWS = 2000
 
-# For each number that it is told: a child migrates and is killed before its statement number N. Answers with how the child
-# ended; with status 0 when there are fewer.
+# For each number that it is told: a child migrates and is killed before its statement number N. Answers with how the
+# child ended; with status 0 when there are fewer.
 KILLED = """
 import os, signal, sys
 from sqlalchemy import Engine, event
