@@ -31,9 +31,9 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def sim(tmp_path: Path) -> Iterator[Sim]:
-    with simulated(tmp_path / "sim", "--tokens-per-s", "100") as process:
+@pytest.fixture(scope="module")
+def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sim]:
+    with simulated(tmp_path_factory.mktemp("sim"), "--tokens-per-s", "100") as process:
         yield process
 
 
