@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.client import CHAT, HELLO, Answer, ask
 from tests.support.processes import Gateway, Sim, running, simulated, until
+from tests.support.records import line_of, record_of, written
 
 TOKENS = 6
 ALL_EVENTS = TOKENS + 3  # role, tokens, finish, [DONE]
@@ -173,13 +174,6 @@ def connection_of(sim: Sim, answer: Answer) -> int:
     return int(sim.control("GET", f"/_sim/account?request_id={answer.header('x-request-id')}")[-1]["connection"])
 
 
-def only(rows: list[dict[str, Any]], answer: Answer) -> dict[str, Any] | None:
-    """The one row of a request, None while there is none."""
-    found = [row for row in rows if row["request_id"] == answer.header("x-request-id")]
-    assert len(found) <= 1
-    return found[0] if found else None
-
-
 @pytest.mark.requirement("A048", "A049", "A148")
 @pytest.mark.parametrize(
     ("text", "stream", "seen"), CASES, ids=[f"{c[0]}-{'stream' if c[1] else 'whole'}" for c in CASES]
@@ -187,11 +181,11 @@ def only(rows: list[dict[str, Any]], answer: Answer) -> dict[str, Any] | None:
 def test_a_fault_is_said_aloud_and_settled_once(
     sim: Sim, gateway: Gateway, text: str, stream: bool, seen: Seen
 ) -> None:
+    written(gateway)
     before = gateway.metrics()
     answer = ask(gateway.url, {**HELLO, "stream": stream, "sim": wish(text)})
     check_answer(answer, stream, seen)
-    row = until(lambda: only(gateway.usage_rows(), answer), "the usage record")
-    line = until(lambda: only(gateway.access_lines(), answer), "the access line")
+    row, line = record_of(gateway, answer.header("x-request-id")), line_of(gateway, answer.header("x-request-id"))
     assert (row["status"], row["ending"], row["attempts"]) == (seen.status, seen.ending, 1)
     for name in ("status", "ending", "code", "backend", "prompt_tokens", "completion_tokens", "usage_source"):
         assert line[name] == row[name]
@@ -259,7 +253,7 @@ def test_a_backend_that_refuses_connections_is_unavailable_for_now(sim: Sim, gat
     # A kept connection may be found dead only once the request is on it: then nobody knows whether it was read.
     told = (answer.header("x-should-retry"), answer.header("retry-after"))
     assert told in {("true", "1"), ("false", None)}
-    row = until(lambda: only(gateway.usage_rows(), answer), "the usage record")
+    row = record_of(gateway, answer.header("x-request-id"))
     assert row["ending"] == "upstream_broken"
     assert row["usage_source"] == (None if told[0] == "true" else "estimate")
     refused = ask(gateway.url, {**HELLO, "stream": stream})

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import Gateway, Sim, running, simulated, until
+from tests.support.processes import Gateway, Sim, running, simulated
 from tests.support.promises import within
 from tests.support.raw_http import ask, chat, eventually, request, wire
+from tests.support.records import written
 
 MODELS = ("to-the-end", "drained", "drained-by-time", "drained-by-size", "stopped")
 RULES = [
@@ -53,7 +54,7 @@ def ask_of(model: str, tokens: int = TOKENS, **sim: Any) -> dict[str, Any]:
 async def leave(place: Place, body: dict[str, Any], events: int | None) -> dict[str, Any]:
     """Leave after so many events (None: before the head); the usage record, once it is there."""
     gateway, sim = place
-    rows, begun = len(gateway.usage_rows()), sim.stats()["requests_started"]
+    (rows, _), begun = await asyncio.to_thread(written, gateway), sim.stats()["requests_started"]
     async with wire(gateway.port) as client:
         client.send(request(body))
         await eventually(lambda: sim.stats()["requests_started"] > begun, "the model has begun")
@@ -62,7 +63,7 @@ async def leave(place: Place, body: dict[str, Any], events: int | None) -> dict[
             await client.events(events)
         client.vanish(reset=bool(events and events % 2))
     await eventually(lambda: len(gateway.usage_rows()) > rows, "it is on record")
-    await eventually(lambda: gateway.metrics()["zuebee_requests_running"] == 0, "nothing runs")
+    await asyncio.to_thread(written, gateway)
     assert gateway.metrics()["zuebee_requests_detached"] == 0
     [row] = gateway.usage_rows()[rows:]
     return row
@@ -161,7 +162,7 @@ async def test_a_stop_waits_for_them_too(tmp_path: Path, place: Place, drain: st
 async def test_a_hundred_who_leave_at_random_pay_what_the_backend_counts(place: Place) -> None:
     gateway, sim = place
     choose = random.Random(7)
-    rows = len(gateway.usage_rows())
+    rows, _ = await asyncio.to_thread(written, gateway)
     places = asyncio.Semaphore(20)
 
     async def one() -> None:
@@ -178,9 +179,10 @@ async def test_a_hundred_who_leave_at_random_pay_what_the_backend_counts(place: 
             client.vanish(reset=choose.random() < 0.5)
 
     await asyncio.gather(*(one() for _ in range(100)))
-    await eventually(lambda: gateway.metrics()["zuebee_requests_running"] == 0, "all have ended")
+    await asyncio.to_thread(written, gateway)
     accounts = {one["request_id"]: one for one in sim.control("GET", "/_sim/account")}
-    found = until(lambda: r if len(r := gateway.usage_rows()[rows:]) >= 90 else [], "they are on record")
+    found = gateway.usage_rows()[rows:]
+    assert len(found) >= 90
     for row in found:
         counted = accounts[row["request_id"]]
         assert (row["usage_source"], counted["ended"]) == ("provider", "complete")

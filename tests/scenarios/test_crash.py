@@ -15,7 +15,7 @@ from tests.support.raw_http import chat, eventually, request, wire
 pytestmark = pytest.mark.alone
 
 CLIENTS = 8
-KILLS = 3
+KILLS = 2
 RECORDED_WITHIN_S = 1.0
 """A record is on the disk this long after the answer, however the process ends."""
 
@@ -44,7 +44,7 @@ async def run_until_killed(process: Gateway) -> set[str]:
     """Load a gateway and kill it; the requests that must be on record."""
     load = Load(process.port)
     clients = [asyncio.ensure_future(load.client()) for _ in range(CLIENTS)]
-    await asyncio.sleep(RECORDED_WITHIN_S * 1.5)
+    await asyncio.sleep(RECORDED_WITHIN_S * 1.3)
     await eventually(lambda: len(load.answered_at_s) > 100, "there is load")
     killed_s = time.monotonic()
     process.popen.kill()

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
 from tests.support.raw_http import Answer, ask, chat, eventually, request, wire
+from tests.support.records import written
 from zuebee.app.parts.idempotency import answers_path
 
 OTHER_KEY = "sk-test-of-somebody-else-01"
@@ -50,15 +51,14 @@ class Runs:
     def __init__(self, gateway: Gateway, sim: Sim) -> None:
         self._gateway, self._sim = gateway, sim
         self._begun = sim.stats()["requests_started"]
-        self._rows = len(gateway.usage_rows())
+        self._rows, _ = written(gateway)
 
     @property
     def begun(self) -> int:
         return int(self._sim.stats()["requests_started"]) - self._begun
 
     async def charged(self, count: int) -> list[dict[str, Any]]:
-        await eventually(lambda: self._gateway.metrics()["zuebee_requests_running"] == 0, "nothing runs")
-        await eventually(lambda: len(self._gateway.usage_rows()) - self._rows >= count, "it is on record")
+        await asyncio.to_thread(written, self._gateway)
         rows = self._gateway.usage_rows()[self._rows :]
         assert len(rows) == count
         return rows

@@ -25,9 +25,9 @@ def config(sim: Sim, *names: str, **more: Any) -> dict[str, Any]:
     return {"backends": [{"url": sim.url, "name": "sim"}], "api_keys": keys, **more}
 
 
-@pytest.fixture
-def sim(tmp_path: Path) -> Iterator[Sim]:
-    with simulated(tmp_path / "sim") as process:
+@pytest.fixture(scope="module")
+def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sim]:
+    with simulated(tmp_path_factory.mktemp("sim")) as process:
         yield process
 
 

@@ -19,8 +19,6 @@ from zuebee.contracts.errors import Refusal
 from zuebee.lib.redis import RedisClient
 from zuebee.limits.redis_limiter import RedisLimiter, RemotePermit
 
-pytestmark = pytest.mark.alone
-
 CALLER = Caller("POST", "/v1/chat/completions", {}, "10.0.0.1")
 KEY = Principal("k")
 BREAKER_S = 0.2
@@ -66,6 +64,12 @@ def running(server: RedisServer) -> int:
     return sum(int(client.zcard(key)) for key in client.keys("*concurrent*"))
 
 
+def tokens(server: RedisServer, prefix: str = "") -> list[int]:
+    """What each budget of tokens in Redis has been charged."""
+    client = server.client()
+    return [int(client.hget(key, "t")) for key in client.keys(f"{prefix}*tokens*")]
+
+
 @pytest.mark.requirement("A084", "A078")
 @pytest.mark.parametrize("processes", [1, 3])
 async def test_of_two_hundred_at_once_exactly_those_that_fit(server: RedisServer, processes: int) -> None:
@@ -81,13 +85,13 @@ async def test_of_two_hundred_at_once_exactly_those_that_fit(server: RedisServer
 
 @pytest.mark.requirement("A084")
 async def test_tokens_are_one_budget(server: RedisServer) -> None:
-    async with limiters(server.url, 3, timeout_s=2, tokens_per_minute=1000) as made:
+    prefix = new_prefix()
+    async with limiters(server.url, 3, prefix, timeout_s=2, tokens_per_minute=1000) as made:
         places = await crowd(made, 200, tokens=30)
         assert len(places) == 33
         for limiter, place in places:
             limiter.release(place, 10)  # 330 are used, 670 are left
-        await until(lambda: len(server.client().keys("*")) > 0)
-        await asyncio.sleep(0.1)
+        await until(lambda: tokens(server, prefix) == [330])
         assert len(await crowd(made, 200, tokens=30)) == 22
 
 
@@ -134,9 +138,10 @@ async def test_never_more_than_the_limit_in_any_window(server: RedisServer) -> N
     taken.sort()
     for start in taken:
         assert sum(start <= at < start + 1_000_000 for at in taken) <= limit
-    assert len(taken) >= limit * (seconds - 0.5), "and places come free in time"
+    assert len(taken) >= limit * (seconds - 1.0), "and places come free in time"
 
 
+@pytest.mark.alone
 async def test_bursts_and_averages(server: RedisServer) -> None:
     async with limiters(server.url, 2, timeout_s=2, requests_per_second=10, burst_size=20) as made:
         assert len(await crowd(made, 100)) == 20
@@ -181,6 +186,7 @@ async def test_a_storm_of_callers_that_leave(server: RedisServer) -> None:
         assert not any(limiter.degraded for limiter in made)
 
 
+@pytest.mark.alone
 @pytest.mark.requirement("A093")
 @pytest.mark.parametrize("trouble", ["pause", "kill"])
 async def test_nobody_waits_for_a_redis_that_is_gone(tmp_path: Path, trouble: str) -> None:
@@ -228,7 +234,8 @@ async def test_nobody_waits_for_a_redis_that_is_gone(tmp_path: Path, trouble: st
 @pytest.mark.parametrize(("policy", "expected"), [("open", 200), ("closed", 503), ("share", 429)])
 async def test_each_scope_says_what_happens_without_redis(tmp_path: Path, policy: str, expected: int) -> None:
     with redis_server(tmp_path, started=False) as server:
-        async with limiters(server.url, 1, requests_per_minute=4, processes=2, on_store_down=policy) as (limiter,):
+        per_key: dict[str, Any] = {"requests_per_minute": 4, "on_store_down": policy}
+        async with limiters(server.url, 1, timeout_s=2, processes=2, **per_key) as (limiter,):
             await limiter.attend([])
             await until(lambda: limiter.degraded)
             found = [await ask(limiter) for _ in range(10)]
@@ -260,10 +267,10 @@ async def test_an_emptied_redis_learns_again_who_runs(server: RedisServer, monke
             limiter.release(place, 1)
         await until(lambda: running(server) == 0)
         await ask(made[0], tokens=50)
-        used = [int(client.hget(key, "t")) for key in client.keys("*tokens*")]
-        assert used == [50], "what was charged before the loss is not given back after it"
+        assert tokens(server) == [50], "what was charged before the loss is not given back after it"
 
 
+@pytest.mark.alone
 @pytest.mark.requirement("A091")
 async def test_the_places_of_a_process_that_died_are_free_again(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ from tests.support.client import HELLO, Answer, Client, ask
 from tests.support.commands import ask_here
 from tests.support.databases import postgres_database
 from tests.support.key_stores import caller
-from tests.support.processes import Gateway, running, simulated, until
+from tests.support.processes import Gateway, Sim, running, simulated, until
 from tests.support.promises import within
 from zuebee.app.auth import AuthState, build_pipeline
 from zuebee.auth.service import UNAVAILABLE
@@ -50,17 +50,22 @@ class Place:
         until(met, f"{status} {code}", 5.0)
 
 
+@pytest.fixture(scope="module")
+def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sim]:
+    with simulated(tmp_path_factory.mktemp("sim"), "--tokens-per-s", "4", "--tokens", "200") as process:
+        yield process
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, source: dict[str, Any], tmp_path: Path) -> Iterator[Place]:
-    config = {"api_keys": None, "auth": {"pipeline": [{"type": "jwt", "jwt": source}]}}
-    with simulated(tmp_path / "sim", "--tokens-per-s", "4", "--tokens", "200") as sim:
-        config["backends"] = [{"url": sim.url}]
-        if request.param == "sqlite":
-            with running(tmp_path / "gateway", config) as gateway:
-                yield Place(gateway, tmp_path)
-            return
-        with postgres_database() as url, running(tmp_path / "gateway", {**config, "store": {"url": url}}) as gateway:
+def place(request: pytest.FixtureRequest, source: dict[str, Any], tmp_path: Path, sim: Sim) -> Iterator[Place]:
+    pipeline = [{"type": "jwt", "jwt": source}]
+    config = {"api_keys": None, "auth": {"pipeline": pipeline}, "backends": [{"url": sim.url}]}
+    if request.param == "sqlite":
+        with running(tmp_path / "gateway", config) as gateway:
             yield Place(gateway, tmp_path)
+        return
+    with postgres_database() as url, running(tmp_path / "gateway", {**config, "store": {"url": url}}) as gateway:
+        yield Place(gateway, tmp_path)
 
 
 @pytest.mark.requirement("A051")

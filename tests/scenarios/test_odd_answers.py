@@ -8,9 +8,10 @@ import pytest
 
 from tests.support.client import HELLO
 from tests.support.grpc_peers import Caller, answered, calling, chunks, failed, hello
-from tests.support.processes import KEY, Gateway, running, until
+from tests.support.processes import KEY, Gateway, running
 from tests.support.raw_http import ask as ask_raw
 from tests.support.raw_http import request
+from tests.support.records import record_of
 from tests.support.scripted import ScriptedServer, http_answer, scripted
 
 ANSWER = b'{"choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":7,"completion_tokens":5}}'
@@ -117,11 +118,10 @@ def test_the_openai_package_finds_the_code_of_an_error(backend: ScriptedServer, 
 def test_the_record_says_what_was_counted_by_size(
     backend: ScriptedServer, gateway: Gateway, client: openai.OpenAI
 ) -> None:
-    before = len(gateway.usage_rows())
     says(backend, CHUNK % (b"x", b',"a":+1') + LAST + DONE)
     with client.chat.completions.with_streaming_response.create(**HELLO, stream=True) as answer:
         assert b"".join(answer.iter_bytes()) == CHUNK % (b"x", b',"a":+1') + LAST + DONE
-    row = until(lambda: gateway.usage_rows()[before:], "the record")[0]
+    row = record_of(gateway, answer.headers["x-request-id"])
     assert (row["ending"], row["usage_source"]) == ("complete", "estimate")
     assert row["completion_tokens"] > 10
 

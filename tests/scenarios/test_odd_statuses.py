@@ -32,9 +32,10 @@ def script(status: int, kind: str) -> list[Any]:
 
 @pytest.mark.parametrize("kind", ["whole", "stream", "long"])
 async def test_every_status_gets_an_answer(tmp_path: Path, kind: str) -> None:
-    for stream in (False, True):
-        async with loopback(*(script(status, kind) for status in KNOWN + UNKNOWN)) as backend:
-            with running(tmp_path / f"gateway-{stream}", config(backend)) as gateway:
+    scripts = [script(status, kind) for status in KNOWN + UNKNOWN]
+    async with loopback(*scripts, *scripts) as backend:
+        with running(tmp_path, config(backend)) as gateway:
+            for stream in (False, True):
                 answers = [await _one(gateway, stream=stream) for _ in KNOWN + UNKNOWN]
                 for status, answer in zip(KNOWN, answers, strict=False):
                     assert answer.status in (status, 502), status  # 502: long ones that are no stream, 299 without JSON

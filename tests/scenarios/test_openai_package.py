@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
+from tests.support.records import line_of, written
 
 HELLO: dict[str, Any] = {"model": "sim-small", "messages": [{"role": "user", "content": "Hello there"}]}
 WEATHER = {
@@ -168,11 +169,7 @@ def test_errors_are_the_classes_that_programs_catch(gateway: Gateway, kind: str,
     assert (error.code == code) if code else error.body
     assert error.response.headers["x-request-id"] == error.request_id
 
-    def logged() -> list[Any]:
-        return [line for line in gateway.access_lines() if line["request_id"] == error.request_id]
-
-    (line,) = until(logged, "the access line of the error")
-    assert line["status"] == error.status_code
+    assert line_of(gateway, error.request_id)["status"] == error.status_code
 
 
 def test_a_stream_that_breaks_raises(gateway: Gateway, kind: str) -> None:
@@ -185,6 +182,7 @@ def test_a_client_that_times_out_is_settled_as_gone(gateway: Gateway, kind: str)
     def gone() -> list[Any]:
         return [line for line in gateway.access_lines() if line["ending"] == "client_gone"]
 
+    written(gateway)
     before = len(gone())
     with pytest.raises(openai.APITimeoutError):
         runner(kind, gateway.url, timeout=0.5)(chat(extra_body={"sim": {"fault": "hang"}}))
@@ -209,9 +207,11 @@ def test_the_gateways_own_timeout_is_not_retried(gateway: Gateway, kind: str) ->
     def timeouts() -> list[Any]:
         return [line for line in gateway.access_lines() if line["code"] == "backend_timeout"]
 
+    written(gateway)
     before = len(timeouts())
     with pytest.raises(openai.InternalServerError) as caught:
         runner(kind, gateway.url, max_retries=2)(chat(extra_body={"sim": {"fault": "hang"}}))
     assert caught.value.status_code == 504
-    until(lambda: len(timeouts()) > before, "the access line of the timeout")
+    line_of(gateway, caught.value.request_id)
+    written(gateway)
     assert len(timeouts()) == before + 1

@@ -23,10 +23,17 @@ STREAMS = 5
 WITHIN_S = 5.0
 
 
-@pytest.fixture
-def sim(tmp_path: Path) -> Iterator[Sim]:
-    with simulated(tmp_path / "sim") as process:
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sim]:
+    with simulated(tmp_path_factory.mktemp("sim")) as process:
         yield process
+
+
+@pytest.fixture
+def sim(model: Sim) -> Sim:
+    """It, and what was asked of it before is forgotten."""
+    model.control("POST", "/_sim/reset")
+    return model
 
 
 def keys(*names: str) -> list[dict[str, str]]:

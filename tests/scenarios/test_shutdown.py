@@ -64,7 +64,7 @@ def refuses(port: int) -> bool:
 @pytest.mark.alone
 @pytest.mark.requirement("A325")
 async def test_two_hundred_streams_finish_or_are_told_why_not(tmp_path: Path, sim: Sim) -> None:
-    grace_s, drain_s = 1.5, 2.5
+    grace_s, drain_s = 1.0, 2.0
     async with AsyncExitStack() as stack:
         process = stack.enter_context(gateway(tmp_path, sim, f"{grace_s}s", f"{drain_s}s"))
         short = await open_streams(stack, process.port, SHORT, tokens=40, tokens_per_s=20)

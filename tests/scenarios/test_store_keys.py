@@ -143,18 +143,18 @@ def test_a_rotation_is_no_second_quota(place: Place) -> None:
     assert 0 < budget["running"]["used"] <= 100
 
 
-@pytest.mark.parametrize("end", ["revoke", "disable"])
-def test_an_open_stream_ends_with_its_key(tmp_path: Path, end: str) -> None:
+def test_an_open_stream_ends_with_its_key(tmp_path: Path) -> None:
     config = {"api_keys": None, "usage": None, "auth": {"enabled": True}, "store": {"path": str(tmp_path / "store.db")}}
     slow = simulated(tmp_path / "sim", "--tokens-per-s", "4", "--tokens", "200")
     with slow as sim, running(tmp_path / "gateway", {**config, "backends": [{"url": sim.url}]}) as gateway:
         place = Place(gateway, tmp_path)
-        made = place.do("keys", "create")
-        with Client(gateway.url, made["key"]) as client:
-            stream = client.open({**HELLO, "stream": True})
-            assert stream.status == 200
-            place.do("keys", end, made["id"])
-            with within(5.0, "ending the stream"):
-                answer = stream.rest()
-        assert "[DONE]" not in answer.events
-        assert json.loads(answer.events[-1])["error"]["code"] in ("key_revoked", "key_disabled")
+        for end in ("revoke", "disable"):
+            made = place.do("keys", "create")
+            with Client(gateway.url, made["key"]) as client:
+                stream = client.open({**HELLO, "stream": True})
+                assert stream.status == 200
+                place.do("keys", end, made["id"])
+                with within(5.0, "ending the stream"):
+                    answer = stream.rest()
+            assert "[DONE]" not in answer.events
+            assert json.loads(answer.events[-1])["error"]["code"] in ("key_revoked", "key_disabled")

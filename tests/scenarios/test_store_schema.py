@@ -1,12 +1,15 @@
 """A store comes to its newest schema whole or not at all, whoever else starts at the same moment."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 
 import psycopg
 import pytest
@@ -25,13 +28,14 @@ from zuebee.schema.version import HEAD, SchemaError, SchemaTooNew, current_versi
 
 ROWS = 2000
 
-# Migrates, and is killed before its statement number N; ends with status 0 when there are fewer.
+# For each number that it is told: a child migrates and is killed before its statement number N. Answers with how the
+# child ended; with status 0 when there are fewer.
 KILLED = """
 import os, signal, sys
 from sqlalchemy import Engine, event
 from zuebee.schema import migrate
-url, last, whole = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "whole"
-done = 0
+url, whole = sys.argv[1], sys.argv[2] == "whole"
+done = last = 0
 
 @event.listens_for(Engine, "before_cursor_execute", retval=True)
 def count(connection, cursor, statement, parameters, context, executemany):
@@ -43,7 +47,13 @@ def count(connection, cursor, statement, parameters, context, executemany):
         statement = "SELECT 1"
     return statement, parameters
 
-migrate.upgrade(url)
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        last = int(line)
+        migrate.upgrade(url)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 # Ten processes that migrate at the same moment; ends with how many of them failed.
@@ -78,22 +88,44 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+@contextmanager
+def killing(url: str, how: str) -> Iterator[Callable[[int], int]]:
+    """Has a store migrated by a process that is killed before its statement of this number; how that one ended."""
+    environment = {**os.environ, "PYTHONPATH": SOURCES}
+    command = [sys.executable, "-c", KILLED, url, how]
+    with subprocess.Popen(command, env=environment, stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as process:
+        asked, told = process.stdin, process.stdout
+        assert asked is not None
+        assert told is not None
+
+        def kill(last: int) -> int:
+            print(last, file=asked)
+            return int(told.readline())
+
+        yield kill
+        asked.close()
+
+
 @pytest.fixture
 def url() -> Iterator[str]:
     with postgres_database() as address:
         yield address
 
 
-def killed_at_every_statement(path: Path, whole: str) -> Iterator[int]:
+def killed_at_every_statement(path: Path, how: str) -> Iterator[int]:
     """Has the file migrated by processes that are killed before their first statement, fourth, seventh..."""
-    for last in range(0, 200, 3):
-        path.unlink(missing_ok=True)
-        old_store.write(path, ROWS)
-        ended = run(KILLED, str(path), str(last), whole)
-        if ended.returncode == 0:
-            break
-        assert ended.returncode == -signal.SIGKILL, ended.stderr
-        yield last
+    old = path.with_name("old.db")
+    old_store.write(old, ROWS)
+    with killing(str(path), how) as kill:
+        for last in range(0, 200, 3):
+            for each in path.parent.glob(f"{path.name}*"):
+                each.unlink()
+            shutil.copy(old, path)
+            ended = kill(last)
+            if ended == 0:
+                break
+            assert ended == -signal.SIGKILL
+            yield last
     assert last > 9
 
 
@@ -123,11 +155,12 @@ def test_without_the_transaction_kill_9_would_leave_neither(tmp_path: Path) -> N
 
 
 def test_kill_9_while_migrating_postgres_leaves_nothing(url: str) -> None:
-    for last in (5, 12, 25):
-        assert run(KILLED, url, str(last), "whole").returncode == -signal.SIGKILL
-        with psycopg.connect(url) as connection:
-            question = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'"
-            assert connection.execute(question).fetchone() == (0,)
+    with killing(url, "whole") as kill:
+        for last in (5, 12, 25):
+            assert kill(last) == -signal.SIGKILL
+            with psycopg.connect(url) as connection:
+                question = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'"
+                assert connection.execute(question).fetchone() == (0,)
     prepare(url)
     assert current_version(url) == HEAD
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.support.client import HELLO, Client, ask
-from tests.support.processes import KEY, Gateway, Sim, running, simulated, until
+from tests.support.processes import KEY, Gateway, Sim, running, simulated
+from tests.support.records import record_of
 from zuebee.ledger.audit import reading, verify
 
 QUOTA = 100_000_000
@@ -34,12 +35,11 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, sim: Sim) -> Iterator[Gate
 
 def leave_after(gateway: Gateway, body: dict[str, Any], size_bytes: int) -> dict[str, Any]:
     """Read so much of an answer, and leave; the usage record of the request."""
-    rows = len(gateway.usage_rows())
     with Client(gateway.url) as client:
         opened = client.open(body)
         assert len(opened._response.read(size_bytes)) == size_bytes
         opened._response.close()
-    row = gateway.wait_for_rows(rows + 1)[-1]
+    row = record_of(gateway, dict(opened.headers)["x-request-id"])
     assert (row["status"], row["ending"]) == (200, "client_gone")
     return row
 
@@ -73,6 +73,6 @@ def test_each_of_many_prompts_needs_room_in_the_budget(tmp_path: Path, sim: Sim)
         answer = ask(gateway.url, {**body, "prompt": ["a"] * 20}, "/v1/completions")
         assert (answer.status, answer.code) == (429, "quota_exceeded")
         assert sim.stats()["requests_started"] == before
-        assert ask(gateway.url, {**body, "prompt": ["a"] * 10}, "/v1/completions").status == 200
-        row = until(gateway.usage_rows, "a record")[-1]
-        assert row["completion_tokens"] == 1_000
+        answer = ask(gateway.url, {**body, "prompt": ["a"] * 10}, "/v1/completions")
+        assert answer.status == 200
+        assert record_of(gateway, answer.header("x-request-id"))["completion_tokens"] == 1_000

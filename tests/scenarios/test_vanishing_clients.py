@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.processes import Gateway, Sim, running, simulated
 from tests.support.raw_http import Wire, chat, eventually, head, request, wire
+from tests.support.records import written
 
 SOON_S = 2.0
 """When the backend must have noticed. It does within milliseconds; the rest is for a loaded machine."""
@@ -36,8 +37,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def counts(place: Place) -> Iterator[dict[str, int]]:
     """The counts before a test; after it nothing may be left running anywhere."""
     gateway, sim = place
-    before = {"rows": len(gateway.usage_rows()), "lines": len(gateway.access_lines()), **sim.stats()}
-    yield before
+    rows, lines = written(gateway)
+    yield {"rows": rows, "lines": lines, **sim.stats()}
     metrics = gateway.metrics()
     assert metrics["zuebee_requests_running"] == 0
     assert gateway.total("zuebee_backend_in_flight") == 0
@@ -48,10 +49,9 @@ def counts(place: Place) -> Iterator[dict[str, int]]:
 async def settled(gateway: Gateway, counts: dict[str, int]) -> list[dict[str, Any]]:
     """The new lines of the access log, once nothing runs and all is written."""
     await eventually(lambda: gateway.metrics()["zuebee_connections"] == 1, "all connections are closed")
+    rows, lines = await asyncio.to_thread(written, gateway)
     endings, records = (gateway.total(f"zuebee_{name}_total") for name in ("endings", "usage_records"))
-    await eventually(lambda: len(gateway.access_lines()) >= endings, "all requests are logged")
-    await eventually(lambda: len(gateway.usage_rows()) >= records, "all requests are on record")
-    assert (len(gateway.access_lines()), len(gateway.usage_rows())) == (endings, records)
+    assert (lines, rows) == (endings, records)
     return gateway.access_lines()[counts["lines"] :]
 
 

@@ -36,9 +36,9 @@ def url() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def sim(tmp_path: Path) -> Iterator[Sim]:
-    with simulated(tmp_path / "sim") as process:
+@pytest.fixture(scope="module")
+def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sim]:
+    with simulated(tmp_path_factory.mktemp("sim")) as process:
         yield process
 
 

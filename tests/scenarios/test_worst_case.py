@@ -18,10 +18,17 @@ from tests.support.raw_http import chat, request, wire
 QUOTA = 2_000
 
 
-@pytest.fixture
-def sim(tmp_path: Path) -> Iterator[Sim]:
-    with simulated(tmp_path / "sim") as process:
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sim]:
+    with simulated(tmp_path_factory.mktemp("sim")) as process:
         yield process
+
+
+@pytest.fixture
+def sim(model: Sim) -> Sim:
+    """It, and what was asked of it before is forgotten."""
+    model.control("POST", "/_sim/reset")
+    return model
 
 
 def settings(sim: Sim, quota: int = QUOTA, *, billing: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:

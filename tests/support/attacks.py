@@ -161,11 +161,12 @@ async def idle(attacker: Attacker) -> None:
 
 async def stalled(attacker: Attacker) -> None:
     """Uploads that stop just before their end, with a wrong key."""
+    head = CHAT + b"Authorization: Bearer sk-wrong\r\nContent-Length: %d\r\n\r\n" % LARGEST
+    upload = head + b"y" * (LARGEST - 1)  # made once: the machine is to be busy with the gateway
 
     async def one() -> None:
         with await attacker.connect() as client:
-            head = CHAT + b"Authorization: Bearer sk-wrong\r\nContent-Length: %d\r\n\r\n" % LARGEST
-            await attacker.send(client, head + b"y" * (LARGEST - 1))
+            await attacker.send(client, upload)
             await attacker.hold(client)
 
     await attacker.repeat(60, one)
@@ -173,13 +174,13 @@ async def stalled(attacker: Attacker) -> None:
 
 async def refused(attacker: Attacker) -> None:
     """Large bodies behind requests that are refused at once, sent on and on."""
+    head, piece = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (1 << 33), b"y" * (1 << 20)
 
     async def one() -> None:
         with await attacker.connect() as client:
-            head = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (1 << 33)
-            await attacker.send(client, head + b"y" * (1 << 20))
+            await attacker.send(client, head + piece)
             for _ in range(100):
-                await attacker.send(client, b"y" * (1 << 20))
+                await attacker.send(client, piece)
                 await asyncio.sleep(0.05)
 
     await attacker.repeat(20, one)

@@ -90,7 +90,13 @@ def empty(url: str) -> None:
 
 def balances(url: str) -> dict[str, tuple[int, ...]]:
     """By account: granted, held, used, overdraft, limited."""
-    rows = query(url, "SELECT account, granted, held, used, overdraft, limited FROM ledger_balances")
+    with psycopg.connect(url, autocommit=True) as connection:
+        return balances_on(connection)
+
+
+def balances_on(connection: "psycopg.Connection[tuple[Any, ...]]") -> dict[str, tuple[int, ...]]:
+    """The same, asked for on a connection."""
+    rows = connection.execute("SELECT account, granted, held, used, overdraft, limited FROM ledger_balances")
     return {row[0]: row[1:] for row in rows}
 
 
