@@ -1,12 +1,12 @@
 """Who may be connected, and who goes first when there is no room."""
 
-import gc
 import math
 import random
 import weakref
 
 import pytest
 
+from tests.support.memory import alive
 from zuebee.http.connections import LOOK_EVERY_S, MAX_HELD_BYTES, ConnectionTable, Crowd, Phase, name_of
 
 
@@ -35,12 +35,6 @@ class Guest:
 
 def make(most: int = 3, of_address: int = 100, phase: Phase | None = None) -> ConnectionTable:
     return ConnectionTable(most, of_address, lambda address: not address.startswith("10."), phase or Phase())
-
-
-def crowds() -> int:
-    """How many are in memory."""
-    gc.collect()
-    return sum(isinstance(each, Crowd) for each in gc.get_objects())
 
 
 def test_the_oldest_idle_one_gives_way_and_a_busy_one_never() -> None:
@@ -102,7 +96,7 @@ def test_an_address_of_ipv6_counts_with_its_neighbors(one: str, other: str, same
 
 
 def test_addresses_without_connections_are_forgotten() -> None:
-    before, table = crowds(), make(3, 1)
+    before, table = alive(Crowd), make(3, 1)
     came = []
     for n in range(500):
         came.append((Guest(1.0), f"2.2.{n // 250}.{n % 250}"))
@@ -111,7 +105,7 @@ def test_addresses_without_connections_are_forgotten() -> None:
             table.leave(*came.pop())
     for guest, address in came:  # those that gave way to others, too
         table.leave(guest, address)
-    assert (len(table), crowds()) == (0, before + 1), "the crowd of all, and none of an address"
+    assert (len(table), alive(Crowd)) == (0, before + 1), "the crowd of all, and none of an address"
 
 
 def test_a_flood_costs_little_for_each_who_comes() -> None:
