@@ -37,8 +37,8 @@ def leave_after(gateway: Gateway, body: dict[str, Any], size_bytes: int) -> dict
     rows = len(gateway.usage_rows())
     with Client(gateway.url) as client:
         opened = client.open(body)
-        assert len(opened._response.read(size_bytes)) == size_bytes
-        opened._response.close()
+        assert len(opened.read(size_bytes)) == size_bytes
+        opened.close()
     row = gateway.wait_for_rows(rows + 1)[-1]
     assert (row["status"], row["ending"]) == (200, "client_gone")
     return row

@@ -52,7 +52,7 @@ class Process:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.journal = Journal(f"{path}.settled")
-        self._is_dead = False
+        self._is_dead = self._is_over = False
         self.billing = local_billing(
             path, BillingSettings(built_in_prices=False), reporters=("hook",), commit_interval_s=5.0,
             journal=self.journal, connect=lambda name: Mortal(name, self),
@@ -70,7 +70,9 @@ class Process:
 
     async def aclose(self) -> None:
         """End what runs of it; of a dead one that changes nothing."""
-        await self.billing.aclose()
+        if not self._is_over:
+            self._is_over = True
+            await self.billing.aclose()
 
 
 Start = Callable[[Path], Awaitable[Process]]

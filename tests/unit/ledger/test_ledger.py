@@ -169,6 +169,7 @@ def test_periods_that_are_over_do_not_stay_in_memory() -> None:
         book.ledger.open_path(book.budgets, later_s)
         for _ in range(2):  # something of the last moment may be on its way
             book.ledger.forget(later_s)
+        book.ledger.take()
     assert sorted(balance.starts_at_s for balance in book.ledger.balances()) == [0.0, later_s - later_s % DAY_S]
     assert alive(Path) - before <= 4
     again = book.ledger.path(book.budgets, later_s)
