@@ -226,4 +226,5 @@ async def test_who_leaves_is_not_waited_for() -> None:
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
     del following
+    await asyncio.sleep(0)
     assert alive(asyncio.Future) == before

@@ -250,13 +250,12 @@ async def keeping_all(client: RedisClient, patch: pytest.MonkeyPatch) -> AsyncIt
 
 
 async def test_closing_lets_go() -> None:
-    async with serving() as server:
-        async with connected(server) as client:
-            running = asyncio.ensure_future(client.call("ECHO", b"x"))
-            server.delay_s = 0.05
-            await until(lambda: bool(server.commands))
-            await client.aclose()
-            assert await running == b"x"
+    async with serving() as server, connected(server) as client:
+        running = asyncio.ensure_future(client.call("ECHO", b"x"))
+        server.delay_s = 0.05
+        await until(lambda: bool(server.commands))
+        await client.aclose()
+        assert await running == b"x"
         await until(lambda: server.open == 0)
 
 

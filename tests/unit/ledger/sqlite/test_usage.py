@@ -141,7 +141,7 @@ def test_no_record_goes_of_which_somebody_must_still_be_told(tmp_path: Path) -> 
 
 
 def test_looking_for_old_records_reads_little_of_a_long_outbox(tmp_path: Path) -> None:
-    table = Table(tmp_path / "z.db", "one", retention_days=1)
+    table = Table(tmp_path / "z.db", "one")
     table.write(*(settled(name) for name in "ab"))
     table.db.execute("DELETE FROM usage_outbox")
     for _ in range(20):
@@ -153,8 +153,12 @@ def test_looking_for_old_records_reads_little_of_a_long_outbox(tmp_path: Path) -
         steps += 1
 
     table.db.set_progress_handler(count, 1000)
-    before_s = NOW_S + 2 * DAY_S
-    table.db.execute(usage._FORGET, (1, 2, before_s))
-    assert steps < 10, "thousands of instructions"
-    table.db.execute(usage._FORGET, (1, 20_000, before_s))  # the control: as if all of them were old
-    assert steps > 50
+    for at_s, at_once, few in (
+        (NOW_S + 3 * DAY_S, 2, True),
+        (NOW_S + 9 * DAY_S, 20_000, False),
+    ):  # all are old: a control
+        table.rows = UsageRows(("one",), "EUR", DAY_S, NoBound(), at_once)
+        steps = 0
+        table.write(settled("last", at_s))
+        assert (steps < 10) is few, "thousands of instructions"
+        assert table.records()[0] == "new-0", "of the others somebody must still be told"
