@@ -142,8 +142,6 @@ INTRUDING = {
     "tests/simulation/test_tries.py": 1,  # a control: the rule that held before
     "tests/support/ledger_postgres.py": 2,  # for speed: commits that need not be on disk, which the store insists on
     "tests/unit/admission/test_firewall.py": 1,  # what is remembered changes nothing that can be seen
-    "tests/unit/contracts/test_admission_tags.py": 1,  # against the text of the standard library
-    "tests/unit/dispatch/test_model_list.py": 1,  # one reading of what servers say, with many cases
     "tests/unit/http/test_memory.py": 2,  # a class of the standard library: another C library
     "tests/unit/ledger/test_operations.py": 1,  # one text for each kind, with many cases
     "tests/unit/lib/test_redis.py": 4,  # a control: connections that are kept whatever became of their command
