@@ -131,6 +131,23 @@ _LATE = (
     "app/parts/billing.py", "cli/*.py", "ledger/credit.py", "lib/sql/database.py", "schema/prepare.py",
     "schema/version.py",
 )  # fmt: skip
+_OF_NAMED_TUPLES = frozenset(["_asdict", "_fields", "_make", "_replace"])
+INTRUDING = {
+    "tests/house/test_pages.py": 2,  # which headers pass, for the pages that list them
+    "tests/scenarios/test_openai_package.py": 1,  # the package documents this name
+    "tests/scenarios/test_postgres_events.py": 1,  # the store has all the arguments that it may have
+    "tests/scenarios/test_postgres_faults.py": 2,  # a control: batches without numbers
+    "tests/scenarios/test_postgres_ledger.py": 2,  # controls: statements without a lock or a term
+    "tests/scenarios/test_postgres_pooler.py": 6,  # controls: a connection that knows nothing of poolers
+    "tests/simulation/test_tries.py": 1,  # a control: the rule that held before
+    "tests/support/ledger_postgres.py": 2,  # for speed: commits that need not be on disk, which the store insists on
+    "tests/unit/admission/test_firewall.py": 1,  # what is remembered changes nothing that can be seen
+    "tests/unit/http/test_memory.py": 2,  # a class of the standard library: another C library
+    "tests/unit/ledger/test_operations.py": 1,  # one text for each kind, with many cases
+    "tests/unit/lib/test_redis.py": 4,  # a control: connections that are kept whatever became of their command
+}
+"""How often a test looks inside all the same, and why: these numbers may only become smaller."""
+
 _ENVIRONMENT = frozenset(["os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv"])
 _UNFINISHED = re.compile(
     r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X", "NotImplemented" + "Error"]) + r")\b"
@@ -202,6 +219,65 @@ def impure_imports(source: Source) -> Iterator[tuple[int, str]]:
 
 def _says_pure(source: Source) -> bool:
     return re.search(r"\bPURE\b", ast.get_docstring(source.tree) or "") is not None
+
+
+def intrusions(source: Source) -> Iterator[tuple[int, str]]:
+    found = intruding(source)
+    if len(found) > INTRUDING.get(source.path, 0):
+        yield from found
+
+
+def intruding(source: Source) -> list[tuple[int, str]]:
+    """Where a test reads or sets what is private to something else, or changes a constant of a module."""
+    if not source.path.startswith("tests/"):
+        return []
+    own = _own_names(source.tree)
+    found = []
+    for node in nodes(source.tree):
+        if isinstance(node, ast.Attribute) and _is_private(node.attr) and node.attr not in own:
+            if not _is_own(node.value) and node.attr not in _OF_NAMED_TUPLES:
+                found.append((node.lineno, f"`{ast.unparse(node)}` is private"))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("zuebee"):
+            found += [(node.lineno, f"`{each.name}` is private") for each in node.names if _is_private(each.name)]
+        elif isinstance(node, ast.Call):
+            found += [(node.lineno, f"`{name}` is changed or read by its name") for name in _named_in(node)]
+    return found
+
+
+def _named_in(call: ast.Call) -> Iterator[str]:
+    """The private names and the constants that a call of `setattr` or the like names."""
+    verb = ast.unparse(call.func).rpartition(".")[2]
+    if verb in ("getattr", "hasattr", "setattr", "delattr", "patch", "object"):
+        for each in call.args[:2]:
+            if isinstance(each, ast.Constant) and isinstance(each.value, str):
+                name = each.value.rpartition(".")[2]
+                if _is_private(name) or (name.isupper() and verb not in ("getattr", "hasattr")):
+                    yield name
+    elif verb == "multiple":
+        yield from (each.arg for each in call.keywords if each.arg and (_is_private(each.arg) or each.arg.isupper()))
+
+
+def _own_names(tree: ast.AST) -> set[str]:
+    """What the classes of a test define: their private parts are the test's own."""
+    own: set[str] = set()
+    for made in nodes(tree):
+        if isinstance(made, ast.ClassDef):
+            for node in ast.walk(made):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    own.add(node.name)
+                elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and _is_own(node.value):
+                    own.add(node.attr)
+                elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                    own.add(node.target.id)
+    return own
+
+
+def _is_own(value: ast.expr) -> bool:
+    return ast.unparse(value) in ("self", "cls", "os", "sys", "super()")
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
 
 
 def unfinished(source: Source) -> Iterator[tuple[int, str]]:

@@ -75,6 +75,14 @@ RULES = [
         at="src/zuebee/contracts/messages.py",
     ),
     Rule(
+        name="tests look from outside",
+        mend="Assert what can be observed, or pass what is to be different as an argument.",
+        find=rules.intrusions,
+        bad="def test(made, monkeypatch):\n    assert made._queue == []\n",
+        good="def test(made, monkeypatch):\n    assert made.depth == 0\n",
+        at="tests/unit/room/test_file.py",
+    ),
+    Rule(
         name="nothing is left unfinished",
         mend="Finish it, or leave it out.",
         find=rules.unfinished,
@@ -121,3 +129,40 @@ def test_no_way_to_consume_an_unowned_stream_escapes(consumer: str) -> None:
 )
 def test_a_stream_that_was_handed_over_may_be_consumed(function: str) -> None:
     assert not list(rules.bare_streams(Source("src/zuebee/room/file.py", function)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "assert made.parts._queue == []",
+        "made._running = None",
+        "assert getattr(made, '_queue') == []",
+        "monkeypatch.setattr(made, '_queue', None)",
+        "monkeypatch.setattr('zuebee.room.file._decide', print)",
+        "monkeypatch.setattr(file, 'MAX_THINGS', 3)",
+        "monkeypatch.setattr('zuebee.room.file.MAX_THINGS', 3)",
+        "mock.patch.object(file, 'MAX_THINGS', 3)",
+        "mock.patch.multiple(file, MAX_THINGS=3)",
+        "from zuebee.room.file import _decide",
+    ],
+)
+def test_no_way_to_look_inside_escapes(line: str) -> None:
+    assert len(list(rules.intrusions(Source("tests/unit/room/test_file.py", line)))) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "class Fake:\n    def __init__(self):\n        self._queue = []\nfake = Fake()\nassert fake._queue == []",
+        "class Fake(Real):\n    def f(self):\n        return self._queue + super()._f()",
+        "assert said._replace(a=1)._asdict() == {}\nos._exit(1)",
+        "monkeypatch.setattr(clock, 'wall_s', print)",
+    ],
+)
+def test_what_is_a_tests_own_is_not_looked_into(text: str) -> None:
+    assert not list(rules.intrusions(Source("tests/unit/room/test_file.py", text)))
+
+
+def test_the_exceptions_only_become_fewer() -> None:
+    found = {source.path: len(rules.intruding(source)) for source in python_files()}
+    assert {path: count for path, count in found.items() if count} == rules.INTRUDING, "Lower INTRUDING."

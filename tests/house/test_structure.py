@@ -37,7 +37,7 @@ FIELDS = {
     "edge/grpc.py": 19,
     "http/client.py": 21,
     "http/cycle.py": 16,
-    "ledger/postgres/commit.py": 26,
+    "ledger/postgres/commit.py": 25,
     "ledger/postgres/store.py": 17,
     "ledger/sqlite/group_commit.py": 24,
     "limits/redis_limiter.py": 18,

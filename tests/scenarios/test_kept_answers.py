@@ -11,26 +11,25 @@ import pytest
 
 from tests.support.databases import postgres_database
 from tests.support.fakes import make_job
-from tests.support.keepers import ANSWER, CALLER, Keepers, KeeperSuite, code, keeper
+from tests.support.keepers import ANSWER, CALLER, Keeper, Keepers, KeeperSuite, code, keeper
 from tests.support.processes import running, simulated
 from tests.support.raw_http import ask, chat, eventually, request
-from zuebee.idempotency.service import DatabaseIdempotencyStore
 from zuebee.lib import clock
 from zuebee.lib.sql.database import database_url
 
 
 @pytest.fixture
 def keepers() -> Iterator[Keepers]:
-    made: list[DatabaseIdempotencyStore] = []
+    made: list[Keeper] = []
     with postgres_database() as url:
 
-        def make() -> DatabaseIdempotencyStore:
+        def make() -> Keeper:
             made.append(keeper(database_url("postgres", url)))
             return made[-1]
 
         yield make
         for one in made:
-            one._database._database.close()
+            one.database.close()
 
 
 class TestOnPostgres(KeeperSuite):
@@ -41,7 +40,7 @@ class TestOnPostgres(KeeperSuite):
         monkeypatch.setattr(clock, "wall_s", lambda: time.time() + 3600)
         assert code(await other.find(ticket)) == "idempotency_in_progress"
         assert code(await other.claim(other.ticket(CALLER, b"key", make_job()))) == "idempotency_in_progress"
-        await other._sweep()
+        await other.tend(sweep=True)
         monkeypatch.undo()
         await one.keep(ticket, ANSWER)
         assert await other.find(ticket) == ANSWER

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 
 from tests.support.key_stores import KEY, database, line, redis_source, said, stored, table, webhook
 from zuebee.auth.records import digest_of
 from zuebee.auth.service import UNAVAILABLE
-from zuebee.auth.sources.database import DatabaseLookup
 from zuebee.contracts.admission import Budget, Limit, Principal
 from zuebee.contracts.errors import KEY_DISABLED, KEY_EXPIRED, UNKNOWN_KEY
 
@@ -64,16 +63,18 @@ async def test_no_text_of_a_caller_becomes_sql(table: tuple[str, str]) -> None:
     """T1. Every string by every carrier: the same refusal, and the database saw nothing but one parameterised text."""
     pipeline = line(database(table), auth=", cache: 0s")
     statements: set[str] = set()
-    lookup = pipeline._steps[0].source._lookup  # type: ignore[attr-defined]
-    assert isinstance(lookup, DatabaseLookup)
-    engine = lookup._database.engine
-    event.listen(engine, "before_cursor_execute", lambda *seen: statements.add(seen[2]))
+
+    def saw(*seen: Any) -> None:
+        statements.add(seen[2])
+
+    event.listen(Engine, "before_cursor_execute", saw)
     attempts = injections()
     assert len(attempts) >= 2000
     for carrier in (b"authorization", b"x-api-key"):
         for start in range(0, len(attempts), 50):
             answers = await asyncio.gather(*(said(pipeline, text, carrier) for text in attempts[start : start + 50]))
             assert all(answer == UNKNOWN_KEY for answer in answers)
+    event.remove(Engine, "before_cursor_execute", saw)
     (statement,) = statements
     assert any(mark in statement for mark in ("?", "%(shown)s"))
     assert KEY not in statement

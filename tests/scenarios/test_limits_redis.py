@@ -17,7 +17,7 @@ from zuebee.config.settings_base import LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import Caller, Limit, Permit, Principal
 from zuebee.contracts.errors import Refusal
 from zuebee.lib.redis import RedisClient
-from zuebee.limits.redis_limiter import RedisLimiter, RemotePermit
+from zuebee.limits.redis_limiter import BOUNDS, RedisBounds, RedisLimiter, RemotePermit
 
 CALLER = Caller("POST", "/v1/chat/completions", {}, "10.0.0.1")
 KEY = Principal("k")
@@ -32,12 +32,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @asynccontextmanager
 async def limiters(
-    url: str, count: int = 1, prefix: str = "", timeout_s: float = 0.1, processes: int = 1, **per_key: Any
+    url: str,
+    count: int = 1,
+    prefix: str = "",
+    timeout_s: float = 0.1,
+    processes: int = 1,
+    bounds: RedisBounds = BOUNDS,
+    **per_key: Any,
 ) -> AsyncIterator[list[RedisLimiter]]:
     settings = RateLimitSettings(storage="redis", processes=processes, per_key=LimitSettings(**per_key))
     prefix = prefix or new_prefix()
     made = [
-        RedisLimiter(settings, RedisClient(url, timeout_s=timeout_s, retry_after_s=BREAKER_S), prefix=prefix)
+        RedisLimiter(
+            settings, RedisClient(url, timeout_s=timeout_s, retry_after_s=BREAKER_S), prefix=prefix, bounds=bounds
+        )
         for _ in range(count)
     ]
     try:
@@ -250,9 +258,9 @@ async def test_each_scope_says_what_happens_without_redis(tmp_path: Path, policy
             assert len(await crowd([limiter], 10)) == 4
 
 
-async def test_an_emptied_redis_learns_again_who_runs(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zuebee.limits.redis_limiter.RENEW_S", 0.1)
-    async with limiters(server.url, 2, timeout_s=2, max_concurrent=10, tokens_per_minute=10_000) as made:
+async def test_an_emptied_redis_learns_again_who_runs(server: RedisServer) -> None:
+    bounds = RedisBounds(renew_s=0.1)
+    async with limiters(server.url, 2, timeout_s=2, bounds=bounds, max_concurrent=10, tokens_per_minute=10_000) as made:
         places = await crowd(made, 30, tokens=100)
         assert len(places) == 10
         client = server.client()
@@ -272,16 +280,12 @@ async def test_an_emptied_redis_learns_again_who_runs(server: RedisServer, monke
 
 @pytest.mark.alone
 @pytest.mark.requirement("A091")
-async def test_the_places_of_a_process_that_died_are_free_again(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("zuebee.limits.redis_limiter.LEASE_S", 1.0)
-    prefix = new_prefix()
-    async with limiters(server.url, 2, prefix, timeout_s=2, max_concurrent=10) as (dead, alive):
+async def test_the_places_of_a_process_that_died_are_free_again(server: RedisServer) -> None:
+    prefix, bounds = new_prefix(), RedisBounds(lease_s=1.0, renew_s=0.1)
+    async with limiters(server.url, 2, prefix, timeout_s=2, bounds=bounds, max_concurrent=10) as (dead, alive):
         assert len(await crowd([dead], 6)) == 6
         kept = await crowd([alive], 10)
         assert len(kept) == 4
-        monkeypatch.setattr("zuebee.limits.redis_limiter.RENEW_S", 0.1)
         for _ in range(5):
             await asyncio.sleep(0.3)
             await alive.attend([place for _, place in kept])

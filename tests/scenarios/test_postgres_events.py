@@ -15,7 +15,8 @@ from zuebee.contracts.admission import Budget
 from zuebee.contracts.inference import Usage
 from zuebee.ledger.operations import Expire, Renew, Settle
 from zuebee.ledger.postgres import store as store_module
-from zuebee.ledger.postgres.store import PostgresStore
+from zuebee.ledger.postgres.store import FORGET_EVERY_S, PostgresStore
+from zuebee.lib import clock
 from zuebee.lib.sql.database import Database
 from zuebee.lib.sql.dsn import database_url
 from zuebee.schema.prepare import prepare
@@ -119,7 +120,8 @@ def test_no_record_goes_of_which_somebody_must_still_be_told(url: str, monkeypat
     do(url, "DELETE FROM usage_outbox WHERE event_id = 'b'")
     store.sweep()
     assert ask(url, "SELECT count(*) FROM usage_records") == [(2,)], "all records are not read at each sweep"
-    monkeypatch.setattr(store, "_forget_at_s", 0.0)
+    later_s = clock.monotonic_s() + FORGET_EVERY_S
+    monkeypatch.setattr(clock, "monotonic_s", lambda: later_s)
     store.sweep()
     assert told(take(url, "hook")) == [("c", "c", 1)]
     assert ask(url, "SELECT request_id FROM usage_records") == [("c",)]

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -70,7 +69,7 @@ def test_the_record_says_who_ended_a_request_whose_reservation_was_under_way(
                 asked = pool.submit(client.ask, HELLO)
                 until(lambda: query(url, WAITS_FOR_A_LOCK) == [(1,)], "the reservation waits")
                 if who == "the client":
-                    client._connection.sock.shutdown(socket.SHUT_RDWR)
+                    client.hang_up()
                     assert asked.exception() is not None
                 gateway.send_signal(signal.SIGTERM)
                 if who == "the gateway":

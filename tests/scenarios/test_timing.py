@@ -154,7 +154,6 @@ def test_a_client_that_does_not_exist_takes_as_long(
         for index, name in enumerate(names)
     ]
     source = kind("partners", clients, MemoryNonces())
-    monkeypatch.setattr(source, "_note", lambda _: None)
     asks = [signed_ask(name, "wrong") for name in names]
     strangers = [signed_ask(f"client-{secrets.token_hex(4)}", "wrong") for _ in names]
 

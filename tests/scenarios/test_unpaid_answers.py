@@ -37,8 +37,8 @@ def leave_after(gateway: Gateway, body: dict[str, Any], size_bytes: int) -> dict
     """Read so much of an answer, and leave; the usage record of the request."""
     with Client(gateway.url) as client:
         opened = client.open(body)
-        assert len(opened._response.read(size_bytes)) == size_bytes
-        opened._response.close()
+        assert len(opened.read(size_bytes)) == size_bytes
+        opened.close()
     row = record_of(gateway, dict(opened.headers)["x-request-id"])
     assert (row["status"], row["ending"]) == (200, "client_gone")
     return row

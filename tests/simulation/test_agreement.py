@@ -4,13 +4,14 @@ are the same.
 
 import asyncio
 import random
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.billing import billing_on, committer_of
+from tests.support.billing import billing_on
 from tests.support.exchange import STREAM, Visitor
 from tests.support.failing_disk import Disk
 from tests.support.fakes import USAGE, FakeInference, Step, head, make_job
@@ -92,7 +93,7 @@ class House:
         self.clients: dict[str, Visitor] = {}
         self.shelf = Shelf()
         self.billing = open_billing(path, disk)
-        self.chance = random.Random(disk._random.random())
+        self.chance = random.Random(disk.dice.random())
         admission = AdmissionService(
             authenticator=Known(), firewall=OpenFirewall(), limiter=MemoryLimiter(RateLimitSettings()),
             billing=self.billing, recorders=[self], sizes=lambda _key, job: (len(job.body), len(job.body)),
@@ -151,7 +152,9 @@ async def play(path: Path, seed: int, *, final: bool) -> House:
     tending.cancel()
     await asyncio.sleep(2 * TIMEOUT_S)
     await house.billing.aclose()
-    await asyncio.to_thread(committer_of(house.billing)._writer.join, 10)  # a slow disk may keep it for longer
+    for thread in threading.enumerate():
+        if thread.name == "ledger":  # a slow disk may keep it for longer
+            await asyncio.to_thread(thread.join, 10)
     await open_billing(path, disk).aclose()  # what is left is resolved by the next start
     return house
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -60,8 +61,9 @@ class Gate:
     def __init__(self, folder: Path, script: list[Step], turns: int) -> None:
         self.store = FakeStore()
         settings = BillingSettings(prices=[], built_in_prices=False)
-        self.billing = shared_billing(self.store, settings, spool_path=str(folder / "spool.jsonl"))
-        InTurn(shared_committer_of(self.billing), turns)
+        self.billing = shared_billing(
+            self.store, settings, spool_path=str(folder / "spool.jsonl"), hands=partial(InTurn, turns)
+        )
         self.limiter = MemoryLimiter(RateLimitSettings())
         self.inference = FakeInference(script)
         self.seen: list[Settlement] = []
@@ -83,7 +85,7 @@ class Gate:
         await self.pipeline.serve(CALLER, client, Settlement(name, "POST", CALLER.route, CALLER.address, 1.0))
 
     async def settled(self) -> None:
-        await asyncio.wait_for(shared_committer_of(self.billing)._idle.wait(), 5)
+        await asyncio.wait_for(shared_committer_of(self.billing).drained(), 5)
 
     def rows(self) -> list[tuple[object, ...]]:
         """Of the usage records: the request, its status, its ending and its code."""
@@ -123,9 +125,8 @@ async def test_whoever_leaves_at_any_moment_leaves_nothing_held(tmp_path: Path, 
 
 
 async def committer_on(store: FakeStore, folder: Path, turns: int) -> SharedCommitter:
-    committer = SharedCommitter(store, Spool(str(folder / "spool.jsonl")), timeout_s=5)  # type: ignore[arg-type]
-    InTurn(committer, turns)
-    return committer
+    spool = Spool(str(folder / "spool.jsonl"))
+    return SharedCommitter(store, spool, timeout_s=5, hands=partial(InTurn, turns))  # type: ignore[arg-type]
 
 
 FAILURES: dict[str, list[Exception]] = {
@@ -152,10 +153,10 @@ async def leave_while_reserving(folder: Path, failure: str, turns: int) -> list[
         return held.id
 
     async def check(task: "asyncio.Task[str]") -> None:
-        await asyncio.wait_for(committer._idle.wait(), 5)
+        await asyncio.wait_for(committer.drained(), 5)
         if not task.cancelled():
             committer.settle(Settle(task.result(), None, None))
-            await asyncio.wait_for(committer._idle.wait(), 5)
+            await asyncio.wait_for(committer.drained(), 5)
         leaked.extend(store.ledger.open)
         store.ledger.open.clear()
         store.failures.clear()
@@ -240,8 +241,9 @@ async def test_no_place_in_redis_is_kept_for_who_left(turns: int, fails: bool) -
             limiter.release(place, 1)
 
     async def check(task: "asyncio.Task[None]") -> None:
-        await until(lambda: not limiter._talking and not limiter._recovering and not limiter._chores)
-        assert redis.taken == set()
+        for _ in range(20):  # turns enough for all that is under way
+            await asyncio.sleep(0)
+        await until(lambda: not limiter.degraded and redis.taken == set())
         assert list(limiter.slots()) == []
         redis._fails = fails
 

@@ -15,7 +15,7 @@ from tests.support.moody_servers import BEGUN, GOOD, LOST, MoodyServers, breach,
 from zuebee.config.settings import BackendSettings, QueueSettings, RetrySettings, RoutingSettings
 from zuebee.contracts.inference import End, Event, Head
 from zuebee.dispatch import service
-from zuebee.dispatch.balancer import Backend, Health, Where
+from zuebee.dispatch.balancer import Backend, Health, RetryBudget, Where
 from zuebee.dispatch.priority_queue import Load
 from zuebee.dispatch.service import Dispatcher
 from zuebee.edge.client import may_have_begun
@@ -47,7 +47,8 @@ class House:
                 Backend(str(number), settings.url, inference, weight=1, health=health, models=(), load=Load(limit))
             )
         queue = QueueSettings(max_length=2, timeout_s=Timeout(0.05))
-        self.target = Dispatcher(self.backends, RoutingSettings(retry=RETRY, queue=queue))
+        self.budget = RetryBudget(RETRY.budget_percent)
+        self.target = Dispatcher(self.backends, RoutingSettings(retry=RETRY, queue=queue), budget=self.budget)
 
     async def ask(self, name: str, stream: bool) -> list[Event]:
         """All of one answer. Nobody is ejected: all are to be seen."""
@@ -63,7 +64,7 @@ class House:
         return events
 
     def close(self) -> None:
-        assert (self.target._budget.running, self.target._budget.retrying) == (0, 0)
+        assert (self.budget.running, self.budget.retrying) == (0, 0)
         assert [backend.load.in_flight for backend in self.backends] == [0] * len(self.backends)
         for backend in self.backends:
             inference: Any = backend.inference

@@ -7,11 +7,9 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
-from unittest import mock
 
 from tests.support.scripted_server import DEADLINE_S
-from zuebee.http import server as http_server
-from zuebee.http.server import HttpServer, ReceiveLimits
+from zuebee.http.server import CROWD, HttpServer, ReceiveLimits
 
 LIMITS = ReceiveLimits(
     header_timeout_s=5,
@@ -217,6 +215,7 @@ async def serving(
     keep_alive_s: float = 5,
     tls: ssl.SSLContext | None = None,
     sweep_s: float = 0.02,
+    crowd: int = CROWD,
     proxies: tuple[str, ...] = (),
     **limits: float,
 ) -> AsyncIterator[Site]:
@@ -229,15 +228,16 @@ async def serving(
         render_error=render_error,
         tls=tls,
         is_proxy=lambda address: address in proxies,
+        sweep_interval_s=sweep_s,
+        crowd=crowd,
     )
-    with mock.patch.object(http_server, "SWEEP_INTERVAL_S", sweep_s):
-        site = Site(server, app, await server.start("127.0.0.1", 0))
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                yield site
-        finally:
-            site.hang_up()
-            await server.close()
+    site = Site(server, app, await server.start("127.0.0.1", 0))
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            yield site
+    finally:
+        site.hang_up()
+        await server.close()
 
 
 async def raw(site: Site, data: bytes = b"", source: str = "127.0.0.2") -> socket.socket:

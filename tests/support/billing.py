@@ -1,6 +1,9 @@
 """Billing over a ledger on a SQLite file, for tests."""
 
+import fcntl
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from zuebee.billing.service import BillingService
 from zuebee.config.settings_billing import BillingSettings
 from zuebee.contracts.errors import Refusal
 from zuebee.ledger.ledger import Ledger
-from zuebee.ledger.postgres.commit import DEFAULT_WAITS, SharedCommitter, Waits
+from zuebee.ledger.postgres.commit import DEFAULT_WAITS, Hands, Order, SharedCommitter, Waits
 from zuebee.ledger.postgres.ledger import PostgresLedger
 from zuebee.ledger.sqlite.group_commit import Committer
 from zuebee.ledger.sqlite.journal import Journal
@@ -53,6 +56,14 @@ def local_billing(
     return billing_on(store, settings, **parts)
 
 
+def unlock(path: Path) -> None:
+    """As the end of a process that serves from a file would: its lock is free."""
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # it was only there to list them
+            if os.readlink(f"/proc/self/fd/{name}") == f"{path.resolve()}.lock":
+                fcntl.flock(int(name), fcntl.LOCK_UN)
+
+
 def ledger_of(billing: BillingService) -> Ledger:
     """The ledger in memory."""
     assert isinstance(billing.ledger, SqliteLedger)
@@ -73,9 +84,10 @@ def shared_billing(
     timeout_s: float = 5.0,
     waits: Waits = DEFAULT_WAITS,
     gate: Callable[[], Refusal | None] = nobody,
+    hands: Callable[[Callable[[Order], bool]], Hands] = Hands,
 ) -> BillingService:
     """Billing over a ledger that many processes share. `store`: a `PostgresStore`, or what stands for one."""
-    ledger = PostgresLedger(store, spool_path=spool_path, timeout_s=timeout_s, waits=waits)
+    ledger = PostgresLedger(store, spool_path=spool_path, timeout_s=timeout_s, waits=waits, hands=hands)
     return BillingService(ledger, settings, PriceBook(settings), gate=gate)
 
 

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -62,6 +63,10 @@ class Client:
         """Leave, whatever is still coming."""
         self._connection.close()
 
+    def hang_up(self) -> None:
+        """Leave while another thread waits for an answer."""
+        self._connection.sock.shutdown(socket.SHUT_RDWR)
+
     def open(self, body: Body, path: str = CHAT, headers: Fields = (), method: str = "POST") -> "Opened":
         """Send a request; the head of its answer is there when this returns."""
         connection = self._connection
@@ -89,6 +94,14 @@ class Opened:
         self.status = response.status
         self.headers = [(name.lower(), value) for name, value in response.getheaders()]
         self._response = response
+
+    def read(self, size_bytes: int) -> bytes:
+        """So much of it."""
+        return self._response.read(size_bytes)
+
+    def close(self) -> None:
+        """Read no more of it."""
+        self._response.close()
 
     def event(self) -> bytes:
         """The next event or comment of a stream, with its empty line; `b""` at the end."""

@@ -19,9 +19,11 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def make_pool(server: Server, *, max_idle: int = 4, max_connections: int = 4, timeout_s: float = 5) -> HttpPool:
+def make_pool(
+    server: Server, *, max_idle: int = 4, max_connections: int = 4, timeout_s: float = 5, **bounds: float
+) -> HttpPool:
     origin = Origin(f"http://127.0.0.1:{server.port}", timeout_s=timeout_s)
-    return HttpPool(origin, max_idle=max_idle, max_connections=max_connections)
+    return HttpPool(origin, max_idle=max_idle, max_connections=max_connections, **bounds)
 
 
 async def send(

@@ -65,7 +65,7 @@ async def leave(url: str, folder: Path, count: int, seed: int) -> Left:
         left += sum(isinstance(each, asyncio.CancelledError) for each in ended)
         broken = [each for each in ended if each is not None and not isinstance(each, asyncio.CancelledError)]
         assert not broken, broken[0]
-    await asyncio.wait_for(shared_committer_of(billing)._idle.wait(), 10)
+    await asyncio.wait_for(shared_committer_of(billing).drained(), 10)
     leaked = query(url, "SELECT count(*) FROM ledger_holds")[0][0]
     await billing.aclose()
     rows = query(url, "SELECT status, ending, code, count(*) FROM usage_records GROUP BY 1, 2, 3")

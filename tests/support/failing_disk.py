@@ -26,7 +26,7 @@ class Disk:
     def __init__(self, seed: int, chance: float, lasts_s: float, *, final: bool) -> None:
         self.well = False
         self.hits: dict[str, int] = {}
-        self._random = random.Random(seed)
+        self.dice = random.Random(seed)
         self._chance = chance
         self._lasts_s = lasts_s
         self._kinds = (*PASSING, *FINAL) if final else PASSING
@@ -40,9 +40,9 @@ class Disk:
             now_s = time.monotonic()
             if self.well or now_s > self._until_s:
                 self._trouble = None
-            if self._trouble is None and not self.well and self._random.random() < self._chance:
-                self._trouble = self._random.choice(self._kinds)
-                self._until_s = now_s + self._lasts_s * self._random.random()
+            if self._trouble is None and not self.well and self.dice.random() < self._chance:
+                self._trouble = self.dice.choice(self._kinds)
+                self._until_s = now_s + self._lasts_s * self.dice.random()
                 self.hits[self._trouble] = self.hits.get(self._trouble, 0) + 1
             return self._trouble
 

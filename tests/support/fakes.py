@@ -79,7 +79,7 @@ class FakeInference:
     """Plays one script for each job, the last one over and over; counts what was begun and what was closed."""
 
     def __init__(self, *scripts: Sequence[Step] | Callable[[], Sequence[Step]]) -> None:
-        self._scripts = list(scripts)
+        self.scripts = list(scripts)
         self.begun = 0
         self.closed = 0
 
@@ -87,7 +87,7 @@ class FakeInference:
         return await begin(self._play(job))
 
     async def _play(self, job: Job) -> Events:
-        script = self._scripts[min(self.begun, len(self._scripts) - 1)]
+        script = self.scripts[min(self.begun, len(self.scripts) - 1)]
         self.begun += 1
         try:
             for step in script() if callable(script) else script:

@@ -222,7 +222,7 @@ class LedgerMachine:
         budget = self._budget(3, 0)
         self._reserve_in((budget,), (0, 0), None)  # its limit, or that it has none, takes effect
         self.count += 1
-        balance = self.model.balances[self.model._limit(budget, self.now_s)]
+        balance = self.model.balances[self.model.limited(budget, self.now_s)]
         if balance.granted + amount <= MAX_BALANCE:
             self.target.grant(f"payment-{self.count}", budget, amount, self.now_s)
             balance.granted += amount

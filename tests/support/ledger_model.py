@@ -52,7 +52,7 @@ class Model:
             {name: copy(hold) for name, hold in self.holds.items()},
         )
 
-    def _limit(self, budget: Budget, now_s: float) -> Key:
+    def limited(self, budget: Budget, now_s: float) -> Key:
         key = (budget.account, period_start_s(budget.period, now_s))
         balance = self.balances.setdefault(key, ModelBalance())
         if budget.limit is None:
@@ -120,7 +120,7 @@ class Model:
         until_s: float,
         least: Pair | None = None,
     ) -> Answer:
-        path = [(self._limit(budget, now_s), budget.unit) for budget in budgets]
+        path = [(self.limited(budget, now_s), budget.unit) for budget in budgets]
         if hold_id not in self.holds:
             held: Pair | Answer = amount
             if short := self._hold(path, amount):

@@ -121,15 +121,21 @@ def record(path: Path, *, flushes: bool, batches: int, seed: int) -> list[Event]
     events.append(("write", str(path), 0, path.read_bytes()))
     events.append(("sync", str(path)))
     vfs = _Recorder(f"recorder-{seed}-{flushes}", events)
+    connections: list[_Connection] = []
+
+    def connect(name: str) -> Any:
+        connections.append(_Connection(name, vfs.name))
+        return connections[-1]
+
     store = SqliteStore(
         str(path),
         reporters=("hook",),
         currency="USD",
         retention_days=0,
-        connect=lambda name: _Connection(name, vfs.name),
+        connect=connect,
         open_log=lambda name: _Log(name, events, flushes=flushes),
     )
-    store._writer.execute("PRAGMA wal_autocheckpoint=60")  # so that some fall into a checkpoint
+    connections[0].execute("PRAGMA wal_autocheckpoint=60")  # so that some fall into a checkpoint
     desk = Desk(store)
     for names, batch in islice(operations(desk, 1, seed), batches):
         desk.write(batch)

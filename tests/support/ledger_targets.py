@@ -2,12 +2,14 @@
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path as FilePath
 from types import ModuleType
 from typing import Any, Protocol
 
 import sqlalchemy
 
+from tests.support.billing import unlock
 from tests.support.ledger_model import Answer, Key, Pair
 from zuebee.contracts.admission import Amount, Budget
 from zuebee.contracts.limits import period_start_s
@@ -16,6 +18,7 @@ from zuebee.ledger.audit import verify
 from zuebee.ledger.invariants import BalanceRow, EntryRow, Fold, HoldRow, Violation
 from zuebee.ledger.sqlite.group_commit import Batch
 from zuebee.ledger.sqlite.store import SqliteStore, connect
+from zuebee.ledger.sqlite.wal_file import WalFile
 from zuebee.schema.prepare import prepare
 
 Figures = dict[Key, tuple[int, int, int, int]]
@@ -68,6 +71,7 @@ class InMemory:
         self.ledger = module.Ledger(1)
         self._kept: list[Any] = []  # entries
         self._holds: dict[str, Any] = {}
+        self._names: list[str] = []  # of holds
         self._seen: list[Any] = []  # entries, kept or not
 
     def reserve(
@@ -81,6 +85,7 @@ class InMemory:
     ) -> Answer:
         path = self.ledger.path(budgets, now_s) or self._open(budgets, now_s)
         enough = None if least is None else Amount(*least)
+        self._names.append(hold)
         return answer(self.ledger.reserve(hold, path, Amount(*amount), now_s, until_s, "", enough))
 
     def _open(self, budgets: tuple[Budget, ...], now_s: float) -> Any:
@@ -108,7 +113,10 @@ class InMemory:
 
     def keep(self) -> None:
         self._kept += self.ledger.take().entries
-        self._holds = {name: hold.copy() for name, hold in (self.ledger.open | self.ledger._resolved).items()}
+        self._holds = {}
+        for name in self._names:
+            with suppress(self._module.UnknownHold):
+                self._holds[name] = self.ledger.hold(name).copy()
 
     def crash(self, now_s: float) -> None:
         old, self.ledger = self.ledger, self._module.Ledger(2, next_balance=10_000, next_path=10_000)
@@ -173,12 +181,15 @@ class OnSqlite(InMemory):
 
     def __init__(self, path: FilePath, open_database: Callable[[str], Any] = connect) -> None:
         self.path = path
-        self._connect = open_database
+        self._open_database = open_database
+        self._files: list[Any] = []
         empty_store(path)
         self._start(0.0)
 
     def _start(self, now_s: float) -> None:
-        self.store = SqliteStore(str(self.path), reporters=(), currency="USD", retention_days=0, connect=self._connect)
+        self.store = SqliteStore(
+            str(self.path), reporters=(), currency="USD", retention_days=0, connect=self._connect, open_log=self._log
+        )
         start = self.store.start("test", now_s)
         self.ledger = real_ledger.Ledger(start.owner)
         self._progress: dict[str, tuple[float, int, int, str]] = {}
@@ -188,6 +199,14 @@ class OnSqlite(InMemory):
             self.ledger.add_hold(orphan)
             self.ledger.expire(orphan.id, now_s)
         self.keep()
+
+    def _connect(self, name: str) -> Any:
+        self._files.append(self._open_database(name))
+        return self._files[-1]
+
+    def _log(self, name: str) -> WalFile:
+        self._files.append(WalFile(name))
+        return self._files[-1]
 
     def _open(self, budgets: tuple[Budget, ...], now_s: float) -> Any:
         starts_s = [period_start_s(budget.period, now_s) for budget in budgets]
@@ -214,10 +233,9 @@ class OnSqlite(InMemory):
         self._start(now_s)
 
     def _let_go(self) -> None:
-        self.store._writer.close()
-        self.store._side.close()
-        self.store._log.close()
-        self.store._lock.close()
+        while self._files:
+            self._files.pop().close()
+        unlock(self.path)
 
     def violations(self) -> list[Violation]:
         self.keep()

@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from zuebee.ledger.postgres.commit import SharedCommitter
-from zuebee.ledger.postgres.spool import SharedBatch
+from zuebee.ledger.postgres.commit import Hands, Order
 
 T = TypeVar("T")
 
@@ -42,23 +41,22 @@ async def at_every_turn(
             await check(await cancelled_at(turn, work(), first=first))
 
 
-class InTurn:
-    """In the place of the committer's queue: its thread's work is done on the loop, so many turns later."""
+class InTurn(Hands):
+    """The work of the committer's thread is done on the loop, so many turns later."""
 
-    def __init__(self, committer: SharedCommitter, turns: int) -> None:
-        self._committer = committer
+    def __init__(self, turns: int, do: Callable[[Order], bool]) -> None:
+        self._work = do
         self._turns = turns
-        thread_queue, committer._queue = committer._queue, self  # type: ignore[assignment]
-        thread_queue.put("leave")
-        committer._writer.join(5)
+        self._loop = asyncio.get_running_loop()
 
-    def put(self, order: SharedBatch | str) -> None:
+    def put(self, order: Order) -> None:
         self._later(order, self._turns)
 
-    def _later(self, order: SharedBatch | str, turns: int) -> None:
+    def join(self, timeout_s: float) -> None:
+        """There is no thread."""
+
+    def _later(self, order: Order, turns: int) -> None:
         if turns:
-            self._committer._loop.call_soon(self._later, order, turns - 1)
-        elif isinstance(order, SharedBatch):
-            self._committer._do(order)
-        elif order == "sweep":
-            self._committer._call(self._committer._swept, *self._committer._swept_up())
+            self._loop.call_soon(self._later, order, turns - 1)
+        else:
+            self._work(order)

@@ -124,6 +124,7 @@ class Receiver:
     def __init__(self, answer: Callable[["Receiver", int], Awaitable[bytes | None]]) -> None:
         self.got: list[tuple[str, dict[str, str], bytes]] = []
         self.url = ""
+        self.connections = 0
         self.running = 0
         self.most_at_once = 0
         self._answer = answer
@@ -135,6 +136,7 @@ class Receiver:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
+        self.connections += 1
         try:
             while await self._exchange(reader, writer):
                 pass

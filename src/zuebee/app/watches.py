@@ -26,13 +26,13 @@ class BooksWatch:
     looks since then and before that came to no end.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, check: QuickCheck | None = None) -> None:
         self.violations = NOT_YET
         self.checked_at_s = NOT_YET
         self.failures = 0
         self._failing = False
         self._database = database
-        self._check = QuickCheck()
+        self._check = check or QuickCheck()
         self._turn = threading.Lock()
 
     async def run(self) -> None:

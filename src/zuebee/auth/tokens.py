@@ -122,10 +122,12 @@ def read_document(path: str) -> bytes:
     return data
 
 
-def url_fetch(url: str, *, ca_file: str | None = None, proxy_url: str | None = None) -> Fetch:
+def url_fetch(
+    url: str, *, ca_file: str | None = None, proxy_url: str | None = None, timeout_s: float = FETCH_TIMEOUT_S
+) -> Fetch:
     """Gets the document from a URL: https, or http on this machine. Raises ValueError for any other.
 
-    Fetching raises HttpFailure or ValueError: within FETCH_TIMEOUT_S, at most MAX_DOCUMENT_BYTES, redirects are not
+    Fetching raises HttpFailure or ValueError: within `timeout_s`, at most MAX_DOCUMENT_BYTES, redirects are not
     followed.
     """
     parts = urlsplit(url)
@@ -133,7 +135,7 @@ def url_fetch(url: str, *, ca_file: str | None = None, proxy_url: str | None = N
         raise ValueError("not a URL with a host and nothing else before its path")
     if parts.scheme != "https" and not (parts.scheme == "http" and bypasses_proxy(parts.hostname, [])):
         raise ValueError("expected an https URL")
-    origin = Origin(url, timeout_s=FETCH_TIMEOUT_S, ca_file=ca_file, proxy_url=proxy_url)
+    origin = Origin(url, timeout_s=timeout_s, ca_file=ca_file, proxy_url=proxy_url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     head = (
         b"GET " + origin.request_prefix + target.encode("ascii") + b" HTTP/1.1\r\nhost: " + origin.authority.encode()
@@ -142,9 +144,9 @@ def url_fetch(url: str, *, ca_file: str | None = None, proxy_url: str | None = N
     )  # fmt: skip
 
     async def fetch() -> bytes:
-        async with asyncio.timeout(FETCH_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             pool = HttpPool(origin, max_idle=0, max_connections=1)
-            connection = await pool.send(head, b"", Timeouts(FETCH_TIMEOUT_S, FETCH_TIMEOUT_S, FETCH_TIMEOUT_S))
+            connection = await pool.send(head, b"", Timeouts(timeout_s, timeout_s, timeout_s))
             try:
                 return await _read_answer(connection)
             finally:

@@ -45,18 +45,23 @@ _NOT_THERE_AGAIN: Final[tuple[FailureCause, ...]] = ("died", "unwelcome")
 class Dispatcher:
     """An `Inference` over several backends. On reload it is replaced as a whole; running jobs keep the old one.
 
-    `queue` hands out the places of bounded backends, and outlives it.
+    `queue` hands out the places of bounded backends, and outlives it. `budget` counts what runs, and bounds how much of
+    that may be tried again.
     """
 
     def __init__(
-        self, backends: Sequence[Backend], routing: RoutingSettings, queue: RequestQueue | None = None
+        self,
+        backends: Sequence[Backend],
+        routing: RoutingSettings,
+        queue: RequestQueue | None = None,
+        budget: RetryBudget | None = None,
     ) -> None:
         self.backends = list(backends)
         self._retry = retry = routing.retry
         self._takes_over = retry.enabled and retry.max_retries > 0 and "connect_failure" in retry.retry_on
         self._chooser = CHOOSERS[routing.load_balance]()
         self._by_latency = routing.load_balance == "latency_based"
-        self._budget = RetryBudget(routing.retry.budget_percent)
+        self._budget = RetryBudget(routing.retry.budget_percent) if budget is None else budget
         self._queue_settings = routing.queue
         self._resting = 0
         by_url = {backend.url.rstrip("/"): backend for backend in backends}

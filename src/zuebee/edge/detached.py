@@ -16,8 +16,9 @@ DETACH = DisconnectSettings(policy="detach")
 class Disconnects:
     """The rules for clients that leave (they may be replaced at any time), and how many requests go on without one."""
 
-    def __init__(self, rules: Sequence[DisconnectSettings] = ()) -> None:
+    def __init__(self, rules: Sequence[DisconnectSettings] = (), most: int = MAX_DETACHED) -> None:
         self.rules = rules
+        self.most = most
         self.running = 0
 
     def policy(self, model: str) -> DisconnectSettings | None:
@@ -43,7 +44,7 @@ class DetachedRequest:
 
     def client_left(self) -> bool:
         """The client has left. True: go on without it."""
-        if self._disconnects.running >= MAX_DETACHED:
+        if self._disconnects.running >= self._disconnects.most:
             return False
         self.gone = True
         self._disconnects.running += 1

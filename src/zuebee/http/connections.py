@@ -74,6 +74,11 @@ class ReceiveLimits(NamedTuple):
     max_connections: int
     max_connections_per_address: int
     max_discarded_bytes: int
+    # At the end of a connection whose client still sends: by when it must be over, with how much silence, and how
+    # soon once the listener stops.
+    linger_s: float = 30.0
+    quiet_s: float = 5.0
+    hurried_s: float = 1.0
 
 
 class Refused(Exception):

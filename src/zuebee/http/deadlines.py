@@ -4,7 +4,6 @@ No deadline has a timer: to move one costs an addition, and the connection looks
 """
 
 import asyncio
-from typing import Final
 
 from zuebee.http.connections import ReceiveLimits
 
@@ -94,31 +93,29 @@ class RequestDeadlines:
 # Who closes a socket with bytes unread resets the connection, and a reset takes away the answer that the client has not
 # read yet. So the server closes its own direction only, and goes on reading for a while without looking at what comes.
 
-LINGER_S: Final = 30.0
-QUIET_S: Final = 5.0
-HURRIED_S: Final = 1.0
-
 
 class Linger:
     """The bounds of one such end: bytes, seconds in all, and seconds of silence."""
 
-    __slots__ = ("_bytes_left", "_quiet_at_s", "_until_s", "began_s")
+    __slots__ = ("_bytes_left", "_hurried_s", "_quiet_at_s", "_quiet_s", "_until_s", "began_s")
 
-    def __init__(self, now_s: float, max_bytes: int) -> None:
+    def __init__(self, now_s: float, limits: ReceiveLimits) -> None:
         self.began_s = now_s
-        self._bytes_left = max_bytes
-        self._until_s = now_s + LINGER_S
-        self._quiet_at_s = now_s + QUIET_S
+        self._bytes_left = limits.max_discarded_bytes
+        self._quiet_s = limits.quiet_s
+        self._hurried_s = limits.hurried_s
+        self._until_s = now_s + limits.linger_s
+        self._quiet_at_s = now_s + limits.quiet_s
 
     def discard(self, count: int, now_s: float) -> bool:
         """So many bytes came; False when it is too much."""
         self._bytes_left -= count
-        self._quiet_at_s = now_s + QUIET_S
+        self._quiet_at_s = now_s + self._quiet_s
         return self._bytes_left >= 0
 
     def hurry(self, now_s: float) -> None:
         """The listener stops: a moment is all that is left."""
-        self._until_s = min(self._until_s, now_s + HURRIED_S)
+        self._until_s = min(self._until_s, now_s + self._hurried_s)
 
     def is_over(self, now_s: float) -> bool:
         """Whether time is up."""

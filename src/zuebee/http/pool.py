@@ -30,15 +30,26 @@ class Sent(Protocol):
 class HttpPool:
     """Keep-alive connections to one origin.
 
-    At most `max_connections` exchanges at once (more fail with `overflow`) and `max_idle` idle connections.
+    At most `max_connections` exchanges at once (more fail with `overflow`) and `max_idle` idle connections, each for
+    `idle_limit_s`. `unseen_s`: see `UNSEEN_S`.
     """
 
-    def __init__(self, connector: Connector, *, max_idle: int, max_connections: int) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        *,
+        max_idle: int,
+        max_connections: int,
+        idle_limit_s: float = IDLE_LIMIT_S,
+        unseen_s: float = UNSEEN_S,
+    ) -> None:
         self.in_use = 0
         self._connector = connector
         self._loop = asyncio.get_running_loop()
         self._max_idle = max_idle
         self._max_connections = max_connections
+        self._idle_limit_s = idle_limit_s
+        self._unseen_s = unseen_s
         self._idle: list[Connection] = []
         self._closed = False
 
@@ -63,7 +74,7 @@ class HttpPool:
                 if kept.answered or failure.kind != "reset":
                     raise
                 if sent := failure.sent:
-                    if self._loop.time() - kept.begun_s > UNSEEN_S or (request is not None and request.shared):
+                    if self._loop.time() - kept.begun_s > self._unseen_s or (request is not None and request.shared):
                         raise
                     if request is not None:
                         request.doubts += 1
@@ -78,7 +89,7 @@ class HttpPool:
     def _take_idle(self) -> Connection | None:
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable and self._loop.time() - connection.idle_since_s < IDLE_LIMIT_S:
+            if connection.usable and self._loop.time() - connection.idle_since_s < self._idle_limit_s:
                 self.in_use += 1
                 return connection
             connection.abort()

@@ -217,7 +217,7 @@ class GuardedProtocol(RequestReader):
         self._last_fault = None
         self._deadlines.stop()
         now_s = self.loop.time()
-        self.lingering = Linger(now_s, self._limits.max_discarded_bytes)
+        self.lingering = Linger(now_s, self._limits)
         if self.phase.draining:
             self.lingering.hurry(now_s)
         if self.transport.can_write_eof():  # not over TLS: there the answer must tell its end itself

@@ -139,6 +139,8 @@ class HttpServer:
         render_error: RenderError,
         tls: ssl.SSLContext | None = None,
         is_proxy: Callable[[str], bool] | None = None,
+        sweep_interval_s: float = SWEEP_INTERVAL_S,
+        crowd: int = CROWD,
     ) -> None:
         self._app = app
         self._keep_alive_s = keep_alive_s
@@ -149,6 +151,8 @@ class HttpServer:
         self._sweeper: asyncio.TimerHandle | None = None
         self._doors: list[TlsDoor] = []
         self._most = 0
+        self._sweep_interval_s = sweep_interval_s
+        self._crowd = crowd
         self._phase = Phase()
         self.table = ConnectionTable(
             limits.max_connections,
@@ -194,6 +198,11 @@ class HttpServer:
     def connection_count(self) -> int:
         """Open client connections."""
         return len(self.table)
+
+    @property
+    def held_bytes(self) -> int:
+        """What all clients have sent of requests that are not looked at yet."""
+        return self._phase.held_bytes
 
     @property
     def _connections(self) -> list[GuardedProtocol]:
@@ -248,11 +257,11 @@ class HttpServer:
         for connection in self._connections:
             connection.sweep(now)
         self._most = max(self._most, len(self.table))
-        if self._most >= CROWD and len(self.table) <= self._most // 2:
+        if self._most >= self._crowd and len(self.table) <= self._most // 2:
             self._most = len(self.table)
             server.give_back()
         self._phase.date = b"date: " + formatdate(clock.wall_s(), usegmt=True).encode()
-        self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+        self._sweeper = loop.call_later(self._sweep_interval_s, self._sweep)
 
 
 # Memory that was needed for a while goes back to the system.

@@ -211,14 +211,19 @@ class DatabaseIdempotencyStore:
         while True:
             await asyncio.sleep(self._renew_interval_s)
             turn += 1
-            try:
-                if self._claimed:
-                    await self._renew()
-                await self._catch_up()
-                if turn % SWEEP_EVERY == 0:
-                    await self._sweep()
-            except DatabaseError:
-                continue
+            with suppress(DatabaseError):
+                await self.tend(sweep=turn % SWEEP_EVERY == 0)
+
+    async def tend(self, *, sweep: bool = False) -> None:
+        """What `start` does again and again, once: renew leases, tell the database what it could not be told, `sweep`.
+
+        Raises DatabaseError.
+        """
+        if self._claimed:
+            await self._renew()
+        await self._catch_up()
+        if sweep:
+            await self._sweep()
 
     async def _renew(self) -> None:
         owners = list(self._claimed)

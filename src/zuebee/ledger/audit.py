@@ -258,7 +258,8 @@ class QuickCheck:
     One call at a time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, slice_entries: int = SLICE) -> None:
+        self._slice = slice_entries
         self._last_entry = 0
         self._sums = [0, 0, 0, 0]
         self._again = False
@@ -292,7 +293,7 @@ class QuickCheck:
         """Add what is new, up to the entry `last`; False: not all of it. The newest are read together, for ids near
         the end may still be missing.
         """
-        to = last if last - self._last_entry <= 2 * SLICE else self._last_entry + SLICE
+        to = last if last - self._last_entry <= 2 * self._slice else self._last_entry + self._slice
         sums = list(self._sums)
         rows = connection.execute(text(_NEW_ENTRIES), {"last": self._last_entry, "to": to, "shift": _SHIFT}).fetchall()
         newest = self._last_entry

@@ -100,7 +100,8 @@ class Snapshot:
 class Memory:
     """What a process has seen of the ledger lately. Others may have changed it since."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_REMEMBERED) -> None:
+        self._most = most
         self._balances: dict[int, Balance] = {}
         self._holds: dict[str, HoldState] = {}
         self._sequence = 0
@@ -111,7 +112,7 @@ class Memory:
         self, snapshot: Snapshot, operations: Sequence[Operation], now_s: float, fresh: Iterable[Balance]
     ) -> None:
         """A batch was written. `fresh`: how its balances stood before it. `now_s`: our clock at `snapshot.now_s`."""
-        if len(self._balances) + len(self._holds) > MAX_REMEMBERED:
+        if len(self._balances) + len(self._holds) > self._most:
             self._balances.clear()
             self._holds.clear()
         self._sequence, self._digest = snapshot.sequence, snapshot.digest

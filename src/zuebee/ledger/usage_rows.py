@@ -161,15 +161,16 @@ UnbilledRow = tuple[str, int, str, str, int, int, int, int, int]
 class Unbilled:
     """The names of this process. `read`: those that the store has, of an organization and a month."""
 
-    def __init__(self, read: Callable[[str, int], Iterable[str]]) -> None:
+    def __init__(self, read: Callable[[str, int], Iterable[str]], max_known: int = MAX_KNOWN) -> None:
         self._read = read
+        self._max_known = max_known
         self._names: dict[tuple[str, int], set[str]] = {}
 
     def name(self, organization_id: str, month: int, model: str) -> str:
         """What stands for a model on the invoice."""
         names = self._names.get((organization_id, month))
         if names is None:
-            if len(self._names) >= MAX_KNOWN:
+            if len(self._names) >= self._max_known:
                 self._names.clear()
             names = self._names[organization_id, month] = set(self._read(organization_id, month))
         if len(model) > MAX_NAME:

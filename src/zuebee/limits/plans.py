@@ -197,8 +197,9 @@ class Counters:
     `replaced` counts how often one took the place of another: plans made before know the old one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_COUNTERS) -> None:
         self.replaced = 0
+        self._most = most
         self._counters: dict[tuple[str, str, int, bool], tuple[Counter, int]] = {}
         self._to_sweep: Iterator[tuple[str, str, int, bool]] = iter(())
 
@@ -212,7 +213,7 @@ class Counters:
     def _rule(self, limit: Limit) -> Rule:
         key = (limit.subject, limit.kind, limit.window_s, limit.burst > 0)
         scope = scope_of(limit)
-        if len(self._counters) >= MAX_COUNTERS and scope in STRANGERS and key not in self._counters:
+        if len(self._counters) >= self._most and scope in STRANGERS and key not in self._counters:
             key = (f"{scope}:", *key[1:])
         counter = self._counters[key][0] if key in self._counters else _new_counter(limit)
         if isinstance(counter, TimesWindow) and limit.amount > MAX_TIMES:
@@ -291,11 +292,15 @@ class PlanBook:
     """
 
     def __init__(
-        self, settings: RateLimitSettings, share: Callable[[Limit], Limit | None] = lambda limit: limit
+        self,
+        settings: RateLimitSettings,
+        share: Callable[[Limit], Limit | None] = lambda limit: limit,
+        *,
+        max_counters: int = MAX_COUNTERS,
     ) -> None:
         self.permits: set[TakenPermit] = set()
         self._share = share
-        self._counters = Counters()
+        self._counters = Counters(max_counters)
         self._replaced = 0
         self._plans: dict[tuple[int, str, str, str], LimitPlan] = {}
         self._early: dict[tuple[int, str, str], LimitPlan] = {}

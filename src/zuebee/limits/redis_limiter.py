@@ -11,7 +11,8 @@ import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,8 +74,9 @@ class LimiterDecision:
 class ScriptCall:
     """What one call of the script is told. `keys`: the counters that it touches."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, lease_s: float = LEASE_S) -> None:
         self._prefix = prefix
+        self._lease_s = lease_s
         self.keys: list[str] = []
         self._indexes: dict[str, int] = {}
         self._specs: list[tuple[int, int]] = []
@@ -109,7 +111,7 @@ class ScriptCall:
 
     def payload(self) -> bytes:
         """The argument of the script."""
-        return _ENCODER.encode((self._specs, self._operations, round(LEASE_S * 1e6)))
+        return _ENCODER.encode((self._specs, self._operations, round(self._lease_s * 1e6)))
 
     def verdicts(self, answer: Any) -> list[LimiterDecision | None]:
         """The verdicts of those who take, in their order."""
@@ -160,6 +162,18 @@ BATCH = 200
 LAST_WORDS_S = 1.0
 RENEW_S = 3.0
 """Leases are renewed so often, and so they are known again so soon after Redis lost them."""
+
+
+@dataclass(frozen=True)
+class RedisBounds:
+    """How long a lease is known, how often it is renewed, and how many may wait for an answer of Redis."""
+
+    lease_s: float = LEASE_S
+    renew_s: float = RENEW_S
+    max_asking: int = MAX_ASKING
+
+
+BOUNDS = RedisBounds()
 
 
 class RemotePermit(TakenPermit):
@@ -213,12 +227,14 @@ class Chore:
 class RedisLimiter:
     """All limits of many processes. Without Redis each scope is handled as its `on_store_down` says."""
 
-    def __init__(self, settings: RateLimitSettings, client: "RedisClient", *, prefix: str) -> None:
+    def __init__(
+        self, settings: RateLimitSettings, client: "RedisClient", *, prefix: str, bounds: RedisBounds = BOUNDS
+    ) -> None:
         self._abuse = AbuseGuard(settings.abuse)
         self._client = client
         self._prefix = f"{prefix}limit:"
-        self._processes = settings.processes
-        self._book = PlanBook(settings, self._share)
+        self._bounds = bounds
+        self._book = PlanBook(settings, partial(share_of, processes=settings.processes))
         self.decisions = self._book.decisions
         self.slots = self._book.slots
         self.counters = self._book.counters
@@ -228,7 +244,7 @@ class RedisLimiter:
         self._talking = False
         self._quiet = asyncio.Event()
         self._recovering = False
-        self._renewed_s = -RENEW_S
+        self._renewed_s = -bounds.renew_s
         self._without = 0
         self._owner = secrets.token_hex(8)
         self._numbers = count()
@@ -256,7 +272,7 @@ class RedisLimiter:
         lease = f"{self._owner}.{next(self._numbers)}"
         if not plan.limits:
             return RemotePermit(plan, tokens, 0.0, lease, None)
-        if self._recovering or len(self._asking) >= MAX_ASKING:
+        if self._recovering or len(self._asking) >= self._bounds.max_asking:
             return self._without_redis(plan, tokens, lease, early)
         future: asyncio.Future[LimiterDecision | None] = asyncio.get_running_loop().create_future()
         self._asking.append(Ask(plan, tokens, lease, future, early))
@@ -298,7 +314,7 @@ class RedisLimiter:
             assert isinstance(permit, RemotePermit)
             permit.renewed_s = now_s
         self._book.attend(now_s)
-        if not self._recovering and now_s - self._renewed_s >= RENEW_S:
+        if not self._recovering and now_s - self._renewed_s >= self._bounds.renew_s:
             self._renewed_s = now_s
             for permit in permits:
                 # Places from a time without Redis become known to it in the same way.
@@ -335,9 +351,6 @@ class RedisLimiter:
     def without_store(self) -> Series:
         """How many requests were decided without Redis."""
         return [((), float(self._without))]
-
-    def _share(self, limit: Limit) -> Limit | None:
-        return share_of(limit, self._processes)
 
     def _without_redis(
         self, plan: LimitPlan, tokens: int, lease: str, early: RemotePermit | None
@@ -388,7 +401,7 @@ class RedisLimiter:
             self._quiet.set()
 
     async def _one_call(self, chores: list[Chore], asks: list[Ask]) -> None:
-        batch = ScriptCall(self._prefix)
+        batch = ScriptCall(self._prefix, self._bounds.lease_s)
         for chore in chores:
             permit = chore.permit
             if chore.renew:
@@ -456,6 +469,6 @@ class RedisLimiter:
                 continue
             self._recovering = False
         _log.info("limits: with redis again")
-        self._renewed_s = -RENEW_S
+        self._renewed_s = -self._bounds.renew_s
         if self._chores:
             self._talk()

@@ -8,7 +8,7 @@ from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Headers, Job
 from zuebee.lib import clock
 from zuebee.limits.abuse import AbuseGuard
-from zuebee.limits.plans import LimitPlan, PlanBook, Series, TakenPermit
+from zuebee.limits.plans import MAX_COUNTERS, LimitPlan, PlanBook, Series, TakenPermit
 
 
 class LocalPermit(TakenPermit):
@@ -24,9 +24,9 @@ class LocalPermit(TakenPermit):
 class MemoryLimiter:
     """All limits of one process. Places that `attend` was not told of for LEASE_S are free again."""
 
-    def __init__(self, settings: RateLimitSettings) -> None:
+    def __init__(self, settings: RateLimitSettings, *, max_counters: int = MAX_COUNTERS) -> None:
         self._abuse = AbuseGuard(settings.abuse)
-        self._book = PlanBook(settings)
+        self._book = PlanBook(settings, max_counters=max_counters)
         self.decisions = self._book.decisions
         self.slots = self._book.slots
         self.counters = self._book.counters

@@ -24,7 +24,13 @@ CHECKED_BYTES = 64 << 20
 """SQLite files up to this size are checked whole at each start (about 0.1 s); `zuebee ledger verify` checks any."""
 
 
-def prepare(url_or_path: str, *, make: bool = True, said: Callable[[str], None] = lambda _: None) -> None:
+def prepare(
+    url_or_path: str,
+    *,
+    make: bool = True,
+    said: Callable[[str], None] = lambda _: None,
+    checked_bytes: int = CHECKED_BYTES,
+) -> None:
     """Bring a store to the schema of this code, from nothing or from any older one. Raises `SchemaError`.
 
     Without `make` only one that is there: nothing becomes a store that is none. `said` hears how a migration goes.
@@ -44,7 +50,7 @@ def prepare(url_or_path: str, *, make: bool = True, said: Callable[[str], None] 
         said(f"bringing the store from schema {version} to {HEAD}")
         migrate.upgrade(url_or_path, said=said)
     elif not is_postgres(url_or_path):
-        _check_file(Path(url_or_path))
+        _check_file(Path(url_or_path), checked_bytes)
 
 
 def _is_fresh(path: Path) -> bool:
@@ -72,8 +78,8 @@ def _make(path: Path) -> None:
         raise StoreUnreadable(f"{path}: {error.strerror or type(error).__name__}") from None
 
 
-def _check_file(path: Path) -> None:
-    if path.stat().st_size > CHECKED_BYTES:
+def _check_file(path: Path, checked_bytes: int) -> None:
+    if path.stat().st_size > checked_bytes:
         return
     try:
         connection = sqlite3.connect(path, timeout=CONNECT_TIMEOUT_S)

@@ -72,12 +72,12 @@ def is_postgres(url_or_path: str) -> bool:
     return url_or_path.startswith(("postgresql://", "postgres://"))
 
 
-def current_version(url_or_path: str) -> int:
+def current_version(url_or_path: str, timeout_s: float = CONNECT_TIMEOUT_S) -> int:
     """The schema of a store, 0 when it has none yet. Raises `SchemaError`."""
     if is_postgres(url_or_path):
-        return _postgres_version(url_or_path)
+        return _postgres_version(url_or_path, timeout_s)
     path = Path(url_or_path)
-    return _sqlite_version(path) if path.exists() and path.stat().st_size else 0
+    return _sqlite_version(path, timeout_s) if path.exists() and path.stat().st_size else 0
 
 
 def check(version: int) -> None:
@@ -98,9 +98,9 @@ def parsed(number: str | None) -> int:
     return int(number)
 
 
-def _sqlite_version(path: Path) -> int:
+def _sqlite_version(path: Path, timeout_s: float) -> int:
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=CONNECT_TIMEOUT_S)
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=timeout_s)
         try:
             row = connection.execute(_VERSION).fetchone()
         finally:
@@ -128,13 +128,13 @@ def check_whole(path: Path, connection: sqlite3.Connection) -> None:
         raise StoreUnreadable(f"{path} is damaged ({found.splitlines()[-1]}). Restore it from a back-up.")
 
 
-def _postgres_version(url: str) -> int:
+def _postgres_version(url: str, timeout_s: float) -> int:
     import psycopg  # 0.15 s that a start on SQLite can do without
 
     from zuebee.lib.sql.postgres import connect
 
     try:
-        with connect(url, timeout_s=CONNECT_TIMEOUT_S) as connection:
+        with connect(url, timeout_s=timeout_s) as connection:
             row = connection.execute(_VERSION).fetchone()
     except psycopg.errors.UndefinedTable:
         return 0

@@ -19,6 +19,7 @@ from zuebee.lib import clock
 from zuebee.telemetry.series import (
     FIRST_TOKEN_BUCKETS_S,
     LATENCY_BUCKETS_MS,
+    MAX_TALLIES,
     Burns,
     Histogram,
     Labels,
@@ -204,9 +205,9 @@ METRICS: Final = {
 class Metrics:
     """Counts settlements (it is a `Recorder`) and shows them, with gauges that others lend, to Prometheus."""
 
-    def __init__(self, max_models: int, max_accounts: int = 100) -> None:
+    def __init__(self, max_models: int, max_accounts: int = 100, max_tallies: int = MAX_TALLIES) -> None:
         self._burns = Burns(max_accounts)
-        self._tallies = Tallies(max_models)
+        self._tallies = Tallies(max_models, max_tallies)
         self._retries = 0
         self._contradictions = 0
         self._gauges: dict[str, Callable[[], Iterable[tuple[tuple[str, ...], float]]]] = {}

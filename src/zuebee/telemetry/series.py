@@ -85,8 +85,10 @@ L = TypeVar("L")
 class Tallies:
     """All of them. `known` leads from what a settlement says (`key_of`) to its tally."""
 
-    def __init__(self, max_models: int) -> None:
+    def __init__(self, max_models: int, max_tallies: int = MAX_TALLIES, max_known: int = MAX_KNOWN) -> None:
         self.known: dict[Key, Tally] = {}
+        self._max_tallies = max_tallies
+        self._max_known = max_known
         self._tallies: dict[Labels, Tally] = {}
         self.max_models = max_models
         self._models: set[str] = set()
@@ -102,11 +104,11 @@ class Tallies:
             labels = labels._replace(model=self._model(labels.model, labels.status))
         if labels.code:
             labels = labels._replace(code=self._code(labels.code))
-        if labels not in self._tallies and len(self._tallies) >= MAX_TALLIES:
+        if labels not in self._tallies and len(self._tallies) >= self._max_tallies:
             model, code = labels.model and OTHER, labels.code and OTHER
             labels = labels._replace(route=OTHER, backend=OTHER, model=model, code=code)
         tally = self._tallies.setdefault(labels, Tally(labels))
-        if len(self.known) >= MAX_KNOWN:
+        if len(self.known) >= self._max_known:
             self.known.clear()
         self.known[key] = tally
         return tally

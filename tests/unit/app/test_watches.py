@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.ledger_history import BROKEN, change, write_history
 from zuebee.app.watches import BooksWatch
-from zuebee.ledger import audit
+from zuebee.ledger.audit import QuickCheck
+from zuebee.ledger.invariants import Violation
 from zuebee.lib import clock
 from zuebee.lib.sql.database import Connection, Database, DatabaseError
 
@@ -22,8 +23,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "z.db"
 
 
-def watch(path: Path, timeout_s: float = 5.0) -> BooksWatch:
-    return BooksWatch(Database(f"sqlite:///{path}", timeout_s=timeout_s))
+def watch(path: Path, timeout_s: float = 5.0, check: QuickCheck | None = None) -> BooksWatch:
+    return BooksWatch(Database(f"sqlite:///{path}", timeout_s=timeout_s), check)
 
 
 async def test_before_the_first_look_nothing_is_known(path: Path) -> None:
@@ -41,13 +42,14 @@ async def test_a_look_that_fails_leaves_what_is_known_and_its_age(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
-    books = watch(path)
+    database = Database(f"sqlite:///{path}", timeout_s=5.0)
+    books = BooksWatch(database)
 
     async def fail(work: object) -> None:
         raise DatabaseError("no answer in time")
 
     with monkeypatch.context() as away:
-        away.setattr(books._database, "run", fail)
+        away.setattr(database, "run", fail)
         for _ in range(3):
             await books.look()
     assert math.isnan(books.violations), "never 0 before it was counted"
@@ -59,28 +61,25 @@ async def test_a_look_that_fails_leaves_what_is_known_and_its_age(
     assert "the ledger does not add up" in caplog.text
     found, at_s = books.violations, books.checked_at_s
     assert found > 0
-    monkeypatch.setattr(books._database, "run", fail)
+    monkeypatch.setattr(database, "run", fail)
     await books.look()
     assert (books.violations, books.checked_at_s, books.failures) == (found, at_s, 4)
 
 
-async def test_a_look_that_takes_too_long_is_not_joined_by_the_next(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_look_that_takes_too_long_is_not_joined_by_the_next(path: Path) -> None:
     """Its thread goes on: two of them would add up the same entries twice."""
-    books = watch(path, timeout_s=0.2)
     gate, running, most = threading.Event(), 0, 0
-    add_up = audit.QuickCheck._add_up
 
-    def slowly(self: audit.QuickCheck, connection: Connection, last: int) -> bool:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        gate.wait(5)
-        running -= 1
-        return add_up(self, connection, last)
+    class Slow(QuickCheck):
+        def check(self, connection: Connection) -> list[Violation] | None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            gate.wait(5)
+            running -= 1
+            return super().check(connection)
 
-    monkeypatch.setattr(audit.QuickCheck, "_add_up", slowly)
+    books = watch(path, timeout_s=0.2, check=Slow())
     for _ in range(3):
         await books.look()
     assert math.isnan(books.violations)
@@ -93,9 +92,8 @@ async def test_a_look_that_takes_too_long_is_not_joined_by_the_next(
 
 
 @pytest.mark.parametrize("size", [1, 7, 50])
-async def test_many_entries_are_added_up_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(audit, "SLICE", size)
-    books = watch(path)
+async def test_many_entries_are_added_up_in_parts(path: Path, size: int) -> None:
+    books = watch(path, check=QuickCheck(size))
     await books.look()
     assert books.violations == 0
     change(path, *BROKEN["a balance that its entries do not explain"][1])

@@ -59,7 +59,7 @@ async def test_the_files_forget_what_is_too_old_and_nothing_else(path: Path, tim
         time.now_s += 10
         again = KeptNonces(path)
         for past in range(max(0, number - 59), number + 1):
-            assert await again._memory.seen("acme", f"nonce-{past:05}", 0.001), (number, past)
+            assert await again.seen("acme", f"nonce-{past:05}", 0.001), (number, past)
         if number % restarts_every == 0:
             nonces = KeptNonces(path)
     assert largest < 3 * LIFE_S / 10 * len("1800000000.000 acme nonce-00000\n")

@@ -93,7 +93,10 @@ async def test_an_answer_of_another_key_source_or_setting_is_not_believed(
         ("hook", "d", "a", "x" * 32),
     ):  # fmt: skip
         other = process(settings, secret)
-        intruder.set(other._name(source, digest), value)
+        intruder.delete(*kept(intruder, place))
+        await other.put(source, digest, FOUND, wall.now_s)
+        [name] = kept(intruder, place)
+        intruder.set(name, value)
         assert await other.get(source, digest) is None
 
 
@@ -184,9 +187,10 @@ async def test_who_was_told_so_itself_believes_no_older_answer_that_is_played_ba
     await one.put("hook", "d", NOT_ADMITTED, wall.now_s)
     restore(intruder, admitted)
     assert await one.get("hook", "d") is None
-    for number in range(2 * MAX_DENIED):
-        one._note_denied(str(number), 1)
-    assert len(one._denied) == MAX_DENIED
+    for number in range(MAX_DENIED):
+        await one.put("hook", str(number), NOT_ADMITTED, wall.now_s)
+    restore(intruder, admitted)
+    assert await one.get("hook", "d") == (FOUND,), "what it remembers of its own has a bound"
 
 
 class Service:

@@ -157,7 +157,10 @@ def test_what_is_remembered_has_a_bound() -> None:
         prices.rate(f"m{number}", 0.0)
         prices.rate(f"m{number}", 1.0)
     assert len(asked) == MAX_REMEMBERED + 100
-    assert len(prices._known) == MAX_REMEMBERED
+    prices.rate(f"m{MAX_REMEMBERED + 99}", 2.0)
+    assert len(asked) == MAX_REMEMBERED + 100
+    prices.rate("m99", 2.0)
+    assert len(asked) == MAX_REMEMBERED + 101, "the oldest are forgotten"
 
 
 def test_nobody_matches_a_name_of_absurd_length_or_a_time_that_is_none() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.billing import committer_of, ledger_of, local_billing
+from tests.support.billing import committer_of, ledger_of, local_billing, unlock
 from tests.support.fakes import make_job
 from zuebee.billing.pricing import Quote
 from zuebee.billing.service import BillingService
@@ -16,6 +16,7 @@ from zuebee.config.settings_billing import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Hold, Need, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Usage
+from zuebee.ledger.ledger import MAX_RESOLVED
 from zuebee.ledger.sqlite.group_commit import Batch
 from zuebee.ledger.sqlite.wal_file import Log, WalFile
 
@@ -151,12 +152,11 @@ async def test_what_is_settled_is_let_go_of(billing: BillingService) -> None:
 
 
 async def test_a_settlement_that_comes_when_its_expiry_is_long_forgotten_is_still_charged(
-    billing: BillingService, monkeypatch: pytest.MonkeyPatch
+    billing: BillingService,
 ) -> None:
-    monkeypatch.setattr("zuebee.ledger.ledger.MAX_RESOLVED", 2)
     late = await reserve(billing, TOKENS, Amount(100), request_id="late")
     ledger_of(billing).expire("late", 5.0)
-    for number in range(4):
+    for number in range(MAX_RESOLVED + 1):
         hold = await reserve(billing, TOKENS, Amount(1), request_id=f"req_{number}")
         billing.settle(over(hold, TOKENS, None, f"req_{number}"))
     billing.settle(over(late, TOKENS, Usage(30, 12, "provider"), "late"))
@@ -243,7 +243,7 @@ async def test_after_a_crash_what_was_delivered_is_charged_and_the_rest_is_free(
     await hold.wait()
     await dying.attend([streaming(hold, TOKENS, Usage(10, 30, "partial"))])
     await asyncio.sleep(0.05)
-    dying.ledger._store._lock.close()  # type: ignore[attr-defined]  # as the end of the process would
+    unlock(path)
     heir = open_billing(path)
     await reserve(heir, TOKENS, Amount(960), request_id="all that is left")
     assert [(balance.held, balance.used) for balance in heir.ledger.balances()] == [(960, 40)]
@@ -258,7 +258,7 @@ async def test_a_limit_may_change_between_a_crash_and_the_first_request_after_it
 
     dying = open_billing(tmp_path / "z.db")
     await (await reserve(dying, paid_by(1000), Amount(100))).wait()
-    dying.ledger._store._lock.close()  # type: ignore[attr-defined]  # as the end of the process would
+    unlock(tmp_path / "z.db")
     heir = open_billing(tmp_path / "z.db")
     for number, limit in enumerate((500, 2000)):
         hold = await reserve(heir, paid_by(limit), Amount(100), request_id=f"req_{number + 2}")

@@ -68,7 +68,8 @@ class Parts:
                 super().flush()
 
         prepare(str(path))
-        writers = iter([Commits(str(path), self)])
+        self.writer = Commits(str(path), self)
+        writers = iter([self.writer])
         store = SqliteStore(
             str(path), reporters=(), currency="USD", retention_days=0, open_log=Disk,
             connect=lambda each: next(writers, None) or connect(each),
@@ -193,7 +194,7 @@ async def test_what_it_holds_is_held_until_it_is_written(parts: Parts) -> None:
 async def test_a_store_that_is_busy_for_too_long_charges_nothing(parts: Parts) -> None:
     other = sqlite3.connect(parts.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    committer_of(parts.billing)._write.__self__._writer._db.execute("PRAGMA busy_timeout = 20")
+    parts.writer.execute("PRAGMA busy_timeout = 20")
     hold = await parts.reserve()
     settlement = over(hold)
     assert await hold.wait(settlement) is STORE_UNAVAILABLE

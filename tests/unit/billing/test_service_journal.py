@@ -2,13 +2,13 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.billing import committer_of, ledger_of, local_billing
+from tests.support.billing import committer_of, ledger_of, local_billing, unlock
 from tests.support.fakes import make_job
 from zuebee.billing.service import BillingService
 from zuebee.config.settings_billing import BillingSettings
@@ -17,29 +17,87 @@ from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import Usage
 from zuebee.ledger.audit import reading, verify
 from zuebee.ledger.sqlite.journal import HALF_BYTES, Journal
+from zuebee.ledger.sqlite.store import connect
 
 WHO = Principal("k", "key", "user", tags=("t",), budgets=(Budget("key:k/tokens/never", "tokens", "never", 1000),))
 USAGE = Usage(30, 12, "provider", 5)
 
 
-def open_billing(path: Path) -> BillingService:
-    settings, journal = BillingSettings(built_in_prices=False), Journal(f"{path}.settled")
-    return local_billing(path, settings, reporters=("hook",), commit_interval_s=5.0, journal=journal)
+class Mortal:
+    """A connection of a process: nothing is written any more once that is dead."""
+
+    def __init__(self, path: str, process: "Process") -> None:
+        self._db = connect(path)
+        self._process = process
+
+    def execute(self, sql: str, values: Any = ()) -> Any:
+        self._process.must_live()
+        return self._db.execute(sql, values)
+
+    def executemany(self, sql: str, rows: Any) -> Any:
+        self._process.must_live()
+        return self._db.executemany(sql, rows)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._db.in_transaction
+
+    def close(self) -> None:
+        self._db.close()
 
 
-async def started(path: Path) -> BillingService:
-    """One that takes lines."""
-    billing = open_billing(path)
-    committer = committer_of(billing)
-    await committer.hurry(committer.current)
-    return billing
+class Process:
+    """One that serves from a file, until it dies."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.journal = Journal(f"{path}.settled")
+        self._is_dead = self._is_over = False
+        self.billing = local_billing(
+            path, BillingSettings(built_in_prices=False), reporters=("hook",), commit_interval_s=5.0,
+            journal=self.journal, connect=lambda name: Mortal(name, self),
+        )  # fmt: skip
+
+    def must_live(self) -> None:
+        """Raises what a store takes for the end of its file."""
+        if self._is_dead:
+            raise sqlite3.DatabaseError("its process is dead")
+
+    def die(self) -> None:
+        """Nothing more goes to the store, and its lock is free."""
+        self._is_dead = True
+        unlock(self.path)
+
+    async def aclose(self) -> None:
+        """End what runs of it; of a dead one that changes nothing."""
+        if not self._is_over:
+            self._is_over = True
+            await self.billing.aclose()
+
+
+Start = Callable[[Path], Awaitable[Process]]
 
 
 @pytest.fixture
-async def billing(tmp_path: Path) -> AsyncIterator[BillingService]:
-    billing = await started(tmp_path / "z.db")
-    yield billing
-    await billing.aclose()
+async def start() -> AsyncIterator[Start]:
+    """Starts processes that take lines."""
+    made = []
+
+    async def start(path: Path) -> Process:
+        process = Process(path)
+        made.append(process)
+        committer = committer_of(process.billing)
+        await committer.hurry(committer.current)
+        return process
+
+    yield start
+    for process in made:
+        await process.aclose()
+
+
+@pytest.fixture
+async def billing(start: Start, tmp_path: Path) -> BillingService:
+    return (await start(tmp_path / "z.db")).billing
 
 
 async def reserve(billing: BillingService, name: str = "req_1") -> Hold:
@@ -74,13 +132,6 @@ def used(path: Path) -> int:
         connection.close()
 
 
-def die(billing: BillingService) -> None:
-    """As the end of the process would: nothing more goes to the store, and its lock is free."""
-    committer_of(billing)._queue.put(None)
-    committer_of(billing)._writer.join()
-    billing.ledger._store._lock.close()  # type: ignore[attr-defined]
-
-
 async def test_nobody_waits_for_a_settlement_that_stands_in_the_journal(
     billing: BillingService, tmp_path: Path
 ) -> None:
@@ -94,17 +145,18 @@ async def test_nobody_waits_for_a_settlement_that_stands_in_the_journal(
 
 @pytest.mark.requirement("A098")
 @pytest.mark.parametrize("usage", [USAGE, Usage(1, 200, "partial"), None])
-async def test_what_died_before_its_transaction_is_settled_exactly(tmp_path: Path, usage: Usage | None) -> None:
+async def test_what_died_before_its_transaction_is_settled_exactly(
+    start: Start, tmp_path: Path, usage: Usage | None
+) -> None:
     path = tmp_path / "z.db"
-    dying = await started(path)
-    await reserve(dying, "lost")
-    kept = await reserve(dying, "kept")
-    die(dying)
-    assert dying.settle(over(kept, usage, "kept")) is None
+    dying = await start(path)
+    await reserve(dying.billing, "lost")
+    kept = await reserve(dying.billing, "kept")
+    dying.die()
+    assert dying.billing.settle(over(kept, usage, "kept")) is None
     assert rows(path) == []
     for _ in range(2):  # and once more: what is settled is settled
-        heir = await started(path)
-        die(heir)
+        (await start(path)).die()
         found = {row["request_id"]: row for row in rows(path)}
         assert found["lost"]["code"] == "owner_lost"
         row = found["kept"]
@@ -118,34 +170,32 @@ async def test_what_died_before_its_transaction_is_settled_exactly(tmp_path: Pat
             assert list(verify(connection)) == []
 
 
-async def test_what_stands_behind_a_damaged_line_is_settled_all_the_same(tmp_path: Path) -> None:
+async def test_what_stands_behind_a_damaged_line_is_settled_all_the_same(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "z.db"
-    dying = await started(path)
-    holds = {name: await reserve(dying, name) for name in ("bad", "good", "fine")}
-    die(dying)
+    dying = await start(path)
+    holds = {name: await reserve(dying.billing, name) for name in ("bad", "good", "fine")}
+    dying.die()
     for name, hold in holds.items():
-        assert dying.settle(over(hold, name=name)) is None
+        assert dying.billing.settle(over(hold, name=name)) is None
     journal = tmp_path / "z.db.settled"
     journal.write_bytes(journal.read_bytes().replace(b'["bad"', b'["bat"'))
-    heir = await started(path)
-    assert heir.ledger.damaged == 1
-    die(heir)
+    heir = await start(path)
+    assert heir.billing.ledger.damaged == 1
+    heir.die()
     assert {row["request_id"]: row["code"] for row in rows(path)} == {"bad": "owner_lost", "good": "", "fine": ""}
     assert used(path) == 2 * USAGE.total_tokens
     with reading(str(path)) as connection:
         assert list(verify(connection)) == []
-    heir = await started(path)
-    assert heir.ledger.damaged == 0, "it was told, and is gone"
-    die(heir)
+    assert (await start(path)).billing.ledger.damaged == 0, "it was told, and is gone"
 
 
-async def test_until_the_dead_are_settled_everybody_waits_for_the_store(tmp_path: Path) -> None:
+async def test_until_the_dead_are_settled_everybody_waits_for_the_store(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "z.db"
-    dying = await started(path)
-    hold = await reserve(dying)
-    die(dying)
-    dying.settle(over(hold))
-    heir = open_billing(path)
+    dying = await start(path)
+    hold = await reserve(dying.billing)
+    dying.die()
+    dying.billing.settle(over(hold))
+    heir = Process(path).billing
     held = await heir.reserve(WHO, make_job(request_id="new"), Amount(10))
     assert not isinstance(held, Refusal)
     stored = heir.settle(over(held, name="new"))
@@ -155,11 +205,11 @@ async def test_until_the_dead_are_settled_everybody_waits_for_the_store(tmp_path
     await heir.aclose()
 
 
-async def test_a_line_without_room_waits_for_the_store(billing: BillingService) -> None:
-    hold = await reserve(billing)
-    journal = billing.ledger._journal  # type: ignore[attr-defined]
-    journal.add(b"x" * (HALF_BYTES - 100))
-    stored = billing.settle(over(hold))
+async def test_a_line_without_room_waits_for_the_store(start: Start, tmp_path: Path) -> None:
+    process = await start(tmp_path / "z.db")
+    hold = await reserve(process.billing)
+    process.journal.add(b"x" * (HALF_BYTES - 100))
+    stored = process.billing.settle(over(hold))
     assert stored is not None
     await stored
 
@@ -173,12 +223,12 @@ async def test_a_settlement_that_comes_late_waits_for_the_store(billing: Billing
     await stored
 
 
-async def test_a_journal_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
+async def test_a_journal_that_cannot_be_read_changes_nothing(start: Start, tmp_path: Path) -> None:
     journal = Journal(f"{tmp_path}/z.db.settled")
     journal.forget()
     for line in (b"nonsense", b"[]", b'["unknown hold"]', b"\xff"):
         journal.add(line)
-    billing = await started(tmp_path / "z.db")
-    assert billing.settle(over(await reserve(billing))) is None
-    await billing.aclose()
+    process = await start(tmp_path / "z.db")
+    assert process.billing.settle(over(await reserve(process.billing))) is None
+    await process.aclose()
     assert [row["request_id"] for row in rows(tmp_path / "z.db")] == ["req_1"]

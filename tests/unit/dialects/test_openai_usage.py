@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from zuebee.dialects.openai import answer_usage
 from zuebee.dialects.openai_shapes import MAX_TOKENS
 from zuebee.dialects.openai_stream import StreamMeter
-from zuebee.dialects.openai_usage import TokenCounts, usage_figures, usage_in_choices
+from zuebee.dialects.openai_usage import TokenCounts, usage_figures
 
 
 def told(figures: TokenCounts | None) -> tuple[int, int, int] | None:
@@ -289,4 +289,3 @@ def test_what_is_said_beside_breaks_nothing(said: str) -> None:
     meter = metered('{"choices":[{"finish_reason":"stop","usage":' + said + '}],"x_groq":' + said + "}", "[DONE]")
     assert meter.figures is None
     assert meter.done
-    assert usage_in_choices(meter._last_choices) is None

@@ -5,7 +5,7 @@ import pytest
 
 from tests.support.fakes import FakeInference, VirtualTime
 from zuebee.config.settings import BackendSettings, HealthCheckSettings
-from zuebee.dispatch.pool import FRESH_S, MAX_MODELS, BackendPool, ModelList, Reachable, _cards_of
+from zuebee.dispatch.pool import FRESH_S, MAX_MODELS, BackendPool, ModelList, Reachable
 
 
 class Server(FakeInference):
@@ -90,10 +90,15 @@ async def test_the_list_is_bounded() -> None:
     assert len(await models.cards()) == MAX_MODELS
 
 
-def test_a_bare_array_is_a_list_too() -> None:
-    assert [card["id"] for card in _cards_of(b'[{"id":"a"},{"id":1},7,null,{"id":"b"}]')] == ["a", "b"]
-    assert [card["id"] for card in _cards_of(b'{"data":[{"id":"a"},null]}')] == ["a"]
-    assert _cards_of(b'"a"') == _cards_of(b"{}") == _cards_of(b"[") == []
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'[{"id":"a"},{"id":1},7,null,{"id":"b"}]', ["a", "b"]), (b'{"data":[{"id":"a"},null]}', ["a"]),
+        (b'"a"', []), (b"{}", []), (b"[", []),
+    ],
+)  # fmt: skip
+async def test_a_bare_array_is_a_list_too(body: bytes, found: list[str]) -> None:
+    assert await names(await listed((Server(200, body), []))) == found
 
 
 async def test_a_model_is_unknown_only_where_all_who_could_have_it_say_what_they_have() -> None:

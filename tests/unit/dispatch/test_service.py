@@ -9,7 +9,7 @@ from tests.support.fakes import FakeInference, Step, VirtualTime, answer, events
 from zuebee.config.settings import FallbackSettings, RetrySettings, RoutingSettings
 from zuebee.contracts.admission import Principal
 from zuebee.contracts.inference import End, Event, FailureCause, Head, Inference, Job, Reply
-from zuebee.dispatch.balancer import Backend, Health
+from zuebee.dispatch.balancer import Backend, Health, RetryBudget
 from zuebee.dispatch.service import Dispatcher
 
 OVERLOADED = answer(429, [(b"retry-after", b"60")])
@@ -20,14 +20,14 @@ def backend(name: str, inference: Inference, *, weight: int = 1, models: tuple[s
     return Backend(name, f"http://{name}", inference, weight=weight, health=health, models=models)
 
 
-def dispatcher(*scripted: Any, **routing: Any) -> tuple[Dispatcher, list[Backend]]:
+def dispatcher(*scripted: Any, budget: RetryBudget | None = None, **routing: Any) -> tuple[Dispatcher, list[Backend]]:
     """A dispatcher in round robin over backends a, b, ... that play these scripts (each a list of scripts)."""
     backends = [
         backend("abc"[n], scripts if hasattr(scripts, "run") else FakeInference(*scripts))
         for n, scripts in enumerate(scripted)
     ]
     routing = {"load_balance": "round_robin", **routing}
-    return Dispatcher(backends, RoutingSettings(**routing)), backends
+    return Dispatcher(backends, RoutingSettings(**routing), budget=budget), backends
 
 
 async def ask(target: Dispatcher, model: str = "m") -> list[Event]:
@@ -267,7 +267,8 @@ async def test_retries_stop_at_the_budget(
             yield failure("broken")[0]
 
     failing, second = Failing(), Stuck()
-    target, _ = dispatcher(*([failing] if waits else [failing, second]), load_balance="weighted")
+    budget = RetryBudget(20)
+    target, _ = dispatcher(*([failing] if waits else [failing, second]), budget=budget, load_balance="weighted")
     if not waits:
         target.backends[1].weight = 0  # never the first choice
     asked = [asyncio.ensure_future(ask(target)) for _ in range(30)]
@@ -278,7 +279,7 @@ async def test_retries_stop_at_the_budget(
     for task in asked:
         task.cancel()
     await asyncio.gather(*asked, return_exceptions=True)
-    assert target._budget.running == target._budget.retrying == 0
+    assert budget.running == budget.retrying == 0
 
 
 @pytest.mark.requirement("A141")
@@ -294,24 +295,24 @@ async def test_a_request_counts_until_its_stream_ends(virtual_time: VirtualTime)
 
 @pytest.mark.parametrize("taken", [0, 1, 2, 3])
 async def test_whoever_leaves_stops_the_work_behind(virtual_time: VirtualTime, taken: int) -> None:
-    inference = FakeInference([head(), b"1", b"2", End()])
-    target, (only,) = dispatcher(inference)
+    inference, budget = FakeInference([head(), b"1", b"2", End()]), RetryBudget(20)
+    target, (only,) = dispatcher(inference, budget=budget)
     async with aclosing(events_of(target, make_job())) as events:
         for _ in range(taken):
             await anext(events)
     assert inference.closed == inference.begun == min(taken, 1)
     assert only.in_flight == 0
-    assert target._budget.running == target._budget.retrying == 0
+    assert budget.running == budget.retrying == 0
 
 
 async def test_who_is_cancelled_while_waiting_holds_nothing() -> None:
-    inference = FakeInference([60.0])
-    target, (only,) = dispatcher(inference)
+    inference, budget = FakeInference([60.0]), RetryBudget(20)
+    target, (only,) = dispatcher(inference, budget=budget)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.02):
             await ask(target)
     assert (inference.begun, inference.closed, only.in_flight) == (1, 1, 0)
-    assert target._budget.running == 0
+    assert budget.running == 0
 
 
 async def test_an_unknown_model_reaches_nobody(virtual_time: VirtualTime) -> None:
@@ -463,12 +464,13 @@ async def test_who_was_lost_with_a_request_never_gets_it_again(virtual_time: Vir
 
 async def test_an_answer_is_told_before_the_silence_of_another_backend(virtual_time: VirtualTime) -> None:
     unreachable = failure("connect_failure", sent=False)
-    target, backends = dispatcher([answer(429, [(b"retry-after", b"60")])], [unreachable])
+    budget = RetryBudget(20)
+    target, backends = dispatcher([answer(429, [(b"retry-after", b"60")])], [unreachable], budget=budget)
     events = await ask(target)
     assert status_of(events) == 429
     assert isinstance(events[-1], End)
     assert [each.inference.closed for each in backends] == [each.inference.begun for each in backends]  # type: ignore[attr-defined]
-    assert target._budget.running == target._budget.retrying == 0
+    assert budget.running == budget.retrying == 0
 
 
 async def test_a_backend_that_says_no_more_is_obeyed(virtual_time: VirtualTime) -> None:

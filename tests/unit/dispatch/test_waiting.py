@@ -45,6 +45,24 @@ async def waiting(to: RequestQueue, *backends: Backend, priority: Priority = "no
     return task
 
 
+class Clocks:
+    """Every timer that the loop was asked for since."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._set: list[asyncio.TimerHandle] = []
+        self._call_later = self._loop.call_later
+        patch.setattr(self._loop, "call_later", self._note)
+
+    def _note(self, *given: Any, **more: Any) -> asyncio.TimerHandle:
+        self._set.append(self._call_later(*given, **more))
+        return self._set[-1]
+
+    @property
+    def running(self) -> int:
+        return sum(not each.cancelled() and each.when() > self._loop.time() for each in self._set)
+
+
 def depth(of: RequestQueue) -> dict[str, float]:
     return {priority: count for (priority,), count in of.depths()}
 
@@ -106,15 +124,15 @@ async def test_a_full_line_refuses_the_last() -> None:
     assert (QUEUE_FULL.status, QUEUE_FULL.retry_after_s, QUEUE_FULL.should_retry) == (503, 1.0, True)
 
 
-async def test_nobody_waits_for_ever_however_often_tried() -> None:
-    only, line = busy(), queue(timeout_s=0.05)
+async def test_nobody_waits_for_ever_however_often_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    only, line, clocks = busy(), queue(timeout_s=0.05), Clocks(monkeypatch)
     again = entry(line, only)
     assert await line.wait(again, "") is QUEUE_TIMEOUT
     assert 0.04 < again.waited_s < 5
     began_s = asyncio.get_running_loop().time()
     assert await line.wait(again, "") is QUEUE_TIMEOUT
     assert asyncio.get_running_loop().time() - began_s < 0.04, "the time of all tries counts"
-    assert line._looking is None, "no clock runs for nobody"
+    assert clocks.running == 0, "no clock runs for nobody"
 
 
 async def test_what_becomes_free_by_itself_is_found() -> None:
@@ -148,11 +166,13 @@ async def test_new_settings_hold_at_once() -> None:
 @settings(max_examples=60, deadline=None)
 @pytest.mark.requirement("A103")
 def test_no_place_is_lost_or_given_twice_whoever_leaves_when(seed: int, limits: list[int]) -> None:
-    asyncio.run(_story(random.Random(seed), limits))
+    with pytest.MonkeyPatch.context() as patch:
+        asyncio.run(_story(random.Random(seed), limits, patch))
 
 
-async def _story(dice: random.Random, limits: list[int]) -> None:
+async def _story(dice: random.Random, limits: list[int], patch: pytest.MonkeyPatch) -> None:
     """Jobs come, wait, run, fail to wait, and are cancelled at random moments."""
+    clocks = Clocks(patch)
     line = queue(max_length=dice.choice([3, 100]), timeout_s=dice.choice([0.001, 10.0]))
     servers = [backend(str(n), limit) for n, limit in enumerate(limits)]
     running: list[Backend] = []
@@ -190,4 +210,4 @@ async def _story(dice: random.Random, limits: list[int]) -> None:
     await until(lambda: all(task.done() for task in tasks))
     assert all(task.cancelled() or task.exception() is None for task in tasks)
     assert [each.load.in_flight for each in servers] == [0] * len(servers)
-    assert (running, line._queue.length, line._looking, line._loads) == ([], 0, None, set())
+    assert (running, sum(depth(line).values()), clocks.running) == ([], 0, 0)

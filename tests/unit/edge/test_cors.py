@@ -57,7 +57,7 @@ async def test_each_answer_may_be_read_errors_as_well(path: str) -> None:
 
 async def test_a_stream_may_be_read() -> None:
     edge = FakeEdge(origins=["*"])
-    edge.inference._scripts = [[head(200, [(b"content-type", b"text/event-stream")]), b"data: 1\n\n", End(USAGE)]]
+    edge.inference.scripts = [[head(200, [(b"content-type", b"text/event-stream")]), b"data: 1\n\n", End(USAGE)]]
     request = await edge.ask("POST", PATH, BODY, KEY, PAGE)
     assert allowed(request) == b"*"
     assert request.body == b"data: 1\n\n"

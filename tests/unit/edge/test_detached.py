@@ -1,9 +1,6 @@
 import asyncio
 
-import pytest
-
 from zuebee.config.settings_billing import DisconnectSettings
-from zuebee.edge import detached
 from zuebee.edge.detached import DETACH, DetachedRequest, Disconnects
 from zuebee.lib.units import Size, Timeout
 
@@ -91,9 +88,8 @@ async def test_what_is_over_is_not_stopped() -> None:
     assert stop.calls == 0
 
 
-async def test_their_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detached, "MAX_DETACHED", 3)
-    disconnects = Disconnects()
+async def test_their_number_is_bounded() -> None:
+    disconnects = Disconnects(most=3)
     several = [DetachedRequest(disconnects, DETACH, Stop()) for _ in range(5)]
     assert [detached_request.client_left() for detached_request in several] == [True, True, True, False, False]
     for detached_request in several:

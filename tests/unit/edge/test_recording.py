@@ -1,6 +1,8 @@
 import asyncio
+import sys
 from typing import Any
 
+from tests.support.memory import alive
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.idempotency import TOO_LARGE, IdempotencyRecord, Ticket
 from zuebee.contracts.inference import Headers, Job, Sink
@@ -188,14 +190,16 @@ async def test_what_grows_too_large_is_forgotten() -> None:
     recording, reader = Recording(TICKET, 10), Reader()
     recording.begin(200, STREAM, events=True)
     following = asyncio.ensure_future(play(recording, reader))
-    recording.add(b"data: 1\n\n")
+    piece = b"data: 1\n\n"
+    known = sys.getrefcount(piece)
+    recording.add(piece)
     await asyncio.sleep(0.01)
     recording.add(b"data: 2\n\n")
     assert (await following)[0] is None
     assert b"idempotency_answer_too_large" in reader.body
     assert recording.answer(b"") is None
     recording.add(b"x")
-    assert recording._pieces == []
+    assert sys.getrefcount(piece) == known, "no piece is kept"
     assert await play(recording, Reader()) == (TOO_LARGE, [])
 
 
@@ -215,9 +219,12 @@ async def test_a_kept_answer_is_played_in_pieces() -> None:
 
 
 async def test_who_leaves_is_not_waited_for() -> None:
-    recording = Recording(TICKET, 10)
+    recording, before = Recording(TICKET, 10), alive(asyncio.Future)
     following = asyncio.ensure_future(play(recording, Reader()))
     await asyncio.sleep(0)
+    assert alive(asyncio.Future) > before
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
-    assert recording._waiting == []
+    del following
+    await asyncio.sleep(0)
+    assert alive(asyncio.Future) == before

@@ -31,7 +31,7 @@ async def test_a_request_meets_its_fate(request_bytes: bytes, fate: Fate, pieces
         else:
             # As the parser sees it: one call a byte, without waiting for the network.
             await until(lambda: site.server.connection_count == 1)
-            protocol: Any = next(iter(site.server._connections))
+            protocol: Any = next(iter(site.server.table.guests))
             for byte in request_bytes:
                 protocol.data_received(bytes([byte]))
         answers = statuses(await wire.rest())

@@ -114,16 +114,15 @@ async def test_heads_that_do_not_end_hold_a_bounded_memory() -> None:
     async with serving(keep_alive_s=5, sweep_s=0.02, **limits) as site:
         begun = b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 60_000
         clients = [await raw(site, begun) for _ in range(700)]
-        phase = site.server._phase
         await until(lambda: site.server.connection_count < 700)
-        assert 0 < phase.held_bytes <= MAX_HELD_BYTES
+        assert 0 < site.server.held_bytes <= MAX_HELD_BYTES
         wire = await site.connect()
         wire.say(GET)
         assert (await wire.answer()).status == 200
         for client in clients:
             client.close()
         await until(lambda: site.server.connection_count == 1)
-        assert phase.held_bytes == 0
+        assert site.server.held_bytes == 0
 
 
 async def test_requests_that_wait_their_turn_hold_a_bounded_memory() -> None:
@@ -135,16 +134,15 @@ async def test_requests_that_wait_their_turn_hold_a_bounded_memory() -> None:
             client = await raw(site)
             clients.append(client)
             client.send(waiting)
-        phase = site.server._phase
         await until(lambda: site.server.running_count == 300)
-        assert phase.held_bytes <= MAX_HELD_BYTES
+        assert site.server.held_bytes <= MAX_HELD_BYTES
         assert site.app.cancelled == []
         site.app.go.set()
         await until(lambda: site.server.running_count == 0)
         for client in clients:
             client.close()
         await until(lambda: site.server.connection_count == 0)
-        assert phase.held_bytes == 0
+        assert site.server.held_bytes == 0
 
 
 async def test_the_count_of_what_is_held_comes_back_to_nothing() -> None:
@@ -153,9 +151,9 @@ async def test_the_count_of_what_is_held_comes_back_to_nothing() -> None:
             wire = await site.connect()
             wire.say(GET + GET[:cut])
             assert (await wire.answer()).status == 200
-            await until(lambda cut=cut: site.server._phase.held_bytes == cut)
+            await until(lambda cut=cut: site.server.held_bytes == cut)
             if cut % 2:
                 wire.say(GET[cut:])
                 assert (await wire.answer()).status == 200
             wire.close()
-            await until(lambda: site.server._phase.held_bytes == 0)
+            await until(lambda: site.server.held_bytes == 0)

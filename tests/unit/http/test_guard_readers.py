@@ -89,7 +89,7 @@ async def test_the_rest_of_an_answer_below_the_mark_is_as_good_as_any() -> None:
     async with serving(write_timeout_s=0.4, keep_alive_s=60) as site:
         client = await ask(site, b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n", 4096)
         await asyncio.sleep(0.05)
-        [connection] = site.server._connections
+        [connection] = site.server.table.guests
         sock = connection.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
         await asyncio.get_running_loop().sock_sendall(client, b"GET /large/50000 HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -110,7 +110,7 @@ async def test_a_known_head_during_a_drain_is_answered_and_ends_the_connection()
         for _ in range(2):
             wire.say(request(b"hello"))
             await wire.answer()
-        site.server._phase.draining = True
+        site.server.begin_drain()
         wire.say(request(b"hello"))
         answer = await wire.answer()
         assert (answer.status, answer.headers["connection"]) == (200, "close")

@@ -4,14 +4,12 @@ import asyncio
 import http.client
 import ssl
 import time
-from unittest import mock
 
 import pytest
 
 from tests.support.asgi_server import REFUSED, serving
 from tests.support.certificates import client_context, server_context
 from tests.support.scripted_server import until
-from zuebee.http import deadlines
 
 MARGIN_S = 1.5
 
@@ -99,21 +97,19 @@ async def test_what_is_discarded_is_bounded() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.plain
 @pytest.mark.parametrize("talks", [False, True])
 async def test_silence_and_time_are_bounded(talks: bool) -> None:
-    with mock.patch.multiple(deadlines, QUIET_S=0.2, LINGER_S=0.6):
-        async with serving() as site:
-            wire = await site.connect()
-            wire.say(post("/refuse", 1 << 30))
-            await wire.answer()
-            begin_s = time.monotonic()
-            while site.server.connection_count:
-                if talks:
-                    wire.say(b"y")
-                await asyncio.sleep(0.05)
-            lasted_s = time.monotonic() - begin_s
-            assert (0.5 if talks else 0.15) < lasted_s < (0.6 if talks else 0.2) + MARGIN_S
+    async with serving(quiet_s=0.2, linger_s=0.6) as site:
+        wire = await site.connect()
+        wire.say(post("/refuse", 1 << 30))
+        await wire.answer()
+        begin_s = time.monotonic()
+        while site.server.connection_count:
+            if talks:
+                wire.say(b"y")
+            await asyncio.sleep(0.05)
+        lasted_s = time.monotonic() - begin_s
+        assert (0.5 if talks else 0.15) < lasted_s < (0.6 if talks else 0.2) + MARGIN_S
 
 
 async def test_a_client_whose_body_was_read_is_closed_at_once() -> None:
@@ -124,21 +120,19 @@ async def test_a_client_whose_body_was_read_is_closed_at_once() -> None:
         await until(lambda: site.server.connection_count == 0)
 
 
-@pytest.mark.plain
 async def test_a_stop_waits_a_moment_for_those_who_have_not_taken_their_answer() -> None:
-    with mock.patch.object(deadlines, "HURRIED_S", 0.3):
-        async with serving() as site:
-            taken, silent = await site.connect(), await site.connect()
-            for wire in (taken, silent):
-                wire.say(post("/refuse", 1 << 20))
-            await until(lambda: len(site.app.dispatched) == 2)
-            site.server.stop_accepting()
-            begin_s = time.monotonic()
-            assert (await taken.answer()).status == 401
-            taken.close()
-            assert await site.server.wait_idle(5, asyncio.Event())
-            assert time.monotonic() - begin_s < 0.3 + MARGIN_S
-            assert (await silent.answer()).status == 401
+    async with serving(hurried_s=0.3) as site:
+        taken, silent = await site.connect(), await site.connect()
+        for wire in (taken, silent):
+            wire.say(post("/refuse", 1 << 20))
+        await until(lambda: len(site.app.dispatched) == 2)
+        site.server.stop_accepting()
+        begin_s = time.monotonic()
+        assert (await taken.answer()).status == 401
+        taken.close()
+        assert await site.server.wait_idle(5, asyncio.Event())
+        assert time.monotonic() - begin_s < 0.3 + MARGIN_S
+        assert (await silent.answer()).status == 401
 
 
 async def test_no_request_behind_an_early_answer_is_heard() -> None:

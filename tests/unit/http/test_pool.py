@@ -7,7 +7,6 @@ import pytest
 
 from tests.support.client_pool import GET, LONG, Answer, answer_of, exchange, failure_of, make_pool, read_all, send
 from tests.support.scripted_server import Peer, scripted, until
-from zuebee.http import pool as pool_module
 from zuebee.http.connect import Origin
 from zuebee.http.pool import HttpFailure, HttpPool, Timeouts
 
@@ -63,12 +62,10 @@ async def test_idle_connections_beyond_the_limit_are_closed() -> None:
         await until(lambda: server.open == 0)
 
 
-@pytest.mark.plain
-async def test_a_connection_that_idled_too_long_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_idled_too_long_is_not_trusted() -> None:
     async with scripted(polite) as server:
-        pool = make_pool(server)
+        pool = make_pool(server, idle_limit_s=0.0)
         await answer_of(pool)
-        monkeypatch.setattr(pool_module, "IDLE_LIMIT_S", 0.0)
         await answer_of(pool)
         assert server.connections == 2
         pool.close()
@@ -323,12 +320,7 @@ async def test_a_request_in_doubt_goes_over_a_new_connection() -> None:
         pool.close()
 
 
-@pytest.mark.plain
-async def test_a_kept_connection_that_ends_long_after_the_request_had_brought_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(pool_module, "UNSEEN_S", 0.05)
-
+async def test_a_kept_connection_that_ends_long_after_the_request_had_brought_it() -> None:
     async def play(peer: Peer) -> None:
         await peer.request()
         await peer.answer()
@@ -336,7 +328,7 @@ async def test_a_kept_connection_that_ends_long_after_the_request_had_brought_it
         await asyncio.sleep(0.2)
 
     async with scripted(play) as server:
-        pool = make_pool(server)
+        pool = make_pool(server, unseen_s=0.05)
         await answer_of(pool)
         assert (await failure_of(pool)).kind == "reset"
         assert (server.connections, len(server.requests)) == (1, 2)

@@ -198,7 +198,7 @@ async def test_a_client_that_never_takes_the_end_of_its_answer_is_cut_too() -> N
         wire = await site.connect(limit_bytes=1024)
         wire.say(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n")
         await wire.answer()
-        connection = next(iter(site.server._connections))
+        connection = next(iter(site.server.table.guests))
         transport = connection.transport
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
         # What the network takes without a reader, and a rest too small to stop the application.

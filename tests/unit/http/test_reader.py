@@ -209,10 +209,10 @@ async def test_who_does_not_take_the_answers_is_not_worked_for_and_cut() -> None
         await until(lambda: len(site.app.dispatched) > 3)
         await asyncio.sleep(0.1)
         begun = len(site.app.dispatched)
-        [connection] = site.server._connections
+        [connection] = site.server.table.guests
         assert begun < 200
         assert connection.transport.get_write_buffer_size() < 200_000
-        assert len(connection._backlog.data) < 1 << 19
+        assert connection.held_bytes < 1 << 19
         await asyncio.sleep(0.1)
         assert len(site.app.dispatched) == begun
         await until(lambda: site.server.connection_count == 0)

@@ -97,8 +97,8 @@ async def test_closing_cuts_what_still_runs() -> None:
 
 
 async def test_the_memory_of_a_crowd_is_given_back_once_it_has_gone() -> None:
-    with mock.patch.object(server, "CROWD", 8), mock.patch.object(server, "give_back") as give_back:
-        async with serving() as site:
+    with mock.patch.object(server, "give_back") as give_back:
+        async with serving(crowd=8) as site:
             wires = [await site.connect() for _ in range(10)]
             await until(lambda: site.server.connection_count == 10)
             await asyncio.sleep(0.05)

@@ -6,7 +6,8 @@ import weakref
 
 import pytest
 
-from zuebee.http.connections import LOOK_EVERY_S, MAX_HELD_BYTES, ConnectionTable, Phase, name_of
+from tests.support.memory import alive
+from zuebee.http.connections import LOOK_EVERY_S, MAX_HELD_BYTES, ConnectionTable, Crowd, Phase, name_of
 
 
 class Guest:
@@ -32,8 +33,8 @@ class Guest:
         self.held_bytes = 0
 
 
-def make(most: int = 3, of_address: int = 100) -> ConnectionTable:
-    return ConnectionTable(most, of_address, lambda address: not address.startswith("10."), Phase())
+def make(most: int = 3, of_address: int = 100, phase: Phase | None = None) -> ConnectionTable:
+    return ConnectionTable(most, of_address, lambda address: not address.startswith("10."), phase or Phase())
 
 
 def test_the_oldest_idle_one_gives_way_and_a_busy_one_never() -> None:
@@ -95,16 +96,16 @@ def test_an_address_of_ipv6_counts_with_its_neighbors(one: str, other: str, same
 
 
 def test_addresses_without_connections_are_forgotten() -> None:
-    table = make(3, 1)
+    before, table = alive(Crowd), make(3, 1)
+    came = []
     for n in range(500):
-        guest = Guest(1.0)
-        table.enter(guest, f"2.2.{n // 250}.{n % 250}", n)
+        came.append((Guest(1.0), f"2.2.{n // 250}.{n % 250}"))
+        table.enter(*came[-1], n)
         if n % 3 == 0:
-            table.leave(guest, f"2.2.{n // 250}.{n % 250}")
-    for guest in table.guests:
-        for n in range(500):
-            table.leave(guest, f"2.2.{n // 250}.{n % 250}")  # whichever was its own
-    assert not table._of_address or all(crowd.members for crowd in table._of_address.values())
+            table.leave(*came.pop())
+    for guest, address in came:  # those that gave way to others, too
+        table.leave(guest, address)
+    assert (len(table), alive(Crowd)) == (0, before + 1), "the crowd of all, and none of an address"
 
 
 def test_a_flood_costs_little_for_each_who_comes() -> None:
@@ -165,8 +166,8 @@ def test_random_comings_and_goings_keep_every_bound() -> None:
 
 
 def test_too_much_that_is_held_is_dropped_by_those_who_hold_most() -> None:
-    table = make(100)
-    phase = table._phase
+    phase = Phase()
+    table = make(100, phase=phase)
     guests = [Guest(math.inf, phase, n * 100_000) for n in range(40)]
     for guest in guests:
         table.enter(guest, "", 0)

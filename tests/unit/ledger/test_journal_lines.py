@@ -1,11 +1,14 @@
 """A journal that was damaged gives all that can still be read, and says what cannot; one that was not says nothing."""
 
 import logging
+import mmap
+import os
 import random
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -92,16 +95,13 @@ def killed(path: Path, work: Callable[[Journal], None], content: bytes = b"") ->
     """
     if content:
         path.write_bytes(content)
-    journal = Journal(str(path))
-    if not content:
-        journal.forget()
-        for line in LINES:
-            journal.add(line)
     states: list[bytes] = []
 
     class Steps:
-        def __init__(self, mapped: bytearray) -> None:
-            self.mapped = mapped
+        """In the place of the file in memory."""
+
+        def __init__(self, descriptor: int, size: int) -> None:
+            self.mapped = bytearray(os.pread(descriptor, size, 0))
 
         def __getitem__(self, part: slice) -> bytes:
             return bytes(self.mapped[part])
@@ -113,7 +113,13 @@ def killed(path: Path, work: Callable[[Journal], None], content: bytes = b"") ->
                 states.append(bytes(self.mapped[:start]) + value[:cut] + bytes(self.mapped[start + cut :]))
             self.mapped[part] = value
 
-    journal._map = Steps(bytearray(path.read_bytes()))  # type: ignore[assignment]
+    with mock.patch.object(mmap, "mmap", Steps):
+        journal = Journal(str(path))
+    if not content:
+        journal.forget()
+        for line in LINES:
+            journal.add(line)
+    states.clear()
     work(journal)
     return states
 
@@ -134,11 +140,9 @@ def test_a_process_that_is_killed_leaves_no_damage(tmp_path: Path) -> None:
 
 
 def test_a_process_that_is_killed_while_it_makes_the_file_leaves_no_damage(tmp_path: Path) -> None:
-    def again(journal: Journal) -> None:
-        journal._open = False
-        journal.forget()
-
-    for content in killed(tmp_path / "j", again):
+    whole = written(tmp_path / "j", LINES)
+    assert lines_of(whole)[0] == LINES
+    for content in killed(tmp_path / "j", Journal.forget, whole):
         lines, damage = lines_of(content)
         assert damage == []
         assert set(lines) <= set(LINES)

@@ -5,7 +5,7 @@ from zuebee.contracts.admission import Amount, Budget
 from zuebee.ledger.entries import Balance, HoldState
 from zuebee.ledger.ledger import Ledger
 from zuebee.ledger.operations import Expire, Extend, Operation, Renew, Settle
-from zuebee.ledger.snapshot import NOTHING_ASKED, Memory, Paths, Snapshot, Terms
+from zuebee.ledger.snapshot import MAX_REMEMBERED, NOTHING_ASKED, Memory, Paths, Snapshot, Terms
 
 KEY = Budget("key:1/tokens/never", "tokens", "never", 1000)
 TEAM = Budget("team:1/USD/never", "USD", "never", 5000)
@@ -22,7 +22,11 @@ def balances(held: int = 0) -> list[Balance]:
 
 @pytest.fixture
 def memory() -> Memory:
-    made = Memory()
+    return made_memory()
+
+
+def made_memory(most: int = MAX_REMEMBERED) -> Memory:
+    made = Memory(most)
     made.learn(Snapshot(Ledger(7), AT_S, 3, "hash"), [], 100.0, balances())
     return made
 
@@ -119,8 +123,8 @@ def test_the_clock_and_the_chain_go_on_from_where_they_were(memory: Memory) -> N
     assert (snapshot.now_s, snapshot.sequence, snapshot.digest) == (AT_S + 60, 3, "hash")
 
 
-def test_a_memory_that_grew_too_large_starts_anew(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zuebee.ledger.snapshot.MAX_REMEMBERED", 1)
+def test_a_memory_that_grew_too_large_starts_anew() -> None:
+    memory = made_memory(1)
     keep(memory, reserve("a", (KEY,), 1))
     assert memory.recall(7, [reserve("b", (KEY,), 1)], ONE, 100.0) is not None
     memory.learn(Snapshot(Ledger(7), AT_S, 3, "hash"), [], 100.0, [])

@@ -1,8 +1,5 @@
 from datetime import UTC, datetime
 
-import pytest
-
-from zuebee.ledger import usage_rows
 from zuebee.ledger.usage_rows import COLUMNS, MAX_NAME, MAX_NAMES, OTHER, Row, Totals, Unbilled
 
 OCTOBER_S = datetime(2025, 10, 1, tzinfo=UTC).timestamp()
@@ -52,10 +49,16 @@ def test_a_long_name_is_cut() -> None:
     assert len(Unbilled(nothing).name("acme", 0, "m" * 4_000_000)) == MAX_NAME
 
 
-@pytest.mark.plain
-def test_what_is_remembered_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usage_rows, "MAX_KNOWN", 10)
-    names = Unbilled(nothing)
+def test_what_is_remembered_has_a_bound() -> None:
+    read: list[str] = []
+
+    def stored(organization_id: str, month: int) -> list[str]:
+        read.append(organization_id)
+        return []
+
+    names = Unbilled(stored, max_known=10)
     for number in range(100):
         names.name(f"o{number}", 0, "m")
-    assert len(names._names) <= 10
+    for number in range(99, 88, -1):
+        names.name(f"o{number}", 0, "m")
+    assert read == [*(f"o{number}" for number in range(100)), "o89"], "the store is asked about the eleventh again"

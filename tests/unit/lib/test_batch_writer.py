@@ -59,15 +59,16 @@ def test_nothing_is_forgotten_however_puts_and_writes_meet() -> None:
 
 
 def test_a_full_queue_drops_and_counts_and_does_not_block() -> None:
-    gate, got = threading.Event(), list[int]()
+    gate, held, got = threading.Event(), threading.Event(), list[int]()
 
     def write(batch: list[int]) -> None:
+        held.set()
         gate.wait(5)
         got.extend(batch)
 
     writer = BatchWriter[int]("test", write, interval_s=0.0, max_items=3)
     writer.put(0)
-    until(lambda: not writer._items)  # the thread holds it, at the gate
+    assert held.wait(5)  # the thread has it, at the gate
     assert [writer.put(number) for number in range(1, 6)] == [True, True, True, False, False]
     assert writer.dropped == 2
     gate.set()

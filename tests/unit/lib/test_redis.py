@@ -23,6 +23,7 @@ class Server:
         self.port = 0
         self.delay_s = 0.0
         self.connections = 0
+        self.open = 0
         self.commands: list[str] = []
         self.scripts: set[bytes] = set()
         self.mute = False
@@ -31,6 +32,7 @@ class Server:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.open += 1
         self.tasks.append(asyncio.current_task())
         try:
             while True:
@@ -48,6 +50,7 @@ class Server:
         except (ValueError, ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
+            self.open -= 1
             writer.close()
 
     def answer(self, words: list[bytes]) -> bytes:
@@ -247,14 +250,13 @@ async def keeping_all(client: RedisClient, patch: pytest.MonkeyPatch) -> AsyncIt
 
 
 async def test_closing_lets_go() -> None:
-    async with serving() as server:
-        async with connected(server) as client:
-            running = asyncio.ensure_future(client.call("ECHO", b"x"))
-            server.delay_s = 0.05
-            await until(lambda: bool(server.commands))
-            await client.aclose()
-            assert await running == b"x"
-        assert client._idle == []
+    async with serving() as server, connected(server) as client:
+        running = asyncio.ensure_future(client.call("ECHO", b"x"))
+        server.delay_s = 0.05
+        await until(lambda: bool(server.commands))
+        await client.aclose()
+        assert await running == b"x"
+        await until(lambda: server.open == 0)
 
 
 @pytest.mark.parametrize("url", ["http://a", "a", "redis//"])

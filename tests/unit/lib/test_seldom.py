@@ -23,5 +23,8 @@ def test_what_it_remembers_is_bounded(virtual_time: VirtualTime, caplog: pytest.
     seldom = Seldom(logging.getLogger("test"))
     for n in range(10 * MAX_KNOWN):
         seldom.warning("%d", n)
-    assert len(seldom._known) <= MAX_KNOWN
     assert len(caplog.records) == 10 * MAX_KNOWN
+    seldom.warning("%d", n)
+    assert len(caplog.records) == 10 * MAX_KNOWN, "the last is known"
+    seldom.warning("%d", n - MAX_KNOWN)
+    assert len(caplog.records) == 10 * MAX_KNOWN + 1, "one of so long ago is not"

@@ -49,10 +49,12 @@ def test_off() -> None:
 
 def test_a_flood_of_addresses_takes_bounded_memory() -> None:
     guard = AbuseGuard(AbuseSettings(max_failures=2))
+    guard.failed("203.0.113.9", 0)
     for number in range(2 * MAX_ADDRESSES):
         address = f"{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}.1"
         guard.failed(address, 0)
         if number % 2:
             guard.failed(address, 0)
-    assert len(guard._failures) <= MAX_ADDRESSES
-    assert len(guard._blocked_until_s) <= MAX_ADDRESSES
+    assert guard.blocked_count(0) <= MAX_ADDRESSES
+    guard.failed("203.0.113.9", 0)
+    assert guard.blocked("203.0.113.9", 0) is None, "its first failure was forgotten for those of others"

@@ -1,8 +1,9 @@
 from tests.support.fakes import make_job
+from tests.support.memory import alive
 from zuebee.config.settings_base import LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import Caller, Limit, Principal
 from zuebee.limits.buckets import LEASE_S
-from zuebee.limits.plans import MAX_PLANS, PlanBook, TakenPermit
+from zuebee.limits.plans import MAX_PLANS, LimitPlan, PlanBook, TakenPermit
 
 CALLER = Caller("POST", "/v1/chat/completions", {}, "10.0.0.1")
 KEY = Principal("k")
@@ -29,10 +30,10 @@ def test_a_plan_depends_on_model_and_address_only_where_limits_do() -> None:
 
 
 def test_plans_are_bounded() -> None:
-    target = book()
+    before, target = alive(LimitPlan), book()
     for number in range(MAX_PLANS + 10):
         target.plan_of(CALLER, Principal(f"{number % 7}"), make_job()).admitted += 1
-    assert len(target._plans) <= MAX_PLANS
+    assert alive(LimitPlan) <= before + MAX_PLANS + 1
     assert dict(target.decisions()) == {("key", "concurrent", "admitted"): MAX_PLANS + 10}
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zuebee.limits.buckets import MAX_TIMES, SLOTS, SlotWindow, TimesWindow, TokenBucket
+from tests.support.memory import alive
+from zuebee.limits.buckets import MAX_TIMES, SLOTS, Slot, SlotWindow, TimesWindow, TokenBucket
 
 WINDOW_S = 60.0
 GAPS = st.lists(st.integers(0, 64 * 40), max_size=80)  # times in 1/64 s are exact as floats
@@ -154,14 +155,14 @@ def test_more_than_the_whole_limit_fits_when_nothing_else_is_there() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    window = SlotWindow(WINDOW_S)
+    before, window = alive(Slot), SlotWindow(WINDOW_S)
     for step in range(100_000):
         window.take(1, 10**12, step / 500)
-    assert len(window._slots) <= SLOTS + 1
+    assert alive(Slot) - before <= SLOTS + 2
     exact = TimesWindow(WINDOW_S)
     for step in range(20_000):
         exact.take(MAX_TIMES, step / 10_000)
-    assert len(exact._times) == MAX_TIMES
+    assert exact.used(2.0) == MAX_TIMES
 
 
 def test_counts_stay_when_a_limit_grows_beyond_what_is_remembered_one_by_one() -> None:

@@ -12,9 +12,9 @@ from tests.support.fakes import make_job, until
 from zuebee.config.settings_base import AbuseSettings, LimitSettings, RateLimitSettings
 from zuebee.contracts.admission import ANONYMOUS, Caller, Permit, Principal
 from zuebee.contracts.errors import Refusal
+from zuebee.lib import clock
 from zuebee.lib.failures import RedisDown
-from zuebee.limits import redis_limiter
-from zuebee.limits.redis_limiter import RedisLimiter
+from zuebee.limits.redis_limiter import BOUNDS, RENEW_S, RedisBounds, RedisLimiter
 
 CALLER = Caller("POST", "/v1/chat/completions", {}, "10.0.0.1")
 KEY = Principal("k")
@@ -53,10 +53,10 @@ class FakeRedis:
 
 
 @asynccontextmanager
-async def scene(**per_key: Any) -> AsyncIterator[tuple[RedisLimiter, FakeRedis]]:
+async def scene(bounds: RedisBounds = BOUNDS, **per_key: Any) -> AsyncIterator[tuple[RedisLimiter, FakeRedis]]:
     fake = FakeRedis()
     settings = RateLimitSettings(storage="redis", per_key=LimitSettings(**per_key), abuse=AbuseSettings(max_failures=1))
-    limiter = RedisLimiter(settings, fake, prefix="p:")  # type: ignore[arg-type]
+    limiter = RedisLimiter(settings, fake, prefix="p:", bounds=bounds)  # type: ignore[arg-type]
     try:
         yield limiter, fake
     finally:
@@ -153,7 +153,8 @@ async def test_leases_are_renewed_now_and_then(monkeypatch: pytest.MonkeyPatch) 
         for _ in range(5):
             await limiter.attend([permit])
         await until(lambda: len(fake.said(3)) == 1)
-        monkeypatch.setattr(redis_limiter, "RENEW_S", 0.0)
+        began_s = clock.monotonic_s()
+        monkeypatch.setattr(clock, "monotonic_s", lambda: began_s + RENEW_S)
         await limiter.attend([permit])
         await until(lambda: len(fake.said(3)) == 2)
         limiter.release(permit, 1)
@@ -170,9 +171,8 @@ async def test_an_answer_that_makes_no_sense_is_an_outage(caplog: pytest.LogCapt
         await until(lambda: not limiter.degraded)
 
 
-async def test_too_many_who_wait_are_decided_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_limiter, "MAX_ASKING", 5)
-    async with scene(requests_per_minute=100) as (limiter, fake):
+async def test_too_many_who_wait_are_decided_here() -> None:
+    async with scene(RedisBounds(max_asking=5), requests_per_minute=100) as (limiter, fake):
         fake.gate.clear()
         asked = [ask(limiter) for _ in range(20)]
         await until(lambda: sum(each.done() for each in asked) >= 14)

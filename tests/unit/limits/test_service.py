@@ -267,12 +267,9 @@ async def test_idle_counters_are_let_go_of(virtual_time: VirtualTime) -> None:
     assert (await refusal(target, address="10.9.9.9")).code == "concurrent_limit_exceeded"
 
 
-@pytest.mark.plain
-async def test_invented_names_share_a_counter_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zuebee.limits.plans.MAX_COUNTERS", 100)
-    target = MemoryLimiter(
-        RateLimitSettings(per_model=LimitSettings(requests_per_minute=5), per_key=LimitSettings(requests_per_minute=9))
-    )
+async def test_invented_names_share_a_counter_when_there_are_too_many() -> None:
+    scopes = {"per_model": LimitSettings(requests_per_minute=5), "per_key": LimitSettings(requests_per_minute=9)}
+    target = MemoryLimiter(RateLimitSettings(**scopes), max_counters=100)  # type: ignore[arg-type]
     found = [await ask(target, Principal(f"{number}"), model=f"m{number}") for number in range(300)]
     assert sum(isinstance(each, Refusal) for each in found) > 90
     await permit(target, Principal("new"), model="m1")

@@ -27,8 +27,8 @@ def in_memory(settings: RateLimitSettings) -> MemoryLimiter:
     return MemoryLimiter(settings)
 
 
-def in_redis(settings: RateLimitSettings) -> RedisLimiter:
-    return RedisLimiter(settings, FakeRedis(), prefix="p:")  # type: ignore[arg-type]
+def in_redis(settings: RateLimitSettings, redis: FakeRedis | None = None) -> RedisLimiter:
+    return RedisLimiter(settings, redis or FakeRedis(), prefix="p:")  # type: ignore[arg-type]
 
 
 async def enter(limiter: Limiter, caller: Caller = CALLER, principal: Principal = KEY) -> Permit | Refusal | None:
@@ -165,8 +165,8 @@ async def test_any_order_keeps_the_limit_and_ends_at_nothing(seed: int) -> None:
 
 
 async def test_redis_gives_up_the_early_place_and_takes_the_other_in_one_call() -> None:
-    limiter = in_redis(RateLimitSettings(storage="redis", per_key=AT_ONCE))
-    fake: FakeRedis = limiter._client  # type: ignore[assignment]
+    fake = FakeRedis()
+    limiter = in_redis(RateLimitSettings(storage="redis", per_key=AT_ONCE), fake)
     permit = await acquire(limiter, await enter(limiter))
     assert [[operation[0] for operation in call] for call in fake.calls] == [[1], [2, 1]]
     (_, first, *_), (_, second, *_) = fake.said(1)
@@ -179,8 +179,8 @@ async def test_redis_gives_up_the_early_place_and_takes_the_other_in_one_call() 
 
 
 async def test_without_redis_the_share_counts_it_once() -> None:
-    limiter = in_redis(RateLimitSettings(storage="redis", per_key=LimitSettings(max_concurrent=1)))
-    fake: FakeRedis = limiter._client  # type: ignore[assignment]
+    fake = FakeRedis()
+    limiter = in_redis(RateLimitSettings(storage="redis", per_key=LimitSettings(max_concurrent=1)), fake)
     early = await enter(limiter)
     fake.down = True
     permit = await acquire(limiter, early)
@@ -192,8 +192,8 @@ async def test_without_redis_the_share_counts_it_once() -> None:
 
 
 async def test_who_leaves_while_redis_is_asked_leaves_nothing() -> None:
-    limiter = in_redis(RateLimitSettings(storage="redis", per_key=AT_ONCE))
-    fake: FakeRedis = limiter._client  # type: ignore[assignment]
+    fake = FakeRedis()
+    limiter = in_redis(RateLimitSettings(storage="redis", per_key=AT_ONCE), fake)
     early = await enter(limiter)
     fake.gate.clear()
     asked = asyncio.ensure_future(acquire(limiter, early))

@@ -53,9 +53,8 @@ def test_a_damaged_page_is_seen(store: Path) -> None:
 
 
 def test_a_large_file_is_not_read_whole_at_each_start(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparing, "CHECKED_BYTES", 1)
     monkeypatch.setattr(preparing, "check_whole", None)
-    prepare(str(store))
+    prepare(str(store), checked_bytes=1)
 
 
 def test_a_table_that_is_in_the_way_is_named(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from zuebee.schema import migrate, version
+from zuebee.schema import migrate
 from zuebee.schema.prepare import prepare
 from zuebee.schema.version import (
     HEAD,
@@ -61,13 +61,12 @@ def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
         prepare(str(path))
 
 
-def test_a_locked_file_is_busy_and_not_broken(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(version, "CONNECT_TIMEOUT_S", 0.01)
+def test_a_locked_file_is_busy_and_not_broken(store: Path) -> None:
     holder = sqlite3.connect(store, isolation_level=None)
     holder.execute("PRAGMA locking_mode=EXCLUSIVE")
     holder.execute("BEGIN EXCLUSIVE")
     with pytest.raises(StoreUnreachable, match="locked"):
-        prepare(str(store))
+        current_version(str(store), timeout_s=0.01)
     holder.close()
 
 

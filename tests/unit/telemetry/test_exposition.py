@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from tests.support.scripted_server import until
 from zuebee.telemetry.exposition import MAX_FORMATS, REST, Exposition
 
 
@@ -70,4 +69,3 @@ async def test_a_text_that_cannot_be_made_is_an_error_of_those_who_wanted_it() -
     with pytest.raises(ValueError, match="broken"):
         await metrics.exposition.text("broken")
     assert (await metrics.exposition.text(""))[1] == "plain"
-    await until(lambda: not metrics.exposition._line)

@@ -152,10 +152,8 @@ def test_a_model_that_no_backend_answered_for_gets_no_label() -> None:
     assert models == {OTHER}
 
 
-@pytest.mark.plain
-def test_codes_and_routes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zuebee.telemetry.series.MAX_TALLIES", 100)
-    metrics = Metrics(50)
+def test_codes_and_routes_are_bounded() -> None:
+    metrics = Metrics(50, max_tallies=100)
     for n in range(200):
         metrics.record(settled(code=f"c{n}", route=f"/r{n}"))
     found = samples(metrics)

@@ -1,10 +1,7 @@
 from typing import Any
 
-import pytest
-
 from zuebee.contracts.admission import ANONYMOUS, Grant, Settlement
 from zuebee.contracts.inference import Usage
-from zuebee.telemetry import series
 from zuebee.telemetry.series import OTHER, Tallies, Tally, key_of
 
 
@@ -52,11 +49,8 @@ def test_errors_of_a_model_count_for_it_once_a_backend_has_answered_for_it() -> 
     assert count(tallies, status=500).labels.model == "m"
 
 
-@pytest.mark.plain
-def test_there_are_never_more_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(series, "MAX_TALLIES", 50)
-    monkeypatch.setattr(series, "MAX_KNOWN", 60)
-    tallies = Tallies(1000)
+def test_there_are_never_more_than_so_many() -> None:
+    tallies = Tallies(1000, max_tallies=50, max_known=60)
     for number in range(500):
         count(tallies, model=f"m{number}", route=f"/{number}", code=f"c{number}")
         assert len(tallies.known) <= 60

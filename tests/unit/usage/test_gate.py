@@ -14,8 +14,14 @@ from zuebee.usage.outbox import Outbox, Result, Standing
 
 
 def make_gate(tmp_path: Path, limit: int, *, refuse: bool = True) -> tuple[Database, OutboxGate]:
+    store, _, gate = make_parts(tmp_path, limit, refuse=refuse)
+    return store, gate
+
+
+def make_parts(tmp_path: Path, limit: int, *, refuse: bool = True) -> tuple[Database, Outbox, OutboxGate]:
     store = make_store(f"sqlite:///{tmp_path}/store.db")
-    return store, OutboxGate(Outbox(store), limit, refuse=refuse)
+    box = Outbox(store)
+    return store, box, OutboxGate(box, limit, refuse=refuse)
 
 
 async def test_a_full_outbox_refuses(tmp_path: Path) -> None:
@@ -40,10 +46,9 @@ async def test_a_full_outbox_refuses(tmp_path: Path) -> None:
 
 
 async def test_between_two_counts_it_knows_what_came_and_went(tmp_path: Path) -> None:
-    store, gate = make_gate(tmp_path, 10)
+    store, box, gate = make_parts(tmp_path, 10)
     put(store, "a", [make_event(f"r{n}") for n in range(9)], at_s=5.0)
     await gate.count()
-    box = gate._outbox
     put(store, "a", [make_event("r9")], at_s=5.0)
     gate.added(1)
     assert gate.refusal() is not None
@@ -76,7 +81,7 @@ async def test_what_comes_while_it_is_counted_is_not_forgotten(tmp_path: Path, m
 async def test_a_long_outbox_is_counted_seldom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, virtual_time: VirtualTime
 ) -> None:
-    store, gate = make_gate(tmp_path, 10)
+    store, box, gate = make_parts(tmp_path, 10)
 
     def finds(rows: int, seconds: float) -> Callable[[Outbox], Coroutine[Any, Any, list[Standing]]]:
         async def count(self: Outbox) -> list[Standing]:
@@ -90,7 +95,7 @@ async def test_a_long_outbox_is_counted_seldom(
     ):  # fmt: skip
         monkeypatch.setattr(Outbox, "standings", finds(rows, seconds))
         assert await gate.count() == pytest.approx(wait_s)
-    gate._outbox.shared = True  # what other processes add is known from counts alone
+    box.shared = True  # what other processes add is known from counts alone
     monkeypatch.setattr(Outbox, "standings", finds(9_000_000, 1.8))
     assert await gate.count() == pytest.approx(90.0)
     store.close()
@@ -133,14 +138,14 @@ async def test_what_cannot_be_counted_stays_as_it_was(tmp_path: Path, monkeypatc
 async def test_before_the_first_count_nothing_is_known_and_later_how_old_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store, gate = make_gate(tmp_path, 10)
+    store, box, gate = make_parts(tmp_path, 10)
     put(store, "a", [make_event(f"r{n}") for n in range(9)], at_s=5.0)
 
     async def fail() -> list[Standing]:
         raise DatabaseError("away")
 
     with monkeypatch.context() as away:
-        away.setattr(gate._outbox, "standings", fail)
+        away.setattr(box, "standings", fail)
         for _ in range(2):
             await gate.count()
     for series in (gate.fill(), gate.alarm(), gate.counted_at()):
@@ -153,7 +158,7 @@ async def test_before_the_first_count_nothing_is_known_and_later_how_old_it_is(
     assert list(gate.alarm()) == [((), 1.0)]
     [(_, counted_at_s)] = gate.counted_at()
     assert counted_at_s == pytest.approx(clock.wall_s(), abs=5)
-    monkeypatch.setattr(gate._outbox, "standings", fail)
+    monkeypatch.setattr(box, "standings", fail)
     await gate.count()
     assert list(gate.fill()) == [((), 0.9)]
     assert list(gate.counted_at()) == [((), counted_at_s)]

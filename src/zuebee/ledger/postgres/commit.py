@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import TypeAlias
 
 from zuebee.contracts.inference import Job
 from zuebee.ledger.entries import Balance
@@ -49,11 +50,47 @@ class Waits:
 
 DEFAULT_WAITS = Waits()
 
+Order: TypeAlias = SharedBatch | str
+"""A batch to be done, or `sweep`, `end` or `leave`."""
+
+
+class Hands:
+    """A thread that carries out orders in their turn, until `do` says of one that it was the last."""
+
+    def __init__(self, do: Callable[[Order], bool]) -> None:
+        self._do = do
+        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    def put(self, order: Order) -> None:
+        """One more."""
+        self._orders.put(order)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the last one."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while self._do(self._orders.get()):
+            pass
+
 
 class SharedCommitter:
-    """Owns the thread and the store. All methods but the thread's own belong to the event loop."""
+    """Owns the thread and the store. All methods but the thread's own belong to the event loop.
 
-    def __init__(self, store: PostgresStore, spool: Spool, *, timeout_s: float, waits: Waits = DEFAULT_WAITS) -> None:
+    `hands` makes what carries out the orders.
+    """
+
+    def __init__(
+        self,
+        store: PostgresStore,
+        spool: Spool,
+        *,
+        timeout_s: float,
+        waits: Waits = DEFAULT_WAITS,
+        hands: Callable[[Callable[[Order], bool]], Hands] = Hands,
+    ) -> None:
         self._waits = replace(waits, timeout_s=timeout_s)
         self.down, self.reason = False, ""
         self.commits = 0
@@ -76,11 +113,9 @@ class SharedCommitter:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closing = threading.Event()
-        self._queue: queue.SimpleQueue[SharedBatch | str] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._spooling = Spooling(spool, self._kept)
-        self._writer = threading.Thread(target=self._run, name="ledger", daemon=True)
-        self._writer.start()
+        self._hands = hands(self._carry_out)
 
     # --- what comes in ---
 
@@ -126,7 +161,7 @@ class SharedCommitter:
         """Look for holds that have expired, and resolve them."""
         if not self._sweeping and not self.down:
             self._sweeping = True
-            self._queue.put("sweep")
+            self._hands.put("sweep")
 
     def _let_go(self, settle: Settle | None) -> None:
         if settle is not None:
@@ -159,7 +194,7 @@ class SharedCommitter:
         if self._running is None and self._waiting:
             self._running = self._waiting.popleft()
             self._running.begun_at_s = self._loop.time()
-            self._queue.put(self._running)
+            self._hands.put(self._running)
             if self._timer is None:
                 self._timer = self._loop.call_later(self._waits.tick_s, self._tick)
 
@@ -255,13 +290,17 @@ class SharedCommitter:
 
     # --- the end ---
 
+    async def drained(self) -> None:
+        """Wait until all that came in is done."""
+        await self._idle.wait()
+
     async def aclose(self) -> None:
         """Do what waits, for at most `Waits.close_s`; what is left then is in the spool file. Ends the epoch."""
         if self._closing.is_set():
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(self._waits.close_s):
-                await self._idle.wait()
+                await self.drained()
         is_done = self._idle.is_set()
         if not is_done:
             # Of the batch that is under way nobody can say whether it was done.
@@ -270,10 +309,10 @@ class SharedCommitter:
                     self._let_go(pending.answer(None))
             await self._spooling.last(self._store.owner, list(self._loose))
         self._closing.set()
-        self._queue.put("end" if is_done else "leave")
+        self._hands.put("end" if is_done else "leave")
         if not is_done:
             self._store.cut()
-        await self._loop.run_in_executor(None, self._writer.join, self._waits.close_s)
+        await self._loop.run_in_executor(None, self._hands.join, self._waits.close_s)
         if self._timer is not None:
             self._timer.cancel()
         for batch in self._batches():
@@ -283,19 +322,19 @@ class SharedCommitter:
 
     # --- the thread ---
 
-    def _run(self) -> None:
-        while True:
-            order = self._queue.get()
-            if isinstance(order, SharedBatch):
-                self._do(order)
-            elif order == "sweep":
-                self._call(self._swept, *self._swept_up())
-            else:
-                if order == "end":
-                    with suppress(StoreBusy):
-                        self._store.end()
-                self._store.disconnect()
-                return
+    def _carry_out(self, order: Order) -> bool:
+        """False: it was the last one."""
+        if isinstance(order, SharedBatch):
+            self._do(order)
+        elif order == "sweep":
+            self._call(self._swept, *self._swept_up())
+        else:
+            if order == "end":
+                with suppress(StoreBusy):
+                    self._store.end()
+            self._store.disconnect()
+            return False
+        return True
 
     def _swept_up(self) -> tuple[list[Expire], list[Balance] | None]:
         self._attempt_at_s = clock.monotonic_s()

@@ -11,7 +11,7 @@ from zuebee.ledger.entries import Balance, HoldState, Path, Short
 from zuebee.ledger.errors import StoreBusy, StoreFailed
 from zuebee.ledger.operations import Extend, Renew, Reserve, Settle
 from zuebee.ledger.port import Reservation, tell_nobody
-from zuebee.ledger.postgres.commit import DEFAULT_WAITS, SharedCommitter, Waits
+from zuebee.ledger.postgres.commit import DEFAULT_WAITS, Hands, Order, SharedCommitter, Waits
 from zuebee.ledger.postgres.spool import Pending, Spool, replay
 from zuebee.ledger.postgres.store import PostgresStore
 from zuebee.lib import clock
@@ -26,7 +26,13 @@ class PostgresLedger:
     polls = True
 
     def __init__(
-        self, store: PostgresStore, *, spool_path: str, timeout_s: float, waits: Waits = DEFAULT_WAITS
+        self,
+        store: PostgresStore,
+        *,
+        spool_path: str,
+        timeout_s: float,
+        waits: Waits = DEFAULT_WAITS,
+        hands: Callable[[Callable[[Order], bool]], Hands] = Hands,
     ) -> None:
         self.released: Callable[[Path], None] = tell_nobody
         self.reserved = 0
@@ -40,7 +46,7 @@ class PostgresLedger:
         except (StoreBusy, StoreFailed) as error:
             spool.close()
             raise OSError(f"the ledger's database cannot be used: {error}") from None
-        self.committer = SharedCommitter(store, spool, timeout_s=timeout_s, waits=waits)
+        self.committer = SharedCommitter(store, spool, timeout_s=timeout_s, waits=waits, hands=hands)
 
     async def reserve(self, operation: Reserve, job: Job) -> Reservation | Short:
         held = await self.committer.ask(operation, job)

@@ -83,7 +83,15 @@ DELETE FROM usage_records WHERE id BETWEEN ?1 AND ?2 AND at_s < ?3 AND id NOT IN
 class UsageRows:
     """Writes for one store. `room` says which events may be kept; records older than `retention_s` go, 0: none do."""
 
-    def __init__(self, reporters: Sequence[str], currency: str, retention_s: float, room: Room) -> None:
+    def __init__(
+        self,
+        reporters: Sequence[str],
+        currency: str,
+        retention_s: float,
+        room: Room,
+        cleaned_at_once: int = CLEANED_AT_ONCE,
+    ) -> None:
+        self._cleaned_at_once = cleaned_at_once
         self._reporters = reporters  # read each time, for it may change
         self._add_events: dict[int, str] = {}  # by how many reporters there are
         self._currency = currency
@@ -147,7 +155,7 @@ class UsageRows:
         if not self._retention_s or now_s - self._cleaned_at_s <= CLEANING_INTERVAL_S:
             return
         before_s = now_s - self._retention_s
-        first, last = db.execute(_OLD, (self._cleaned_to, before_s, CLEANED_AT_ONCE)).fetchone()
+        first, last = db.execute(_OLD, (self._cleaned_to, before_s, self._cleaned_at_once)).fetchone()
         if first is None:
             self._cleaned_at_s, self._cleaned_to = now_s, 0
             return

@@ -181,6 +181,7 @@ class GrpcServer:
 
     `port` is where, once it listens. `ready` is what the health service (grpc.health.v1) answers, for the whole server
     and for each of its services. With `reflects` clients can ask what there is.
+    `ping_interval_ms`: more often no client may say that it lives.
     """
 
     def __init__(
@@ -191,10 +192,12 @@ class GrpcServer:
         ready: Callable[[], bool],
         tls: GrpcTls | None = None,
         reflects: bool = True,
+        ping_interval_ms: int = PING_INTERVAL_MS,
     ) -> None:
         self.tls = tls
         self._services = services
         self._limits = limits
+        self._ping_interval_ms = ping_interval_ms
         self._ready = ready
         self._reflects = reflects
         self._tasks = Tasks()
@@ -216,7 +219,10 @@ class GrpcServer:
             # Dead clients are found, and live ones may say that they live as often as every ten seconds.
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
-            ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),  # of pings received, despite its name
+            (
+                "grpc.http2.min_ping_interval_without_data_ms",
+                self._ping_interval_ms,
+            ),  # of pings received, despite its name
             ("grpc.keepalive_permit_without_calls", 1),
         )
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=limits.max_calls)

@@ -36,8 +36,7 @@ async def committer(store: FakeStore, spool: Spool) -> AsyncIterator[SharedCommi
     made = SharedCommitter(store, spool, timeout_s=0.2, waits=QUICK)  # type: ignore[arg-type]
     yield made
     store.go.set()
-    if made._writer.is_alive():
-        await made.aclose()
+    await made.aclose()
 
 
 async def eventually(check: Callable[[], object]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fakes import until
 from tests.support.shared_ledger import post
 from zuebee.ledger.postgres.spool import Pending, Spool, Spooling, SpoolLine
 
@@ -66,9 +67,9 @@ async def test_a_disk_that_is_full_is_told_once(
     spool, told = Spool(str(tmp_path / "s")), []  # type: tuple[Spool, list[bool]]
     monkeypatch.setattr(spool, "append", full)
     spooling = Spooling(spool, told.append)
-    for _ in range(2):
+    for times in (1, 2):
         spooling.keep(1, waiting("a"))
-        await spooling._idle.wait()
+        await until(lambda times=times: len(told) == times)  # type: ignore[misc]
     assert told == [False, False]
     assert len(caplog.records) == 1
     await spooling.aclose()

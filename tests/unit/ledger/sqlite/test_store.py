@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.billing import unlock
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage
 from zuebee.ledger.decide import record_of
@@ -113,7 +114,7 @@ def test_what_a_dead_process_left_open_is_found_by_the_next(path: Path) -> None:
     first = Desk(path)
     first.reserve("a")
     first.write()
-    first.store._lock.close()  # as the end of the process would
+    unlock(path)
     second = Desk(path)
     (orphan,) = second.start.orphans
     assert (orphan.id, orphan.tokens, orphan.owner, orphan.record) == ("a", 100, first.start.owner, STUB)

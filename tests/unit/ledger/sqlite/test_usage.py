@@ -2,8 +2,6 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from zuebee.contracts.admission import Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage
 from zuebee.ledger.decide import record_of
@@ -32,12 +30,19 @@ TOLD = (
 class Table:
     """A store and who writes to it."""
 
-    def __init__(self, path: Path, *reporters: str, retention_days: int = 0, room: Any = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *reporters: str,
+        retention_days: int = 0,
+        room: Any = None,
+        at_once: int = 10_000,
+    ) -> None:
         prepare(str(path))
         self.path = path
         self.billed: set[str] = set()
         self.db = sqlite3.connect(path, isolation_level=None)
-        self.rows = UsageRows(reporters, "EUR", retention_days * DAY_S, room or NoBound())
+        self.rows = UsageRows(reporters, "EUR", retention_days * DAY_S, room or NoBound(), at_once)
 
     def write(self, *settlements: Settlement) -> None:
         self.db.execute("BEGIN IMMEDIATE")
@@ -104,9 +109,8 @@ def test_what_finds_no_room_is_recorded_and_not_told(tmp_path: Path) -> None:
     assert room.rows == 8
 
 
-def test_old_records_go_little_by_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usage, "CLEANED_AT_ONCE", 2)
-    table = Table(tmp_path / "z.db", retention_days=1)
+def test_old_records_go_little_by_little(tmp_path: Path) -> None:
+    table = Table(tmp_path / "z.db", retention_days=1, at_once=2)
     table.write(*(settled(name) for name in "abcde"))
     left = []
     for number in range(4):
@@ -116,9 +120,8 @@ def test_old_records_go_little_by_little(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(table.records()) == 4
 
 
-def test_no_record_goes_of_which_somebody_must_still_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usage, "CLEANED_AT_ONCE", 2)
-    table = Table(tmp_path / "z.db", "one", "two", retention_days=1)
+def test_no_record_goes_of_which_somebody_must_still_be_told(tmp_path: Path) -> None:
+    table = Table(tmp_path / "z.db", "one", "two", retention_days=1, at_once=2)
     table.write(*(settled(name) for name in "abcdefgh"))
     # Of `b` the second is to be told, of `e` the first; `g` was parked.
     table.db.execute(
@@ -138,7 +141,7 @@ def test_no_record_goes_of_which_somebody_must_still_be_told(tmp_path: Path, mon
 
 
 def test_looking_for_old_records_reads_little_of_a_long_outbox(tmp_path: Path) -> None:
-    table = Table(tmp_path / "z.db", "one", retention_days=1)
+    table = Table(tmp_path / "z.db", "one")
     table.write(*(settled(name) for name in "ab"))
     table.db.execute("DELETE FROM usage_outbox")
     for _ in range(20):
@@ -150,8 +153,12 @@ def test_looking_for_old_records_reads_little_of_a_long_outbox(tmp_path: Path) -
         steps += 1
 
     table.db.set_progress_handler(count, 1000)
-    before_s = NOW_S + 2 * DAY_S
-    table.db.execute(usage._FORGET, (1, 2, before_s))
-    assert steps < 10, "thousands of instructions"
-    table.db.execute(usage._FORGET, (1, 20_000, before_s))  # the control: as if all of them were old
-    assert steps > 50
+    for at_s, at_once, few in (
+        (NOW_S + 3 * DAY_S, 2, True),
+        (NOW_S + 9 * DAY_S, 20_000, False),
+    ):  # all are old: a control
+        table.rows = UsageRows(("one",), "EUR", DAY_S, NoBound(), at_once)
+        steps = 0
+        table.write(settled("last", at_s))
+        assert (steps < 10) is few, "thousands of instructions"
+        assert table.records()[0] == "new-0", "of the others somebody must still be told"

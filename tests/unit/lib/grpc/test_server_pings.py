@@ -20,10 +20,11 @@ TOO_OFTEN = (11, b"too_many_pings")  # ENHANCE_YOUR_CALM (RFC 9113, section 7)
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[int]:
+async def serving(ping_interval_ms: int = server.PING_INTERVAL_MS) -> AsyncIterator[int]:
     async def handler(call: Call) -> None: ...
 
-    server = GrpcServer({"t.Test": {"Whole": Method(handler, streams=False)}}, limits=LIMITS, ready=lambda: True)
+    services = {"t.Test": {"Whole": Method(handler, streams=False)}}
+    server = GrpcServer(services, limits=LIMITS, ready=lambda: True, ping_interval_ms=ping_interval_ms)
     try:
         yield await server.start("127.0.0.1", 0)
     finally:
@@ -67,10 +68,9 @@ async def test_who_pings_too_often_is_sent_away() -> None:
 
 
 @pytest.mark.slow
-async def test_who_keeps_to_the_interval_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_keeps_to_the_interval_stays() -> None:
     """With a shorter one, for the sake of time; half of it is too often still, so it is this option that counts."""
-    monkeypatch.setattr(server, "PING_INTERVAL_MS", 100)
-    async with serving() as port:
+    async with serving(100) as port:
         patient, hasty = await asyncio.gather(pinged(port, 6, 0.25), pinged(port, 12, 0.02))
     assert patient == (6, None)
     assert hasty[1] == TOO_OFTEN
