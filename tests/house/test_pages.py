@@ -16,7 +16,7 @@ from tests.support.pages import blocks, make_docs, page, section, table
 from tests.support.source import ROOT, Source, nodes, package_files
 from tests.support.surface import metric_names
 from zuebee.config.load import loads
-from zuebee.contracts.admission import Ending, Settlement
+from zuebee.contracts.admission import Settlement, TerminationReason
 from zuebee.contracts.inference import UsageSource
 from zuebee.dispatch.balancer import CHOOSERS
 from zuebee.edge.http import ROUTES
@@ -127,7 +127,7 @@ def test_every_column_of_the_usage_records_is_explained(name: str, heading: str,
 
 
 def test_endings_and_sources_of_usage_are_explained() -> None:
-    assert sorted(firsts(table(METRICS, "ending"))) == sorted(get_args(Ending))
+    assert sorted(firsts(table(METRICS, "termination_reason"))) == sorted(get_args(TerminationReason))
     assert sorted(firsts(table(METRICS, "usage_source"))) == sorted(get_args(UsageSource))
 
 

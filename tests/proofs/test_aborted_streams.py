@@ -67,7 +67,7 @@ async def test_two_thousand_who_leave_pay_what_the_backend_counts(tmp_path: Path
             exact += 1
         else:
             assert row["usage_source"] in ("partial", "estimate")
-            assert row["ending"] == "client_gone"
+            assert row["termination_reason"] == "client_gone"
             assert row["model"] == "stopped"
             assert row["completion_tokens"] <= (account["events"] if account else 0)
     assert exact > len(rows) / 2

@@ -99,7 +99,7 @@ def record(gateway: Gateway, request_id: str | None) -> dict[str, Any]:
 def recorded(gateway: Gateway, answer: Answer) -> tuple[Count, str, str]:
     """Tokens, where they come from, and how the request ended."""
     row = record(gateway, answer.header("x-request-id"))
-    return Count(row["prompt_tokens"], row["completion_tokens"]), row["usage_source"], row["ending"]
+    return Count(row["prompt_tokens"], row["completion_tokens"]), row["usage_source"], row["termination_reason"]
 
 
 def reported(vllm: Vllm, path: str, body: Event) -> Count:
@@ -203,7 +203,7 @@ def test_what_vllm_refuses_is_refused_in_its_own_words(
         assert (through.status, through.body) == (direct.status, direct.body)
         assert through.status == status
         row = record(gateway, through.header("x-request-id"))
-        assert (row["ending"], row["completion_tokens"]) == ("refused", None)
+        assert (row["termination_reason"], row["completion_tokens"]) == ("refused", None)
         with pytest.raises(error, match=r"does not exist|maximum context length"):
             client.chat.completions.create(**{**body, **streamed})
 
@@ -220,7 +220,7 @@ def test_vllm_stops_for_a_client_that_leaves(vllm: Vllm, gateway: Gateway) -> No
     until(lambda: vllm.running == 0, "vLLM runs nothing any more", 5)
     row = record(gateway, dict(stream.headers)["x-request-id"])
     generated = (vllm.counted - before).completion
-    assert (row["ending"], row["usage_source"]) == ("client_gone", "partial")
+    assert (row["termination_reason"], row["usage_source"]) == ("client_gone", "partial")
     assert 19 <= row["completion_tokens"] <= generated < ENDLESS["max_tokens"] // 2
 
 

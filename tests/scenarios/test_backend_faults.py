@@ -50,7 +50,7 @@ class Seen(NamedTuple):
     status: int
     code: str = ""
     events: int = 0
-    ending: str = "complete"
+    termination_reason: str = "complete"
     usage: tuple[Any, ...] | None = HONEST
     reused: bool | None = True
     headers: tuple[tuple[str, str], ...] = ()
@@ -69,17 +69,17 @@ def broken(
     code: str,
     *,
     status: int = 502,
-    ending: str = "upstream_broken",
+    termination_reason: str = "upstream_broken",
     reused: bool | None = False,
     usage: tuple[Any, ...] | None = BEGUN,
 ) -> Seen:
     """An error answer before anything was sent."""
-    return Seen(status, code, 0, ending, usage, reused, NEVER)
+    return Seen(status, code, 0, termination_reason, usage, reused, NEVER)
 
 
-def cut(code: str, events: int, ending: str = "upstream_broken", reused: bool | None = False) -> Seen:
+def cut(code: str, events: int, termination_reason: str = "upstream_broken", reused: bool | None = False) -> Seen:
     """A stream that ends in an error event after so many events; each counts as a token."""
-    return Seen(200, code, events, ending, (None, events, "partial"), reused)
+    return Seen(200, code, events, termination_reason, (None, events, "partial"), reused)
 
 
 def refused(status: int, headers: tuple[tuple[str, str], ...] = NEVER) -> Seen:
@@ -91,8 +91,8 @@ ESTIMATED = Seen(200, usage=(None, None, "estimate"))
 ESTIMATED_STREAM = Seen(200, events=ALL_EVENTS, usage=(None, TOKENS + 2, "estimate"))
 
 WHOLE = {
-    "hang": broken("backend_timeout", status=504, ending="timeout"),
-    "hang;after_events=0": broken("backend_stalled", status=504, ending="timeout"),
+    "hang": broken("backend_timeout", status=504, termination_reason="timeout"),
+    "hang;after_events=0": broken("backend_stalled", status=504, termination_reason="timeout"),
     "hang;after_events=0;for_s=0.1": Seen(200),
     "reset": broken("backend_broken"),
     "reset;after_events=0": broken("backend_broken"),
@@ -126,7 +126,7 @@ WHOLE = {
 STREAM = {
     **{name: WHOLE[name] for name in ("hang", "reset", "html", "redirect;location=http://127.0.0.1:9/", "401", "400")},
     **{name: WHOLE[name] for name in ("404", "429;retry_after_s=0", "500", "503;retry_after_s=0", "error_first")},
-    "hang;after_events=0": broken("backend_timeout", status=504, ending="timeout"),
+    "hang;after_events=0": broken("backend_timeout", status=504, termination_reason="timeout"),
     "hang;after_events=3": cut("backend_stalled", 3, "timeout"),
     "hang;after_events=3;for_s=0.1": Seen(200, events=ALL_EVENTS),
     "reset;after_events=0": broken("backend_broken"),
@@ -186,8 +186,16 @@ def test_a_fault_is_said_aloud_and_settled_once(
     answer = ask(gateway.url, {**HELLO, "stream": stream, "sim": wish(text)})
     check_answer(answer, stream, seen)
     row, line = record_of(gateway, answer.header("x-request-id")), line_of(gateway, answer.header("x-request-id"))
-    assert (row["status"], row["ending"], row["attempts"]) == (seen.status, seen.ending, 1)
-    for name in ("status", "ending", "code", "backend", "prompt_tokens", "completion_tokens", "usage_source"):
+    assert (row["status"], row["termination_reason"], row["attempts"]) == (seen.status, seen.termination_reason, 1)
+    for name in (
+        "status",
+        "termination_reason",
+        "code",
+        "backend",
+        "prompt_tokens",
+        "completion_tokens",
+        "usage_source",
+    ):
         assert line[name] == row[name]
     check_usage(row, seen)
     check_metrics(before, gateway.metrics(), row, stream)
@@ -235,7 +243,7 @@ def check_usage(row: dict[str, Any], seen: Seen) -> None:
 def check_metrics(before: dict[str, float], after: dict[str, float], row: dict[str, Any], stream: bool) -> None:
     grown = {name for name, value in after.items() if value - before.get(name, 0.0) == 1}
     flag, backend, status = str(stream).lower(), row["backend"], row["status"]
-    assert f'zuebee_endings_total{{ending="{row["ending"]}"}}' in grown
+    assert f'zuebee_terminations_total{{reason="{row["termination_reason"]}"}}' in grown
     assert f'zuebee_usage_records_total{{source="{row["usage_source"] or "none"}"}}' in grown
     labels = f'backend="{backend}",path="/v1/chat/completions",status="{status}",stream="{flag}"'
     assert f"llmproxy_requests_total{{{labels}}}" in grown
@@ -254,7 +262,7 @@ def test_a_backend_that_refuses_connections_is_unavailable_for_now(sim: Sim, gat
     told = (answer.header("x-should-retry"), answer.header("retry-after"))
     assert told in {("true", "1"), ("false", None)}
     row = record_of(gateway, answer.header("x-request-id"))
-    assert row["ending"] == "upstream_broken"
+    assert row["termination_reason"] == "upstream_broken"
     assert row["usage_source"] == (None if told[0] == "true" else "estimate")
     refused = ask(gateway.url, {**HELLO, "stream": stream})
     assert refused.status == 200 or refused.header("x-should-retry") == "true", "now no connection is kept"

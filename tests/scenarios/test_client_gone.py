@@ -100,7 +100,7 @@ async def test_the_answer_is_read_on_and_costs_what_the_backend_counts(place: Pl
     assert counted["ended"] == "complete"
     assert figures(row) == (counted["prompt_tokens"], counted["completion_tokens"])
     assert counted["completion_tokens"] == TOKENS
-    assert (row["ending"], row["usage_source"], row["status"]) == ("client_gone", "provider", 200)
+    assert (row["termination_reason"], row["usage_source"], row["status"]) == ("client_gone", "provider", 200)
 
 
 @pytest.mark.requirement("A097")
@@ -111,7 +111,7 @@ async def test_what_is_out_of_bounds_is_stopped(place: Place, model: str) -> Non
         row = await leave(place, ask_of(model, 5000, tokens_per_s=100), 2)
     counted = account(sim, row)
     assert counted["ended"] == "aborted"
-    assert (row["ending"], row["usage_source"]) == ("client_gone", "partial")
+    assert (row["termination_reason"], row["usage_source"]) == ("client_gone", "partial")
     assert 0 < row["completion_tokens"] <= counted["completion_tokens"] + 1
     if model != "stopped":
         assert row["completion_tokens"] > 5, "it was read on for a while"
@@ -119,7 +119,7 @@ async def test_what_is_out_of_bounds_is_stopped(place: Place, model: str) -> Non
 
 async def test_an_answer_that_fails_without_its_client_is_settled_as_such(place: Place) -> None:
     row = await leave(place, ask_of("to-the-end", fault="truncate", after_events=20), 2)
-    assert (row["ending"], row["usage_source"], row["status"]) == ("upstream_broken", "partial", 200)
+    assert (row["termination_reason"], row["usage_source"], row["status"]) == ("upstream_broken", "partial", 200)
 
 
 async def test_a_slot_stays_taken_until_the_end(tmp_path: Path, place: Place) -> None:
@@ -139,9 +139,11 @@ async def test_a_slot_stays_taken_until_the_end(tmp_path: Path, place: Place) ->
 
 
 @pytest.mark.parametrize(
-    ("drain", "ending", "source"), [("10s", "client_gone", "provider"), ("100ms", "shutdown", "partial")]
+    ("drain", "termination_reason", "source"), [("10s", "client_gone", "provider"), ("100ms", "shutdown", "partial")]
 )
-async def test_a_stop_waits_for_them_too(tmp_path: Path, place: Place, drain: str, ending: str, source: str) -> None:
+async def test_a_stop_waits_for_them_too(
+    tmp_path: Path, place: Place, drain: str, termination_reason: str, source: str
+) -> None:
     _, sim = place
     with running(tmp_path, config(sim, shutdown={"grace": "0s", "drain": drain})) as gateway:
         async with wire(gateway.port) as client:
@@ -153,7 +155,7 @@ async def test_a_stop_waits_for_them_too(tmp_path: Path, place: Place, drain: st
         gateway.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(gateway.wait) == 0
         [row] = gateway.usage_rows()
-    assert (row["ending"], row["usage_source"]) == (ending, source)
+    assert (row["termination_reason"], row["usage_source"]) == (termination_reason, source)
     if source == "provider":
         assert figures(row)[1] == account(sim, row)["completion_tokens"] == 200
 
@@ -187,4 +189,4 @@ async def test_a_hundred_who_leave_at_random_pay_what_the_backend_counts(place: 
         counted = accounts[row["request_id"]]
         assert (row["usage_source"], counted["ended"]) == ("provider", "complete")
         assert figures(row) == (counted["prompt_tokens"], counted["completion_tokens"])
-    assert {row["ending"] for row in found} == {"client_gone", "complete"}
+    assert {row["termination_reason"] for row in found} == {"client_gone", "complete"}

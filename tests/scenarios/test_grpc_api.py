@@ -71,7 +71,7 @@ def test_an_answer_is_the_same_as_over_http(sim: Sim, gateway: Gateway, caller: 
     assert fields["x-request-id"] == answer.request_id
     line = logged(gateway, request_id=answer.request_id)
     assert (line["method"], line["path"]) == ("GRPC", "/v1/chat/completions")
-    assert (line["status"], line["ending"], line["tokens"]) == (200, "complete", answer.total_tokens)
+    assert (line["status"], line["termination_reason"], line["tokens"]) == (200, "complete", answer.total_tokens)
 
 
 @pytest.mark.alone
@@ -228,7 +228,7 @@ def test_what_goes_wrong_behind_the_gate_has_a_status_of_its_own(
     assert failure.retry_s == retry_s
     assert failure.details["ErrorInfo"].domain == "zuebee"
     line = logged(gateway, request_id=failure.details["RequestInfo"].request_id)
-    assert line["ending"] in ("refused", "upstream_broken", "timeout")
+    assert line["termination_reason"] in ("refused", "upstream_broken", "timeout")
     assert KEY not in str(failure)
 
 
@@ -306,7 +306,7 @@ def test_a_client_that_cancels_stops_the_model_server_and_pays_what_came(
     call.cancel()
     until(lambda: sim.stats()["streams_aborted"] == aborted + 1, "the model server is stopped")
     line = logged(gateway, client_request_id="cancels")
-    assert (line["ending"], line["usage_source"]) == ("client_gone", "partial")
+    assert (line["termination_reason"], line["usage_source"]) == ("client_gone", "partial")
     assert 3 <= line["completion_tokens"] < 100
 
 
@@ -314,7 +314,7 @@ def test_a_deadline_of_the_caller_ends_the_work(sim: Sim, gateway: Gateway, call
     aborted = sim.stats()["requests_aborted"]
     assert failed(caller.ask(hello(), ("x-request-id", "hurries"), timeout_s=0.3)).status == "DEADLINE_EXCEEDED"
     until(lambda: sim.stats()["requests_aborted"] == aborted + 1, "the model server is stopped")
-    assert logged(gateway, client_request_id="hurries")["ending"] == "client_gone"
+    assert logged(gateway, client_request_id="hurries")["termination_reason"] == "client_gone"
 
 
 def test_the_callers_own_id_stands_beside_the_gates(gateway: Gateway, caller: Caller) -> None:

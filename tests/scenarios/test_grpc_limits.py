@@ -294,7 +294,7 @@ def test_who_leaves_at_random_pays_what_the_model_server_counts(tmp_path: Path, 
             name: accounts[name] for name in exact
         }
         assert {"provider", "partial"} <= {rows[name]["usage_source"] for name in accounts} <= MARKED | {"provider"}
-        assert {row["ending"] for row in rows.values()} <= {"client_gone", "complete"}
+        assert {row["termination_reason"] for row in rows.values()} <= {"client_gone", "complete"}
         assert "ERROR" not in gateway.output
         with reading(str(gateway.usage_path)) as connection:
             assert not list(verify(connection))
@@ -307,7 +307,7 @@ def test_by_policy_a_request_goes_on_when_its_client_leaves(tmp_path: Path, sim:
         next(call)
         call.cancel()
         line = until(lambda: gateway.access_lines(), "it is logged")[-1]
-        assert (line["client_request_id"], line["ending"]) == ("leaves", "client_gone")
+        assert (line["client_request_id"], line["termination_reason"]) == ("leaves", "client_gone")
         assert (line["completion_tokens"], line["usage_source"]) == (50, "provider")
         assert "ERROR" not in gateway.output
 
@@ -322,7 +322,7 @@ def test_a_client_that_takes_nothing_is_cut_off(tmp_path: Path, sim: Sim) -> Non
         next(call)
         until(lambda: gateway.metrics()["zuebee_requests_running"] == 0, "it is cut off", 20)
         line = until(lambda: gateway.access_lines(), "it is logged")[-1]
-        assert line["ending"] == "client_gone"
+        assert line["termination_reason"] == "client_gone"
         assert isinstance(caller.ask(quick()), ChatCompletionResponse)
         assert "ERROR" not in gateway.output
         call.cancel()

@@ -110,7 +110,7 @@ def test_a_stop_lets_streams_end_or_says_that_it_cuts_them(sim: Sim, tmp_path: P
         else:
             assert (failed(failure).status, failed(failure).reason) == ("UNAVAILABLE", "SHUTTING_DOWN")
         assert gateway.wait() == 0
-        assert gateway.access_lines()[-1]["ending"] == ("complete" if drain == "10s" else "shutdown")
+        assert gateway.access_lines()[-1]["termination_reason"] == ("complete" if drain == "10s" else "shutdown")
 
 
 def test_a_second_gate_on_the_same_port_does_not_start(sim: Sim, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ async def test_an_answer_that_cannot_be_told_is_recorded_as_none(tmp_path: Path,
 
 
 def is_recorded_as_none(kind: str, found: Any, row: dict[str, Any]) -> None:
-    told = row["status"], row["ending"], row["code"]
+    told = row["status"], row["termination_reason"], row["code"]
     if kind == "good":
         assert found.output_text == "yes"
         assert told == (200, "complete", "")
@@ -73,5 +73,5 @@ async def test_a_stream_that_cannot_be_told_to_its_end_is_not_complete(tmp_path:
             [row] = await asyncio.to_thread(gateway.wait_for_rows, 1)
     assert [chunk.delta_text for chunk in found] == ["a", "b"]
     assert failed(failure).status == "INTERNAL"
-    assert (row["ending"], row["code"]) == ("upstream_broken", "bad_answer")
+    assert (row["termination_reason"], row["code"]) == ("upstream_broken", "bad_answer")
     assert row["completion_tokens"] > 0, "what was delivered is paid for"

@@ -125,7 +125,7 @@ async def test_who_joins_late_gets_all_of_it_and_who_leaves_stops_nothing(place:
                 await ask(gateway.port, sent))  # fmt: skip
     assert runs.begun == 1
     [row] = await runs.charged(1)
-    assert (row["ending"], row["usage_source"], row["completion_tokens"]) == ("client_gone", "provider", 60)
+    assert (row["termination_reason"], row["usage_source"], row["completion_tokens"]) == ("client_gone", "provider", 60)
 
 
 async def test_who_lost_the_connection_finds_the_answer(place: Place, runs: Runs) -> None:

@@ -121,14 +121,14 @@ ENDINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.requirement("A091")
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_place_is_free_again_after(gateway: Gateway, ending: str) -> None:
+@pytest.mark.parametrize("termination_reason", ENDINGS)
+def test_a_place_is_free_again_after(gateway: Gateway, termination_reason: str) -> None:
     """Two places are held; the third serves one after the other, each let in once the one before is told its end."""
     holders = [Client(gateway.url, THREE) for _ in range(2)]
     for holder in holders:
         assert holder.open(HELD).status == 200
     for _ in range(4):
-        assert ask(gateway.url, ENDINGS[ending], key=THREE).status != 429
+        assert ask(gateway.url, ENDINGS[termination_reason], key=THREE).status != 429
     with Client(gateway.url, THREE) as third:
         assert third.open(HELD).status == 200
         assert refused(ask(gateway.url, QUICK, key=THREE), "concurrent_limit_exceeded")

@@ -63,7 +63,7 @@ def test_what_the_model_has_said_is_there_before_it_says_more(sim: Sim, gateway:
     assert all(event.startswith(b'data: {"id"') for event in got)
     until(lambda: sim.control("GET", f"/_sim/account?request_id={request_id}")[0]["ended"] == "aborted", "the abort")
     (row,) = until(lambda: [r for r in gateway.usage_rows() if r["request_id"] == request_id], "the usage record")
-    assert (row["ending"], row["status"]) == ("client_gone", 200)
+    assert (row["termination_reason"], row["status"]) == ("client_gone", 200)
     assert (row["completion_tokens"], row["usage_source"]) == (events, "partial")
 
 
@@ -95,7 +95,7 @@ def test_whoever_leaves_at_the_end_has_got_all_of_it(gateway: Gateway) -> None:
         ids.append(answer.header("x-request-id"))
 
     def endings() -> list[str]:
-        found = {row["request_id"]: row["ending"] for row in gateway.usage_rows()}
+        found = {row["request_id"]: row["termination_reason"] for row in gateway.usage_rows()}
         return [found[each] for each in ids] if all(each in found for each in ids) else []
 
     assert until(endings, "the usage records") == ["complete"] * 6

@@ -119,7 +119,7 @@ def test_a_stream_is_alive_before_its_first_event_and_then_the_same(gateway: Gat
         assert b"\n\n".join([*streamed(answer), b""]) == STREAM
         assert client.ask(asked("quick")).body == STREAM, "and its connection takes the next request"
     row = record(gateway, answer)
-    assert (row["status"], row["ending"], row["completion_tokens"]) == (200, "complete", 2)
+    assert (row["status"], row["termination_reason"], row["completion_tokens"]) == (200, "complete", 2)
 
 
 def test_what_comes_at_once_has_no_comments(gateway: Gateway) -> None:
@@ -129,7 +129,7 @@ def test_what_comes_at_once_has_no_comments(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "code", "ending"),
+    ("model", "code", "termination_reason"),
     [
         ("400", "sim_400", "refused"), ("429", "sim_429", "refused"), ("500", "sim_500", "refused"),
         ("503", "sim_503", "refused"),
@@ -138,13 +138,18 @@ def test_what_comes_at_once_has_no_comments(gateway: Gateway) -> None:
         ("gzip", "bad_answer", "refused"),
     ],
 )  # fmt: skip
-def test_a_failure_is_an_event_from_then_on(gateway: Gateway, model: str, code: str, ending: str) -> None:
+def test_a_failure_is_an_event_from_then_on(gateway: Gateway, model: str, code: str, termination_reason: str) -> None:
     answer = ask(gateway.url, asked(model))
     (event,) = streamed(answer)
     error = json.loads(event.removeprefix(b"data: "))["error"]
     assert (error["code"], bool(error["message"])) == (code, True)
     row = record(gateway, answer)
-    assert (row["status"], row["ending"], row["code"], row["completion_tokens"] or 0) == (200, ending, code, 0)
+    assert (row["status"], row["termination_reason"], row["code"], row["completion_tokens"] or 0) == (
+        200,
+        termination_reason,
+        code,
+        0,
+    )
     assert (row["cost_nano"] > 0) is (model == "dies"), "only what may have been begun costs its prompt"
 
 
@@ -159,7 +164,7 @@ def test_an_answer_in_one_piece_becomes_an_event(gateway: Gateway, counts: bool)
     assert choice["delta"] == {"role": "assistant", "content": "Hi there", "tool_calls": [{**CALL, "index": 0}]}
     assert said.get("usage") == (USAGE if counts else None)
     row = record(gateway, answer)
-    assert (row["ending"], row["prompt_tokens"], row["completion_tokens"]) == ("complete", 5, 2)
+    assert (row["termination_reason"], row["prompt_tokens"], row["completion_tokens"]) == ("complete", 5, 2)
 
 
 def test_an_answer_too_long_to_hold_becomes_one_too(gateway: Gateway) -> None:
@@ -188,7 +193,7 @@ def test_who_leaves_before_the_first_event_pays_the_prompt(gateway: Gateway) -> 
         opened = client.open(asked("slow"))
         request_id = dict(opened.headers)["x-request-id"]
     (row,) = until(lambda: [r for r in gateway.usage_rows() if r["request_id"] == request_id], "the usage record")
-    assert (row["status"], row["ending"], row["completion_tokens"]) == (200, "client_gone", 0)
+    assert (row["status"], row["termination_reason"], row["completion_tokens"]) == (200, "client_gone", 0)
     assert row["prompt_tokens"] > 0
 
 

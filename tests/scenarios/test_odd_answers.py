@@ -122,7 +122,7 @@ def test_the_record_says_what_was_counted_by_size(
     with client.chat.completions.with_streaming_response.create(**HELLO, stream=True) as answer:
         assert b"".join(answer.iter_bytes()) == CHUNK % (b"x", b',"a":+1') + LAST + DONE
     row = record_of(gateway, answer.headers["x-request-id"])
-    assert (row["ending"], row["usage_source"]) == ("complete", "estimate")
+    assert (row["termination_reason"], row["usage_source"]) == ("complete", "estimate")
     assert row["completion_tokens"] > 10
 
 

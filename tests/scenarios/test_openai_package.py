@@ -180,7 +180,7 @@ def test_a_stream_that_breaks_raises(gateway: Gateway, kind: str) -> None:
 
 def test_a_client_that_times_out_is_settled_as_gone(gateway: Gateway, kind: str) -> None:
     def gone() -> list[Any]:
-        return [line for line in gateway.access_lines() if line["ending"] == "client_gone"]
+        return [line for line in gateway.access_lines() if line["termination_reason"] == "client_gone"]
 
     written(gateway)
     before = len(gone())

@@ -236,7 +236,7 @@ def test_a_server_that_refuses_the_wish_for_usage_is_remembered_and_estimated(
         return rows if len(rows) == 3 else []
 
     for row in until(records, "the usage records"):
-        assert (row["completion_tokens"], row["usage_source"], row["ending"]) == (5, "estimate", "complete")
+        assert (row["completion_tokens"], row["usage_source"], row["termination_reason"]) == (5, "estimate", "complete")
         assert 5 <= row["prompt_tokens"] <= len(body)
     refused = ask(gateway.url, body[:-1] + b',"stream_options":{"include_usage":true}}')
     assert refused.status == 400, "a client that asks itself gets the server's own answer"

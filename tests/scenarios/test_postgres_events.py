@@ -30,7 +30,7 @@ TOLD = (
     '"total_tokens":12,"is_stream":true,"endpoint":"/v1/chat/completions","timestamp":"2027-01-15T08:00:00.000Z",'
     '"backend_url":"http://b","method":"POST","path":"/v1/chat/completions","status_code":200,"latency_ms":500,'
     '"key_id":"key_1","key_name":"mine","team_id":"","organization_id":"","plan":"","priority":"normal",'
-    '"tags":[],"cached_tokens":2,"usage_source":"provider","ending":"complete","code":"","backend":"b",'
+    '"tags":[],"cached_tokens":2,"usage_source":"provider","termination_reason":"complete","code":"","backend":"b",'
     '"attempts":1,"first_token_ms":100,"cost_nano":9,"currency":"EUR"}'
 )
 
@@ -75,7 +75,7 @@ def told(entries: list[OutboxEntry]) -> list[tuple[str, str, int]]:
 
 def test_each_reporter_is_told_what_it_was_always_told(url: str) -> None:
     store = store_with(url, "one", "two")
-    more = {"model": "m", "stream": True, "status": 200, "ending": "complete", "backend": "b", "attempts": 1,
+    more = {"model": "m", "stream": True, "status": 200, "termination_reason": "complete", "backend": "b", "attempts": 1,
             "backend_url": "http://b", "duration_s": 0.5, "first_token_s": 0.1}  # fmt: skip
     said = Settle("", None, record("r", cost_nano=9, usage=Usage(7, 5, "provider", 2), **more))
     store.apply(1, [*(Settle("", None, record(f"r{number}", number)) for number in range(300)), said])

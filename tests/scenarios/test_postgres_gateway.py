@@ -115,8 +115,10 @@ def test_what_a_killed_gateway_held_is_free_again_and_long_streams_are_paid(tmp_
         until(lambda: balance(url)[1] == 0, "nothing is held", 20)
     kinds = query(url, "SELECT kind, count(*) FROM ledger_entries WHERE step = 1 GROUP BY kind ORDER BY kind")
     assert kinds == [("expire", 1), ("post", 1)]
-    [(ending, tokens)] = query(url, "SELECT code, total_tokens FROM usage_records WHERE usage_source = 'partial'")
-    assert ending == "owner_lost"
+    [(termination_reason, tokens)] = query(
+        url, "SELECT code, total_tokens FROM usage_records WHERE usage_source = 'partial'"
+    )
+    assert termination_reason == "owner_lost"
     assert 20 < tokens < 400
     check_all(url)
 

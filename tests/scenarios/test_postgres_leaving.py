@@ -77,7 +77,9 @@ def test_the_record_says_who_ended_a_request_whose_reservation_was_under_way(
                     assert (answer.status, answer.code) == (503, "shutting_down")
             rival.rollback()
         assert gateway.wait(20) == 0
-    [record] = query(url, "SELECT status, ending, code FROM usage_records WHERE ending <> 'complete'")
+    [record] = query(
+        url, "SELECT status, termination_reason, code FROM usage_records WHERE termination_reason <> 'complete'"
+    )
     assert record == (
         (503, "shutdown", "shutting_down") if who == "the gateway" else (499, "client_gone", "client_closed_request")
     )

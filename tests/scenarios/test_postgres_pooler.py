@@ -193,7 +193,7 @@ def test_a_gateway_makes_its_store_through_a_pooler_and_keeps_answers_there(tmp_
             for number in range(20):
                 headers = [("Idempotency-Key", f"k_{number % 10}")]
                 assert ask(gateway.url, {**HELLO, "max_tokens": 5}, headers=headers).status == 200
-        assert query(url, "SELECT count(*) FROM usage_records WHERE ending = 'complete'") == [(10,)]
+        assert query(url, "SELECT count(*) FROM usage_records WHERE termination_reason = 'complete'") == [(10,)]
         assert query(url, "SELECT held FROM ledger_balances") == [(0,)]
         check_books(url)
         check_usage(url)

@@ -26,7 +26,7 @@ ENDLESS = chat(100_000, tokens_per_s=20)
 
 
 def config(*sims: Sim, backend: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    each = {"max_in_flight": 1, "tell_caller": True, **(backend or {})}
+    each = {"max_in_flight": 1, "identity_headers": True, **(backend or {})}
     backends = [{"url": sim.url, "name": f"sim{n}", **each} for n, sim in enumerate(sims)]
     return {"backends": backends, "api_keys": KEYS, "health_check": {"enabled": False}, **more}
 
@@ -142,7 +142,7 @@ async def test_a_key_of_the_store_is_told_in_full(sim: Sim, tmp_path: Path) -> N
 
 
 async def test_a_backend_is_told_nothing_unless_it_is_wanted(sim: Sim, tmp_path: Path) -> None:
-    quiet = {"tell_caller": False, "max_in_flight": None}
+    quiet = {"identity_headers": False, "max_in_flight": None}
     with running(tmp_path / "gateway", config(sim, backend=quiet)) as gateway:
         assert (await ask(gateway.port, body_for(LOW))).status == 200
         (fields,) = seen(sim)
@@ -168,7 +168,7 @@ async def test_who_leaves_the_queue_costs_nothing_and_no_place(sim: Sim, tmp_pat
         await at_rest(gateway)
         assert len(seen(sim)) == 5
         rows = gateway.wait_for_rows(25)
-        left = [row for row in rows if row["ending"] == "client_gone" and row["status"] == 499]
+        left = [row for row in rows if row["termination_reason"] == "client_gone" and row["status"] == 499]
         assert len(left) == 20
         assert {(row["prompt_tokens"], row["completion_tokens"]) for row in left} <= {(None, None), (0, 0)}
 

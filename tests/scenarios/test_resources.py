@@ -91,7 +91,7 @@ async def test_three_hundred_endings_leave_nothing_behind(tmp_path: Path) -> Non
 
             await eventually(is_clean, "only idle connections to the backend are kept")
             metrics = gateway.metrics()
-            endings = {line["ending"] for line in gateway.access_lines()}
+            endings = {line["termination_reason"] for line in gateway.access_lines()}
             assert metrics["zuebee_requests_running"] == 0
             assert gateway.total("zuebee_backend_in_flight") == 0
             assert gateway.total("zuebee_records_dropped_total") == 0

@@ -122,7 +122,7 @@ async def test_a_revoked_key_ends_its_streams(sim: Sim, tmp_path: Path, kind: Ki
         rows = until(
             lambda: (
                 found
-                if len(found := [row for row in gateway.usage_rows() if row["ending"] == "cut"]) == STREAMS
+                if len(found := [row for row in gateway.usage_rows() if row["termination_reason"] == "cut"]) == STREAMS
                 else []
             ),
             "they are on record",

@@ -147,7 +147,7 @@ async def test_no_secret_is_written_down(place: Place) -> None:
     gateway.send_signal(signal.SIGHUP)
     await eventually(lambda: "not reloaded" in gateway.output, "the reload is refused")
     await eventually(lambda: gateway.metrics()["zuebee_requests_running"] == 0, "all is answered")
-    endings, records = (gateway.total(f"zuebee_{name}_total") for name in ("endings", "usage_records"))
+    endings, records = (gateway.total(f"zuebee_{name}_total") for name in ("terminations", "usage_records"))
     assert min(endings, records) > len(REQUESTS) / 2
     await eventually(lambda: len(gateway.access_lines()) == endings, "all is logged")
     await eventually(lambda: len(gateway.usage_rows()) == records, "all is on record")

@@ -88,7 +88,9 @@ async def test_two_hundred_streams_finish_or_are_told_why_not(tmp_path: Path, si
         assert all(told_why(text) for text in await asyncio.gather(*map(read_rest, long)))
         assert await asyncio.to_thread(process.wait) == 0
         assert time.monotonic() - told_s < grace_s + drain_s + LATE_S
-        endings = Counter((row["ending"], row["usage_source"], row["status"]) for row in process.usage_rows())
+        endings = Counter(
+            (row["termination_reason"], row["usage_source"], row["status"]) for row in process.usage_rows()
+        )
         assert endings == {("complete", "provider", 200): SHORT + 2, ("shutdown", "partial", 200): LONG}
         assert all(row["completion_tokens"] > 0 for row in process.usage_rows())
         assert len(process.access_lines()) == SHORT + LONG + 2
@@ -117,7 +119,7 @@ async def test_a_second_signal_hastens(tmp_path: Path, sim: Sim, number: signal.
                 assert answer.headers["x-should-retry"] == "true"
             assert await asyncio.to_thread(process.wait) == 0
         rows = process.usage_rows()
-    assert sorted((row["ending"], row["usage_source"]) for row in rows) == [
+    assert sorted((row["termination_reason"], row["usage_source"]) for row in rows) == [
         ("shutdown", "estimate"),
         ("shutdown", "partial"),
     ]
@@ -142,4 +144,4 @@ async def test_a_reader_that_has_stopped_does_not_hold_up_the_end(tmp_path: Path
         with within(0.5 + LATE_S, "the end"):
             process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.wait) == 0
-        assert [row["ending"] for row in process.usage_rows()] == ["shutdown"]
+        assert [row["termination_reason"] for row in process.usage_rows()] == ["shutdown"]

@@ -129,7 +129,7 @@ def readers_that_stop(process: Gateway, sim: Sim) -> Iterator[None]:
         yield
     rows = process.wait_for_rows(STALLED)
     until(lambda: process.metrics()["zuebee_requests_running"] == 0, "nothing runs")
-    assert {row["ending"] for row in rows} == {"client_gone"}
+    assert {row["termination_reason"] for row in rows} == {"client_gone"}
     assert len({row["request_id"] for row in rows}) == STALLED
 
 

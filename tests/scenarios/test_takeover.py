@@ -43,7 +43,7 @@ def second_chances(sims: tuple[Sim, Sim], tmp_path_factory: pytest.TempPathFacto
     """The same, whose operator would rather pay twice."""
     first, second = (sim.url for sim in sims)
     common = {"first_byte_timeout": "1s", "idle_timeout": "1s", "timeout": "2s"}
-    more = {**common, "repeat": ["timeout", "broken", "5xx"]}
+    more = {**common, "retry_started_on": ["timeout", "broken", "5xx"]}
     config = {
         "backends": [{"url": first, "name": "first", **more}, {"url": second, "name": "second", **more}],
         "routing": {"retry": {"initial_wait": "20ms"}, "fallback": [{"primary": first, "fallback": [second]}]},
@@ -79,7 +79,7 @@ BEGUN: list[tuple[str, dict[str, Any], str]] = [
     ("502", {}, "5xx"),
     ("504", {}, "5xx"),
 ]
-"""What a server may have done its work for, and the word of `backends[].repeat` that has it sent again."""
+"""What a server may have done its work for, and the word of `backends[].retry_started_on` that has it sent again."""
 CASES = [(name, options, stream) for name, options, streams in BEFORE_THE_FIRST_BYTE for stream in streams]
 
 
@@ -94,7 +94,7 @@ def test_another_server_takes_over_before_the_first_byte(
     assert (answer.status, answer.whole) == (200, True)
     assert not stream or answer.events[-1] == "[DONE]"
     row = record_of(gateway, answer.header("x-request-id"))
-    assert (row["backend"], row["attempts"], row["ending"], row["usage_source"]) == (
+    assert (row["backend"], row["attempts"], row["termination_reason"], row["usage_source"]) == (
         "second",
         2,
         "complete",
@@ -164,7 +164,7 @@ def test_when_everything_fails_retries_stay_within_their_budget(
     """
     clients = 20
     config = {
-        "backends": [{"url": sim.url, "timeout": "1s", "repeat": ["timeout"]} for sim in sims[:servers]],
+        "backends": [{"url": sim.url, "timeout": "1s", "retry_started_on": ["timeout"]} for sim in sims[:servers]],
         "routing": {"retry": {"initial_wait": "100ms", "max_wait": "200ms"}},
         "health_check": {"enabled": False},
     }

@@ -40,7 +40,7 @@ def leave_after(gateway: Gateway, body: dict[str, Any], size_bytes: int) -> dict
         assert len(opened.read(size_bytes)) == size_bytes
         opened.close()
     row = record_of(gateway, dict(opened.headers)["x-request-id"])
-    assert (row["status"], row["ending"]) == (200, "client_gone")
+    assert (row["status"], row["termination_reason"]) == (200, "client_gone")
     return row
 
 

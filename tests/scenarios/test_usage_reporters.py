@@ -88,7 +88,11 @@ def test_a_receiver_like_the_published_one(tmp_path: Path, sim: Sim) -> None:
                 assert event["endpoint"] == "/v1/chat/completions"
                 assert event["total_tokens"] == event["prompt_tokens"] + event["completion_tokens"] == used
                 assert event["timestamp"].endswith("Z")
-                assert (event["status_code"], event["ending"], event["user_id"]) == (200, "complete", "alice")
+                assert (event["status_code"], event["termination_reason"], event["user_id"]) == (
+                    200,
+                    "complete",
+                    "alice",
+                )
                 assert "Hello" not in json.dumps(event)
             assert gateway.total("llmproxy_webhook_success_total") == 4
             assert gateway.total("llmproxy_webhook_failure_total") == 0

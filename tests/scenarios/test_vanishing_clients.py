@@ -50,7 +50,7 @@ async def settled(gateway: Gateway, counts: dict[str, int]) -> list[dict[str, An
     """The new lines of the access log, once nothing runs and all is written."""
     await eventually(lambda: gateway.metrics()["zuebee_connections"] == 1, "all connections are closed")
     rows, lines = await asyncio.to_thread(written, gateway)
-    endings, records = (gateway.total(f"zuebee_{name}_total") for name in ("endings", "usage_records"))
+    endings, records = (gateway.total(f"zuebee_{name}_total") for name in ("terminations", "usage_records"))
     assert (lines, rows) == (endings, records)
     return gateway.access_lines()[counts["lines"] :]
 
@@ -73,7 +73,9 @@ async def test_who_leaves_before_the_body_is_whole_costs_nothing(
         await eventually(lambda: gateway.metrics()["zuebee_requests_running"] == 1, "the request has begun")
         client.vanish()
     lines = await settled(gateway, counts)
-    assert [(line["ending"], line["status"], line["backend"]) for line in lines] == [("client_gone", 499, "")]
+    assert [(line["termination_reason"], line["status"], line["backend"]) for line in lines] == [
+        ("client_gone", 499, "")
+    ]
     assert len(gateway.usage_rows()) == counts["rows"]
     assert sim.stats()["requests_started"] == counts["requests_started"]
 
@@ -97,7 +99,11 @@ async def test_who_leaves_while_waiting_stops_the_model(
     await eventually(lambda: sim.stats()["requests_aborted"] > counts["requests_aborted"], "it stopped", SOON_S)
     [line] = await settled(gateway, counts)
     [row] = gateway.usage_rows()[counts["rows"] :]
-    assert (line["ending"], row["ending"], row["usage_source"]) == ("client_gone", "client_gone", "estimate")
+    assert (line["termination_reason"], row["termination_reason"], row["usage_source"]) == (
+        "client_gone",
+        "client_gone",
+        "estimate",
+    )
     assert row["prompt_tokens"] > 0
 
 
@@ -115,7 +121,11 @@ async def test_who_leaves_in_a_stream_stops_the_model_and_pays_for_what_came(
     await eventually(lambda: sim.stats()["streams_aborted"] > counts["streams_aborted"], "it stopped", SOON_S)
     [line] = await settled(gateway, counts)
     [row] = gateway.usage_rows()[counts["rows"] :]
-    assert (line["ending"], row["ending"], row["usage_source"]) == ("client_gone", "client_gone", "partial")
+    assert (line["termination_reason"], row["termination_reason"], row["usage_source"]) == (
+        "client_gone",
+        "client_gone",
+        "partial",
+    )
     assert row["completion_tokens"] >= seen
     assert row["status"] == 200
 
@@ -132,8 +142,8 @@ async def test_who_leaves_after_the_last_byte_has_had_it_all(
         assert answer.status == 200
     lines = await settled(gateway, counts)
     rows = gateway.usage_rows()[counts["rows"] :]
-    assert {line["ending"] for line in lines} == {"complete"}
-    kinds = {(row["ending"], row["usage_source"], row["completion_tokens"]) for row in rows}
+    assert {line["termination_reason"] for line in lines} == {"complete"}
+    kinds = {(row["termination_reason"], row["usage_source"], row["completion_tokens"]) for row in rows}
     assert (len(rows), kinds) == (50, {("complete", "provider", TOKENS)})
 
 
@@ -188,7 +198,10 @@ async def test_two_hundred_who_leave_at_random_are_each_on_record_once(place: Pl
             figures = (account["prompt_tokens"], account["completion_tokens"])
             assert (row["prompt_tokens"], row["completion_tokens"]) == figures
         else:
-            assert (row["ending"], row["usage_source"]) in {("client_gone", "partial"), ("client_gone", "estimate")}
+            assert (row["termination_reason"], row["usage_source"]) in {
+                ("client_gone", "partial"),
+                ("client_gone", "estimate"),
+            }
             assert row["completion_tokens"] <= (account["events"] if account else 0)
         if request_id in aborts.events:
             assert row["completion_tokens"] >= min(aborts.events[request_id], TOKENS)

@@ -48,7 +48,7 @@ def usage_row(gateway: Gateway, answer: Answer) -> tuple[object, ...]:
     (row,) = until(
         lambda: [row for row in gateway.usage_rows() if row["request_id"] == request_id], f"the record of {request_id}"
     )
-    return tuple(row[name] for name in ("prompt_tokens", "completion_tokens", "usage_source", "ending"))
+    return tuple(row[name] for name in ("prompt_tokens", "completion_tokens", "usage_source", "termination_reason"))
 
 
 def reported(answer: Answer) -> tuple[int, int] | None:

@@ -153,7 +153,7 @@ async def test_who_waits_in_vain_is_refused_in_time_and_who_leaves_meanwhile_hol
         assert (await asyncio.to_thread(balance, gateway))["held"] == 0
         assert len(gateway.usage_rows()) == 1
         ends = await asyncio.to_thread(until, lambda: gateway.access_lines()[2:] and gateway.access_lines(), "3 lines")
-        assert sorted((line["status"], line["ending"]) for line in ends) == [
+        assert sorted((line["status"], line["termination_reason"]) for line in ends) == [
             (200, "client_gone"), (429, "refused"), (499, "client_gone")
         ]  # fmt: skip
 
@@ -180,7 +180,11 @@ async def test_to_leave_early_saves_nothing_of_the_prompt(tmp_path: Path, sim: S
                 assert await connection.read_head() == 200
                 assert await connection.events(3) >= 3
             connection.vanish()
-        [row] = [each for each in await asyncio.to_thread(gateway.wait_for_rows, 6) if each["ending"] == "client_gone"]
+        [row] = [
+            each
+            for each in await asyncio.to_thread(gateway.wait_for_rows, 6)
+            if each["termination_reason"] == "client_gone"
+        ]
         assert row["prompt_tokens"] >= prompt_tokens
         assert (await asyncio.to_thread(balance, gateway))["used"] - before >= prompt_tokens
 

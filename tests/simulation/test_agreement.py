@@ -171,7 +171,7 @@ def told(house: House, name: str) -> str:
 def disagreements(house: House) -> list[tuple[Any, ...]]:
     with reading(str(house.path)) as connection:
         rows: dict[str, list[tuple[int, str, str]]] = {}
-        columns = "request_id, status, ending, code"
+        columns = "request_id, status, termination_reason, code"
         for name, *row in connection.exec_driver_sql(f"SELECT {columns} FROM usage_records"):
             rows.setdefault(name, []).append(tuple(row))
         charged: Counter[str] = Counter()
@@ -187,12 +187,14 @@ def disagreements(house: House) -> list[tuple[Any, ...]]:
     for name in house.clients:
         saw, row, cost, seen = told(house, name), rows.get(name, []), charged[name], house.seen[name]
         if saw == "whole":
-            agrees = row == [(200, "complete", "")] and cost == USAGE.total_tokens and seen.ending == "complete"
+            agrees = (
+                row == [(200, "complete", "")] and cost == USAGE.total_tokens and seen.termination_reason == "complete"
+            )
         else:
-            agrees = saw == "503" and not cost and (seen.status, seen.ending) == (503, "refused")
+            agrees = saw == "503" and not cost and (seen.status, seen.termination_reason) == (503, "refused")
             agrees = agrees and row in ([], [(503, "refused", "store_unavailable")])
         if not agrees:
-            found.append((name, saw, row, cost, seen.status, seen.ending))
+            found.append((name, saw, row, cost, seen.status, seen.termination_reason))
     return found
 
 

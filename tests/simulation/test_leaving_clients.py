@@ -88,8 +88,8 @@ class Gate:
         await asyncio.wait_for(shared_committer_of(self.billing).drained(), 5)
 
     def rows(self) -> list[tuple[object, ...]]:
-        """Of the usage records: the request, its status, its ending and its code."""
-        places = [usage_rows.COLUMNS.index(name) for name in ("request_id", "status", "ending", "code")]
+        """Of the usage records: the request, its status, its termination_reason and its code."""
+        places = [usage_rows.COLUMNS.index(name) for name in ("request_id", "status", "termination_reason", "code")]
         return [tuple(record.row[at] for at in places) for record in self.store.kept]
 
 
@@ -113,9 +113,9 @@ async def test_whoever_leaves_at_any_moment_leaves_nothing_held(tmp_path: Path, 
             assert list(made.limiter.slots()) == []
             assert len(made.seen) == made.number
             seen = made.seen[-1]
-            ends.add(seen.ending)
+            ends.add(seen.termination_reason)
             rows = [row for row in made.rows() if row[0] == f"req_{made.number}"]
-            assert rows in ([], [(seen.request_id, seen.status, seen.ending, seen.code)])
+            assert rows in ([], [(seen.request_id, seen.status, seen.termination_reason, seen.code)])
             if not rows:
                 assert made.inference.begun == 0 or seen.status == 499
 

@@ -100,7 +100,7 @@ async def test_through_the_gateway_it_is_the_same(tmp_path: Path, asked: bool) -
                 assert answer.status == 200, stream
                 assert answer.body == (stream.body if asked else stream.shown)
             rows = until(lambda: len(gateway.usage_rows()) == len(streams) and gateway.usage_rows(), "the records")
-            assert {row["ending"] for row in rows} == {"complete"}
+            assert {row["termination_reason"] for row in rows} == {"complete"}
             sources = sorted(row["usage_source"] for row in rows)
             assert sources == sorted("provider" if stream.told else "estimate" for stream in streams)
             assert "Traceback" not in gateway.output

@@ -20,7 +20,7 @@ LONGEST_S = 0.012
 
 class Left(NamedTuple):
     """Of so many reservations: who left before they knew of it, the holds that stayed open, and what is on record of
-    those who left but nothing was held for (status, ending, code), with how often.
+    those who left but nothing was held for (status, termination_reason, code), with how often.
     """
 
     asked: int
@@ -68,8 +68,13 @@ async def leave(url: str, folder: Path, count: int, seed: int) -> Left:
     await asyncio.wait_for(shared_committer_of(billing).drained(), 10)
     leaked = query(url, "SELECT count(*) FROM ledger_holds")[0][0]
     await billing.aclose()
-    rows = query(url, "SELECT status, ending, code, count(*) FROM usage_records GROUP BY 1, 2, 3")
-    return Left(count, left, leaked, {(status, ending, code): times for status, ending, code, times in rows})
+    rows = query(url, "SELECT status, termination_reason, code, count(*) FROM usage_records GROUP BY 1, 2, 3")
+    return Left(
+        count,
+        left,
+        leaked,
+        {(status, termination_reason, code): times for status, termination_reason, code, times in rows},
+    )
 
 
 def _cancel_after(task: asyncio.Future[None], turns: int) -> None:

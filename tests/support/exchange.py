@@ -54,7 +54,7 @@ class Desk:
     def settle(self, settlement: Settlement) -> Awaitable[None] | None:
         self._log.append("settled")
         self.settled.append(settlement)
-        self.as_settled.append((settlement.ending, settlement.status, settlement.code, settlement.usage))
+        self.as_settled.append((settlement.termination_reason, settlement.status, settlement.code, settlement.usage))
         self.held -= settlement.grant is not None
         return Stored(self._log) if self.hold is not None else None
 
@@ -209,7 +209,7 @@ class Scene:
         assert self.inference.closed == self.inference.begun
         assert not self.pipeline.running
         said = self.desk.as_settled[0]
-        now = (self.settlement.ending, self.settlement.status, self.settlement.code, self.settlement.usage)
+        now = (self.settlement.termination_reason, self.settlement.status, self.settlement.code, self.settlement.usage)
         assert now == said, "a settlement changed after it was settled"
         assert self.settlement.duration_s >= 0
         return said

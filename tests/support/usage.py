@@ -42,7 +42,7 @@ def make_event(request_id: str = "req_1", **changes: Any) -> UsageEvent:
         "tags": (),
         "cached_tokens": 0,
         "usage_source": "provider",
-        "ending": "complete",
+        "termination_reason": "complete",
         "code": "",
         "backend": "vllm",
         "attempts": 1,
@@ -69,7 +69,7 @@ def make_store(url: str) -> Database:
 def record_of(event: UsageEvent) -> dict[str, Any]:
     """The usage record that says the same."""
     same = ("request_id", "key_id", "key_name", "user_id", "team_id", "organization_id", "plan", "priority", "model",
-            "method", "endpoint", "is_stream", "ending", "code", "backend", "backend_url", "attempts",
+            "method", "endpoint", "is_stream", "termination_reason", "code", "backend", "backend_url", "attempts",
             "prompt_tokens", "completion_tokens", "cached_tokens", "usage_source", "cost_nano")  # fmt: skip
     return {
         **{name: getattr(event, name) for name in same},

@@ -21,7 +21,7 @@ from zuebee.config.settings_billing import (
 from zuebee.http.connect import bypasses_proxy, port_of
 from zuebee.lib.units import Duration, Size, Timeout
 
-Repeated = Literal["timeout", "broken", "5xx"]
+Restartable = Literal["timeout", "broken", "5xx"]
 """What may be sent again although a backend may have begun to work on it."""
 
 
@@ -157,8 +157,8 @@ class BackendSettings(Section, frozen=True, kw_only=True):
     timeout_s: Annotated[Timeout, Meta(description="For one whole exchange.")] = field(
         name="timeout", default=seconds(600)
     )
-    repeat: Annotated[
-        tuple[Repeated, ...],
+    retry_started_on: Annotated[
+        tuple[Restartable, ...],
         Meta(
             description="What is sent again though it may have been begun: after silence (`timeout`), a lost "
             "connection or an answer that is none (`broken`), an answer of 500 and above (`5xx`). **Each such try may "
@@ -173,7 +173,7 @@ class BackendSettings(Section, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Requests it answers at once; more wait in `routing.queue`. Default: no bound, no queue."),
     ] = None
-    tell_caller: Annotated[
+    identity_headers: Annotated[
         bool, Meta(description="Tell it in `x-zuebee-*` headers on whose behalf a request comes; never the key.")
     ] = False
     ca_file: Annotated[str | None, Meta(description="PEM authorities to trust for https, instead of the system's.")] = (
@@ -197,7 +197,7 @@ class RetrySettings(Section, frozen=True, kw_only=True):
         tuple[Literal["connect_failure", "timeout", "5xx", "429"], ...],
         Meta(
             description="What is worth another try. Of what a backend may have begun only what its "
-            "`backends[].repeat` names."
+            "`backends[].retry_started_on` names."
         ),
     ] = ("connect_failure", "timeout", "5xx", "429")
     budget_percent: Annotated[
@@ -352,7 +352,7 @@ class Settings(Section, frozen=True, kw_only=True):
         StoreSettings()
     )
     billing: Annotated[BillingSettings, Meta(description="Prices and holds.", extra=RESTART)] = BillingSettings()
-    idempotency: Annotated[IdempotencySettings, Meta(description="Repeated requests.", extra=RESTART)] = (
+    idempotency: Annotated[IdempotencySettings, Meta(description="Restartable requests.", extra=RESTART)] = (
         IdempotencySettings()
     )
     on_disconnect: Annotated[

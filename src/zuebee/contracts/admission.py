@@ -193,7 +193,9 @@ class Grant:
         self.answer_bound = answer_bound
 
 
-Ending = Literal["complete", "client_gone", "upstream_broken", "timeout", "shutdown", "cut", "refused", "failed"]
+TerminationReason = Literal[
+    "complete", "client_gone", "upstream_broken", "timeout", "shutdown", "cut", "refused", "failed"
+]
 """How a request ended: whole; the client left; the backend broke off; a deadline passed; the gateway stopped; the
 gateway cut it, for its key was revoked or its budget ran out; an error was the answer (ours or the backend's); a
 defect of ours."""
@@ -214,7 +216,7 @@ class Settlement:
         address: str,
         at_s: float,
         status: int = 0,
-        ending: Ending = "failed",
+        termination_reason: TerminationReason = "failed",
         code: str = "",
         principal: Principal = ANONYMOUS,
         grant: Grant | None = None,
@@ -238,7 +240,7 @@ class Settlement:
         self.address = address
         self.at_s = at_s
         self.status = status
-        self.ending = ending
+        self.termination_reason = termination_reason
         self.code = code
         self.principal = principal
         self.grant = grant

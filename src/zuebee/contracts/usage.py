@@ -8,7 +8,7 @@ import msgspec
 
 RECORD_COLUMNS = (
     "request_id", "at_s", "key_id", "key_name", "user_id", "team_id", "organization_id", "plan", "priority", "model",
-    "method", "endpoint", "is_stream", "status", "ending", "code", "backend", "backend_url", "attempts",
+    "method", "endpoint", "is_stream", "status", "termination_reason", "code", "backend", "backend_url", "attempts",
     "prompt_tokens", "completion_tokens", "cached_tokens", "usage_source", "cost_nano", "duration_ms",
     "first_token_ms", "tags",
 )  # fmt: skip
@@ -46,7 +46,7 @@ class UsageEvent(msgspec.Struct, frozen=True):
     tags: tuple[str, ...]
     cached_tokens: int
     usage_source: str
-    ending: str
+    termination_reason: str
     code: str
     backend: str
     attempts: int

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Final, Literal, TypeVar
 
-from zuebee.config.settings import Repeated, RetrySettings
+from zuebee.config.settings import Restartable, RetrySettings
 from zuebee.contracts.inference import End, Head, Headers, Inference
 from zuebee.dispatch.priority_queue import Load
 from zuebee.lib.patterns import allowed
@@ -309,15 +309,17 @@ def is_failure(first: Head | End) -> bool:
     return first.cause != "none"
 
 
-def where_again(first: Head | End, settings: RetrySettings, repeat: Sequence[Repeated], doubts: int) -> Where:
+def where_again(
+    first: Head | End, settings: RetrySettings, retry_started_on: Sequence[Restartable], doubts: int
+) -> Where:
     """Where a failed try may be made again.
 
     It may be made anywhere where nobody has begun to work: there was no connection, or the answer is 429, 503 or 529.
-    A request that was lost with its connection may be taken over by another backend, once. `repeat`: what else the
+    A request that was lost with its connection may be taken over by another backend, once. `retry_started_on`: what else the
     backend's operator wants to have sent again, at the price of a second generation. `doubts`: see `Job`.
     """
     if isinstance(first, Head):
-        return _after_answer(first, settings, repeat)
+        return _after_answer(first, settings, retry_started_on)
     cause = first.cause
     reported = 0 if first.refusal is None else first.refusal.status
     if (
@@ -332,23 +334,23 @@ def where_again(first: Head | End, settings: RetrySettings, repeat: Sequence[Rep
     if cause == "gone":
         return "anywhere" if doubts <= MAX_DOUBTS else "nowhere"
     if cause == "died":
-        if "broken" in repeat:
+        if "broken" in retry_started_on:
             return "anywhere"
         return "elsewhere" if doubts <= MAX_DOUBTS else "nowhere"
     if cause == "broken":
-        return "anywhere" if "broken" in repeat else "nowhere"
+        return "anywhere" if "broken" in retry_started_on else "nowhere"
     if cause == "timeout":
-        return "anywhere" if "timeout" in repeat and "timeout" in settings.retry_on else "nowhere"
+        return "anywhere" if "timeout" in retry_started_on and "timeout" in settings.retry_on else "nowhere"
     if cause == "overload" and "5xx" in settings.retry_on:
-        return "anywhere" if not first.sent or reported in OVERLOADED or "5xx" in repeat else "nowhere"
+        return "anywhere" if not first.sent or reported in OVERLOADED or "5xx" in retry_started_on else "nowhere"
     return "nowhere"
 
 
-def _after_answer(head: Head, settings: RetrySettings, repeat: Sequence[Repeated]) -> Where:
+def _after_answer(head: Head, settings: RetrySettings, retry_started_on: Sequence[Restartable]) -> Where:
     status, allowed = head.status, settings.retry_on
     if ("429" if status == 429 else "5xx") not in allowed:
         return "nowhere"
-    if status not in OVERLOADED and (status < 500 or "5xx" not in repeat):
+    if status not in OVERLOADED and (status < 500 or "5xx" not in retry_started_on):
         return "nowhere"
     return "nowhere" if is_final(head.headers) else "anywhere"
 
@@ -409,7 +411,7 @@ def _number(value: bytes) -> float | None:
 
 
 class Backend(Node):
-    """A node that can be talked to. `repeat`: what it may be sent again though it may have begun it."""
+    """A node that can be talked to. `retry_started_on`: what it may be sent again though it may have begun it."""
 
     def __init__(
         self,
@@ -421,9 +423,9 @@ class Backend(Node):
         health: Health,
         models: Sequence[str],
         load: Load | None = None,
-        repeat: Sequence[Repeated] = (),
+        retry_started_on: Sequence[Restartable] = (),
     ) -> None:
         super().__init__(name, weight, health, models, load)
         self.url = url
         self.inference = inference
-        self.repeat = tuple(repeat)
+        self.retry_started_on = tuple(retry_started_on)

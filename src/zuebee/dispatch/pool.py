@@ -135,7 +135,7 @@ class BackendPool:
             health=health,
             models=settings.models,
             load=load,
-            repeat=settings.repeat,
+            retry_started_on=settings.retry_started_on,
         )
         return Member(settings, backend, inference)
 

@@ -259,7 +259,7 @@ class Dispatcher:
         settings = self._retry
         if not settings.enabled or len(tried) > settings.max_retries:
             return None
-        where = where_again(first, settings, backend.repeat, job.doubts)
+        where = where_again(first, settings, backend.retry_started_on, job.doubts)
         if where == "nowhere":
             return None
         who = _who(job)
@@ -353,7 +353,7 @@ def _still_asked(
     """The candidates of the next try: not one that was lost with the request, or will have none of us."""
     if isinstance(first, Head) or first.cause not in _NOT_THERE_AGAIN:
         return candidates
-    if first.cause == "died" and "broken" in backend.repeat:
+    if first.cause == "died" and "broken" in backend.retry_started_on:
         return candidates
     left = [other for other in candidates if other is not backend]
     if entry is not None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from zuebee.contracts.admission import Ending, Settlement
+from zuebee.contracts.admission import Settlement, TerminationReason
 from zuebee.contracts.errors import BACKEND_ERROR, CLIENT_LEFT, Refusal
 from zuebee.contracts.inference import End, Head, Headers, Job, Sink, Usage
 from zuebee.dialects import openai
@@ -152,9 +152,9 @@ def relayed_error_headers(status: int, headers: Headers, attempts: int) -> Heade
 
 
 class Conclusion(NamedTuple):
-    """An ending, and the code of what went wrong."""
+    """The termination reason, and the code of what went wrong."""
 
-    ending: Ending
+    termination_reason: TerminationReason
     code: str
 
 
@@ -163,7 +163,7 @@ _REFUSED: Final = Conclusion("refused", BACKEND_ERROR)
 _LEFT: Final = Conclusion("client_gone", CLIENT_LEFT.code)
 
 
-def ending_of(end: End) -> Ending:
+def reason_of(end: End) -> TerminationReason:
     """What came of a reply that is not whole."""
     match end.cause:
         case "timeout":
@@ -186,9 +186,9 @@ def prompt_only(settlement: Settlement) -> Usage:
 
 
 def conclusion(end: End, status: int, *, client_gone: bool) -> Conclusion:
-    """The ending and the code of an answer that had begun with this status."""
+    """The termination reason and the code of an answer that had begun with this status."""
     if end.refusal is not None:
-        return Conclusion(ending_of(end), end.refusal.code)
+        return Conclusion(reason_of(end), end.refusal.code)
     if status >= 400:
         return _REFUSED
     return _LEFT if client_gone else _COMPLETE

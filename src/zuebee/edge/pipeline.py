@@ -59,11 +59,11 @@ from functools import partial
 from typing import Any
 
 from zuebee.config.settings_billing import DisconnectSettings
-from zuebee.contracts.admission import Admission, Caller, Ending, Grant, Principal, Settlement
+from zuebee.contracts.admission import Admission, Caller, Grant, Principal, Settlement, TerminationReason
 from zuebee.contracts.errors import BACKEND_ERROR, BAD_ANSWER, BODY_NOT_SIGNED, CLIENT_LEFT, DRAINED, INTERNAL, Refusal
 from zuebee.contracts.inference import End, Events, Head, Headers, Inference, Job, Reply, Usage
 from zuebee.dialects import openai, sse
-from zuebee.edge.client import JSON, Client, conclusion, ending_of, may_have_begun, prompt_only, relayed_headers
+from zuebee.edge.client import JSON, Client, conclusion, may_have_begun, prompt_only, reason_of, relayed_headers
 from zuebee.edge.detached import DETACH, DetachedRequest, Disconnects
 from zuebee.edge.idempotency import HEADER, Attempt, Recording, RecordingClient, Replays, is_signed_for
 from zuebee.edge.prelude import Prelude, as_stream, early_headers
@@ -72,7 +72,7 @@ from zuebee.lib import clock
 from zuebee.lib.tasks import Tasks
 
 
-class Exchange:
+class RequestContext:
     """One request on its way. `end` cuts it short from outside."""
 
     __slots__ = (
@@ -122,8 +122,8 @@ class Exchange:
         try:
             refusal = await self._admit_and_relay(caller)
             if refusal is not None:
-                ending = self.settlement.ending
-                self._settle_refused(refusal, "refused" if ending == "failed" else ending)
+                termination_reason = self.settlement.termination_reason
+                self._settle_refused(refusal, "refused" if termination_reason == "failed" else termination_reason)
                 await self._tell(refusal)
         except asyncio.CancelledError:
             # Settled is settled: its client had the whole answer, and is free to leave before we are done with it.
@@ -278,7 +278,7 @@ class Exchange:
                 raise
             refusal = None
         if refusal is not None:
-            settlement.usage, settlement.ending = None, "failed"
+            settlement.usage, settlement.termination_reason = None, "failed"
             return refusal
         stored = self._settle()
         if stored is not None:
@@ -304,7 +304,7 @@ class Exchange:
 
         def on_end(size: int) -> None:
             settlement.response_bytes = size
-            settlement.ending = "complete" if settlement.status < 400 else "refused"
+            settlement.termination_reason = "complete" if settlement.status < 400 else "refused"
             settlement.code = "" if settlement.status < 400 else BACKEND_ERROR
             self._settle()
 
@@ -361,7 +361,7 @@ class Exchange:
             settlement.backend = end.backend
             settlement.backend_url = end.backend_url
             settlement.attempts = end.attempts
-            settlement.ending = ending_of(end)
+            settlement.termination_reason = reason_of(end)
             if end.usage is None and may_have_begun(end):
                 settlement.usage = prompt_only(settlement)
             return end.refusal or INTERNAL
@@ -379,7 +379,7 @@ class Exchange:
             )
         self._conclude(end)
         if unfit is not None:
-            settlement.ending, settlement.code = "upstream_broken", _known_code(unfit)
+            settlement.termination_reason, settlement.code = "upstream_broken", _known_code(unfit)
         settlement.response_bytes += len(end.last_words)
         stored = self._settle()
         if stored is not None:
@@ -400,7 +400,7 @@ class Exchange:
     def _conclude(self, end: End) -> None:
         settlement = self.settlement
         gone = self._detached_request is not None and self._detached_request.gone
-        settlement.ending, settlement.code = conclusion(end, settlement.status, client_gone=gone)
+        settlement.termination_reason, settlement.code = conclusion(end, settlement.status, client_gone=gone)
 
     async def _tell(self, refusal: Refusal) -> None:
         """Refuse, by what is left to do so."""
@@ -434,12 +434,12 @@ class Exchange:
         self._settle_refused(reason, "shutdown" if reason is DRAINED else "cut")
         await self._tell(reason)
 
-    def _settle_refused(self, refusal: Refusal, ending: Ending, code: str = "") -> None:
+    def _settle_refused(self, refusal: Refusal, termination_reason: TerminationReason, code: str = "") -> None:
         """Settle a request whose answer, or the rest of it, is a refusal; once it is settled, it stays as it is."""
         if self._settled:
             return
         settlement = self.settlement
-        settlement.ending, settlement.code = ending, code or refusal.code
+        settlement.termination_reason, settlement.code = termination_reason, code or refusal.code
         if not self._began:
             settlement.status, settlement.response_bytes = refusal.status, 0
         self._settle()
@@ -473,11 +473,11 @@ class Pipeline:
         self.patience_s = 0.0  # how long a body is waited for before it takes a place
         self.disconnects = Disconnects()
         self.tasks = Tasks()
-        self.running: set[Exchange] = set()
+        self.running: set[RequestContext] = set()
 
     def serve(self, caller: Caller, client: Client, settlement: Settlement) -> Coroutine[Any, Any, None]:
         """Answer one request."""
-        return Exchange(self, client, settlement).run(caller)
+        return RequestContext(self, client, settlement).run(caller)
 
     async def refuse(
         self, client: Client, settlement: Settlement, refusal: Refusal, extra: Headers | None = None
@@ -488,7 +488,7 @@ class Pipeline:
 
     def note_refusal(self, settlement: Settlement, refusal: Refusal) -> None:
         """Settle a request that is refused without having been let in."""
-        settlement.status, settlement.code, settlement.ending = refusal.status, refusal.code, "refused"
+        settlement.status, settlement.code, settlement.termination_reason = refusal.status, refusal.code, "refused"
         self.admission.settle(settlement)
 
     async def serve_known(
@@ -508,14 +508,14 @@ class Pipeline:
         if isinstance(reply, Refusal):
             await self.refuse(client, settlement, reply)
             return
-        settlement.status, settlement.ending = reply[0], "complete"
+        settlement.status, settlement.termination_reason = reply[0], "complete"
         self.admission.settle(settlement)
         request_id = (b"x-request-id", settlement.request_id.encode())
         await client.answer(reply[0], [JSON, (b"content-length", b"%d" % len(reply[1])), request_id], reply[1])
 
     async def attend(self) -> None:
         """Look after the running exchanges, once a second: renew what they hold, cut those that may not go on."""
-        granted: list[tuple[Exchange, Grant]] = [
+        granted: list[tuple[RequestContext, Grant]] = [
             (exchange, grant) for exchange in self.running if (grant := exchange.settlement.grant) is not None
         ]
         for grant, refusal in await self.admission.attend([grant for _, grant in granted], early_places(self.running)):

@@ -136,12 +136,16 @@ def release(operation: Reserve, *, left: bool = False, cut_for: Refusal | None =
     settlement = usage_rows.orphan(operation.hold, operation.record, 0, 0)
     if cut_for is not None:
         settlement.status, settlement.code = cut_for.status, cut_for.code
-        settlement.ending = "shutdown" if cut_for is DRAINED else "cut"
+        settlement.termination_reason = "shutdown" if cut_for is DRAINED else "cut"
     elif left:
-        settlement.status, settlement.code, settlement.ending = CLIENT_LEFT.status, CLIENT_LEFT.code, "client_gone"
+        settlement.status, settlement.code, settlement.termination_reason = (
+            CLIENT_LEFT.status,
+            CLIENT_LEFT.code,
+            "client_gone",
+        )
     else:
         settlement.status, settlement.code = STORE_UNAVAILABLE.status, STORE_UNAVAILABLE.code
-        settlement.ending = "refused"
+        settlement.termination_reason = "refused"
     return Settle(operation.hold, None, record_of(settlement, billed=True), if_held=True)
 
 

@@ -48,7 +48,7 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
     at_s: float
     method: str
     status: int
-    ending: str
+    termination_reason: str
     code: str
     backend: str
     backend_url: str
@@ -90,7 +90,7 @@ def settlement_of(outcome: Outcome, context: HoldContext | str) -> Settlement:
         address="",
         at_s=o.at_s,
         status=o.status,
-        ending=o.ending,  # type: ignore[arg-type]
+        termination_reason=o.termination_reason,  # type: ignore[arg-type]
         code=o.code,
         principal=principal,
         grant=Grant(principal),

@@ -39,7 +39,7 @@ def row(settlement: Settlement) -> Row:
         settlement.route,
         1 if settlement.stream else 0,  # a bool would be asked for an adapter each time
         settlement.status,
-        settlement.ending,
+        settlement.termination_reason,
         settlement.code,
         settlement.backend,
         settlement.backend_url,
@@ -133,7 +133,7 @@ def orphan(hold_id: str, context: HoldContext | str, tokens: int, cost_nano: int
         route=s.route,
         address="",
         at_s=s.at_s,
-        ending="failed",
+        termination_reason="failed",
         code=ORPHAN,
         principal=principal,
         grant=Grant(principal),

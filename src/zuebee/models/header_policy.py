@@ -60,7 +60,7 @@ def _name(pair: str) -> str:
     return unquote_plus(pair.partition("=")[0])
 
 
-# What a backend is told of the caller, where its settings say so (`tell_caller`).
+# What a backend is told of the caller, where its settings say so (`identity_headers`).
 #
 # Values are what operators wrote into keys and accounts, so they can be anything: whatever is not visible ASCII is
 # percent-encoded (RFC 3986, section 2.1), and so is `%` itself; different values stay different.
@@ -147,7 +147,7 @@ def upstream_lines(headers: Headers, allowed: AllowList) -> bytes:
 class RequestHead:
     """Builds the heads of one backend's requests from parts that never change.
 
-    `tell_caller`: each says on whose behalf it comes, and how long the gateway waits for the answer (`timeout_s`).
+    `identity_headers`: each says on whose behalf it comes, and how long the gateway waits for the answer (`timeout_s`).
     """
 
     def __init__(
@@ -160,12 +160,12 @@ class RequestHead:
         authority: str,
         request_prefix: bytes,
         proxy_lines: bytes,
-        tell_caller: bool = False,
+        identity_headers: bool = False,
         timeout_s: float = 0.0,
     ) -> None:
         self._base = BaseUrl(url)
         self._prefix = request_prefix
-        self._tells_caller = tell_caller
+        self._tells_caller = identity_headers
         fields = {"host": authority, "accept-encoding": "identity"}
         if api_key:
             fields["authorization"] = f"Bearer {api_key}"
@@ -174,12 +174,12 @@ class RequestHead:
         own = frozenset(name.encode() for name in fields)
         # What the gateway says, of the caller, too, no caller can say of itself.
         self._allowed = AllowList(
-            forward_headers, but=lambda name: name in own or (tell_caller and name.startswith(PREFIX))
+            forward_headers, but=lambda name: name in own or (identity_headers and name.startswith(PREFIX))
         )
         # All that the choice depends on; no name of a header field has a space or a line break.
-        self._policy = "\n".join((" ".join(sorted(forward_headers)), " ".join(sorted(fields)), str(tell_caller)))
+        self._policy = "\n".join((" ".join(sorted(forward_headers)), " ".join(sorted(fields)), str(identity_headers)))
         lines = [f"{name}: {value}".encode("latin-1") for name, value in fields.items()]
-        if tell_caller:
+        if identity_headers:
             lines.append(b"%btimeout-ms: %d" % (PREFIX, timeout_s * 1000))
         self._lines = b" HTTP/1.1\r\n" + b"\r\n".join(lines) + b"\r\n" + proxy_lines
         self._paths: dict[str, bytes] = {}

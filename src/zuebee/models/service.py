@@ -50,7 +50,7 @@ class BackendInference:
             authority=origin.authority,
             request_prefix=origin.request_prefix,
             proxy_lines=origin.request_headers,
-            tell_caller=settings.tell_caller,
+            identity_headers=settings.identity_headers,
             timeout_s=settings.timeout_s,
         )
         self._timeouts = Timeouts(settings.first_byte_timeout_s, settings.idle_timeout_s, settings.timeout_s)

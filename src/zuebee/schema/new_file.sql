@@ -126,7 +126,7 @@ CREATE TABLE usage_records (
 	endpoint TEXT DEFAULT '' NOT NULL, 
 	is_stream BOOLEAN DEFAULT '0' NOT NULL, 
 	status INTEGER DEFAULT '0' NOT NULL, 
-	ending TEXT DEFAULT '' NOT NULL, 
+	termination_reason TEXT DEFAULT '' NOT NULL, 
 	code TEXT DEFAULT '' NOT NULL, 
 	backend TEXT DEFAULT '' NOT NULL, 
 	backend_url TEXT DEFAULT '' NOT NULL, 

@@ -220,7 +220,7 @@ usage_records = Table(
     _text("organization_id"), _text("plan"), _text("priority"), _text("model"), _text("method"), _text("endpoint"),
     Column("is_stream", Boolean, nullable=False, server_default="0"),
     Column("status", Integer, nullable=False, server_default="0"),
-    _text("ending"), _text("code"), _text("backend"), _text("backend_url"),
+    _text("termination_reason"), _text("code"), _text("backend"), _text("backend_url"),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("prompt_tokens", BigInteger, nullable=True),
     Column("completion_tokens", BigInteger, nullable=True),

@@ -21,7 +21,7 @@ class AccessEntry(msgspec.Struct):
     model: str
     stream: bool
     status: int
-    ending: str
+    termination_reason: str
     code: str
     backend: str
     attempts: int

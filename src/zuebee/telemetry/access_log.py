@@ -85,7 +85,7 @@ def access_line(settlement: Settlement) -> bytes:
         settlement.model[:MAX_TEXT],
         settlement.stream,
         settlement.status,
-        settlement.ending,
+        settlement.termination_reason,
         settlement.code,
         settlement.backend,
         settlement.attempts,

@@ -44,12 +44,12 @@ class Description(NamedTuple):
 
 METRICS: Final = {
     "llmproxy_requests_total": Description(
-        "counter", ("path", "stream", "backend", "status"), "Requests, refused ones too."
+        "counter", ("path", "stream", "backend", "status"), "Requests, including refused ones."
     ),
     "llmproxy_latency_ms": Description(
         "histogram", ("path", "stream", "backend"), "Milliseconds from the request's head to the end of its answer."
     ),
-    "llmproxy_usage_tokens_total": Description("counter", ("type",), "Tokens: type is prompt or completion."),
+    "llmproxy_usage_tokens_total": Description("counter", ("type",), "Tokens; type is prompt or completion."),
     "zuebee_request_duration_seconds": Description(
         "histogram", ("model", "priority"), "Seconds from the request's head to the end of its answer."
     ),
@@ -58,134 +58,158 @@ METRICS: Final = {
     ),
     "zuebee_cost_total": Description("counter", ("model", "priority"), "Cost, in units of `billing.currency`."),
     "zuebee_billing_currency_info": Description(
-        "gauge", ("currency",), "1, with the currency of all money: what costs and budgets are in."
+        "gauge", ("currency",), "Always 1; the label is the currency of all costs and budgets."
     ),
     "zuebee_burn_tokens_per_minute": Description(
-        "gauge", ("organization", "plan"), "Tokens a minute, smoothed over the last minutes; the sum is the whole."
+        "gauge",
+        ("organization", "plan"),
+        "Tokens a minute, smoothed over the last minutes; the sum is that of all tenants.",
     ),
     "zuebee_burn_cost_per_hour": Description(
         "gauge", ("organization", "plan"), "Cost an hour at the pace of the last minutes, in units of the currency."
     ),
     "zuebee_budget_granted": Description(
-        "gauge", ("account", "unit", "period"), "What there is in this period, tokens or currency; see the next."
+        "gauge",
+        ("account", "unit", "period"),
+        "Amount of the budget in this period, in tokens or currency; for the same budgets as the next metric.",
     ),
     "zuebee_budget_remaining": Description(
         "gauge",
         ("account", "unit", "period"),
-        "What is left, of the `metrics.max_accounts` budgets closest to their end.",
+        "Amount that is left, for the `metrics.max_accounts` budgets with the smallest share left.",
     ),
     "zuebee_budgets_read_at_seconds": Description(
-        "gauge", (), "When these were read from the store, in seconds since 1970; on SQLite they are of this moment."
+        "gauge",
+        (),
+        "When the budget gauges were read from the store, in seconds since 1970; on SQLite they are always current.",
     ),
     "zuebee_budgets": Description(
-        "gauge", ("scope", "unit", "state"), "Budgets that are ok, low (less than a fifth left) or exhausted."
+        "gauge", ("scope", "unit", "state"), "Number of budgets that are ok, low (less than a fifth left) or exhausted."
     ),
-    "zuebee_priority_requests_total": Description("counter", ("priority",), "Requests let in, by priority class."),
-    "zuebee_priority_running": Description("gauge", ("priority",), "Requests being answered now, by priority class."),
+    "zuebee_priority_requests_total": Description("counter", ("priority",), "Admitted requests, by priority class."),
+    "zuebee_priority_running": Description("gauge", ("priority",), "Running requests, by priority class."),
     "zuebee_priority_wait_seconds": Description(
         "histogram",
         ("priority",),
-        "Seconds until an answer began (a stream's first event) or, in one piece, was there.",
+        "Seconds until the first event of a stream, or until a whole answer was there.",
     ),
-    "zuebee_queue_depth": Description("gauge", ("priority",), "Requests that wait for a backend, by priority class."),
+    "zuebee_queue_depth": Description(
+        "gauge", ("priority",), "Requests that wait in the request queue, by priority class."
+    ),
     "zuebee_queue_wait_seconds": Description(
         "histogram",
         ("priority",),
-        "Seconds that requests waited for a backend, whatever became of them; those that did not wait are not here.",
+        "Seconds that requests waited in the request queue; those that did not wait are not counted.",
     ),
-    "zuebee_holds_open": Description("gauge", (), "Reservations of the ledger that are not settled yet."),
-    "zuebee_hold_oldest_seconds": Description("gauge", (), "Age of the oldest of them."),
+    "zuebee_holds_open": Description("gauge", (), "Holds of the ledger that are not settled yet."),
+    "zuebee_hold_oldest_seconds": Description("gauge", (), "Age of the oldest open hold."),
     "zuebee_ledger_imbalance": Description(
-        "gauge", (), "Breaches of the ledger's invariants that the last check found; NaN until one has come to an end."
+        "gauge", (), "Violations of the ledger's invariants that the last check found; NaN until a check has finished."
     ),
     "zuebee_ledger_checked_at_seconds": Description(
-        "gauge", (), "When that check came to an end, in seconds since 1970; one is begun every 30 s."
+        "gauge", (), "When the last check of the ledger finished, in seconds since 1970; a check begins every 30 s."
     ),
     "zuebee_ledger_checks_failed_total": Description(
-        "counter", (), "Checks of the ledger that came to no end: the store was away, or too slow."
+        "counter", (), "Checks of the ledger that did not finish: the store was unavailable, or too slow."
     ),
     "zuebee_ledger_operations_total": Description(
-        "counter", ("operation",), "Reservations: `reserve` were made, `short` were refused for want of budget."
+        "counter",
+        ("operation",),
+        "Reservations: `reserve` were made, `short` were refused because the budget was too small.",
     ),
     "zuebee_ledger_commits_total": Description("counter", (), "Transactions of the ledger."),
-    "zuebee_ledger_commit_seconds_total": Description("counter", (), "Time spent in them."),
+    "zuebee_ledger_commit_seconds_total": Description("counter", (), "Time spent in transactions of the ledger."),
     "zuebee_journal_damaged_total": Description(
         "counter",
         (),
-        "Places of the journal, or lines of the spool file, that could not be read at the start; a copy is beside it.",
+        "Places of the journal, or lines of the spool file, that could not be read at the start; a copy is kept.",
     ),
     "zuebee_auth_decisions_total": Description(
         "counter",
         ("source", "decision"),
-        "What each source of the pipeline said: allowed, denied, error, unknown, missing.",
+        "Decisions of each source of the pipeline: allowed, denied, error, unknown, missing.",
     ),
     "zuebee_script_failures_total": Description(
         "counter",
         ("source", "reason"),
-        "Decision scripts that failed (error, result, input, busy, time, memory, instructions): a denial each.",
+        "Decision scripts that failed (error, result, input, busy, time, memory, instructions); each is a denial.",
     ),
     "zuebee_limiter_decisions_total": Description(
         "counter",
         ("scope", "kind", "decision"),
-        "What limits said: admitted, by each limit of the request; refused, by the one that refused longest.",
+        "Decisions of limits: admitted, by each limit of the request; refused, by the limit with the longest wait.",
     ),
-    "zuebee_limiter_slots": Description("gauge", ("scope",), "Permits of concurrency limits that are held."),
-    "zuebee_limiter_degraded": Description("gauge", (), "1 while the limits' store is down and policy decides."),
+    "zuebee_limiter_slots": Description("gauge", ("scope",), "Permits of concurrency limits that are in use."),
+    "zuebee_limiter_degraded": Description("gauge", (), "1 while Redis is down and `on_store_down` decides, else 0."),
     "zuebee_limiter_without_store_total": Description(
-        "counter", (), "Requests that policy decided because the limits' store was down."
+        "counter", (), "Requests that `on_store_down` decided because Redis was down."
     ),
     "zuebee_limiter_counters": Description("gauge", (), "Counters of limits in memory."),
-    "zuebee_addresses_blocked": Description("gauge", (), "Addresses left standing for failing to authenticate."),
-    "llmproxy_webhook_success_total": Description("counter", (), "Usage events that webhooks took."),
-    "llmproxy_webhook_failure_total": Description("counter", (), "Rounds of delivery to webhooks that failed."),
+    "zuebee_addresses_blocked": Description(
+        "gauge", (), "Addresses that are blocked because they failed to authenticate too often."
+    ),
+    "llmproxy_webhook_success_total": Description("counter", (), "Usage events that webhooks accepted."),
+    "llmproxy_webhook_failure_total": Description("counter", (), "Failed rounds of delivery to webhooks."),
     "zuebee_usage_deliveries_total": Description(
-        "counter", ("reporter", "result"), "Usage events delivered, and rounds of delivery that failed."
+        "counter", ("reporter", "result"), "Usage events that were delivered, and rounds of delivery that failed."
     ),
     "zuebee_usage_reporter_state": Description(
         "gauge", ("reporter", "state"), "1 for the state of each reporter: up, down or paused (it answered 410)."
     ),
-    "zuebee_usage_outbox_events": Description("gauge", ("reporter",), "Usage events that wait to be delivered."),
-    "zuebee_usage_outbox_oldest_seconds": Description("gauge", ("reporter",), "Age of the oldest of them."),
+    "zuebee_usage_outbox_events": Description("gauge", ("reporter",), "Usage events that wait in the outbox."),
+    "zuebee_usage_outbox_oldest_seconds": Description(
+        "gauge", ("reporter",), "Age of the oldest usage event in the outbox."
+    ),
     "zuebee_usage_outbox_parked": Description(
-        "gauge", ("reporter",), "Usage events given up after the whole schedule; `zuebee usage retry` tries them again."
+        "gauge",
+        ("reporter",),
+        "Usage events that are parked after all retries failed; `zuebee usage retry` delivers them again.",
     ),
     "zuebee_usage_outbox_fill": Description(
-        "gauge", (), "Share of `usage.outbox_capacity` that is taken; NaN until it was counted."
+        "gauge", (), "Used share of `usage.outbox_capacity`; NaN until the outbox was counted."
     ),
     "zuebee_usage_outbox_counted_at_seconds": Description(
-        "gauge", (), "When the outbox was counted last, in seconds since 1970; its gauges are of that time."
+        "gauge", (), "When the outbox was counted last, in seconds since 1970; the outbox gauges are from that time."
     ),
     "zuebee_usage_outbox_counts_failed_total": Description("counter", (), "Counts of the outbox that failed."),
-    "zuebee_usage_outbox_alarm": Description("gauge", (), "1 while that is 80 % or more."),
+    "zuebee_usage_outbox_alarm": Description(
+        "gauge", (), "1 while `zuebee_usage_outbox_fill` is 80 % or more, else 0."
+    ),
     "zuebee_usage_events_dropped_total": Description(
-        "counter", (), "Usage events that were not kept, for the outbox was full (`on_outbox_full: drop`)."
+        "counter", (), "Usage events that were lost because the outbox was full (`on_outbox_full: drop`)."
     ),
     "zuebee_tokens_in_total": Description("counter", ("model", "priority"), "Prompt tokens."),
     "zuebee_tokens_out_total": Description("counter", ("model", "priority"), "Completion tokens."),
     "zuebee_usage_records_total": Description(
-        "counter", ("source",), "Usage figures by where they come from: provider, partial, estimate or none."
+        "counter", ("source",), "Usage figures by their source: provider, partial, estimate or none."
     ),
     "zuebee_usage_contradictions_total": Description(
         "counter", (), "Usage figures of backends whose total is not the sum of their parts."
     ),
-    "zuebee_endings_total": Description("counter", ("ending",), "Requests by how they ended."),
-    "zuebee_refusals_total": Description("counter", ("code",), "Error answers by their code."),
+    "zuebee_terminations_total": Description("counter", ("termination_reason",), "Requests by termination reason."),
+    "zuebee_refusals_total": Description("counter", ("code",), "Error answers by code."),
     "zuebee_source_refusals_total": Description(
-        "counter", ("source", "reason"), "Tokens and signatures that a source of the pipeline refused, by why."
+        "counter", ("source", "reason"), "JWTs and signatures that a source of the pipeline refused, by reason."
     ),
-    "zuebee_retries_total": Description("counter", (), "Second and further tries at backends."),
-    "zuebee_requests_running": Description("gauge", (), "Requests being answered now."),
+    "zuebee_retries_total": Description("counter", (), "Retries at backends: second and further tries."),
+    "zuebee_requests_running": Description("gauge", (), "Running requests."),
     "zuebee_connections": Description("gauge", (), "Open client connections."),
     "zuebee_connections_displaced_total": Description("counter", (), "Idle client connections closed to make room."),
     "zuebee_connections_refused_total": Description("counter", (), "Client connections for which there was no room."),
-    "zuebee_unfinished_body_bytes": Description("gauge", (), "Room taken by request bodies that are not all here yet."),
+    "zuebee_unfinished_body_bytes": Description(
+        "gauge", (), "Bytes reserved for request bodies that have not fully arrived."
+    ),
     "zuebee_backend_healthy": Description("gauge", ("backend",), "1 while the backend may be chosen, else 0."),
     "zuebee_backend_in_flight": Description("gauge", ("backend",), "Requests that the backend is answering."),
     "zuebee_records_dropped_total": Description(
-        "counter", ("sink",), "Records lost because their sink could not take them: usage or access_log."
+        "counter",
+        ("sink",),
+        "Records that were lost because their sink was too slow or failed; sink is usage or access_log.",
     ),
     "zuebee_config_reloads_total": Description("counter", ("result",), "Reloads of the configuration: ok or refused."),
-    "zuebee_requests_detached": Description("gauge", (), "Requests that go on although their client has left."),
+    "zuebee_requests_detached": Description(
+        "gauge", (), "Requests that continue although their client has disconnected."
+    ),
     "zuebee_idempotent_requests_total": Description(
         "counter",
         ("outcome",),
@@ -282,7 +306,7 @@ class Metrics:
         count = self._tallies.sums
         yield _counter("zuebee_usage_records_total", _named(count(lambda of: of.source or None, _count)))
         yield _counter("zuebee_usage_contradictions_total", [((), self._contradictions)])
-        yield _counter("zuebee_endings_total", _named(count(lambda of: of.ending, _count)))
+        yield _counter("zuebee_terminations_total", _named(count(lambda of: of.termination_reason, _count)))
         yield _counter("zuebee_refusals_total", _named(count(lambda of: of.code or None, _count)))
         yield _counter("zuebee_retries_total", [((), self._retries)])
         for name, read in self._gauges.items():

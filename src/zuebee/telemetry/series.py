@@ -56,7 +56,7 @@ class Labels(NamedTuple):
     stream: bool
     backend: str
     status: int
-    ending: str
+    termination_reason: str
     code: str
     model: str | None
     priority: str
@@ -161,7 +161,7 @@ def key_of(settlement: Settlement) -> Key:
         settlement.stream,
         settlement.backend,
         settlement.status,
-        settlement.ending,
+        settlement.termination_reason,
         settlement.code,
         settlement.model if metered else None,
         settlement.principal.priority,

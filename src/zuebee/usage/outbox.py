@@ -353,7 +353,7 @@ def event(values: Any, currency: str) -> str:
     """The event of a record, as JSON. `values` are those of RECORD_COLUMNS, `currency` is that of its cost."""
     (
         request_id, at_s, key_id, key_name, user_id, team_id, organization_id, plan, priority, model,
-        method, endpoint, is_stream, status, ending, code, backend, backend_url, attempts,
+        method, endpoint, is_stream, status, termination_reason, code, backend, backend_url, attempts,
         prompt_tokens, completion_tokens, cached_tokens, usage_source, cost_nano, duration_ms,
         first_token_ms, tags,
     ) = values  # fmt: skip
@@ -363,7 +363,7 @@ def event(values: Any, currency: str) -> str:
         request_id, user_id, key_id, model, prompt_tokens, completion_tokens, prompt_tokens + completion_tokens,
         bool(is_stream), endpoint, rfc3339(at_s), backend_url, method, endpoint, status, round(duration_ms), key_id,
         key_name, team_id, organization_id, plan, priority, _tags(tags), cached_tokens or 0, usage_source or "",
-        ending, code, backend, attempts, None if first_token_ms is None else round(first_token_ms), cost_nano,
+        termination_reason, code, backend, attempts, None if first_token_ms is None else round(first_token_ms), cost_nano,
         currency,
     )  # fmt: skip
     return _encode(said).decode()

@@ -31,7 +31,7 @@ _SPANS_S = {"day": 86400, "hour": 3600}
 
 EXPORTED = (
     "request_id", "at_s", "key_id", "key_name", "user_id", "team_id", "organization_id", "plan", "priority", "model",
-    "method", "endpoint", "is_stream", "status", "ending", "code", "backend", "backend_url", "attempts",
+    "method", "endpoint", "is_stream", "status", "termination_reason", "code", "backend", "backend_url", "attempts",
     "prompt_tokens", "completion_tokens", "cached_tokens", "usage_source", "cost_nano", "duration_ms",
     "first_token_ms", "tags",
 )  # fmt: skip

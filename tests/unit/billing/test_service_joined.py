@@ -134,7 +134,7 @@ def over(hold: Hold, usage: Usage | None = USAGE, name: str = "req_1") -> Settle
 
 
 def refused(settlement: Settlement) -> Settlement:
-    settlement.usage, settlement.status, settlement.ending = None, 503, "refused"
+    settlement.usage, settlement.status, settlement.termination_reason = None, 503, "refused"
     return settlement
 
 
@@ -266,7 +266,7 @@ async def test_who_leaves_before_it_is_written_is_settled_as_one_who_left(parts:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert not hold.joined
-    settlement.status, settlement.ending = 499, "client_gone"
+    settlement.status, settlement.termination_reason = 499, "client_gone"
     parts.billing.settle(settlement)
     await until(lambda: len(parts.records) == 2)
     assert parts.records[1][:3] == ("req_1", 499, 30)

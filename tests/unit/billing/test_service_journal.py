@@ -160,7 +160,12 @@ async def test_what_died_before_its_transaction_is_settled_exactly(
         found = {row["request_id"]: row for row in rows(path)}
         assert found["lost"]["code"] == "owner_lost"
         row = found["kept"]
-        assert (row["status"], row["ending"], row["method"], row["backend"]) == (200, "complete", "GRPC", "gpu")
+        assert (row["status"], row["termination_reason"], row["method"], row["backend"]) == (
+            200,
+            "complete",
+            "GRPC",
+            "gpu",
+        )
         assert (row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) == (
             (usage.prompt_tokens, usage.completion_tokens, usage.source) if usage else (None, None, None)
         )

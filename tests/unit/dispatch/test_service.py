@@ -200,7 +200,7 @@ async def test_overload_ejects_nobody(virtual_time: VirtualTime, status: int) ->
 async def test_a_request_counts_once_for_a_backend_however_often_it_is_tried(virtual_time: VirtualTime) -> None:
     target, backends = dispatcher([answer(500)], [answer(500)])
     for each in backends:
-        each.repeat = ("5xx",)
+        each.retry_started_on = ("5xx",)
     for _ in range(2):
         await ask(target)
     assert sum(begun(backends)) == 8
@@ -481,7 +481,7 @@ async def test_a_backend_that_says_no_more_is_obeyed(virtual_time: VirtualTime) 
 
 async def test_an_operator_may_want_it_again(virtual_time: VirtualTime) -> None:
     target, backends = dispatcher([failure("timeout"), failure("broken"), answer(500), answer()])
-    backends[0].repeat = ("timeout", "broken", "5xx")
+    backends[0].retry_started_on = ("timeout", "broken", "5xx")
     assert status_of(await ask(target)) == 200
     assert begun(backends) == [4]
 

@@ -54,7 +54,7 @@ async def test_an_error_of_the_backend_passes() -> None:
 
 @pytest.mark.requirement("A048", "A049")
 @pytest.mark.parametrize(
-    ("cause", "ending"),
+    ("cause", "termination_reason"),
     [
         ("broken", "upstream_broken"),
         ("died", "upstream_broken"),
@@ -64,20 +64,20 @@ async def test_an_error_of_the_backend_passes() -> None:
         ("none", "refused"),
     ],
 )
-async def test_broken_before_the_head(cause: FailureCause, ending: str) -> None:
+async def test_broken_before_the_head(cause: FailureCause, termination_reason: str) -> None:
     scene = Scene(failure(cause))
     begun = Usage(12, 0, "estimate") if cause in ("broken", "died", "gone", "timeout") else None
-    assert await scene.run() == (ending, 502, f"was_{cause}", begun)
+    assert await scene.run() == (termination_reason, 502, f"was_{cause}", begun)
     assert scene.log[-2:] == ["settled", f"refuse was_{cause}"]
     assert scene.settlement.backend == "a"
 
 
 @pytest.mark.requirement("A048", "A049")
-@pytest.mark.parametrize(("cause", "ending"), [("broken", "upstream_broken"), ("timeout", "timeout")])
-async def test_a_stream_broken_after_the_head_says_so(cause: FailureCause, ending: str) -> None:
+@pytest.mark.parametrize(("cause", "termination_reason"), [("broken", "upstream_broken"), ("timeout", "timeout")])
+async def test_a_stream_broken_after_the_head_says_so(cause: FailureCause, termination_reason: str) -> None:
     partial = Usage(7, 1, "partial")
     scene = Scene(streaming(End(partial, BROKEN, cause)))
-    assert await scene.run() == (ending, 200, "incomplete_answer", partial)
+    assert await scene.run() == (termination_reason, 200, "incomplete_answer", partial)
     assert scene.client.body.startswith(b'data: 1\n\ndata: {"error":')
     assert b"[DONE]" not in scene.client.body
     assert scene.log[-2:] == ["settled", "finish"]
@@ -169,9 +169,9 @@ async def test_shutdown(step: str, outcome: tuple[Any, ...]) -> None:
 async def test_an_end_while_a_stream_is_kept_alive_that_has_no_events_yet(leave: bool) -> None:
     scene = Scene([60.0])
     scene.pipeline.keepalive_s = 0.005
-    ending, status, code, usage = await scene.run_until("write", leave=leave)
+    termination_reason, status, code, usage = await scene.run_until("write", leave=leave)
     told = CLIENT_LEFT if leave else DRAINED
-    assert (ending, status, code) == ("client_gone" if leave else "shutdown", 200, told.code)
+    assert (termination_reason, status, code) == ("client_gone" if leave else "shutdown", 200, told.code)
     assert usage == Usage(12, 0, "estimate")
     assert scene.client.body.startswith(sse.COMMENT)
     assert (DRAINED.code.encode() in scene.client.body) is not leave

@@ -123,7 +123,7 @@ def test_what_was_reserved_for_nobody_is_let_go_and_recorded(ledger: Ledger) -> 
     _, kept = do(ledger, release(begin))
     assert ledger.hold("r").state == "voided"
     assert [cell(kept, name) for name in ("code", "status", "prompt_tokens")] == ["store_unavailable", 503, None]
-    assert cell(kept, "ending") == "refused"
+    assert cell(kept, "termination_reason") == "refused"
 
 
 def test_who_left_is_recorded_as_such_and_only_if_something_was_held(ledger: Ledger) -> None:
@@ -132,7 +132,11 @@ def test_who_left_is_recorded_as_such_and_only_if_something_was_held(ledger: Led
     assert do(ledger, release(begin, left=True)) == (None, None)
     do(ledger, begin)
     _, kept = do(ledger, release(begin, left=True))
-    assert [cell(kept, name) for name in ("ending", "code", "status")] == ["client_gone", "client_closed_request", 499]
+    assert [cell(kept, name) for name in ("termination_reason", "code", "status")] == [
+        "client_gone",
+        "client_closed_request",
+        499,
+    ]
     assert do(ledger, release(begin, left=True)) == (None, None)
 
 

@@ -24,7 +24,7 @@ def outcome_text(hold: str, s: Settlement) -> bytes:
     u = s.usage
     counted = (-1, 0, 0, "") if u is None else (u.prompt_tokens, u.completion_tokens, u.cached_tokens, u.source)
     return msgspec.json.encode(
-        (hold, s.at_s, s.method, s.status, s.ending, s.code, s.backend, s.backend_url, s.attempts, *counted,
+        (hold, s.at_s, s.method, s.status, s.termination_reason, s.code, s.backend, s.backend_url, s.attempts, *counted,
          s.cost_nano, s.duration_s, s.first_token_s, s.principal.tags)
     )  # fmt: skip
 

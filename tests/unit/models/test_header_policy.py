@@ -83,7 +83,7 @@ def test_a_backend_is_told_who_calls_only_where_that_is_wanted() -> None:
     job = make_job(sender=who, priority="high", headers=forged)
     silent = builder().post(job, 0)
     assert b"x-zuebee" not in silent
-    told = builder(tell_caller=True, timeout_s=1.5, forward_headers=["x-zuebee-user", "x-mine"]).post(job, 0)
+    told = builder(identity_headers=True, timeout_s=1.5, forward_headers=["x-zuebee-user", "x-mine"]).post(job, 0)
     assert sorted(line for line in lines(told) if line.startswith((b"x-zuebee", b"x-request-id", b"x-mine"))) == [
         b"x-mine: 1",
         b"x-request-id: req_1",

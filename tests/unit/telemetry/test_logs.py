@@ -27,7 +27,7 @@ def settled(**changes: Any) -> Settlement:
         "address": "10.0.0.1",
         "at_s": 1_800_000_000.125,
         "status": 200,
-        "ending": "complete",
+        "termination_reason": "complete",
         "principal": Principal("key_1", "mine", "me"),
         "model": "m",
         "usage": Usage(7, 5, "provider"),

@@ -26,7 +26,7 @@ def settled(**changes: Any) -> Settlement:
         "address": "10.0.0.1",
         "at_s": 0.0,
         "status": 200,
-        "ending": "complete",
+        "termination_reason": "complete",
         "grant": Grant(ANONYMOUS),
         "model": "m",
         "backend": "a",
@@ -55,7 +55,9 @@ def test_the_exposition_is_valid_in_both_formats_and_has_no_series_twice() -> No
     metrics = Metrics(100)
     for model in ("m", 'odd "name"\\\n\u2028', "", "{}=,", "é😀"):
         metrics.record(settled(model=model, first_token_s=0.1, stream=True))
-    metrics.record(settled(status=404, grant=None, ending="refused", code="unknown_path", route="other", backend=""))
+    metrics.record(
+        settled(status=404, grant=None, termination_reason="refused", code="unknown_path", route="other", backend="")
+    )
     metrics.reloads.labels("ok").inc()
     metrics.lend("zuebee_ready", lambda: [((), 1.0)])
     text, content_type = metrics.exposition("text/plain")
@@ -90,7 +92,9 @@ def test_requests_and_tokens_are_counted() -> None:
     metrics.record(settled())
     metrics.record(settled(usage=Usage(1, 2, "estimate")))
     metrics.record(
-        settled(status=429, grant=None, usage=None, code="rate_limit_exceeded", backend="", ending="refused")
+        settled(
+            status=429, grant=None, usage=None, code="rate_limit_exceeded", backend="", termination_reason="refused"
+        )
     )
     route = {"path": "/v1/chat/completions", "stream": "false"}
     assert value(metrics, "llmproxy_requests_total", **route, backend="a", status="200") == 2
@@ -99,7 +103,7 @@ def test_requests_and_tokens_are_counted() -> None:
     assert value(metrics, "llmproxy_usage_tokens_total", type="completion") == 7
     assert value(metrics, "zuebee_refusals_total", code="rate_limit_exceeded") == 1
     assert value(metrics, "zuebee_usage_records_total", source="provider") == 1
-    assert value(metrics, "zuebee_endings_total", ending="complete") == 2
+    assert value(metrics, "zuebee_terminations_total", reason="complete") == 2
 
 
 @pytest.mark.requirement("A306", "A307", "A303")

@@ -5,7 +5,7 @@ from zuebee.usage import outbox
 RECORD = {
     "request_id": "req_1", "at_s": 1_790_000_000.25, "key_id": "key_1", "key_name": "dev", "user_id": "ann",
     "team_id": "ml", "organization_id": "acme", "plan": "gold", "priority": "high", "model": "m", "method": "POST",
-    "endpoint": "/v1/chat/completions", "is_stream": 1, "status": 200, "ending": "complete", "code": "", "backend": "b",
+    "endpoint": "/v1/chat/completions", "is_stream": 1, "status": 200, "termination_reason": "complete", "code": "", "backend": "b",
     "backend_url": "http://b", "attempts": 1, "prompt_tokens": 7, "completion_tokens": 5, "cached_tokens": 2,
     "usage_source": "provider", "cost_nano": 9, "duration_ms": 500.5, "first_token_ms": 101.5, "tags": '["a","b"]',
 }  # fmt: skip
@@ -16,7 +16,7 @@ TOLD = (
     '"total_tokens":12,"is_stream":true,"endpoint":"/v1/chat/completions","timestamp":"2026-09-21T14:13:20.250Z",'
     '"backend_url":"http://b","method":"POST","path":"/v1/chat/completions","status_code":200,"latency_ms":500,'
     '"key_id":"key_1","key_name":"dev","team_id":"ml","organization_id":"acme","plan":"gold","priority":"high",'
-    '"tags":["a","b"],"cached_tokens":2,"usage_source":"provider","ending":"complete","code":"","backend":"b",'
+    '"tags":["a","b"],"cached_tokens":2,"usage_source":"provider","termination_reason":"complete","code":"","backend":"b",'
     '"attempts":1,"first_token_ms":102,"cost_nano":9,"currency":"USD"}'
 )
 NOTHING_KNOWN = ("prompt_tokens", "completion_tokens", "cached_tokens", "usage_source", "first_token_ms")

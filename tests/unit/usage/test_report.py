@@ -30,7 +30,7 @@ def record(request_id: str = "r", **changes: Any) -> dict[str, Any]:
         "method": "POST",
         "endpoint": "/v1/chat/completions",
         "status": 200,
-        "ending": "complete",
+        "termination_reason": "complete",
         "prompt_tokens": 7,
         "completion_tokens": 5,
         "cached_tokens": 2,

@@ -22,7 +22,7 @@ TOLD = (
     '"total_tokens":12,"is_stream":true,"endpoint":"/v1/x","timestamp":"2026-09-21T14:13:20.250Z",'
     '"backend_url":"http://b","method":"POST","path":"/v1/x","status_code":200,"latency_ms":500,'
     '"key_id":"key_1","key_name":"dev","team_id":"ml","organization_id":"acme","plan":"gold","priority":"high",'
-    '"tags":["a","b"],"cached_tokens":2,"usage_source":"provider","ending":"complete","code":"","backend":"b",'
+    '"tags":["a","b"],"cached_tokens":2,"usage_source":"provider","termination_reason":"complete","code":"","backend":"b",'
     '"attempts":1,"first_token_ms":100,"cost_nano":7,"currency":"EUR"}'
 )
 
