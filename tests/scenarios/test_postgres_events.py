@@ -75,8 +75,8 @@ def told(entries: list[OutboxEntry]) -> list[tuple[str, str, int]]:
 
 def test_each_reporter_is_told_what_it_was_always_told(url: str) -> None:
     store = store_with(url, "one", "two")
-    more = {"model": "m", "stream": True, "status": 200, "termination_reason": "complete", "backend": "b", "attempts": 1,
-            "backend_url": "http://b", "duration_s": 0.5, "first_token_s": 0.1}  # fmt: skip
+    more = {"model": "m", "stream": True, "status": 200, "termination_reason": "complete", "backend": "b",
+            "attempts": 1, "backend_url": "http://b", "duration_s": 0.5, "first_token_s": 0.1}  # fmt: skip
     said = Settle("", None, record("r", cost_nano=9, usage=Usage(7, 5, "provider", 2), **more))
     store.apply(1, [*(Settle("", None, record(f"r{number}", number)) for number in range(300)), said])
     for reporter in ("one", "two"):

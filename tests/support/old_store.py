@@ -67,7 +67,9 @@ def records(path: Path) -> list[tuple[object, ...]]:
     """All that 0.1.0 knew of each record, in order."""
     connection = sqlite3.connect(path)
     try:
-        return connection.execute(f"SELECT {COLUMNS} FROM usage_records ORDER BY id").fetchall()
+        there = {row[1] for row in connection.execute("PRAGMA table_info(usage_records)")}
+        columns = COLUMNS if "ending" in there else COLUMNS.replace("ending", "termination_reason")
+        return connection.execute(f"SELECT {columns} FROM usage_records ORDER BY id").fetchall()
     finally:
         connection.close()
 

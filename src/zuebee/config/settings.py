@@ -352,7 +352,7 @@ class Settings(Section, frozen=True, kw_only=True):
         StoreSettings()
     )
     billing: Annotated[BillingSettings, Meta(description="Prices and holds.", extra=RESTART)] = BillingSettings()
-    idempotency: Annotated[IdempotencySettings, Meta(description="Restartable requests.", extra=RESTART)] = (
+    idempotency: Annotated[IdempotencySettings, Meta(description="Repeated requests.", extra=RESTART)] = (
         IdempotencySettings()
     )
     on_disconnect: Annotated[

@@ -135,6 +135,8 @@ RENAMED: Final[dict[str, tuple[str, ...]]] = {
     "organisation_claim": ("organization_claim",),
     "organisation_id": ("organization_id",),
     "per_organisation": ("per_organization",),
+    "repeat": ("retry_started_on",),
+    "tell_caller": ("identity_headers",),
     "when_down": ("on_store_down",),
     "when_exhausted": ("on_exhausted",),
     "when_full": ("on_outbox_full",),

@@ -315,8 +315,8 @@ def where_again(
     """Where a failed try may be made again.
 
     It may be made anywhere where nobody has begun to work: there was no connection, or the answer is 429, 503 or 529.
-    A request that was lost with its connection may be taken over by another backend, once. `retry_started_on`: what else the
-    backend's operator wants to have sent again, at the price of a second generation. `doubts`: see `Job`.
+    A request that was lost with its connection may be taken over by another backend, once. `retry_started_on`: what
+    else the backend's operator wants to have sent again, at the price of a second generation. `doubts`: see `Job`.
     """
     if isinstance(first, Head):
         return _after_answer(first, settings, retry_started_on)

@@ -363,7 +363,7 @@ def event(values: Any, currency: str) -> str:
         request_id, user_id, key_id, model, prompt_tokens, completion_tokens, prompt_tokens + completion_tokens,
         bool(is_stream), endpoint, rfc3339(at_s), backend_url, method, endpoint, status, round(duration_ms), key_id,
         key_name, team_id, organization_id, plan, priority, _tags(tags), cached_tokens or 0, usage_source or "",
-        termination_reason, code, backend, attempts, None if first_token_ms is None else round(first_token_ms), cost_nano,
-        currency,
+        termination_reason, code, backend, attempts, None if first_token_ms is None else round(first_token_ms),
+        cost_nano, currency,
     )  # fmt: skip
     return _encode(said).decode()

@@ -46,8 +46,8 @@ TABLES = {
     ),
     "usage_records": (
         "SELECT request_id, at_s, key_id, key_name, user_id, organization_id, model, method, endpoint, is_stream,"
-        " status, termination_reason, code, backend, backend_url, attempts, prompt_tokens, completion_tokens, cached_tokens,"
-        " usage_source, cost_nano, duration_ms, first_token_ms, tags, currency FROM usage_records"
+        " status, termination_reason, code, backend, backend_url, attempts, prompt_tokens, completion_tokens,"
+        " cached_tokens, usage_source, cost_nano, duration_ms, first_token_ms, tags, currency FROM usage_records"
         " ORDER BY request_id, cost_nano, completion_tokens"
     ),
     "usage_days": (

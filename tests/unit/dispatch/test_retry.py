@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.fakes import head
-from zuebee.config.settings import Repeated, RetrySettings
+from zuebee.config.settings import Restartable, RetrySettings
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.inference import End, FailureCause, Head
 from zuebee.dispatch.balancer import (
@@ -22,7 +22,7 @@ ALL = RetrySettings()
 NOW_S = 1_800_000_000.0
 
 
-EVERY: tuple[Repeated, ...] = ("timeout", "broken", "5xx")
+EVERY: tuple[Restartable, ...] = ("timeout", "broken", "5xx")
 
 
 def ended(cause: FailureCause, *, sent: bool = True, status: int = 502) -> End:
@@ -96,8 +96,8 @@ def test_what_may_have_been_begun_is_not_repeated(first: End, doubts: int, where
         ("5xx", head(500)),
     ],
 )
-def test_an_operator_can_choose_otherwise(word: Repeated, first: Head | End) -> None:
-    others: tuple[Repeated, ...] = tuple(each for each in EVERY if each != word)
+def test_an_operator_can_choose_otherwise(word: Restartable, first: Head | End) -> None:
+    others: tuple[Restartable, ...] = tuple(each for each in EVERY if each != word)
     assert where_again(first, ALL, (word,), 9) == "anywhere"
     assert where_again(first, ALL, others, 9) == "nowhere"
 

@@ -136,7 +136,9 @@ def test_organizations_get_their_new_name_and_what_holds_is_stated(tmp_path: Pat
     prepare(str(path))
     assert connection.execute("SELECT id, name FROM organizations").fetchall() == [("acme", "Acme")]
     assert connection.execute("SELECT organization_id FROM teams").fetchall() == [("acme",)]
-    assert connection.execute("SELECT payload FROM usage_outbox").fetchall() == [('{"organization_id":"acme"}',)]
+    assert connection.execute("SELECT payload FROM usage_outbox").fetchall() == [
+        ('{"organization_id":"acme","termination_reason":"complete"}',)
+    ]
     connection.execute("DELETE FROM usage_outbox")  # its record is not there, which the last check would see
     assert connection.execute("SELECT limits FROM teams").fetchall() == [('{"on_store_down":"open"}',)]
     assert connection.execute("SELECT account, scope FROM budgets").fetchall() == [
@@ -174,7 +176,8 @@ _ROW = ("organisation:acme/USD/monthly@1759276800", 1, 7, 1759276805.25)
 _BEFORE_6 = f"""
 INSERT INTO organisations (id, name) VALUES ('acme', 'Acme');
 INSERT INTO teams (id, organisation_id, limits) VALUES ('red', 'acme', '{{"when_down":"open"}}');
-INSERT INTO usage_outbox (event_id, reporter, payload) VALUES ('r', 'hook', '{{"organisation_id":"acme"}}');
+INSERT INTO usage_outbox (event_id, reporter, payload)
+    VALUES ('r', 'hook', '{{"organisation_id":"acme","ending":"complete"}}');
 INSERT INTO budgets (account, scope, scope_id, unit, period, amount)
     VALUES ('organisation:acme/USD/monthly', 'organisation', 'acme', 'USD', 'monthly', 7);
 INSERT INTO ledger_owners (name, ended_at_s) VALUES ('zuebee', 1);

@@ -8,7 +8,8 @@ from zuebee.telemetry.series import OTHER, Tallies, Tally, key_of
 def settled(**changes: Any) -> Settlement:
     fields: dict[str, Any] = {
         "request_id": "r", "method": "POST", "route": "/v1/chat/completions", "address": "", "at_s": 0.0, "status": 200,
-        "termination_reason": "complete", "model": "m", "backend": "a", "grant": Grant(ANONYMOUS), "usage": Usage(1, 2, "provider"),
+        "termination_reason": "complete", "model": "m", "backend": "a", "grant": Grant(ANONYMOUS),
+        "usage": Usage(1, 2, "provider"),
     }  # fmt: skip
     return Settlement(**{**fields, **changes})
 

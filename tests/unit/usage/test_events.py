@@ -5,12 +5,13 @@ from zuebee.usage import outbox
 RECORD = {
     "request_id": "req_1", "at_s": 1_790_000_000.25, "key_id": "key_1", "key_name": "dev", "user_id": "ann",
     "team_id": "ml", "organization_id": "acme", "plan": "gold", "priority": "high", "model": "m", "method": "POST",
-    "endpoint": "/v1/chat/completions", "is_stream": 1, "status": 200, "termination_reason": "complete", "code": "", "backend": "b",
-    "backend_url": "http://b", "attempts": 1, "prompt_tokens": 7, "completion_tokens": 5, "cached_tokens": 2,
-    "usage_source": "provider", "cost_nano": 9, "duration_ms": 500.5, "first_token_ms": 101.5, "tags": '["a","b"]',
+    "endpoint": "/v1/chat/completions", "is_stream": 1, "status": 200, "termination_reason": "complete", "code": "",
+    "backend": "b", "backend_url": "http://b", "attempts": 1, "prompt_tokens": 7, "completion_tokens": 5,
+    "cached_tokens": 2, "usage_source": "provider",
+    "cost_nano": 9, "duration_ms": 500.5, "first_token_ms": 101.5, "tags": '["a","b"]',
 }  # fmt: skip
 
-# What receivers have been told ever since there are events, byte by byte.
+# What receivers are told, byte by byte.
 TOLD = (
     '{"request_id":"req_1","user_id":"ann","api_key":"key_1","model":"m","prompt_tokens":7,"completion_tokens":5,'
     '"total_tokens":12,"is_stream":true,"endpoint":"/v1/chat/completions","timestamp":"2026-09-21T14:13:20.250Z",'

@@ -66,7 +66,9 @@ def _rename() -> None:
     named = "account LIKE 'organisation:%'"
     for table in ("budgets", "ledger_balances", "payments"):
         op.execute(f"UPDATE {table} SET account = 'organization' || substr(account, 13) WHERE {named}")
-    op.execute("UPDATE usage_outbox SET payload = replace(payload, '\"organisation_id\"', '\"organization_id\"')")
+    op.execute("ALTER TABLE usage_records RENAME COLUMN ending TO termination_reason")
+    for old, new in (("organisation_id", "organization_id"), ("ending", "termination_reason")):
+        op.execute(f"UPDATE usage_outbox SET payload = replace(payload, '\"{old}\":', '\"{new}\":')")
     op.execute("UPDATE budgets SET scope = 'organization' WHERE scope = 'organisation'")
     for table in ("organizations", "teams", "users", "keys", "plans"):
         op.execute(f"UPDATE {table} SET limits = replace(limits, '\"when_down\"', '\"on_store_down\"')")

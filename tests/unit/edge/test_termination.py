@@ -1,4 +1,4 @@
-"""How an ending is called."""
+"""What the termination reason of a reply is."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ import pytest
 
 from zuebee.contracts.errors import CLIENT_LEFT, INTERNAL
 from zuebee.contracts.inference import End
-from zuebee.edge.client import conclusion, ending_of
+from zuebee.edge.client import conclusion, reason_of
 
 
 @pytest.mark.parametrize(
-    ("cause", "ending"),
+    ("cause", "reason"),
     [
         ("timeout", "timeout"),
         ("none", "refused"),
@@ -20,9 +20,9 @@ from zuebee.edge.client import conclusion, ending_of
         ("unwelcome", "upstream_broken"),
     ],
 )
-def test_a_reply_that_is_not_whole_is_called_by_its_cause(cause: Any, ending: str) -> None:
-    assert ending_of(End(refusal=INTERNAL, cause=cause)) == ending
-    assert conclusion(End(refusal=INTERNAL, cause=cause), 200, client_gone=True) == (ending, INTERNAL.code)
+def test_a_reply_that_is_not_whole_is_called_by_its_cause(cause: Any, reason: str) -> None:
+    assert reason_of(End(refusal=INTERNAL, cause=cause)) == reason
+    assert conclusion(End(refusal=INTERNAL, cause=cause), 200, client_gone=True) == (reason, INTERNAL.code)
 
 
 def test_a_whole_answer_is_complete_unless_it_was_an_error_or_nobody_saw_it() -> None:
