@@ -186,7 +186,7 @@ METRICS: Final = {
     "zuebee_usage_contradictions_total": Description(
         "counter", (), "Usage figures of backends whose total is not the sum of their parts."
     ),
-    "zuebee_terminations_total": Description("counter", ("termination_reason",), "Requests by termination reason."),
+    "zuebee_terminations_total": Description("counter", ("reason",), "Requests by termination reason."),
     "zuebee_refusals_total": Description("counter", ("code",), "Error answers by code."),
     "zuebee_source_refusals_total": Description(
         "counter", ("source", "reason"), "JWTs and signatures that a source of the pipeline refused, by reason."
