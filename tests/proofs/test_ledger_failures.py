@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.support.billing import billing_on, committer_of
+from tests.support.empty_stores import empty_store
 from tests.support.fakes import make_job
-from tests.support.ledger_targets import empty_store
 from zuebee.billing.service import BillingService
 from zuebee.config.settings_billing import BillingSettings, PriceSettings
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from tests.support.billing import billing_on
+from tests.support.empty_stores import empty_store
 from tests.support.exchange import STREAM, Visitor
 from tests.support.failing_disk import Disk
 from tests.support.fakes import USAGE, FakeInference, Step, head, make_job
-from tests.support.ledger_targets import empty_store
 from zuebee.admission.firewall import OpenFirewall
 from zuebee.admission.service import AdmissionService
 from zuebee.billing.service import BillingService

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.support.ledger_targets import empty_store
+from tests.support.empty_stores import empty_store
 from zuebee.billing.pricing import PriceBook, cost_nano
 from zuebee.billing.service import BillingService
 from zuebee.config.settings_billing import BillingSettings

@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-from tests.support.ledger_targets import empty_store
+from tests.support.empty_stores import empty_store
 from zuebee.contracts.admission import Amount, Budget, Grant, Principal, Settlement
 from zuebee.contracts.inference import Usage
 from zuebee.contracts.limits import period_start_s

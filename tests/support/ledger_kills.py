@@ -9,8 +9,8 @@ import sqlite3
 import time
 from pathlib import Path
 
+from tests.support.empty_stores import empty_store
 from tests.support.ledger_child import recover, work
-from tests.support.ledger_targets import empty_store
 from zuebee.ledger.audit import reading, verify
 
 START_TIMEOUT_S = 30.0

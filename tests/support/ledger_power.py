@@ -14,8 +14,8 @@ from typing import Any
 
 import apsw
 
+from tests.support.empty_stores import empty_store
 from tests.support.ledger_child import Desk, operations
-from tests.support.ledger_targets import empty_store
 from zuebee.ledger.audit import reading, verify
 from zuebee.ledger.sqlite.store import SqliteStore
 from zuebee.ledger.sqlite.wal_file import WalFile

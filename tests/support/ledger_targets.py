@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import sqlalchemy
 
 from tests.support.billing import unlock
+from tests.support.empty_stores import empty_store
 from tests.support.ledger_model import Answer, Key, Pair
 from zuebee.contracts.admission import Amount, Budget
 from zuebee.contracts.limits import period_start_s
@@ -19,7 +20,6 @@ from zuebee.ledger.invariants import BalanceRow, EntryRow, Fold, HoldRow, Violat
 from zuebee.ledger.sqlite.group_commit import Batch
 from zuebee.ledger.sqlite.store import SqliteStore, connect
 from zuebee.ledger.sqlite.wal_file import WalFile
-from zuebee.schema.prepare import prepare
 
 Figures = dict[Key, tuple[int, int, int, int]]
 NOTHING = (0, 0)
@@ -260,21 +260,3 @@ class OnSqlite(InMemory):
         self._let_go()
         for suffix in ("", "-wal", "-shm", ".lock"):
             FilePath(f"{self.path}{suffix}").unlink(missing_ok=True)
-
-
-_EMPTY: list[bytes] = []
-
-
-def empty_store(path: FilePath) -> None:
-    """A database with empty tables; made once, then copied."""
-    if not _EMPTY:
-        prepare(str(path))
-        _EMPTY.append(path.read_bytes())
-    path.write_bytes(_EMPTY[0])
-
-
-def empty_database(url: str) -> None:
-    """The same for a URL of SQLAlchemy; what is no file, or is there, is left to `metadata.create_all`."""
-    kind, _, path = url.partition(":///")
-    if kind == "sqlite" and path and not FilePath(path).exists():
-        empty_store(FilePath(path))

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, insert
 
-from tests.support.ledger_targets import empty_database
+from tests.support.empty_stores import empty_database
 from zuebee.contracts.usage import UsageEvent
 from zuebee.lib.sql.database import Database
 from zuebee.schema.tables import metadata, usage_outbox, usage_records
