@@ -118,9 +118,9 @@ def test_problems(text: str, message: str) -> None:
     ],
 )
 def test_bombs_are_refused_quickly(text: str, expected: str) -> None:
-    start = time.monotonic()
+    begun_s = time.process_time()  # whatever else the machine has to do
     assert any(expected in message for message in messages(text))
-    assert time.monotonic() - start < 5
+    assert time.process_time() - begun_s < 5
 
 
 @pytest.mark.parametrize("name", ["weight", "key_sha256", "X-API-Key", "requests_per_minute", "User-Agent"])

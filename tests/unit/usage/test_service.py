@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fakes import VirtualTime
+from tests.support.fakes import VirtualTime, until
 from tests.support.usage import make_event, make_store, outbox_rows, put
 from zuebee.lib.sql.database import Database, DatabaseError
 from zuebee.usage import outbox as outbox_module
@@ -301,8 +301,7 @@ async def test_a_reporter_that_is_gone_leaves_its_events(store: Database) -> Non
     await asyncio.sleep(0.05)
     reporting.change([], reporting.make([]))
     assert reporting.names == []
-    await asyncio.sleep(0.05)
-    assert sink.closed
+    await until(lambda: sink.closed)
     assert len(outbox_rows(store)) == 1
     await reporting.aclose()
 
