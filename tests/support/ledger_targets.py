@@ -183,6 +183,7 @@ class OnSqlite(InMemory):
         self.path = path
         self._open_database = open_database
         self._files: list[Any] = []
+        self._names: list[str] = []
         empty_store(path)
         self._start(0.0)
 
