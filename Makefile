@@ -52,9 +52,9 @@ IN_MEMORY = $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'END { print int($$4
 SIDE_BY_SIDE = not proof and not alone
 ROOMS = admission auth billing dialects dispatch edge http ledger lib limits models telemetry usage
 ON_SOURCES = $(IN_MEMORY) $(PYTEST) --numprocesses 2
-ON_COMPILED = $(IN_MEMORY) $(PYTEST) -m "$(SIDE_BY_SIDE) and not plain" --numprocesses 3 -o pythonpath="$(COMPILED) ." \
+ON_COMPILED = $(IN_MEMORY) $(PYTEST) -m "$(SIDE_BY_SIDE) and not plain" --numprocesses 4 -o pythonpath="$(COMPILED) ." \
 	tests/simulation $(ROOMS:%=tests/unit/%)
-# Of the time of a scenario more than half is waiting, so there are more of them at a time.
+# Of the time of a scenario, and of what is slow, more than half is waiting, so there are more of them at a time.
 SCENARIOS = $(PYTEST) -m "$(SIDE_BY_SIDE)" --numprocesses 4
 # Scenarios run what was compiled; these run the sources as well, which is what a newcomer starts.
 STORIES = readme first_request spending client_gone openai_package
