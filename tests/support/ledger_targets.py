@@ -117,6 +117,7 @@ class InMemory:
         for name in self._names:
             with suppress(self._module.UnknownHold):
                 self._holds[name] = self.ledger.hold(name).copy()
+        self._names = list(self._holds)
 
     def crash(self, now_s: float) -> None:
         old, self.ledger = self.ledger, self._module.Ledger(2, next_balance=10_000, next_path=10_000)
@@ -182,6 +183,7 @@ class OnSqlite(InMemory):
     def __init__(self, path: FilePath, open_database: Callable[[str], Any] = connect) -> None:
         self.path = path
         self._open_database = open_database
+        self._names = []
         self._files: list[Any] = []
         self._names: list[str] = []
         empty_store(path)
