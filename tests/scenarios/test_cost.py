@@ -49,7 +49,7 @@ def flush_ms(folder: Path) -> float:
 def proxies(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What nginx and ZueBee cost, measured in turns."""
     results = tmp_path_factory.mktemp("cost") / "cost.json"
-    return run_bench("cost", "nginx", "zuebee", "--rounds", "3", "--seconds", "1", results=results)["proxies"]
+    return run_bench("cost", "nginx", "zuebee", "--rounds", "2", "--seconds", "1", results=results)["proxies"]
 
 
 def test_the_cost_of_nginx_is_measured(proxies: Any) -> None:
@@ -73,7 +73,7 @@ def test_requests_and_chunks_cost_little_beside_nginx(proxies: Any) -> None:
 
 @pytest.mark.requirement("A364", "A374", "A375", "A377")
 def test_streams_stay_even_and_small(tmp_path: Path) -> None:
-    short = ("--streams", "200", "--seconds", "3", "--rounds", "2", "--repeats", "20", "--rest", "0.5")
+    short = ("--streams", "200", "--seconds", "2", "--rounds", "1", "--repeats", "20", "--rest", "0.5")
     record = run_bench("streams", "zuebee", *short, results=tmp_path / "streams.json")
     assert all(gaps["broken_streams"] == 0 for gaps in record["proxied"])
     added_ms = min(gaps["p99_ms"] for gaps in record["proxied"]) - max(gaps["p99_ms"] for gaps in record["direct"])

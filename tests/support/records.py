@@ -22,9 +22,9 @@ def line_of(gateway: Gateway, request_id: str | None) -> dict[str, Any]:
 def written(gateway: Gateway) -> tuple[int, int]:
     """How many usage records and access lines there are, once nothing runs and none is on its way."""
     until(lambda: gateway.metrics()["zuebee_requests_running"] == 0, "nothing runs")
-    records, endings = (gateway.total(f"zuebee_{name}_total") for name in ("usage_records", "endings"))
+    records, logged = (gateway.total(f"zuebee_{name}_total") for name in ("usage_records", "terminations"))
     until(lambda: len(gateway.usage_rows()) >= records, "all requests are on record")
-    until(lambda: len(gateway.access_lines()) >= endings, "all requests are logged")
+    until(lambda: len(gateway.access_lines()) >= logged, "all requests are logged")
     return len(gateway.usage_rows()), len(gateway.access_lines())
 
 

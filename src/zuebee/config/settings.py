@@ -31,9 +31,10 @@ class TlsSettings(Section, frozen=True, kw_only=True):
     enabled: Annotated[bool, Meta(description="Serve HTTPS instead of HTTP.")] = True
     cert_file: Annotated[str, Meta(description="PEM certificate chain; read again on reload.")]
     key_file: Annotated[str, Meta(description="PEM private key; read again on reload.")]
-    client_ca_file: Annotated[str | None, Meta(description="PEM authorities for client certificates.")] = None
+    client_ca_file: Annotated[str | None, Meta(description="PEM file of the CAs that sign client certificates.")] = None
     client_auth: Annotated[
-        Literal["none", "request", "require"], Meta(description="Whether clients must show a certificate.")
+        Literal["none", "request", "require"],
+        Meta(description="Whether to ask clients for a certificate: `require` refuses clients without one."),
     ] = "none"
 
 
@@ -42,10 +43,13 @@ class CorsSettings(Section, frozen=True, kw_only=True):
 
     origins: Annotated[
         list[str],
-        Meta(description="Such as `https://chat.example.com`, `https://*.example.com`; `*` alone: every page."),
+        Meta(
+            description="Allowed origins, such as `https://chat.example.com` or `https://*.example.com`; `*` alone: "
+            "every page."
+        ),
     ] = []
     max_age_s: Annotated[
-        Timeout, Meta(description="How long a browser may remember what it was told before it sends.")
+        Timeout, Meta(description="How long a browser may cache the answer to a preflight request.")
     ] = field(name="max_age", default=seconds(600))
 
 
@@ -54,41 +58,55 @@ class ServerSettings(Section, frozen=True, kw_only=True):
 
     tls: Annotated[TlsSettings | None, Meta(description="HTTPS; absent means plain HTTP.")] = None
     header_timeout_s: Annotated[
-        Timeout, Meta(description="From the first byte (or the connection) to the end of the headers.")
+        Timeout, Meta(description="Longest time from the first byte (or the connection) to the end of the headers.")
     ] = field(name="header_timeout", default=seconds(10))
     body_timeout_s: Annotated[
-        Timeout, Meta(description="To the end of the body from its beginning, and from its last byte that came.")
+        Timeout,
+        Meta(description="Longest time to receive a body, and longest pause within one; see body_min_bytes_per_s."),
     ] = field(name="body_timeout", default=seconds(30))
     body_min_bytes_per_s: Annotated[
         int,
-        Meta(ge=1, description="A body gets one more second for each of so many bytes, `body_timeout` ahead at most."),
+        Meta(
+            ge=1,
+            description="Least speed of a large body: for each so many bytes it gets one more second, at most "
+            "`body_timeout` ahead.",
+        ),
     ] = 500
     keep_alive_s: Annotated[Timeout, Meta(description="How long an idle client connection is kept.")] = field(
         name="keep_alive", default=seconds(75)
     )
-    write_timeout_s: Annotated[Timeout, Meta(description="A client that takes nothing for this long is cut off.")] = (
-        field(name="write_timeout", default=seconds(30))
+    write_timeout_s: Annotated[
+        Timeout, Meta(description="ZueBee closes a connection whose client reads nothing for this long.")
+    ] = field(name="write_timeout", default=seconds(30))
+    max_headers: Annotated[int, Meta(ge=1, description="Requests with more header fields are refused with 431.")] = 100
+    max_header_bytes: Annotated[Size, Meta(description="Requests with more bytes of headers are refused with 431.")] = (
+        Size(61440)
     )
-    max_headers: Annotated[int, Meta(ge=1, description="More header fields than this: 431.")] = 100
-    max_header_bytes: Annotated[Size, Meta(description="More bytes of headers than this: 431.")] = Size(61440)
-    max_body_size: Annotated[Size, Meta(description="A larger request body: 413.")] = Size(32 << 20)
+    max_body_size: Annotated[Size, Meta(description="Larger request bodies are refused with 413.")] = Size(32 << 20)
     max_unfinished_bodies: Annotated[
         Size,
         Meta(
-            description="Bytes of bodies that are not all here yet, a quarter of them for each key; more has to wait."
+            description="Memory for bodies that are still being received, a quarter of it for each key; further "
+            "bodies wait."
         ),
     ] = Size(128 << 20)
     max_connections: Annotated[
-        int, Meta(ge=1, description="Client connections in all; for one more the oldest idle one is closed.")
+        int, Meta(ge=1, description="Most client connections; for a further one ZueBee closes the oldest idle one.")
     ] = 10000
     max_connections_per_address: Annotated[
-        int, Meta(ge=1, description="Of them, those of one address or one /64 of IPv6; `trusted_proxies` are left out.")
+        int,
+        Meta(
+            ge=1,
+            description="Most connections of one address (IPv6: one /64); addresses in `trusted_proxies` are exempt.",
+        ),
     ] = 7500
     trusted_proxies: Annotated[
         list[str],
-        Meta(description="Addresses or CIDR ranges whose X-Forwarded-For is believed."),
+        Meta(description="Addresses or CIDR ranges of proxies whose X-Forwarded-For header ZueBee trusts."),
     ] = []
-    cors: Annotated[CorsSettings, Meta(description="Web pages that call the gateway from a browser.")] = CorsSettings()
+    cors: Annotated[CorsSettings, Meta(description="Which web pages may call the gateway from a browser.")] = (
+        CorsSettings()
+    )
     allow_anonymous: Annotated[
         bool, Meta(description="Permit serving without keys on an address that others can reach.")
     ] = False
@@ -98,12 +116,18 @@ class GrpcSettings(Section, frozen=True, kw_only=True):
     """The gRPC API (docs/grpc.md). It keeps the limits and the certificate of `server`."""
 
     enabled: Annotated[bool, Meta(description="Its own switch.")] = True
-    listen: Annotated[str, Meta(description="`host:port`, as the other `listen`.")] = ":50052"
+    listen: Annotated[
+        str, Meta(description="`host:port` of the gRPC listener, with the same rules as the top-level `listen`.")
+    ] = ":50052"
     max_message_size: Annotated[
-        Size, Meta(description="A larger request is refused, as one above server.max_body_size is.")
+        Size, Meta(description="Larger requests are refused, and so are those above server.max_body_size.")
     ] = Size(4 << 20)
-    default_model: Annotated[str, Meta(description="Model of requests that name none; empty: they are refused.")] = ""
-    reflection: Annotated[bool, Meta(description="Tell clients what services and messages there are.")] = True
+    default_model: Annotated[
+        str, Meta(description="The model for requests that name none; empty: such requests are refused.")
+    ] = ""
+    reflection: Annotated[
+        bool, Meta(description="Serve gRPC reflection, with which clients find services and messages.")
+    ] = True
 
 
 class BackendSettings(Section, frozen=True, kw_only=True):
@@ -113,95 +137,121 @@ class BackendSettings(Section, frozen=True, kw_only=True):
         str,
         Meta(
             description="Base URL, http or https, as OpenAI's SDKs take it: `/chat/completions` is appended, and `/v1` "
-            "before it where no version is in it. A query goes along with each request."
+            "before it if the URL has no version. Its query is sent with each request."
         ),
     ]
-    name: Annotated[str | None, Meta(description="Name in logs and errors; default: the URL's host and port.")] = None
+    name: Annotated[str | None, Meta(description="Its name in logs and errors; default: the URL's host and port.")] = (
+        None
+    )
     type: Annotated[
-        Literal["openai", "vllm", "tgi", "ollama"], Meta(description="Kind of server; sets the health path.")
+        Literal["openai", "vllm", "tgi", "ollama"],
+        Meta(description="The kind of server; it decides the default health path."),
     ] = "openai"
-    weight: Annotated[int, Meta(ge=1, le=1000, description="Share of traffic under weighted round robin.")] = 1
+    weight: Annotated[
+        int,
+        Meta(
+            ge=1, le=1000, description="Its share of traffic with `load_balance: weighted`, relative to other backends."
+        ),
+    ] = 1
     models: Annotated[
         list[str], Meta(description="Models it serves; `*` at the end matches any rest. Empty: all.")
     ] = []
-    api_key: Annotated[str | None, Meta(description="The backend's own key, sent as a bearer token.")] = None
+    api_key: Annotated[
+        str | None, Meta(description="The backend's own API key, which ZueBee sends as a bearer token.")
+    ] = None
     headers: Annotated[dict[str, str], Meta(description="Headers added to each request.")] = {}
     forward_headers: Annotated[
-        list[str], Meta(description="Further client headers to pass on, besides the built-in allow-list.")
+        list[str], Meta(description="Client headers to pass on to the backend, in addition to the built-in list.")
     ] = []
     include_usage: Annotated[
         Literal["auto", "always", "never"],
-        Meta(description="Ask for usage in streams: auto stops asking when the server refuses the option."),
+        Meta(description="Whether to ask for usage in streams; auto: until the server refuses the option."),
     ] = "auto"
     max_tokens_field: Annotated[
         Literal["auto", "max_tokens", "max_completion_tokens"],
         Meta(
-            description="Where a budget bounds a chat answer and its caller does not, the bound is written here; "
+            description="If a budget limits an answer and the request has no limit, ZueBee writes the limit into this "
+            "field; "
             "auto: `max_completion_tokens` for OpenAI's and Azure's own addresses, else `max_tokens`."
         ),
     ] = "auto"
-    health_path: Annotated[str | None, Meta(description="Overrides the health path of its kind.")] = None
-    connect_timeout_s: Annotated[Timeout, Meta(description="To open a connection, TLS included.")] = field(
-        name="connect_timeout", default=seconds(5)
+    health_path: Annotated[
+        str | None, Meta(description="Path of health probes, instead of the default of its `type`.")
+    ] = None
+    connect_timeout_s: Annotated[Timeout, Meta(description="Longest time to open a connection, including TLS.")] = (
+        field(name="connect_timeout", default=seconds(5))
     )
     first_byte_timeout_s: Annotated[
         Timeout,
         Meta(
-            description="Of a stream: from the request sent to its first event. A whole answer comes when all of it "
-            "is made: it has `timeout`."
+            description="Longest time from sending a streamed request to its first event. Answers that are not "
+            "streamed have `timeout`."
         ),
     ] = field(name="first_byte_timeout", default=seconds(60))
-    idle_timeout_s: Annotated[Timeout, Meta(description="The longest silence inside an answer.")] = field(
+    idle_timeout_s: Annotated[Timeout, Meta(description="Longest pause within an answer.")] = field(
         name="idle_timeout", default=seconds(60)
     )
-    timeout_s: Annotated[Timeout, Meta(description="For one whole exchange.")] = field(
+    timeout_s: Annotated[Timeout, Meta(description="Longest time for one whole request and answer.")] = field(
         name="timeout", default=seconds(600)
     )
     retry_started_on: Annotated[
         tuple[Restartable, ...],
         Meta(
-            description="What is sent again though it may have been begun: after silence (`timeout`), a lost "
-            "connection or an answer that is none (`broken`), an answer of 500 and above (`5xx`). **Each such try may "
-            "be one more generation to pay.**"
+            description="Failures after which a request is retried although the backend may have begun the work: "
+            "a timeout (`timeout`), a lost connection or an invalid answer (`broken`), a status of 500 and above "
+            "(`5xx`). **Each such retry may be one more generation to pay.**"
         ),
     ] = ()
-    max_idle_connections: Annotated[int, Meta(ge=0, description="Idle connections kept for reuse.")] = field(
-        name="max_idle_conns", default=256
+    max_idle_connections: Annotated[int, Meta(ge=0, description="How many idle connections are kept for reuse.")] = (
+        field(name="max_idle_conns", default=256)
     )
-    max_connections: Annotated[int, Meta(ge=1, description="Connections in use at once; more are refused.")] = 10000
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=1, description="Most connections in use at once; further requests go to other backends or are refused."
+        ),
+    ] = 10000
     max_in_flight: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="Requests it answers at once; more wait in `routing.queue`. Default: no bound, no queue."),
+        Meta(
+            description="Most requests that it gets at once; further ones wait in `routing.queue`. Default: no bound, "
+            "no queue."
+        ),
     ] = None
     identity_headers: Annotated[
-        bool, Meta(description="Tell it in `x-zuebee-*` headers on whose behalf a request comes; never the key.")
+        bool, Meta(description="Send `x-zuebee-*` headers that say on whose behalf a request comes; never the key.")
     ] = False
-    ca_file: Annotated[str | None, Meta(description="PEM authorities to trust for https, instead of the system's.")] = (
-        None
-    )
+    ca_file: Annotated[
+        str | None, Meta(description="PEM file of the CAs to trust for https, instead of the system's.")
+    ] = None
 
 
 class RetrySettings(Section, frozen=True, kw_only=True):
     """Second tries. Only before the first byte went to the client, and only within the budget."""
 
-    enabled: Annotated[bool, Meta(description="Off: the first failure is the answer.")] = True
-    max_retries: Annotated[int, Meta(ge=0, le=10, description="Tries after the first one.")] = 3
-    initial_wait_s: Annotated[Duration, Meta(description="Upper bound of the first wait (full jitter).")] = field(
-        name="initial_wait", default=seconds(1)
+    enabled: Annotated[bool, Meta(description="Off: ZueBee never retries, and the caller gets the first failure.")] = (
+        True
     )
-    max_wait_s: Annotated[Duration, Meta(description="No wait is longer, unless the server names one.")] = field(
+    max_retries: Annotated[int, Meta(ge=0, le=10, description="Most retries after the first try.")] = 3
+    initial_wait_s: Annotated[
+        Duration, Meta(description="Upper bound of the first wait; the wait itself is random (full jitter).")
+    ] = field(name="initial_wait", default=seconds(1))
+    max_wait_s: Annotated[Duration, Meta(description="Longest wait, unless the server asks for a longer one.")] = field(
         name="max_wait", default=seconds(10)
     )
-    multiplier: Annotated[float, Meta(ge=1, description="Growth of the bound from wait to wait.")] = 2.0
+    multiplier: Annotated[float, Meta(ge=1, description="Factor by which the upper bound grows from wait to wait.")] = (
+        2.0
+    )
     retry_on: Annotated[
         tuple[Literal["connect_failure", "timeout", "5xx", "429"], ...],
         Meta(
-            description="What is worth another try. Of what a backend may have begun only what its "
-            "`backends[].retry_started_on` names."
+            description="Failures that are retried. If the backend may have begun the work, also "
+            "`backends[].retry_started_on` must name the failure."
         ),
     ] = ("connect_failure", "timeout", "5xx", "429")
     budget_percent: Annotated[
-        int, Meta(ge=0, le=100, description="Retries at once, as a share of running requests (at least 3).")
+        int,
+        Meta(ge=0, le=100, description="Most retries at once, as a percentage of running requests (but at least 3)."),
     ] = 20
 
 
@@ -209,16 +259,18 @@ class FallbackSettings(Section, frozen=True, kw_only=True):
     """Where requests of one backend go when it cannot serve them."""
 
     primary: Annotated[str, Meta(description="URL of the backend that is tried first.")]
-    fallback: Annotated[list[str], Meta(description="URLs tried after it, in order.")]
-    models: Annotated[list[str], Meta(description="Only for these models; empty: all.")] = []
+    fallback: Annotated[list[str], Meta(description="URLs of the backends that are tried after it, in this order.")]
+    models: Annotated[list[str], Meta(description="The models that this applies to; empty: all.")] = []
 
 
 class QueueSettings(Section, frozen=True, kw_only=True):
     """Where requests wait when all backends that could serve them have `max_in_flight`."""
 
-    max_length: Annotated[int, Meta(ge=0, le=100000, description="Waiting requests; more are answered 503.")] = 1000
-    timeout_s: Annotated[Timeout, Meta(description="A request that waited for this long is answered 503.")] = field(
-        name="timeout", default=seconds(10)
+    max_length: Annotated[
+        int, Meta(ge=0, le=100000, description="Most waiting requests; further ones are refused with 503.")
+    ] = 1000
+    timeout_s: Annotated[Timeout, Meta(description="A request that has waited for this long is refused with 503.")] = (
+        field(name="timeout", default=seconds(10))
     )
 
 
@@ -229,35 +281,47 @@ class RoutingSettings(Section, frozen=True, kw_only=True):
         Literal["weighted", "round_robin", "least_connections", "latency_based"],
         Meta(description="weighted: smooth weighted round robin; latency_based: peak EWMA of the first byte."),
     ] = "weighted"
-    retry: Annotated[RetrySettings, Meta(description="Second tries.")] = RetrySettings()
-    queue: Annotated[QueueSettings, Meta(description="Waiting for a backend.")] = QueueSettings()
-    fallback: Annotated[list[FallbackSettings], Meta(description="Fixed orders of backends.")] = []
+    retry: Annotated[RetrySettings, Meta(description="When and how often ZueBee retries a failed request.")] = (
+        RetrySettings()
+    )
+    queue: Annotated[QueueSettings, Meta(description="Where requests wait while all backends are busy.")] = (
+        QueueSettings()
+    )
+    fallback: Annotated[list[FallbackSettings], Meta(description="Fixed orders in which backends are tried.")] = []
 
 
 class HealthCheckSettings(Section, frozen=True, kw_only=True):
     """Active probes. Passive ejection (5 failures in a row) is always on."""
 
     enabled: Annotated[bool, Meta(description="Probe the backends.")] = True
-    interval_s: Annotated[Timeout, Meta(description="Between probes of one backend (20 % jitter).")] = field(
+    interval_s: Annotated[Timeout, Meta(description="Time between probes of one backend (20 % jitter).")] = field(
         name="interval", default=seconds(10)
     )
-    timeout_s: Annotated[Timeout, Meta(description="For one probe.")] = field(name="timeout", default=seconds(3))
-    path: Annotated[str | None, Meta(description="Path of the probe for all backends; default: by kind.")] = None
+    timeout_s: Annotated[Timeout, Meta(description="Longest time for one probe.")] = field(
+        name="timeout", default=seconds(3)
+    )
+    path: Annotated[str | None, Meta(description="Path of the probe for all backends; default: by `type`.")] = None
     method: Annotated[Literal["GET", "HEAD"], Meta(description="Method of the probe.")] = "GET"
     expected_status: Annotated[
-        Annotated[int, Meta(ge=100, le=599)] | None, Meta(description="The healthy status; default: any 2xx.")
+        Annotated[int, Meta(ge=100, le=599)] | None,
+        Meta(description="The status that counts as healthy; default: any 2xx."),
     ] = None
-    unhealthy_threshold: Annotated[int, Meta(ge=1, description="Failed probes in a row that take it out.")] = 3
-    healthy_threshold: Annotated[int, Meta(ge=1, description="Good probes in a row that bring it back.")] = 2
+    unhealthy_threshold: Annotated[
+        int, Meta(ge=1, description="After this many failed probes in a row a backend counts as unhealthy.")
+    ] = 3
+    healthy_threshold: Annotated[
+        int, Meta(ge=1, description="After this many successful probes in a row it counts as healthy again.")
+    ] = 2
 
 
 class LogSettings(Section, frozen=True, kw_only=True):
     """What is said about running requests. Never a prompt, an answer or a key."""
 
     level: Annotated[
-        Literal["debug", "info", "warn", "error"], Meta(description="Of the process log.", extra=RELOAD)
+        Literal["debug", "info", "warn", "error"],
+        Meta(description="Least level of messages in the process log.", extra=RELOAD),
     ] = "info"
-    format: Annotated[Literal["text", "json"], Meta(description="Of the process log.")] = "text"
+    format: Annotated[Literal["text", "json"], Meta(description="Form of the process log.")] = "text"
     output: Annotated[str, Meta(description="Process log: `stderr`, `stdout` or a file.")] = "stderr"
     access: Annotated[
         str, Meta(description="Access log, one JSON line a request: `stdout`, `stderr`, `off` or a file.")
@@ -267,17 +331,22 @@ class LogSettings(Section, frozen=True, kw_only=True):
 class MetricsSettings(Section, frozen=True, kw_only=True):
     """Prometheus metrics."""
 
-    enabled: Annotated[bool, Meta(description="Serve them.")] = True
-    path: Annotated[str, Meta(pattern="^/", description="Where.")] = "/metrics"
+    enabled: Annotated[bool, Meta(description="Serve metrics.")] = True
+    path: Annotated[str, Meta(pattern="^/", description="Path at which the metrics are served.")] = "/metrics"
     token: Annotated[
-        Annotated[str, Meta(min_length=8)] | None, Meta(description="Bearer token that readers must show.")
+        Annotated[str, Meta(min_length=8)] | None,
+        Meta(description="Bearer token that is needed to read the metrics; absent: none is needed."),
     ] = None
     max_models: Annotated[
-        int, Meta(ge=1, description="Model names that get a label of their own; the rest: other.")
+        int, Meta(ge=1, description="Most model names that get their own label; all further ones share `other`.")
     ] = 100
     max_accounts: Annotated[
         int,
-        Meta(ge=0, le=10000, description="Budgets, and organizations with their plans, that get labels of their own."),
+        Meta(
+            ge=0,
+            le=10000,
+            description="Most budgets, and most organizations with their plans, that get their own labels.",
+        ),
     ] = 100
 
 
@@ -286,13 +355,17 @@ class StreamSettings(Section, frozen=True, kw_only=True):
 
     keepalive_interval_s: Annotated[
         Duration,
-        Meta(description="A comment is sent after this much silence, so that idle timers do not cut; 0: never."),
+        Meta(
+            description="After this long without an event ZueBee sends a comment, so that no idle timeout closes the "
+            "stream; 0: never."
+        ),
     ] = field(name="keepalive_interval", default=seconds(15))
     max_event_size: Annotated[
         Size,
         Meta(
-            description="How much of one event (a generated picture, say) is held to be read. A larger one passes as "
-            "it comes, and where nothing else tells of its tokens they are estimated by its size.",
+            description="Largest event (such as a generated picture) that ZueBee buffers and reads. A larger one is "
+            "passed "
+            "on as it comes; if nothing else reports its tokens, they are estimated from its size.",
         ),
     ] = Size(8 << 20)
 
@@ -301,19 +374,21 @@ class ShutdownSettings(Section, frozen=True, kw_only=True):
     """What SIGTERM does. A second signal skips what is left of both."""
 
     grace_s: Annotated[
-        Duration, Meta(description="Readiness fails at once, but connections are taken for this long.")
+        Duration, Meta(description="For this long after SIGTERM, `/health` fails but ZueBee still accepts connections.")
     ] = field(name="grace", default=seconds(5))
-    drain_s: Annotated[Duration, Meta(description="Then running requests may take this long to finish.")] = field(
-        name="drain", default=seconds(30)
+    drain_s: Annotated[Duration, Meta(description="After that, running requests may take this long to finish.")] = (
+        field(name="drain", default=seconds(30))
     )
 
 
 class ProxySettings(Section, frozen=True, kw_only=True):
     """Forward proxies for backends, from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY."""
 
-    http: Annotated[str | None, Meta(description="For http backends.")] = None
-    https: Annotated[str | None, Meta(description="For https backends (CONNECT).")] = None
-    no_proxy: Annotated[list[str], Meta(description="Hosts, domain suffixes or CIDR ranges reached directly.")] = []
+    http: Annotated[str | None, Meta(description="Proxy for http backends.")] = None
+    https: Annotated[str | None, Meta(description="Proxy for https backends (CONNECT).")] = None
+    no_proxy: Annotated[
+        list[str], Meta(description="Hosts, domain suffixes or CIDR ranges that are reached without a proxy.")
+    ] = []
 
     def of(self, url: str) -> str | None:
         """The proxy on the way to a URL; None: it is reached directly. Raises ValueError for what is no URL."""
@@ -332,38 +407,53 @@ class Settings(Section, frozen=True, kw_only=True):
             extra=RESTART,
         ),
     ] = ":8000"
-    server: Annotated[ServerSettings, Meta(description="Listener.", extra=RESTART)] = ServerSettings()
+    server: Annotated[
+        ServerSettings, Meta(description="Settings of the listener: TLS, limits, timeouts.", extra=RESTART)
+    ] = ServerSettings()
     grpc: Annotated[GrpcSettings | None, Meta(description="The gRPC API; absent: not served.", extra=RESTART)] = None
     backends: Annotated[list[BackendSettings], Meta(min_length=1, description="The model servers.", extra=RELOAD)]
-    routing: Annotated[RoutingSettings, Meta(description="Balancing, retries, fallbacks.", extra=RELOAD)] = (
-        RoutingSettings()
-    )
-    health_check: Annotated[HealthCheckSettings, Meta(description="Active probes.", extra=RELOAD)] = (
+    routing: Annotated[
+        RoutingSettings, Meta(description="Load balancing, retries, queue, fallbacks.", extra=RELOAD)
+    ] = RoutingSettings()
+    health_check: Annotated[HealthCheckSettings, Meta(description="Health probes of the backends.", extra=RELOAD)] = (
         HealthCheckSettings()
     )
     auth: Annotated[AuthSettings, Meta(description="Who may call.", extra=RELOAD)] = AuthSettings()
-    api_keys: Annotated[list[ApiKeySettings], Meta(description="The keys of the file.", extra=RELOAD)] = []
-    rate_limit: Annotated[RateLimitSettings, Meta(description="How fast.", extra=RELOAD)] = RateLimitSettings()
-    redis: Annotated[RedisSettings | None, Meta(description="The Redis of limits and caches.", extra=RESTART)] = None
-    firewall: Annotated[FirewallSettings, Meta(description="What may not even be asked.", extra=RELOAD)] = (
-        FirewallSettings()
+    api_keys: Annotated[list[ApiKeySettings], Meta(description="API keys in this file.", extra=RELOAD)] = []
+    rate_limit: Annotated[RateLimitSettings, Meta(description="Rate limits of requests and tokens.", extra=RELOAD)] = (
+        RateLimitSettings()
     )
-    store: Annotated[StoreSettings, Meta(description="Keys, accounts, ledger, usage records.", extra=RESTART)] = (
-        StoreSettings()
-    )
-    billing: Annotated[BillingSettings, Meta(description="Prices and holds.", extra=RESTART)] = BillingSettings()
-    idempotency: Annotated[IdempotencySettings, Meta(description="Repeated requests.", extra=RESTART)] = (
-        IdempotencySettings()
-    )
+    redis: Annotated[
+        RedisSettings | None, Meta(description="The Redis for shared limits and caches.", extra=RESTART)
+    ] = None
+    firewall: Annotated[
+        FirewallSettings,
+        Meta(description="Rules that refuse requests before anything else is done with them.", extra=RELOAD),
+    ] = FirewallSettings()
+    store: Annotated[
+        StoreSettings, Meta(description="Where keys, accounts, the ledger and usage records are stored.", extra=RESTART)
+    ] = StoreSettings()
+    billing: Annotated[
+        BillingSettings, Meta(description="Prices, and how costs are held in budgets.", extra=RESTART)
+    ] = BillingSettings()
+    idempotency: Annotated[
+        IdempotencySettings,
+        Meta(description="How repeated requests with an `Idempotency-Key` are answered.", extra=RESTART),
+    ] = IdempotencySettings()
     on_disconnect: Annotated[
         list[DisconnectSettings],
-        Meta(description="When the caller leaves; the first entry that fits the model counts.", extra=RELOAD),
+        Meta(
+            description="What to do when the client disconnects; the first entry that matches the model counts.",
+            extra=RELOAD,
+        ),
     ] = []
-    usage: Annotated[UsageSettings, Meta(description="Usage records.", extra=RESTART)] = UsageSettings()
+    usage: Annotated[UsageSettings, Meta(description="Usage records and who gets them.", extra=RESTART)] = (
+        UsageSettings()
+    )
     log: Annotated[LogSettings, Meta(description="Logs.", extra=RESTART)] = LogSettings()
     metrics: Annotated[MetricsSettings, Meta(description="Metrics.", extra=RELOAD)] = MetricsSettings()
     stream: Annotated[StreamSettings, Meta(description="Event streams.", extra=RESTART)] = StreamSettings()
-    shutdown: Annotated[ShutdownSettings, Meta(description="Graceful stop.", extra=RELOAD)] = ShutdownSettings()
+    shutdown: Annotated[ShutdownSettings, Meta(description="How ZueBee stops.", extra=RELOAD)] = ShutdownSettings()
     proxy: Annotated[ProxySettings, Meta(description="Forward proxies.", extra=RESTART)] = ProxySettings()
 
     @property

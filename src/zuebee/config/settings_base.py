@@ -69,35 +69,42 @@ Number: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 class LimitSettings(Section, frozen=True, kw_only=True):
     """Limits of each member of a scope. 0 is no limit. Present means on."""
 
-    enabled: Annotated[bool, Meta(description="Off: no such limit.")] = True
-    requests_per_second: Annotated[Number, Meta(description="On average; see burst_size.")] = 0
-    burst_size: Annotated[Number, Meta(description="Requests at once; 0: twice requests_per_second.")] = 0
-    requests_per_minute: Annotated[Number, Meta(description="In any 60 seconds.")] = 0
-    requests_per_hour: Annotated[Number, Meta(description="In any 60 minutes.")] = 0
-    requests_per_day: Annotated[Number, Meta(description="In any 24 hours.")] = 0
-    tokens_per_minute: Annotated[
-        Number, Meta(description="In any 60 seconds; charged by estimate before the call, corrected after it.")
+    enabled: Annotated[bool, Meta(description="Off: this limit does not apply.")] = True
+    requests_per_second: Annotated[Number, Meta(description="Requests per second, on average; see burst_size.")] = 0
+    burst_size: Annotated[
+        Number, Meta(description="Most requests that may come at once; 0: twice requests_per_second.")
     ] = 0
-    tokens_per_hour: Annotated[Number, Meta(description="In any 60 minutes.")] = 0
-    tokens_per_day: Annotated[Number, Meta(description="In any 24 hours.")] = 0
-    max_concurrent: Annotated[Number, Meta(description="Requests running at once.")] = 0
+    requests_per_minute: Annotated[Number, Meta(description="Requests in any 60 seconds.")] = 0
+    requests_per_hour: Annotated[Number, Meta(description="Requests in any 60 minutes.")] = 0
+    requests_per_day: Annotated[Number, Meta(description="Requests in any 24 hours.")] = 0
+    tokens_per_minute: Annotated[
+        Number, Meta(description="Tokens in any 60 seconds; estimated before the call, corrected after it.")
+    ] = 0
+    tokens_per_hour: Annotated[Number, Meta(description="Tokens in any 60 minutes.")] = 0
+    tokens_per_day: Annotated[Number, Meta(description="Tokens in any 24 hours.")] = 0
+    max_concurrent: Annotated[Number, Meta(description="Most requests that run at once.")] = 0
     on_store_down: Annotated[
         Literal["share", "open", "closed"],
-        Meta(description="When Redis is down: share: this process' share of the limit; open: no limit; closed: 503."),
+        Meta(
+            description="When Redis is down: the process applies its share of the limit (share), no limit (open), or "
+            "answers 503 (closed)."
+        ),
     ] = "share"
 
 
 class AbuseSettings(Section, frozen=True, kw_only=True):
     """Addresses that fail to authenticate again and again are left standing."""
 
-    enabled: Annotated[bool, Meta(description="Off: nobody is left standing.")] = True
-    max_failures: Annotated[int, Meta(ge=1, description="Failed keys of one address within `window`.")] = 30
-    window_s: Annotated[Timeout, Meta(description="Failures older than this are forgotten.")] = field(
+    enabled: Annotated[bool, Meta(description="Off: no address is blocked.")] = True
+    max_failures: Annotated[
+        int, Meta(ge=1, description="Failed authentications of one address within `window` after which it is blocked.")
+    ] = 30
+    window_s: Annotated[Timeout, Meta(description="Failures that are older do not count.")] = field(
         name="window", default=seconds(60)
     )
-    cool_down_s: Annotated[Timeout, Meta(description="For this long every request is answered 429.")] = field(
-        name="cool_down", default=seconds(60)
-    )
+    cool_down_s: Annotated[
+        Timeout, Meta(description="How long every request of a blocked address is answered 429.")
+    ] = field(name="cool_down", default=seconds(60))
 
 
 class PriorityLimitSettings(Section, frozen=True, kw_only=True):
@@ -120,7 +127,8 @@ class RateLimitSettings(Section, frozen=True, kw_only=True):
         int,
         Meta(
             ge=1,
-            description="How many share the limits in Redis: `share` is the limit divided by it.",
+            description="How many processes share the limits in Redis; with `on_store_down: share` each gets this "
+            "part of the limit.",
             extra=RESTART_WITH_REDIS,
         ),
     ] = 1
@@ -147,10 +155,10 @@ class RedisSettings(Section, frozen=True, kw_only=True):
     """The Redis that limits and caches share."""
 
     url: Annotated[str, Meta(description="redis:// or rediss:// URL.")] = "redis://127.0.0.1:6379/0"
-    prefix: Annotated[str, Meta(description="Before each key.")] = "zuebee:"
-    timeout_s: Annotated[Timeout, Meta(description="A slower answer counts as none.")] = field(
-        name="timeout", default=seconds(0.1)
-    )
-    retry_after_s: Annotated[Duration, Meta(description="After failures it is left alone for this long.")] = field(
-        name="retry_after", default=seconds(1)
+    prefix: Annotated[str, Meta(description="Prefix of the names of all entries in Redis.")] = "zuebee:"
+    timeout_s: Annotated[
+        Timeout, Meta(description="Longest time for an answer of Redis; a slower one counts as a failure.")
+    ] = field(name="timeout", default=seconds(0.1))
+    retry_after_s: Annotated[Duration, Meta(description="How long ZueBee does not ask Redis again after failures.")] = (
+        field(name="retry_after", default=seconds(1))
     )

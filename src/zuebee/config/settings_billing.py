@@ -11,9 +11,9 @@ from zuebee.lib.units import Duration, Size, Timeout
 class StoreSettings(Section, frozen=True, kw_only=True):
     """Where keys, accounts, the ledger and usage records live."""
 
-    path: Annotated[str, Meta(description="SQLite file, for one process; its folder is made when missing.")] = (
-        "data/zuebee.db"
-    )
+    path: Annotated[
+        str, Meta(description="SQLite file, for one process; ZueBee creates its folder if it is missing.")
+    ] = "data/zuebee.db"
     url: Annotated[
         str | None, Meta(description="postgresql:// URL, for one or many processes; then `path` is not used.")
     ] = None
@@ -21,26 +21,29 @@ class StoreSettings(Section, frozen=True, kw_only=True):
         str, Meta(description="File for settlements while PostgreSQL does not answer; each process needs its own.")
     ] = "data/spool.jsonl"
     commit_interval_s: Annotated[
-        Duration, Meta(description="Longest wait of a usage record that nobody waits for.")
+        Duration,
+        Meta(description="How long the usage record of a request without budgets may wait until it is written."),
     ] = field(name="commit_interval", default=seconds(0.05))
-    timeout_s: Annotated[Timeout, Meta(description="For one transaction.")] = field(name="timeout", default=seconds(5))
+    timeout_s: Annotated[Timeout, Meta(description="Longest time for one transaction.")] = field(
+        name="timeout", default=seconds(5)
+    )
 
 
 class PriceSettings(Section, frozen=True, kw_only=True):
     """An own price, in the currency of `billing`; it comes before the built-in ones."""
 
     model: Annotated[str, Meta(min_length=1, description="Model name; `*` at the end matches any rest.")]
-    since: Annotated[str, Meta(description="RFC 3339 time or date from which it holds.")] = "1970-01-01"
+    since: Annotated[str, Meta(description="RFC 3339 time or date from which on the price applies.")] = "1970-01-01"
     input_per_million: Annotated[str, Meta(description="Decimal price of a million prompt tokens.")]
     output_per_million: Annotated[str, Meta(description="Decimal price of a million completion tokens.")] = "0"
     cached_input_per_million: Annotated[
-        str | None, Meta(description="Of prompt tokens that the server had in its cache; default: as input.")
+        str | None, Meta(description="Price of prompt tokens that the server had in its cache; default: as input.")
     ] = None
     cache_write_per_million: Annotated[
-        str | None, Meta(description="Of prompt tokens that the server put into its cache; default: as input.")
+        str | None, Meta(description="Price of prompt tokens that the server put into its cache; default: as input.")
     ] = None
     reasoning_per_million: Annotated[
-        str | None, Meta(description="Of completion tokens that are thoughts; default: as output.")
+        str | None, Meta(description="Price of reasoning tokens in the completion; default: as output.")
     ] = None
 
 
@@ -48,8 +51,10 @@ class ModelLimitSettings(Section, frozen=True, kw_only=True):
     """What is known of a model; it comes before what its servers say. The first entry that fits counts."""
 
     model: Annotated[str, Meta(min_length=1, description="Model name; `*` at the end matches any rest.")]
-    context_tokens: Annotated[int, Meta(ge=0, description="Prompt and answer together; 0: not known.")] = 0
-    max_output_tokens: Annotated[int, Meta(ge=0, description="The longest answer; 0: not known.")] = 0
+    context_tokens: Annotated[
+        int, Meta(ge=0, description="Most tokens of prompt and answer together; 0: not known.")
+    ] = 0
+    max_output_tokens: Annotated[int, Meta(ge=0, description="Most tokens of an answer; 0: not known.")] = 0
 
 
 class BillingSettings(Section, frozen=True, kw_only=True):
@@ -63,24 +68,30 @@ class BillingSettings(Section, frozen=True, kw_only=True):
         ),
     ] = "USD"
     prices: Annotated[list[PriceSettings], Meta(description="Own prices.", extra=RELOAD)] = []
-    built_in_prices: Annotated[bool, Meta(description="Know the list prices of public models.", extra=RELOAD)] = True
-    margin_percent: Annotated[int, Meta(ge=-100, le=10000, description="Added to built-in prices.", extra=RELOAD)] = 0
+    built_in_prices: Annotated[
+        bool, Meta(description="Use the built-in list prices of public models.", extra=RELOAD)
+    ] = True
+    margin_percent: Annotated[
+        int, Meta(ge=-100, le=10000, description="Percentage added to built-in prices.", extra=RELOAD)
+    ] = 0
     unknown_price: Annotated[
         Literal["deny", "cap", "allow"],
         Meta(
-            description="A model without a price, on a key with money budgets: refused, charged `cap`, or free.",
+            description="Requests for a model without a price, by keys with money budgets: refused (deny), charged as "
+            "`cap`, or free (allow).",
             extra=RELOAD,
         ),
     ] = "deny"
     cap: Annotated[PriceSettings | None, Meta(description="The price under `unknown_price: cap`.", extra=RELOAD)] = None
     default_output_tokens: Annotated[
-        int, Meta(ge=1, description="Counted by token limits for an answer whose request names no `max_tokens`.")
+        int, Meta(ge=1, description="Tokens that token limits count for an answer whose request has no `max_tokens`.")
     ] = 1024
     max_output_tokens: Annotated[
         int,
         Meta(
             ge=1,
-            description="Held back in budgets for such an answer, and its bound, where the model's own is not known.",
+            description="Tokens that budgets hold for such an answer, and its limit, if the model's own limit is not "
+            "known.",
         ),
     ] = 16384
     models: Annotated[
@@ -88,16 +99,22 @@ class BillingSettings(Section, frozen=True, kw_only=True):
     ] = []
     reserve_wait_s: Annotated[
         Duration,
-        Meta(description="How long a request waits for what others hold of its budget, before it is refused."),
+        Meta(
+            description="How long a request waits until other requests release what they hold of its budget; then it "
+            "is refused."
+        ),
     ] = field(name="reserve_wait", default=seconds(2))
     on_exhausted: Annotated[
         Literal["cut", "finish"],
-        Meta(description="A stream whose hold cannot be extended: cut with an error event, or finished on overdraft."),
+        Meta(
+            description="When a budget is exhausted during a stream: end it with an error event (cut), or finish it "
+            "on overdraft."
+        ),
     ] = "cut"
     renew_interval_s: Annotated[
-        Timeout, Meta(description="How often running requests renew their holds, and their keys are looked at again.")
+        Timeout, Meta(description="How often ZueBee renews the holds of running requests and checks their keys again.")
     ] = field(name="renew_interval", default=seconds(1))
-    hold_ttl_s: Annotated[Timeout, Meta(description="A hold that is not renewed for this long has expired.")] = field(
+    hold_ttl_s: Annotated[Timeout, Meta(description="A hold that is not renewed for this long expires.")] = field(
         name="hold_ttl", default=seconds(30)
     )
 
@@ -105,27 +122,32 @@ class BillingSettings(Section, frozen=True, kw_only=True):
 class IdempotencySettings(Section, frozen=True, kw_only=True):
     """Answers that are stored for requests with an `Idempotency-Key`."""
 
-    enabled: Annotated[bool, Meta(description="Off: the header is ignored.")] = True
+    enabled: Annotated[bool, Meta(description="Off: ZueBee ignores the header.")] = True
     retention_s: Annotated[Timeout, Meta(description="How long an answer is kept.")] = field(
         name="retention", default=seconds(86400)
     )
-    max_answer_size: Annotated[Size, Meta(description="A larger answer is not kept; its repetition is refused.")] = (
-        Size(4 << 20)
-    )
+    max_answer_size: Annotated[
+        Size, Meta(description="Larger answers are not kept, and repetitions of their requests are refused.")
+    ] = Size(4 << 20)
 
 
 class DisconnectSettings(Section, frozen=True, kw_only=True):
     """What becomes of an answer whose reader has left."""
 
-    models: Annotated[list[str], Meta(description="For these models, `*` at the end matches; empty: all.")] = []
+    models: Annotated[
+        list[str], Meta(description="The models that this applies to; `*` at the end matches any rest. Empty: all.")
+    ] = []
     policy: Annotated[
         Literal["cancel", "drain", "detach"],
-        Meta(description="cancel: stop the server; drain: read on within bounds; detach: read to the end."),
+        Meta(
+            description="cancel: stop the backend; drain: read on up to `max_time` and `max_bytes`; detach: read to "
+            "the end."
+        ),
     ] = "cancel"
-    max_s: Annotated[Timeout, Meta(description="drain: for this long at most.")] = field(
+    max_s: Annotated[Timeout, Meta(description="With `drain`: read on for at most this long.")] = field(
         name="max_time", default=seconds(30)
     )
-    max_bytes: Annotated[Size, Meta(description="drain: this much at most.")] = Size(1 << 20)
+    max_bytes: Annotated[Size, Meta(description="With `drain`: read at most this much.")] = Size(1 << 20)
 
 
 class ReporterDatabaseSettings(Section, frozen=True, kw_only=True):
@@ -155,24 +177,28 @@ class ReporterSettings(Section, frozen=True, kw_only=True):
         str,
         Meta(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$",
-            description="Name in logs and metrics; its place in the outbox, so do not change it while events wait.",
+            description="Its name in logs, metrics and the outbox. Do not change it while events wait: they belong to "
+            "the name.",
         ),
     ]
     type: Annotated[
-        Literal["webhook", "database", "builtin"], Meta(description="builtin: the store itself; nothing to deliver.")
+        Literal["webhook", "database", "builtin"],
+        Meta(description="Where records go; builtin: only to the store, so nothing is delivered."),
     ]
     enabled: Annotated[bool, Meta(description="Its own switch.")] = True
-    url: Annotated[str | None, Meta(description="Webhook target.")] = None
-    timeout_s: Annotated[Timeout, Meta(description="For one delivery.")] = field(name="timeout", default=seconds(3))
+    url: Annotated[str | None, Meta(description="URL of the webhook.")] = None
+    timeout_s: Annotated[Timeout, Meta(description="Longest time for one delivery.")] = field(
+        name="timeout", default=seconds(3)
+    )
     retry: Annotated[
         int,
-        Meta(ge=0, le=10, description="Attempts one right after the other in each round; 0 counts as 1."),
+        Meta(ge=0, le=10, description="Attempts in each round, one right after the other; 0 counts as 1."),
     ] = 1
     method: Annotated[Literal["POST", "PUT"], Meta(description="Method of the webhook.")] = "POST"
     headers: Annotated[dict[str, str], Meta(description="Headers of the webhook.")] = {}
-    ca_file: Annotated[str | None, Meta(description="PEM authorities to trust for https, instead of the system's.")] = (
-        None
-    )
+    ca_file: Annotated[
+        str | None, Meta(description="PEM file of the CAs to trust for https, instead of the system's.")
+    ] = None
     secrets: Annotated[
         list[str],
         Meta(
@@ -182,7 +208,10 @@ class ReporterSettings(Section, frozen=True, kw_only=True):
     ] = []
     api_key: Annotated[
         Literal["id", "masked"],
-        Meta(description="What stands under `api_key`: the key's id, or its ends. The key itself is not known."),
+        Meta(
+            description="The value of `api_key` in events: the key's id, or only the ends of the id. ZueBee does not "
+            "know the key itself."
+        ),
     ] = "id"
     database: Annotated[ReporterDatabaseSettings | None, Meta(description="For type database.")] = None
 
@@ -190,15 +219,24 @@ class ReporterSettings(Section, frozen=True, kw_only=True):
 class UsageSettings(Section, frozen=True, kw_only=True):
     """The usage records: one row for each request, in the store."""
 
-    enabled: Annotated[bool, Meta(description="Off: nobody is told; records are kept all the same.")] = True
-    retention_days: Annotated[int, Meta(ge=0, description="Older records are removed once a day; 0: kept.")] = 0
-    outbox_capacity: Annotated[
-        int, Meta(ge=1000, description="More undelivered events than this stop requests that would make more.")
-    ] = 5_000_000
+    enabled: Annotated[
+        bool, Meta(description="Off: nothing is sent to reporters; the store still keeps the records.")
+    ] = True
+    retention_days: Annotated[
+        int, Meta(ge=0, description="Records that are older are removed once a day; 0: they are kept for ever.")
+    ] = 0
+    outbox_capacity: Annotated[int, Meta(ge=1000, description="Most undelivered events; see on_outbox_full.")] = (
+        5_000_000
+    )
     on_outbox_full: Annotated[
-        Literal["refuse", "drop"], Meta(description="refuse: 503 for metered requests; drop: lose events, counted.")
+        Literal["refuse", "drop"],
+        Meta(
+            description="When the outbox is full: refuse requests of keys with budgets (503), or drop (lose) events "
+            "and count them."
+        ),
     ] = "refuse"
     drain_s: Annotated[
-        Duration, Meta(description="At a stop, what is due is still delivered for this long; the rest stays.")
+        Duration,
+        Meta(description="How long ZueBee still delivers due events while it stops; the rest stays in the outbox."),
     ] = field(name="drain", default=seconds(5))
-    reporters: Annotated[list[ReporterSettings], Meta(description="Who is told of each record.", extra=RELOAD)] = []
+    reporters: Annotated[list[ReporterSettings], Meta(description="Where each record is sent.", extra=RELOAD)] = []
