@@ -119,6 +119,11 @@ def test_no_order_of_calls_and_crashes_breaks_the_ledger_on_postgres(postgres_ur
     assert run(lambda: OnPostgres(postgres_url), POSTGRES_STEPS, steps_each=100) >= POSTGRES_STEPS
 
 
+def test_what_is_freed_meanwhile_is_taken_back_for_a_limit_that_was_lowered_in_part(postgres_url: str) -> None:
+    """This seed found it: what a process remembered of a balance hid what another's top-up had freed."""
+    assert run(lambda: OnPostgres(postgres_url), 100, first_seed=FRESH_SEED + 265, steps_each=100) == 100
+
+
 @pytest.mark.proof
 def test_two_million_steps(tmp_path: Path, postgres_url: str) -> None:
     in_memory = run(InMemory, PROOF_STEPS * 5 // 6, first_seed=FRESH_SEED)

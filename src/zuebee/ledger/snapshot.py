@@ -71,6 +71,8 @@ class Snapshot:
         """
         if self.ledger.unsettled or any(_is_short(*each) for each in zip(operations, self.answers, strict=True)):
             return None  # nor of holds that were cut down to what was left
+        if self._takes_back_later(operations):
+            return None
         asked: set[int] = set()
         # The most that each balance must have: what the batch gives back may come too late in its order.
         taken = dict.fromkeys(self._before, 0)
@@ -87,6 +89,18 @@ class Snapshot:
              for b in self.ledger.balances() if b.id in relied_on],
             [(hold, *amounts) for hold, amounts in self._holds.items()],
         )  # fmt: skip
+
+    def _takes_back_later(self, operations: Sequence[Operation]) -> bool:
+        """Whether a limit is lower than what it granted, for not all of that was free: more of it may be by now."""
+        granted: dict[str, int] = {}
+        for balance in self.ledger.balances():
+            granted[balance.account] = max(granted.get(balance.account, 0), balance.limited)
+        return any(
+            budget.limit is not None and budget.limit < granted.get(budget.account, 0)
+            for operation in operations
+            if isinstance(operation, Reserve)
+            for budget in operation.budgets
+        )
 
     def moved(self) -> list[tuple[int, ...]]:
         """By how much the figures of each balance have changed."""
