@@ -239,7 +239,7 @@ def test_a_store_where_it_was_before_is_not_followed_by_a_second(tmp_path: Path)
     assert failed.status == 1
     assert f"write `store.path: {old}`" in failed.stderr
     assert not (tmp_path / "conf" / "data").exists()
-    assert f"There is one at {old}" in failing(tmp_path, "keys", "list", "--config", "conf/config.yaml").stderr
+    assert f"There is a store at {old}" in failing(tmp_path, "keys", "list", "--config", "conf/config.yaml").stderr
     shutil.copytree(tmp_path / "data", tmp_path / "conf" / "data")
     here(tmp_path, "keys", "list", "--config", str(config))
 

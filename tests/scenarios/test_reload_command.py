@@ -51,7 +51,7 @@ def test_it_is_in_force_or_the_command_says_why(tmp_path: Path, config: dict[str
         door = tmp_path / "usage.db.control"
         assert stat.S_IMODE(door.stat().st_mode) == 0o600
         pid = f"(pid {gateway.popen.pid})"
-        assert "would take it: zuebee reload --config config.yaml" in here(tmp_path, "check-config")
+        assert "would accept it: zuebee reload --config config.yaml" in here(tmp_path, "check-config")
         assert f"config.yaml is in force {pid}" in here(tmp_path, "reload")
 
         changed = {"billing": {**config["billing"], "hold_ttl": "99s"}, "stream": {"keepalive_interval": "9s"}}

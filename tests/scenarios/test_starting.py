@@ -183,7 +183,7 @@ def test_a_good_file_is_called_good(tmp_path: Path) -> None:
     done = zuebee(tmp_path, "check-config", "--config", "config.yaml")
     assert (done.returncode, done.stderr) == (0, "")
     said, store = done.stdout.splitlines()
-    assert said == "config.yaml is good: 1 keys, backends http://127.0.0.1:9"
+    assert said == "config.yaml is valid: 1 keys, backends http://127.0.0.1:9"
     assert store.startswith(f"store: {tmp_path}/")
 
 

@@ -160,7 +160,7 @@ class _Rule:
         self.name = settings.name
         self.allows = settings.action == "allow"
         self.blocks = may_block and settings.mode == "block"
-        self.refusal = _refusal(settings.status, settings.name, "It was refused by a rule of the firewall")
+        self.refusal = _refusal(settings.status, settings.name, "The request was refused by a rule of the firewall")
         self.in_body = settings.body
         self._methods = frozenset(method.upper() for method in settings.methods)
         self._paths = whole_matcher(settings.paths) if settings.paths else None
@@ -297,19 +297,21 @@ class RuleFirewall:
 
     def _check_address(self, address: str) -> Refusal | None:
         if self._denied is not None and self._denied(address):
-            return self._broken(403, "denied_addresses", "This address may not call")
+            return self._broken(403, "denied_addresses", "Requests from this address are not allowed")
         if self._allowed is not None and not self._allowed(address):
-            return self._broken(403, "allowed_addresses", "This address may not call")
+            return self._broken(403, "allowed_addresses", "Requests from this address are not allowed")
         return None
 
     def _check_sizes(self, fields: dict[bytes, bytes]) -> Refusal | None:
         settings = self._settings
         if settings.max_headers is not None and len(fields) > settings.max_headers:
-            return self._broken(431, "max_headers", f"More than {settings.max_headers} header fields")
+            return self._broken(431, "max_headers", f"The request has more than {settings.max_headers} header fields")
         if settings.max_header_bytes is not None:
             size = sum(map(len, fields)) + sum(map(len, fields.values()))
             if size > settings.max_header_bytes:
-                return self._broken(431, "max_header_bytes", f"More than {settings.max_header_bytes} bytes of headers")
+                return self._broken(
+                    431, "max_header_bytes", f"The request has more than {settings.max_header_bytes} bytes of headers"
+                )
         length = fields.get(b"content-length", b"0")
         if settings.max_body_size is not None and length.isdigit() and int(length) > settings.max_body_size:
             return self._too_large(settings.max_body_size)
@@ -319,26 +321,32 @@ class RuleFirewall:
         kind = fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind and self._content_types and kind not in self._content_types:
             shown = ", ".join(self._settings.content_types)
-            return self._broken(415, "content_types", f"The content type is none of {shown}")
+            return self._broken(415, "content_types", f"The content type must be one of {shown}")
         if kind != _JSON and b"origin" in fields and self._settings.default_rules and (kind or _has_body(fields)):
             # A page may send a form, or bytes without a type, to any address without asking; JSON only where that
             # address agrees (Fetch, CORS).
-            return self._broken(415, "browser_form", "From a web page only application/json is taken")
+            return self._broken(
+                415, "browser_form", "Requests from a web page must have the content type application/json"
+            )
         return None
 
     def _check_figures(self, job: Job) -> Refusal | None:
         settings = self._settings
         refusal: Refusal | None = None
         if job.choices > settings.max_choices:
-            refusal = self._broken(400, "max_choices", f"More than {settings.max_choices} answers at once", "n")
+            refusal = self._broken(
+                400, "max_choices", f"The request asks for more than {settings.max_choices} answers", "n"
+            )
         bound = job.max_output_tokens
         if refusal is None and settings.max_output_tokens is not None and (bound or 0) > settings.max_output_tokens:
-            text = f"More than {settings.max_output_tokens} tokens in an answer"
+            text = f"The request asks for more than {settings.max_output_tokens} tokens of answer"
             refusal = self._broken(400, "max_output_tokens", text, "max_tokens")
         if refusal is None and settings.max_body_size is not None and len(job.body) > settings.max_body_size:
             refusal = self._too_large(settings.max_body_size)
         if refusal is None and settings.max_images is not None and more_images_than(job.body, settings.max_images):
-            refusal = self._broken(400, "max_images", f"More than {settings.max_images} images", "messages")
+            refusal = self._broken(
+                400, "max_images", f"The request has more than {settings.max_images} images", "messages"
+            )
         return refusal
 
     def _too_large(self, limit: int) -> Refusal | None:

@@ -25,7 +25,7 @@ from zuebee.lib.patterns import Patterns, narrow
 
 QUOTA_EXCEEDED = Refusal(429, "insufficient_quota", "quota_exceeded", "The token quota of this API key is used up.")
 NO_BALANCE = Refusal(402, "insufficient_quota", "insufficient_balance", "The balance of this API key is used up.")
-NOT_ADMITTED = Refusal(403, "permission_error", "access_denied", "This API key is not admitted.")
+NOT_ADMITTED = Refusal(403, "permission_error", "access_denied", "This API key was not accepted.")
 
 Data: TypeAlias = Mapping[str, Any]
 

@@ -28,12 +28,14 @@ CREDENTIAL = "signed"
 """What the handles of credentials begin with that this source gives out: `signed/DIGEST OF THE KEY/CLIENT`."""
 
 # One answer for every reason: a caller who guesses learns nothing from it.
-BAD_SIGNATURE = Refusal(401, "authentication_error", "invalid_signature", "The request is not signed as it must be.")
+BAD_SIGNATURE = Refusal(
+    401, "authentication_error", "invalid_signature", "The signature of this request is missing or not valid."
+)
 BUSY = Refusal(
     503,
     "overloaded_error",
     "too_many_signed_requests",
-    "Too many signed requests came lately.",
+    "This client has sent too many signed requests. Try again later.",
     retry_after_s=10.0,
     should_retry=True,
 )

@@ -17,15 +17,15 @@ app = typer.Typer(name="accounts", help="Organizations, teams, users and their b
 
 Kind = Annotated[str, typer.Argument(**one_of("organization", "team", "user"))]
 Scope = Annotated[str, typer.Argument(**one_of("organization", "team", "user", "key"))]
-AccountId = Annotated[str, typer.Argument(help="Its id.")]
+AccountId = Annotated[str, typer.Argument(help="Its id, such as acme; of a key key_...")]
 OrganizationId = Annotated[str, typer.Argument(help="The organization's id.")]
 Organization = Annotated[
     str | None, typer.Option(OPTION_OF["organization_id"], help="The organization that it belongs to.")
 ]
-Team = Annotated[str | None, typer.Option(OPTION_OF["team_id"], help="Of a user: the team; '' for none.")]
-Role = Annotated[str | None, typer.Option("--role", help="Of a user: admin, member or viewer.")]
-Unit = Annotated[str, typer.Option("--unit", help="tokens, or the currency (default).")]
-Period = Annotated[str, typer.Option("--period", help="daily, weekly, monthly or never.")]
+Team = Annotated[str | None, typer.Option(OPTION_OF["team_id"], help="The team of a user; '' for none.")]
+Role = Annotated[str | None, typer.Option("--role", help="The role of a user: admin, member or viewer.")]
+Unit = Annotated[str, typer.Option("--unit", help="Unit of the budget: tokens, or the currency (default).")]
+Period = Annotated[str, typer.Option("--period", help="When the budget starts again: daily, weekly, monthly or never.")]
 
 
 @app.command("add", hidden=True)
@@ -74,7 +74,7 @@ def update(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Change what is named and leave the rest. Running servers follow within 5 seconds."""
+    """Change what the options name, and nothing else. Running servers follow within 5 seconds."""
     with opened(config, store, form) as administration:
         fields = said(
             name=name, team_id=team, role=role, plan=plan, plan_ends_at_s=time_s(plan_ends, "plan_ends_at_s"),
@@ -119,7 +119,7 @@ def show_account(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Show one of them with its budgets."""
+    """Show an organization, team or user with its budgets."""
     with opened(config, store, form) as administration:
         view = administration.accounts.show(kind, account)
         found = administration.accounts.budgets(kind, account)
@@ -138,7 +138,7 @@ def disable(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Switch one off, with all keys below it, until it is enabled again."""
+    """Disable it and all its keys, until it is enabled again."""
     with opened(config, store, form) as administration:
         _print(kind, administration.accounts.set_status(kind, account, "disabled"), form)
 
@@ -151,7 +151,7 @@ def enable(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Switch a disabled one on again."""
+    """Enable it again."""
     with opened(config, store, form) as administration:
         _print(kind, administration.accounts.set_status(kind, account, "active"), form)
 
@@ -160,7 +160,9 @@ def enable(
 def set_budget(
     scope: Scope,
     account: AccountId,
-    amount: Annotated[str, typer.Argument(help="Like 25.50, or a number of tokens; empty with --prepaid.")] = "",
+    amount: Annotated[
+        str, typer.Argument(help="Such as 25.50, or a number of tokens; leave it out with --prepaid.")
+    ] = "",
     unit: Unit = "",
     period: Period = "",
     prepaid: Annotated[bool, typer.Option("--prepaid", help="Only what is topped up may be spent.")] = False,
@@ -168,7 +170,7 @@ def set_budget(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Give somebody a budget or change its amount. What was spent in the period stays spent."""
+    """Set a budget, or change its amount. What was spent in this period still counts."""
     with opened(config, store, form) as administration:
         unit = unit or administration.currency
         if prepaid == bool(amount):
@@ -195,7 +197,7 @@ def remove_budget(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Take a budget away: it bounds nothing any more."""
+    """Remove a budget: from then on it limits nothing."""
     with opened(config, store, form) as administration:
         unit = unit or administration.currency
         administration.accounts.remove_budget(scope, account, unit=unit, period=period)
@@ -211,17 +213,20 @@ def remove_budget(
 def top_up(
     scope: Scope,
     account: AccountId,
-    amount: Annotated[str, typer.Argument(help="Like 25.50, or a number of tokens.")],
+    amount: Annotated[str, typer.Argument(help="Such as 25.50, or a number of tokens.")],
     unit: Unit = "",
     payment: Annotated[
-        str, typer.Option("--payment", help="The payment's id: it counts once. Default: a new one each time.")
+        str,
+        typer.Option(
+            "--payment", help="The payment's id; the same id is credited only once. Default: a new id each time."
+        ),
     ] = "",
-    note: Annotated[str, typer.Option("--note", help="Kept with the payment.")] = "",
+    note: Annotated[str, typer.Option("--note", help="A note that is stored with the payment.")] = "",
     config: options.Config = "config.yaml",
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Add to a prepaid account. Running servers see it within a second or two."""
+    """Add money or tokens to a prepaid budget. Running servers see it within a second or two."""
     with opened(config, store, form) as administration:
         unit = unit or administration.currency
         paid = administration.payments.top_up(
@@ -233,7 +238,7 @@ def top_up(
         names = ("id", "account", "unit", "amount", "organization_id", "note", "at_s", "fresh")
         show.as_json({**{name: getattr(paid, name) for name in names}, "budgets": found})
         return
-    verb = "Counted" if paid.fresh else "Counted before, nothing changed"
+    verb = "Credited" if paid.fresh else "Already credited before, nothing changed"
     typer.echo(f"{verb}: {money(paid.amount, paid.unit)} for {paid.account}, payment {paid.id}")
     options_budgets(found, form)
 
@@ -245,7 +250,7 @@ def payments(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """List the latest payments of an organization and what is below it."""
+    """List the latest payments of an organization with its teams, users and keys."""
     with opened(config, store, form) as administration:
         found = administration.payments.listing(organization)
     if form == "json":
@@ -268,14 +273,16 @@ def payments(
 @app.command()
 def invoice(
     organization: OrganizationId,
-    month: Annotated[str, typer.Option("--month", help="Like 2026-10.")],
-    html: Annotated[str, typer.Option("--html", help="Write it as a page to this file.")] = "",
-    preview: Annotated[bool, typer.Option("--preview", help="Show it without a number; nothing is kept.")] = False,
+    month: Annotated[str, typer.Option("--month", help="Such as 2026-10.")],
+    html: Annotated[str, typer.Option("--html", help="Also write the invoice as an HTML page to this file.")] = "",
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show the invoice without a number, and store nothing.")
+    ] = False,
     config: options.Config = "config.yaml",
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Make the invoice of a month that is over; a second time it is the same one."""
+    """Create the invoice of a past month. If it exists already, show that one."""
     with opened(config, store, form) as administration:
         invoices = administration.invoices
         made = invoices.preview(organization, month) if preview else invoices.make(organization, month)

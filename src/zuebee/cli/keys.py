@@ -17,13 +17,19 @@ app = typer.Typer(name="keys", help="Keys of the store: create, list, rotate, re
 KeyId = Annotated[str, typer.Argument(help="The key's id, like key_0123456789abcdef.")]
 Organization = Annotated[str | None, typer.Option(OPTION_OF["organization_id"], help="Its organization.")]
 Team = Annotated[str | None, typer.Option(OPTION_OF["team_id"], help="Its team.")]
-User = Annotated[str | None, typer.Option(OPTION_OF["user_id"], help="Its user; team and organization follow.")]
-Priority = Annotated[str | None, typer.Option("--priority", help="low, normal or high; '': the plan's.")]
+User = Annotated[
+    str | None, typer.Option(OPTION_OF["user_id"], help="Its user; this also sets its team and organization.")
+]
+Priority = Annotated[str | None, typer.Option("--priority", help="low, normal or high; '' for that of the plan.")]
 Billing = Annotated[str | None, typer.Option("--billing", help="none, quota or prepaid; default: by its budgets.")]
 AllowIp = Annotated[list[str] | None, typer.Option("--allow-ip", help="Address or CIDR range; '' for any. Repeatable.")]
 DenyIp = Annotated[list[str] | None, typer.Option("--deny-ip", help="Address or CIDR range. Repeatable.")]
-Starts = Annotated[str | None, typer.Option("--starts", help="From when it works: a time, a date, or `1h` from now.")]
-Expires = Annotated[str | None, typer.Option("--expires", help="Until when: a time, a date, `90d` from now, or never.")]
+Starts = Annotated[
+    str | None, typer.Option("--starts", help="When it becomes valid: a time, a date, or `1h` from now.")
+]
+Expires = Annotated[
+    str | None, typer.Option("--expires", help="When it expires: a time, a date, `90d` from now, or never.")
+]
 
 
 @app.command()
@@ -49,7 +55,7 @@ def create(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Create a key and print it. This is the only time that it can be seen."""
+    """Create a key and print it. ZueBee cannot show it again later."""
     with opened(config, store, form) as administration:
         fields = said(
             name=name, organization_id=organization, team_id=team, user_id=user, plan=plan,
@@ -107,7 +113,7 @@ def show_key(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Show one key, what it entitles to after its owners and plans, and its budgets."""
+    """Show a key, its budgets, and the rights and limits that result from its owners and plans."""
     with opened(config, store, form) as administration:
         view = administration.accounts.show_key(key)
         record = administration.accounts.key_record(key)
@@ -118,7 +124,7 @@ def show_key(
         show.as_json({**view, "currency": currency, "effective": effective, "budgets": own_budgets})
         return
     _print_view(view, currency)
-    show.as_record("What a request with it meets", effective)
+    show.as_record("What applies to its requests", effective)
     options_budgets(own_budgets, form)
 
 
@@ -162,7 +168,7 @@ def update(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Change what is named and leave the rest. Running servers follow within 5 seconds."""
+    """Change what the options name, and nothing else. Running servers follow within 5 seconds."""
     with opened(config, store, form) as administration:
         fields = said(
             name=name, plan=plan, plan_ends_at_s=time_s(plan_ends, "plan_ends_at_s"), priority=priority,
@@ -181,7 +187,7 @@ def rotate(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Create a new key in place of this one, with the same rights, limits and budgets, and print it."""
+    """Replace this key by a new one with the same rights, limits and budgets, and print the new key."""
     try:
         overlap_s = float(Duration.parse(0 if overlap == "0" else overlap))
     except ValueError as error:
@@ -197,7 +203,7 @@ def revoke(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """End a key for ever. Running servers refuse it within 5 seconds."""
+    """Revoke a key for ever. Running servers refuse it within 5 seconds."""
     with opened(config, store, form) as administration:
         _print_view(administration.accounts.revoke_key(key), administration.currency, form)
 
@@ -209,7 +215,7 @@ def disable(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Switch a key off until it is enabled again."""
+    """Disable a key until it is enabled again."""
     with opened(config, store, form) as administration:
         administration.accounts.set_status("key", key, "disabled")
         _print_view(administration.accounts.show_key(key), administration.currency, form)
@@ -222,7 +228,7 @@ def enable(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Switch a disabled key on again."""
+    """Enable a disabled key again."""
     with opened(config, store, form) as administration:
         administration.accounts.set_status("key", key, "active")
         _print_view(administration.accounts.show_key(key), administration.currency, form)
@@ -235,7 +241,7 @@ def _print_made(made: Any, form: Form) -> None:
     view = made.view
     show.as_record(f"Key {view['id']}", {"id": view["id"], "name": view["name"], "owner": _owner(view)})
     typer.echo(made.secret)
-    typer.echo("This is the only time that it is shown: only its hash is kept.", err=True)
+    typer.echo("Save this key now: ZueBee stores only its hash and cannot show it again.", err=True)
 
 
 def _owner(view: dict[str, Any]) -> str:

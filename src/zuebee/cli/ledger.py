@@ -17,7 +17,7 @@ from zuebee.lib.timestamps import rfc3339
 DAY_S = 86_400.0
 SHOWN = 20
 
-app = typer.Typer(help="The ledger: verify it, look into it.", no_args_is_help=True)
+app = typer.Typer(help="The ledger: verify it, show accounts and holds.", no_args_is_help=True)
 
 
 @app.command("verify")
@@ -25,9 +25,12 @@ def verify(
     path: ConfigOption = "config.yaml",
     store: StoreOption = None,
     form: FormOption = "table",
-    every: Annotated[bool, typer.Option("--all", help="Every violation, not only the first.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Show every violation, not only the first.")] = False,
     heads: Annotated[
-        str, typer.Option("--heads", help="If it is right, write the ends of its chains to this file (-: print them).")
+        str,
+        typer.Option(
+            "--heads", help="If the ledger is right, write the ends of its hash chains to this file (-: print them)."
+        ),
     ] = "",
     since: Annotated[
         str, typer.Option("--since", help="Check that the ends in this file, written by --heads, are still there.")
@@ -112,9 +115,11 @@ def holds(
     path: ConfigOption = "config.yaml",
     store: StoreOption = None,
     form: FormOption = "table",
-    every: Annotated[bool, typer.Option("--all", help=f"All of them, not only the {SHOWN} that end first.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help=f"Show all holds, not only the {SHOWN} that expire first.")
+    ] = False,
 ) -> None:
-    """Show what is held for requests that run, the first to expire first."""
+    """Show what is held in budgets for running requests; those that expire first come first."""
     from zuebee.ledger import audit
 
     with open_ledger(chosen(path, store), form) as connection:
@@ -130,7 +135,7 @@ def holds(
     ]
     shown.as_table(f"{total} open holds", columns, rows, form=form, numbers=columns[1:], less=("tokens",))
     if total > len(found):
-        shown.note(f"{total} are open. All of them: --all")
+        shown.note(f"{total} holds are open. To see all of them: --all")
 
 
 def _keep(path: str, text: str) -> None:

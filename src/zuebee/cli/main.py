@@ -52,7 +52,7 @@ app = typer.Typer(
     name="zuebee",
     cls=_Root,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="The gate between applications and large language models.",
+    help="A gateway between applications and large language models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -93,7 +93,7 @@ def _load_or_exit(path: str) -> Loaded:
 def run(
     path: ConfigOption = "config.yaml",
     demo: Annotated[bool, typer.Option("--demo", help="Run with a simulated model server and a fresh key.")] = False,
-    port: Annotated[int, typer.Option("--port", help="Port of the demonstration.", min=0, max=65535)] = DEMO_PORT,
+    port: Annotated[int, typer.Option("--port", help="Port of the demo.", min=0, max=65535)] = DEMO_PORT,
 ) -> None:
     """Serve until SIGTERM or SIGINT. SIGHUP, or `zuebee reload`, reads the configuration again."""
     from zuebee.app.lifecycle import CannotStart, serve
@@ -159,7 +159,7 @@ Metrics: {url}/metrics   Usage records: data/demo.db   Stop: Ctrl-C
 
 @app.command("check-config")
 def check_config(path: ConfigOption = "config.yaml") -> None:
-    """Read the configuration and say what is wrong with it. Exit status 0 if nothing is."""
+    """Check the configuration and print what is wrong. Exit status 0 if nothing is wrong."""
     loaded = _load_or_exit(path)
     for warning in loaded.warnings:
         typer.echo(f"warning: {warning}")
@@ -172,7 +172,7 @@ def check_config(path: ConfigOption = "config.yaml") -> None:
     except (ValueError, OSError) as error:
         give_up(f"{path}: {error}", MISUSED)
     backends = ", ".join(backend.url for backend in loaded.settings.backends)
-    typer.echo(f"{path} is good: {len(loaded.settings.api_keys)} keys, backends {backends}")
+    typer.echo(f"{path} is valid: {len(loaded.settings.api_keys)} keys, backends {backends}")
     typer.echo(f"store: {store}")
     _compare(path, loaded.settings.store)
 
@@ -191,9 +191,9 @@ def _compare(path: str, store: StoreSettings) -> None:
     if report.restart:
         typer.echo(f"the running server (pid {report.pid}) needs a restart for {', '.join(report.restart)}")
     elif report.refused:
-        typer.echo(f"warning: the running server (pid {report.pid}) would not take it: {report.refused}")
+        typer.echo(f"warning: the running server (pid {report.pid}) would refuse it: {report.refused}")
     else:
-        typer.echo(f"the running server (pid {report.pid}) would take it: zuebee reload --config {path}")
+        typer.echo(f"the running server (pid {report.pid}) would accept it: zuebee reload --config {path}")
 
 
 @app.command()
@@ -203,7 +203,7 @@ def reload(
         float, typer.Option("--timeout", help="How long to wait for the server, in seconds.", min=0.1, max=3600)
     ] = 60.0,
 ) -> None:
-    """Let the running server read its configuration again. Exit status 0 if it is in force, else 1 with the reason."""
+    """Reload the configuration of the running server. Exit status 0 if it took effect, else 1 with the reason."""
     from zuebee.app.control import NoAnswer, NobodyThere, Order, ask_server, control_path
 
     here = chosen(path, None, spool=True)
@@ -211,11 +211,11 @@ def reload(
     try:
         report = ask_server(door, Order("reload", str(Path(path).resolve())), timeout_s)
     except NobodyThere:
-        give_up(f"No server runs with {path}: nobody listens at {door}.", FAILED)
+        give_up(f"No server runs with {path}: no server listens at {door}.", FAILED)
     except NoAnswer as error:
         give_up(f"zuebee reload: {error}", FAILED)
     if report.refused:
-        give_up(f"not reloaded, the old configuration stays (pid {report.pid}): {report.refused}", FAILED)
+        give_up(f"not reloaded, the old configuration stays in force (pid {report.pid}): {report.refused}", FAILED)
     for warning in report.warnings:
         typer.echo(f"warning: {warning}")
     typer.echo(f"{path} is in force (pid {report.pid})")
@@ -225,7 +225,7 @@ def reload(
 def completion(
     shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(help="bash, zsh or fish.")],
 ) -> None:
-    """Print what lets a shell complete commands and options (docs/cli.md says where to put it)."""
+    """Print the shell script that completes commands and options (docs/cli.md says where to put it)."""
     from typer._completion_shared import get_completion_script
 
     typer.echo(get_completion_script(prog_name="zuebee", complete_var=COMPLETE, shell=shell))
@@ -236,10 +236,12 @@ def sim(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes any free one.", min=0, max=65535)] = 8001,
     models: Annotated[str, typer.Option(help="Model names, separated by commas.")] = "sim-small,sim-large",
-    tokens: Annotated[int, typer.Option(help="Length of an answer.", min=1)] = 64,
-    tokens_per_s: Annotated[float, typer.Option(help="Speed of an answer; 0: as fast as it is read.", min=0)] = 50.0,
+    tokens: Annotated[int, typer.Option(help="Tokens of an answer.", min=1)] = 64,
+    tokens_per_s: Annotated[
+        float, typer.Option(help="Tokens a second of an answer; 0: as fast as the client reads.", min=0)
+    ] = 50.0,
     first_token_delay_s: Annotated[float, typer.Option(help="Wait before the first token.", min=0)] = 0.0,
-    max_model_tokens: Annotated[int, typer.Option(help="Prompt and answer together.", min=1)] = 131_072,
+    max_model_tokens: Annotated[int, typer.Option(help="Most tokens of prompt and answer together.", min=1)] = 131_072,
 ) -> None:
     """Run the simulated model server: OpenAI's API, made-up answers, real faults on request (docs/sim.md)."""
     from zuebee.app.loop import run_loop

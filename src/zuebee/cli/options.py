@@ -17,28 +17,28 @@ from zuebee.lib.units import Duration
 Config = ConfigOption
 Store = StoreOption
 Output = FormOption
-Name = Annotated[str | None, typer.Option("--name", help="A name to show.")]
+Name = Annotated[str | None, typer.Option("--name", help="Its display name.")]
 Plan = Annotated[str | None, typer.Option("--plan", help="Its plan; '' for none.")]
 PlanEnds = Annotated[
     str | None, typer.Option("--plan-ends", help="When the plan ends: a time, a date, `30d` from now, or never.")
 ]
 Models = Annotated[
     list[str] | None,
-    typer.Option("--model", help="A model it may use, `*` at the end matches; '' for all. Repeatable."),
+    typer.Option("--model", help="A model it may use; `*` at the end matches any rest; '' for all. Repeatable."),
 ]
 Endpoints = Annotated[
     list[str] | None, typer.Option("--endpoint", help="A path it may use, like /v1/embeddings; '' for all. Repeatable.")
 ]
 Limits = Annotated[
-    list[str] | None, typer.Option("--limit", help="Like requests_per_minute=60; '' for none. Repeatable.")
+    list[str] | None, typer.Option("--limit", help="Such as requests_per_minute=60; '' for none. Repeatable.")
 ]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag; '' for none. Repeatable.")]
 Budgets = Annotated[
     list[str] | None,
     typer.Option("--budget", help="25.50/monthly, 1000000:tokens/daily, prepaid or prepaid:tokens. Repeatable."),
 ]
-Count = Annotated[int, typer.Option("--count", help="Rows of a page.", min=1, max=1000)]
-After = Annotated[str, typer.Option("--after", help="The id that the page begins behind.")]
+Count = Annotated[int, typer.Option("--count", help="Number of rows on a page.", min=1, max=1000)]
+After = Annotated[str, typer.Option("--after", help="Start the page after this id.")]
 
 OPTION_OF = {
     "organization_id": "--organization",

@@ -28,9 +28,9 @@ StoreOption = Annotated[
 ]
 REFERENCE = "os.environ/"
 SEEN = (
-    "a password on the command line can be seen by everybody on this machine, in `ps`. Leave it out and set "
+    "everybody on this machine can see a password on the command line, with `ps`. Leave it out and set "
     "PGPASSWORD, or write it to ~/.pgpass; or put the whole URL into a variable and say `--store os.environ/NAME`. "
-    "Whoever could have seen this one knows it: change it"
+    "Change this password: others may have seen it"
 )
 
 
@@ -57,7 +57,7 @@ class Chosen:
 
     def fails(self, reason: object) -> NoReturn:
         """End the command: the store cannot be used. All commands say it in this form."""
-        hint = f". There is one at {self.before}, where versions before this one looked" if self.before else ""
+        hint = f". There is a store at {self.before}, where earlier versions looked for it" if self.before else ""
         give_up(
             f"zuebee cannot use the store {self.place} ({self.source}): {_without(str(reason), self.store.path)}{hint}"
         )
@@ -157,9 +157,9 @@ def open_ledger(here: Chosen, form: Form) -> Iterator[Any]:
         if not current_version(place):
             missing = here.store.url is None and not Path(here.store.path).is_file()
             here.fails(
-                "there is no such file: `zuebee run` makes a store"
+                "the file does not exist; `zuebee run` creates it"
                 if missing
-                else "there is no store of this version yet: `zuebee run` makes it"
+                else "there is no store of this version yet; `zuebee run` creates it"
             )
         with audit.reading(place) as connection:
             here.say(form)

@@ -8,7 +8,9 @@ from zuebee.cli import options, show
 from zuebee.cli.options import opened, said
 from zuebee.cli.show import Form
 
-app = typer.Typer(name="plans", help="Plans: rights under one name, for many holders.", no_args_is_help=True)
+app = typer.Typer(
+    name="plans", help="Plans: a name for rights, limits and budgets that many accounts share.", no_args_is_help=True
+)
 
 PlanId = Annotated[str, typer.Argument(help="The plan's id.")]
 Priority = Annotated[str | None, typer.Option("--priority", help="low, normal or high.")]
@@ -27,7 +29,7 @@ def create(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Create a plan. Its limits and budgets count for each of its holders by itself."""
+    """Create a plan. Each of its holders gets the limits and budgets of the plan separately."""
     with opened(config, store, form) as administration:
         fields = _fields(administration, name, priority, model, endpoint, limit, budget)
         _print(administration.accounts.create("plan", {"id": plan, **fields}), administration.currency, form)
@@ -46,7 +48,7 @@ def update(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Change what is named and leave the rest; it holds for all holders within 5 seconds."""
+    """Change what the options name, and nothing else. It applies to all holders within 5 seconds."""
     with opened(config, store, form) as administration:
         fields = _fields(administration, name, priority, model, endpoint, limit, budget)
         _print(administration.accounts.change("plan", plan, fields), administration.currency, form)
@@ -102,7 +104,7 @@ def disable(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """End a plan: the keys of all its holders are refused with `subscription_lapsed`."""
+    """Disable a plan: the keys of all its holders are refused with `subscription_lapsed`."""
     with opened(config, store, form) as administration:
         _print(administration.accounts.set_status("plan", plan, "disabled"), administration.currency, form)
 
@@ -114,7 +116,7 @@ def enable(
     store: options.Store = None,
     form: options.Output = "table",
 ) -> None:
-    """Offer a disabled plan again."""
+    """Enable a disabled plan again."""
     with opened(config, store, form) as administration:
         _print(administration.accounts.set_status("plan", plan, "active"), administration.currency, form)
 

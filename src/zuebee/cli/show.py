@@ -134,7 +134,8 @@ def _padded(text: str, room: int, *, right: bool = False) -> str:
 
 Form: TypeAlias = Literal["table", "wide", "json"]
 FormOption = Annotated[
-    Form, typer.Option("--format", "-o", help="wide: all columns, whole; json (or --json): for programs.")
+    Form,
+    typer.Option("--format", "-o", help="table: fits the terminal; wide: all columns; json (or --json): for programs."),
 ]
 
 UNKNOWN_WIDTH = 80
@@ -190,7 +191,7 @@ def as_table(
     for number, line in enumerate(lines):
         typer.echo(line if number else _styled(line, "2"))
     if left_out:
-        for part in folded(f"No room for: {', '.join(left_out)}. All of it: -o wide", width):
+        for part in folded(f"Columns left out for lack of room: {', '.join(left_out)}. To see them: -o wide", width):
             note(part)
 
 

@@ -36,7 +36,9 @@ Plan = Annotated[str | None, typer.Option("--plan", help="Only this plan.")]
 Model = Annotated[str | None, typer.Option("--model", help="Only this model; `*` at the end matches any rest.")]
 Since = Annotated[str | None, typer.Option("--since", help="From this date or RFC 3339 time on (UTC).")]
 Until = Annotated[str | None, typer.Option("--until", help="Before this date or RFC 3339 time (UTC).")]
-Last = Annotated[str | None, typer.Option("--last", help="The last so much, such as 7d or 12h.  [default: 30d]")]
+Last = Annotated[
+    str | None, typer.Option("--last", help="Only this much time until now, such as 7d or 12h.  [default: 30d]")
+]
 ReporterName = Annotated[str, typer.Argument(help="The reporter's name.")]
 
 app = typer.Typer(name="usage", help="Who used what, and what waits to be reported.")
@@ -62,7 +64,7 @@ def usage(
     config: ConfigOption = "config.yaml",
     store: StoreOption = None,
 ) -> None:
-    """Totals of requests, tokens and cost."""
+    """Show totals of requests, tokens and cost."""
     if context.invoked_subcommand is not None:
         _nothing_before(context)
         return
@@ -95,9 +97,9 @@ def _nothing_before(context: typer.Context) -> None:
 def export(
     form: Annotated[
         Literal["csv", "jsonl", "json"],
-        typer.Option("--format", "-o", help="CSV, one JSON object a line, or one document."),
+        typer.Option("--format", "-o", help="CSV, one JSON object in each line (jsonl), or one JSON document."),
     ] = "csv",
-    output: Annotated[str, typer.Option("--output", help="File; `-`: print.")] = "-",
+    output: Annotated[str, typer.Option("--output", help="File to write; `-`: standard output.")] = "-",
     key: Key = None,
     user: User = None,
     team: Team = None,
@@ -110,7 +112,7 @@ def export(
     config: ConfigOption = "config.yaml",
     store: StoreOption = None,
 ) -> None:
-    """The records themselves, one by one; all of them unless a time is given."""
+    """Export single usage records; all of them unless a time is given."""
     timed = since or until or last
     chosen = _chosen(since, until, last if timed else "", key=key, user=user, team=team, organization=organization,
                      plan=plan, model=model)  # fmt: skip
@@ -120,7 +122,7 @@ def export(
 
 @app.command()
 def outbox(form: FormOption = "table", config: ConfigOption = "config.yaml", store: StoreOption = None) -> None:
-    """Reporters, and the events that wait for each of them."""
+    """Show the reporters and the events that wait for each of them."""
     with open_usage(config, store, form) as desk:
         found = desk.outbox()
     if form == "json":
@@ -148,7 +150,7 @@ def retry(
     config: ConfigOption = "config.yaml",
     store: StoreOption = None,
 ) -> None:
-    """Make all events of a reporter due now, parked ones too. It also ends the pause after a 410."""
+    """Deliver all events of a reporter now, also parked ones. This also resumes a reporter paused by a 410."""
     with open_usage(config, store, form) as desk:
         parked = desk.retry(reporter)
     if form == "json":
@@ -165,7 +167,7 @@ def discard(
     config: ConfigOption = "config.yaml",
     store: StoreOption = None,
 ) -> None:
-    """Remove all events that wait for a reporter, for example of one that is no more. The records stay."""
+    """Remove all events that wait for a reporter, such as one you removed. The usage records stay."""
     with open_usage(config, store, form) as desk:
         if not yes:
             typer.confirm(f"Remove all events that wait for {reporter}?", abort=True, err=True)

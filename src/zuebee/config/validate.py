@@ -169,7 +169,9 @@ def _listen(settings: Settings) -> Iterator[Finding]:
     if settings.grpc is not None and settings.grpc.enabled:
         listeners.append((("grpc", "listen"), settings.grpc.listen))
     if settings.server.allow_anonymous and not settings.auth_on:
-        yield Finding(("server", "allow_anonymous"), "serving without keys to everyone who can connect", fatal=False)
+        yield Finding(
+            ("server", "allow_anonymous"), "everyone who can connect may use this gateway without a key", fatal=False
+        )
     taken: dict[Address, Path] = {}
     for path, text in listeners:
         try:
@@ -178,7 +180,7 @@ def _listen(settings: Settings) -> Iterator[Finding]:
             yield Finding(path, str(error))
             continue
         if written.port and taken.setdefault(written, path) != path:
-            yield Finding(path, "the same address as `listen`: gRPC needs a port of its own")
+            yield Finding(path, "the same address as `listen`: gRPC needs its own port")
         if settings.server.allow_anonymous:
             continue
         if settings.auth_on:
@@ -213,7 +215,9 @@ def _server(settings: Settings, is_file: Callable[[str], bool]) -> Iterator[Find
     for index, text in enumerate(server.trusted_proxies):
         yield from _network(("server", "trusted_proxies", index), text)
         if text.strip().endswith("/0"):
-            message = "everybody is a trusted proxy, so every caller may claim any address: name your proxies"
+            message = (
+                "this trusts every address as a proxy, so every caller can claim any address: list only your proxies"
+            )
             yield Finding(("server", "trusted_proxies", index), message, fatal=False)
     for index, origin in enumerate(server.cors.origins):
         if origin != "*" and not _ORIGIN.fullmatch(origin):
@@ -256,7 +260,7 @@ def _headers(path: Path, backend: BackendSettings, key_carriers: set[str]) -> It
         if not _HEADER_NAME.fullmatch(name):
             yield Finding((*path, "headers", name), "not a header name")
         elif name.lower() in _FRAMING:
-            yield Finding((*path, "headers", name), "a header that the gateway must write itself")
+            yield Finding((*path, "headers", name), "the gateway sets this header itself; it cannot be configured")
         if re.search(r"[\r\n\0]", value):
             yield Finding((*path, "headers", name), "a header cannot contain line breaks")
     for index, name in enumerate(backend.forward_headers):
@@ -265,7 +269,9 @@ def _headers(path: Path, backend: BackendSettings, key_carriers: set[str]) -> It
         elif name.lower() in key_carriers:
             yield Finding((*path, "forward_headers", index), "carries the caller's key, which no backend may see")
         elif name.lower() in _NEVER_FORWARDED:
-            yield Finding((*path, "forward_headers", index), "a header that the gateway must write itself")
+            yield Finding(
+                (*path, "forward_headers", index), "the gateway sets this header itself; it cannot be configured"
+            )
     if backend.api_key is not None and _UNSENDABLE.search(backend.api_key):
         yield Finding((*path, "api_key"), _UNSENDABLE_MESSAGE)
 
@@ -285,7 +291,7 @@ def _url(path: Path, text: str) -> Iterator[Finding]:
     elif "@" in url.netloc:
         yield Finding(path, "a URL with a user or password is not accepted; use `api_key` or `headers`")
     elif url.fragment or text.endswith("#"):
-        yield Finding(path, "a base URL has no fragment")
+        yield Finding(path, "a base URL cannot have a fragment (`#...`)")
 
 
 def _fallbacks(settings: Settings) -> Iterator[Finding]:
@@ -352,7 +358,7 @@ def _network(path: Path, text: str) -> Iterator[Finding]:
         except ValueError:
             yield Finding(path, "expected an address or a range such as `10.0.0.0/8`")
         else:
-            yield Finding(path, f"has bits set behind the range; did you mean `{exact}`?")
+            yield Finding(path, f"is not the first address of its range; did you mean `{exact}`?")
 
 
 def _proxies(settings: Settings) -> Iterator[Finding]:

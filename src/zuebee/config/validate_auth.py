@@ -67,7 +67,7 @@ def auth_findings(settings: Settings, is_file: IsFile) -> Iterator[Said]:
     if auth.script is not None:
         yield from _script(("auth", "script"), auth.script, is_file)
     if auth.cache_s > MAX_CACHE_S:
-        yield ("auth", "cache"), "at most 5s: for so long a revoked key lives on", True
+        yield ("auth", "cache"), "expected at most 5s: a revoked key would still work that long", True
     elif auth.cache_s + 2 * settings.billing.renew_interval_s > REVOKED_WITHIN_S:
         yield ("auth", "cache"), _too_slow(auth.cache_s, settings.billing.renew_interval_s), True
     if auth.cache_redis:
@@ -80,7 +80,7 @@ def auth_findings(settings: Settings, is_file: IsFile) -> Iterator[Said]:
 def _too_slow(cache_s: float, renew_interval_s: float) -> str:
     return (
         f"{cache_s:g}s and two times `billing.renew_interval` ({renew_interval_s:g}s) are more than"
-        f" {REVOKED_WITHIN_S:g}s: streams of a revoked key would run on for so long; make one of them shorter"
+        f" {REVOKED_WITHIN_S:g}s: streams of a revoked key would go on that long; make one of the two shorter"
     )
 
 
@@ -117,7 +117,7 @@ def _script(path: Path, script: ScriptSettings, is_file: IsFile) -> Iterator[Sai
     if script.path and not is_file(script.path):
         yield (*path, "path"), "no such file, or it cannot be read", True
     if script.max_memory < MIN_SCRIPT_MEMORY:
-        yield (*path, "max_memory"), "at least 2MB: Lua needs that to begin", True
+        yield (*path, "max_memory"), "expected at least 2MB: Lua needs that to start", True
 
 
 def _redis(path: Path, redis: RedisSourceSettings) -> Iterator[Said]:
@@ -125,7 +125,7 @@ def _redis(path: Path, redis: RedisSourceSettings) -> Iterator[Said]:
     if len(parts) == 1:
         yield (*path, "key_pattern"), "expected `{api_key}` or `{key_sha256}` in it", True
     elif redis.key_pattern.startswith("{api_key}"):
-        message = "begins with the key: a caller could name any other entry of this Redis; begin with a word"
+        message = "begins with the key, so a caller could read any entry of this Redis: put a fixed prefix before it"
         yield (*path, "key_pattern"), message, True
     try:
         url = urlsplit(redis.addr if "://" in redis.addr else f"redis://{redis.addr}")
@@ -139,7 +139,7 @@ def _redis(path: Path, redis: RedisSourceSettings) -> Iterator[Said]:
 def _database(path: Path, database: DatabaseSourceSettings) -> Iterator[Said]:
     message = "expected a name of letters, digits and `_`"
     if not _TABLE.fullmatch(database.table):
-        yield (*path, "table"), f"{message}, with a schema and a dot before it at most", True
+        yield (*path, "table"), f"{message}, optionally after a schema and a dot", True
     if not _COLUMN.fullmatch(database.key_column):
         yield (*path, "key_column"), message, True
     for index, name in enumerate(database.fields):
@@ -161,7 +161,7 @@ def _webhook(path: Path, webhook: WebhookSourceSettings) -> Iterator[Said]:
     elif "@" in url.netloc:
         yield (*path, "url"), "a URL with a user or password is not accepted; use `headers`", True
     elif url.scheme == "http" and url.hostname not in ("127.0.0.1", "localhost", "::1"):
-        yield (*path, "url"), "keys are sent to it in the clear: use https outside of a trusted network", False
+        yield (*path, "url"), "keys are sent to it without encryption: use https outside of a trusted network", False
     yield from _headers((*path, "headers"), webhook.headers)
 
 
@@ -179,7 +179,7 @@ def _billing(path: Path, billing: BillingSourceSettings, is_file: IsFile) -> Ite
         if (tls.cert_file is None) != (tls.key_file is None):
             yield (*path, "tls"), "expected both of `cert_file` and `key_file`, or none", True
     elif found and (found["host"] or found["v6"]) not in ("127.0.0.1", "localhost", "::1"):
-        yield path, "keys are sent to it in the clear: use `tls` outside of a trusted network", False
+        yield path, "keys are sent to it without encryption: use `tls` outside of a trusted network", False
     for name, value in billing.headers.items():
         if not _METADATA_NAME.fullmatch(name) or name.startswith("grpc-") or name.endswith("-bin"):
             yield (*path, "headers", name), "not a name for metadata: lower case, not `grpc-...`, not `...-bin`", True
@@ -192,7 +192,7 @@ def _headers(path: Path, headers: Mapping[str, str]) -> Iterator[Said]:
         if not _HEADER_NAME.fullmatch(name):
             yield (*path, name), "not a header name", True
         elif name.lower() in _FIXED_HEADERS:
-            yield (*path, name), "a header that the gateway must write itself", True
+            yield (*path, name), "the gateway sets this header itself; it cannot be configured", True
         if re.search(r"[\r\n\0]", value):
             yield (*path, name), "a header cannot contain line breaks", True
 
@@ -317,7 +317,7 @@ def _jwt(path: Path, jwt: JwtSettings | None, is_file: Callable[[str], bool]) ->
     if jwt.jwks_url is not None and not _is_safe(jwt.jwks_url):
         yield (*path, "jwks_url"), _UNSAFE_URL, True
     if jwt.leeway_s > MAX_LEEWAY_S:
-        yield (*path, "leeway"), "expected at most 5m: tokens would live that much longer", True
+        yield (*path, "leeway"), "expected at most 5m: expired tokens would be accepted that much longer", True
 
 
 def _is_safe(text: str) -> bool:

@@ -92,9 +92,9 @@ def _webhook(path: Path, reporter: ReporterSettings, is_file: Callable[[str], bo
         if not _HEADER_NAME.fullmatch(name):
             yield (*path, "headers", name), "not a header name", True
         elif name.lower() in _OURS:
-            yield (*path, "headers", name), "a header that the gateway must write itself", True
+            yield (*path, "headers", name), "the gateway sets this header itself; it cannot be configured", True
         elif re.search(r"[^\t\x20-\x7e\x80-\xff]", value):
-            yield (*path, "headers", name), "a header cannot contain line breaks or such characters", True
+            yield (*path, "headers", name), "a header cannot contain line breaks or control characters", True
     for index, secret in enumerate(reporter.secrets):
         try:
             signing_secret(secret)
@@ -118,7 +118,7 @@ def _url(path: Path, text: str) -> Iterator[Found]:
     elif "@" in url.netloc:
         yield path, "a URL with a user or password is not accepted; use `headers`", True
     elif url.fragment:
-        yield path, "a fragment is never sent", True
+        yield path, "a URL here cannot have a fragment (`#...`)", True
 
 
 def _database(path: Path, database: ReporterDatabaseSettings | None, store: StoreSettings) -> Iterator[Found]:
@@ -154,21 +154,23 @@ def limit_findings(
 ) -> Iterator[tuple[Path, str, bool]]:
     """(path, message, fatal) of everything that is wrong with the limits."""
     if renew_interval_s > MAX_HEARTBEAT_S:
-        message = f"at most {MAX_HEARTBEAT_S:g}s: places of `max_concurrent` that are not renewed are free after 30s"
+        message = (
+            f"expected at most {MAX_HEARTBEAT_S:g}s: places of `max_concurrent` expire if they are not renewed for 30s"
+        )
         yield ("billing", "renew_interval"), message, True
     if limits.enabled and limits.storage == "redis" and redis is None:
         yield ("rate_limit", "storage"), "`redis` needs `redis.url`: which Redis?", True
     if redis is not None:
         yield from _redis(redis)
     if limits.storage == "memory" and limits.processes > 1:
-        message = "has no effect under `storage: memory`: each process counts for itself; use `storage: redis`"
+        message = "has no effect with `storage: memory`, where each process counts separately: use `storage: redis`"
         yield ("rate_limit", "processes"), message, False
     for name, scope in _scopes(limits):
         path: Path = ("rate_limit", *name)
         if scope.burst_size and not scope.requests_per_second:
             yield (*path, "burst_size"), "has no effect without `requests_per_second`", False
         if 0 < scope.burst_size < scope.requests_per_second:
-            message = "below `requests_per_second`: requests that come together are refused though the rate fits"
+            message = "less than `requests_per_second`: it refuses requests that come together although the rate fits"
             yield (*path, "burst_size"), message, False
 
 
@@ -199,7 +201,7 @@ def _redis(redis: RedisSettings) -> Iterator[tuple[Path, str, bool]]:
     if not known:
         yield ("redis", "url"), "expected redis://HOST:PORT/DB, rediss://... or unix://PATH", True
     if redis.timeout_s > SLOW_REDIS_S:
-        message = f"above {SLOW_REDIS_S * 1000:g} ms: every request may wait so long when Redis is slow"
+        message = f"above {SLOW_REDIS_S * 1000:g} ms: when Redis is slow, every request may wait that long"
         yield ("redis", "timeout"), message, False
 
 
@@ -226,7 +228,7 @@ def check_firewall(firewall: FirewallSettings, max_body_bytes: int) -> Iterator[
         if not _MEDIA_TYPE.fullmatch(text):
             yield Finding((*path, "content_types", index), "expected a media type such as `application/json`")
     if firewall.max_body_size is not None and firewall.max_body_size > max_body_bytes:
-        message = "larger than `server.max_body_size`, which comes first"
+        message = "has no effect: `server.max_body_size` is smaller"
         yield Finding((*path, "max_body_size"), message, fatal=False)
     first_with: dict[str, int] = {}
     for index, rule in enumerate(firewall.rules):
@@ -253,12 +255,12 @@ def _rule(path: Path, rule: FirewallRuleSettings) -> Iterator[Finding]:
     if len(searched) > 1:
         yield Finding(path, f"searches in {' and '.join(searched)}: write one rule for each")
     if rule.pattern and not searched:
-        yield Finding((*path, "pattern"), "is searched nowhere: set `header`, `query` or `body`")
+        yield Finding((*path, "pattern"), "needs to know where to search: set `header`, `query` or `body`")
     if not rule.pattern and (rule.query or rule.body or rule.header == "*"):
         yield Finding((*path, "pattern"), "required, but missing")
     if not (rule.methods or rule.paths or rule.addresses or rule.not_addresses or searched):
         what = "lets everything pass" if rule.action == "allow" else "refuses everything"
-        yield Finding(path, f"has no condition: it {what}", fatal=rule.action == "deny")
+        yield Finding(path, f"has no condition, so it {what}", fatal=rule.action == "deny")
     if rule.action == "allow" and rule.mode == "count":
         yield Finding((*path, "mode"), "an allow rule refuses nothing; leave `mode` out")
 

@@ -67,22 +67,22 @@ NO_KEY: Final = Refusal(
 UNKNOWN_KEY: Final = Refusal(401, "authentication_error", "invalid_api_key", "The API key is not valid.")
 KEY_DISABLED: Final = Refusal(403, "permission_error", "key_disabled", "This API key is disabled.")
 KEY_EXPIRED: Final = Refusal(403, "permission_error", "key_expired", "This API key has expired.")
-KEY_NOT_STARTED: Final = Refusal(403, "permission_error", "key_not_started", "This API key cannot be used yet.")
+KEY_NOT_STARTED: Final = Refusal(403, "permission_error", "key_not_started", "This API key is not valid yet.")
 ADDRESS_REFUSED: Final = Refusal(
     403, "permission_error", "ip_not_allowed", "This API key may not be used from this address."
 )
 KEY_REVOKED: Final = Refusal(401, "authentication_error", "key_revoked", "This API key was revoked.")
 BODY_NOT_SIGNED: Final = Refusal(
-    401, "authentication_error", "invalid_signature", "The signature of this request does not fit its body."
+    401, "authentication_error", "invalid_signature", "The signature of this request does not match its body."
 )
-CLIENT_LEFT: Final = Refusal(499, "invalid_request_error", "client_closed_request", "The client left.")
+CLIENT_LEFT: Final = Refusal(499, "invalid_request_error", "client_closed_request", "The client disconnected.")
 """Nobody is told, but logs and records are: the client left before its answer had begun."""
 
 STORE_UNAVAILABLE: Final = Refusal(
     503,
     "api_error",
     "store_unavailable",
-    "What this request costs cannot be recorded just now.",
+    "The cost of this request cannot be recorded at the moment. Try again.",
     retry_after_s=1.0,
     should_retry=True,
 )
@@ -90,7 +90,7 @@ OUTBOX_FULL: Final = Refusal(
     503,
     "overloaded_error",
     "usage_outbox_full",
-    "Too many usage records wait to be reported; requests that would add to them are not served.",
+    "Too many usage events wait to be delivered, so the gateway refuses this request. Try again later.",
     retry_after_s=10.0,
     should_retry=True,
 )
@@ -101,6 +101,10 @@ CUT_SHORT: Final = Refusal(502, "api_error", "incomplete_answer", "The model ser
 TOO_MANY_FIELDS: Final = "too_many_fields"
 NOT_FOUND: Final = Refusal(404, "not_found_error", "unknown_path", "There is no such endpoint.")
 DRAINED: Final = Refusal(
-    503, "overloaded_error", "shutting_down", "The server is shutting down; the answer was cut.", should_retry=True
+    503,
+    "overloaded_error",
+    "shutting_down",
+    "The server is shutting down, so the answer was cut off.",
+    should_retry=True,
 )
-INTERNAL: Final = Refusal(500, "api_error", "internal_error", "Something went wrong inside the gateway.")
+INTERNAL: Final = Refusal(500, "api_error", "internal_error", "The gateway had an internal error.")

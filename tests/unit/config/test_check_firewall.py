@@ -34,7 +34,7 @@ def test_a_firewall_in_order() -> None:
         ("  rules: [{name: a, header: 'x y'}]\n", "firewall.rules[0].header", "not a header name"),
         ("  rules: [{name: a, methods: ['G T']}]\n", "firewall.rules[0].methods[0]", "not a method"),
         ("  rules: [{name: a, addresses: [x]}]\n", "firewall.rules[0].addresses[0]", "expected an address"),
-        ("  rules: [{name: a, pattern: x}]\n", "firewall.rules[0].pattern", "searched nowhere"),
+        ("  rules: [{name: a, pattern: x}]\n", "firewall.rules[0].pattern", "needs to know where to search"),
         ("  rules: [{name: a, body: true}]\n", "firewall.rules[0].pattern", "required"),
         ("  rules: [{name: a, header: '*'}]\n", "firewall.rules[0].pattern", "required"),
         ("  rules: [{name: a, body: true, query: true, pattern: x}]\n", "firewall.rules[0]", "one rule for each"),

@@ -217,7 +217,7 @@ SAFE = "expected a URL that begins with `https://` (`http://` on this machine), 
         ("jwks_url: 'https://a:x/'", f"jwt.jwks_url: {SAFE}"),
         (
             "jwks_file: there.json, leeway: 6m",
-            "jwt.leeway: expected at most 5m: tokens would live that much longer",
+            "jwt.leeway: expected at most 5m: expired tokens would be accepted that much longer",
         ),
     ],
 )

@@ -27,7 +27,7 @@ def test_a_file_in_order_has_no_warnings() -> None:
 NOT_AN_ADDRESS = "expected `host:port`, `[IPv6]:port`, `:port` or a port"
 
 
-_OWN = "a header that the gateway must write itself"
+_OWN = "the gateway sets this header itself; it cannot be configured"
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ _OWN = "a header that the gateway must write itself"
             )
             for name in ("Content-Length", "transfer-encoding", "Connection", "TE", "Upgrade", "X-Request-Id")
         ),
-        ("url: 'http://a/#x'", "url: a base URL has no fragment"),
-        ("url: 'http://a/?x=1#'", "url: a base URL has no fragment"),
+        ("url: 'http://a/#x'", "url: a base URL cannot have a fragment (`#...`)"),
+        ("url: 'http://a/?x=1#'", "url: a base URL cannot have a fragment (`#...`)"),
         ("{url: 'http://a', ca_file: gone.pem}", "ca_file: no such file, or it cannot be read"),
         ("{url: 'http://a', headers: {'X A': b}}", None),
         ("{url: 'http://a', headers: {X-A: \"b\\r\\nX-B: c\"}}", "headers.X-A: a header cannot contain line breaks"),
@@ -116,7 +116,7 @@ routing:
         ),
         (
             "{key: sk-a-real-key, denied_ips: [10.0.0.7/8]}",
-            "api_keys[0].denied_ips[0]: has bits set behind the range; did you mean `10.0.0.0/8`?",
+            "api_keys[0].denied_ips[0]: is not the first address of its range; did you mean `10.0.0.0/8`?",
         ),
         ("{key: sk-a-real-key, models: ['gpt-*', m], endpoints: ['/v1/chat/*', /v1/embeddings, '/v1*', '*']}", None),
         (
@@ -216,7 +216,7 @@ def test_the_grpc_api_listens_by_the_same_rules() -> None:
     (nowhere,) = problems(f"{KEYS}{BACKENDS}grpc: {{listen: nowhere}}\n")
     assert nowhere.endswith(f"grpc.listen: {NOT_AN_ADDRESS}")
     (taken,) = problems(f"{KEYS}{BACKENDS}grpc: {{listen: ':8000'}}\nlisten: ':8000'\n")
-    assert "gRPC needs a port of its own" in taken
+    assert "gRPC needs its own port" in taken
     assert problems(f"{KEYS}{BACKENDS}grpc: {{lisen: ':1'}}\n")[0].endswith("did you mean `listen`?")
 
 
@@ -243,7 +243,9 @@ def test_serving_everyone_without_keys_is_refused(listen: str) -> None:
 def test_serving_everyone_without_keys_can_be_wanted() -> None:
     loaded = read(f"{BACKENDS}server:\n  allow_anonymous: true\n")
     assert listen_address(loaded.settings) == ("", 8000)
-    assert loaded.warnings == ["f:5: server.allow_anonymous: serving without keys to everyone who can connect"]
+    assert loaded.warnings == [
+        "f:5: server.allow_anonymous: everyone who can connect may use this gateway without a key"
+    ]
 
 
 def test_demanding_keys_without_having_any_is_refused() -> None:
@@ -267,7 +269,7 @@ def test_tls() -> None:
 @pytest.mark.parametrize("everybody", ["0.0.0.0/0", "::/0"])
 def test_whoever_trusts_everybody_is_warned(everybody: str) -> None:
     (warning,) = read(KEYS + BACKENDS + f"server: {{trusted_proxies: [10.0.0.0/8, '{everybody}']}}\n").warnings
-    assert warning.startswith("f:5: server.trusted_proxies[1]: everybody is a trusted proxy")
+    assert warning.startswith("f:5: server.trusted_proxies[1]: this trusts every address as a proxy")
 
 
 def test_odds_and_ends() -> None:

@@ -33,7 +33,7 @@ def source(text: str) -> str:
         ("{pipeline: [{type: redis}, {type: redis}]}", "the same name as `auth.pipeline[0]`: set `name`"),
         (source("type: redis, name: 'a b'"), "expected letters, digits"),
         (source("type: redis, redis: {key_pattern: keys}"), "expected `{api_key}` or `{key_sha256}` in it"),
-        (source("type: redis, redis: {key_pattern: '{api_key}'}"), "begin with a word"),
+        (source("type: redis, redis: {key_pattern: '{api_key}'}"), "put a fixed prefix before it"),
         (source("type: redis, redis: {addr: 'http://x'}"), "expected `host:port`"),
         (source("type: database, database: {driver: sqlite, dsn: x, table: 'a; DROP'}"), "expected a name of letters"),
         (
@@ -45,7 +45,10 @@ def source(text: str) -> str:
         (source("type: database, database: {driver: oracle, dsn: x}"), "driver"),
         (source("type: webhook, webhook: {url: 'ftp://x'}"), "expected a URL"),
         (source("type: webhook, webhook: {url: 'https://u:p@x'}"), "use `headers`"),
-        (source("type: webhook, webhook: {url: 'https://x', headers: {Host: y}}"), "must write itself"),
+        (
+            source("type: webhook, webhook: {url: 'https://x', headers: {Host: y}}"),
+            "the gateway sets this header itself",
+        ),
         (source("type: webhook, webhook: {url: 'https://x', headers: {'a b': y}}"), "not a header name"),
         (source("type: billing"), "billing: required, but missing"),
         (source("type: billing, billing: {addr: nowhere}"), "billing.addr: expected `host:port`"),
@@ -89,7 +92,7 @@ def test_cache_and_renewal_together_keep_the_promise_of_revocation(cache: str, r
     if problems:
         assert "auth.cache" in problems[0]
         assert "two times `billing.renew_interval`" in problems[0]
-        assert "streams of a revoked key would run on" in problems[0]
+        assert "streams of a revoked key would go on" in problems[0]
 
 
 def test_where_nobody_needs_a_key_nothing_is_promised() -> None:
@@ -112,9 +115,9 @@ def test_a_sound_pipeline_has_nothing_to_hear() -> None:
 
 def test_keys_sent_in_the_clear_are_worth_a_warning() -> None:
     _, warnings = said(source("type: webhook, webhook: {url: 'http://keys.example/check'}"))
-    assert any("in the clear" in each for each in warnings)
+    assert any("without encryption" in each for each in warnings)
     _, warnings = said(source("type: billing, billing: {addr: 'billing:50051'}"))
-    assert any("in the clear" in each for each in warnings)
+    assert any("without encryption" in each for each in warnings)
     for here in ("localhost:1", "127.0.0.1:1", "[::1]:1"):
         assert said(source(f"type: billing, billing: {{addr: '{here}'}}")) == ([], [])
 

@@ -33,7 +33,7 @@ def problems(reporters: str, more: str = "") -> list[str]:
         ("{name: a, type: webhook, url: 'http://u:p@x/'}", "[0].url: a URL with a user or password"),
         ("{name: a, type: webhook, url: 'http://x:99999/'}", "[0].url: not a URL"),
         ("{name: a, type: webhook, url: 'http://x', headers: {'a b': c}}", f"[0].headers.{HIDDEN}: not a header name"),
-        ("{name: a, type: webhook, url: 'http://x', headers: {Host: c}}", "[0].headers.Host: a header that the"),
+        ("{name: a, type: webhook, url: 'http://x', headers: {Host: c}}", "[0].headers.Host: the gateway sets"),
         ("{name: a, type: webhook, url: 'http://x', headers: {A: \"b\\nc\"}}", "[0].headers.A: a header cannot"),
         (f"{{name: a, type: webhook, url: 'http://x', secrets: ['{SHORT}']}}", "[0].secrets[0]: expected 24 to 64"),
         ("{name: a, type: webhook, url: 'http://x', secrets: ['hm m, no base64']}", "[0].secrets[0]: expected base64"),
