@@ -1,0 +1,1 @@
+"""One form for all dialects of chat, and which dialects there are."""
