@@ -1,0 +1,1 @@
+"""Google's Gemini behind the gateway: requests written for it, its answers read."""
