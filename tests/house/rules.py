@@ -128,8 +128,8 @@ _TASK_STARTERS = frozenset(["create_task", "ensure_future"])
 # What is heavy and not needed by every start may be imported where it turns out to be needed.
 _LATE = (
     "__main__.py", "app/auth.py", "app/connect.py", "app/grpc.py", "app/lifecycle.py",
-    "app/parts/billing.py", "cli/*.py", "ledger/credit.py", "lib/sql/database.py", "schema/prepare.py",
-    "schema/version.py",
+    "app/parts/billing.py", "cli/*.py", "dialects/registry.py", "ledger/credit.py", "lib/sql/database.py",
+    "models/translated.py", "schema/prepare.py", "schema/version.py",
 )  # fmt: skip
 _OF_NAMED_TUPLES = frozenset(["_asdict", "_fields", "_make", "_replace"])
 INTRUDING = {

@@ -65,6 +65,7 @@ def act(self, late):
 WRITTEN_TWICE = {
     "invalid_api_key": "`zuebee keys test` says it as well, without a server",
     "invalid_signature": "of a request, of its body, and of a payment's webhook: three messages",
+    "request_too_large": "Anthropic has the same word for the type of that error",
     "quota_exceeded": "operators can choose it for what a source of keys answers",
 }
 

@@ -8,6 +8,7 @@ from tests.support.fakes import FakeInference, Step, head, make_job, until
 from zuebee.contracts.admission import Caller, Grant, Permit, Principal, Settlement
 from zuebee.contracts.errors import STORE_UNAVAILABLE, Refusal
 from zuebee.contracts.inference import Headers, Job, Sink
+from zuebee.dialects.hub.wires import OPENAI
 from zuebee.edge.pipeline import Pipeline
 
 BROKEN = Refusal(502, "api_error", "incomplete_answer", "It broke off.")
@@ -113,6 +114,7 @@ class Visitor:
     """A client that writes down what it sees. At a `gone_at` (such as "write") it leaves: that call never returns."""
 
     translates = False
+    wire = OPENAI
 
     def __init__(self, log: list[str], job: Job | Refusal) -> None:
         self.takes_comments = True

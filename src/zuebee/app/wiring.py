@@ -50,7 +50,7 @@ class Platform:
         idempotency = IdempotencyPart(settings)
         requests = RequestsPart(settings, admission, backends, idempotency)
         self.pipeline = requests.pipeline
-        self.listeners = ListenersPart(settings, self.pipeline, backends.models, self.metrics, self.readiness)
+        self.listeners = ListenersPart(settings, self.pipeline, backends, self.metrics, self.readiness)
         # They begin and follow new settings in this order, and close in reverse: first the listeners, then requests,
         # then what requests use, the ledger before the reporters of what it wrote. The access log, which was opened
         # after the store, is closed last: until then somebody may write a line.

@@ -16,6 +16,7 @@ import msgspec
 
 from zuebee.config.llmproxy.settings import translate
 from zuebee.config.paths import rooted
+from zuebee.config.providers import ANY, PROVIDERS
 from zuebee.config.settings import ProxySettings, Settings
 from zuebee.config.settings_base import Section
 from zuebee.config.settings_billing import BillingSettings, StoreSettings, UsageSettings
@@ -87,6 +88,17 @@ def apply_overrides(root: Mapping, kind: type[msgspec.Struct], environ: Environ[
         resolve_references(node, environ)
         problems += found or _put(root, path, node)
     return problems
+
+
+def fill_addresses(root: Mapping) -> None:
+    """Write the `url` of each backend that is a provider with an address of its own, unless the file has one."""
+    backends = root.items.get("backends")
+    for backend in backends.items if isinstance(backends, Sequence) else []:
+        kind = backend.items.get("type") if isinstance(backend, Mapping) else None
+        if isinstance(backend, Mapping) and isinstance(kind, Scalar) and "url" not in backend.items:
+            row = PROVIDERS.get(kind.text)
+            if row is not None and row.url and kind.text != ANY:
+                backend.items["url"] = Scalar(backend.place.below("url"), row.url, plain=False)
 
 
 def fill_proxies(root: Mapping, environ: Environ[str, str]) -> None:
@@ -294,6 +306,7 @@ def loads(
     resolve_references(root, environ)
     notes = translate(root)
     problems += notes.problems + apply_overrides(root, Settings, environ)
+    fill_addresses(root)
     fill_proxies(root, environ)
     settings = build(root, Settings, problems)
     if problems:

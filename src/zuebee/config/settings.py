@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from msgspec import UNSET, Meta, field
 
+from zuebee.config.providers import ProviderName, Spoken
 from zuebee.config.settings_auth import ApiKeySettings, AuthSettings, FirewallSettings
 from zuebee.config.settings_base import RELOAD, RESTART, RateLimitSettings, RedisSettings, Section, seconds
 from zuebee.config.settings_billing import (
@@ -137,16 +138,27 @@ class BackendSettings(Section, frozen=True, kw_only=True):
         str,
         Meta(
             description="Base URL, http or https, as OpenAI's SDKs take it: `/chat/completions` is appended, and `/v1` "
-            "before it if the URL has no version. Its query is sent with each request."
+            "before it if the URL has no version. Its query is sent with each request. Default: that of a provider's "
+            "`type`."
         ),
     ]
     name: Annotated[str | None, Meta(description="Its name in logs and errors; default: the URL's host and port.")] = (
         None
     )
     type: Annotated[
-        Literal["openai", "vllm", "tgi", "ollama"],
-        Meta(description="The kind of server; it decides the default health path."),
+        ProviderName,
+        Meta(
+            description="Kind of server or name of its provider: address, dialect, header of the key, health path. "
+            "Any server with an API like OpenAI's is `openai`."
+        ),
     ] = "openai"
+    dialects: Annotated[
+        tuple[Spoken, ...],
+        Meta(
+            description="Dialects that it speaks, if not those of its type. Requests in one of them pass byte for "
+            "byte; others are translated into the first."
+        ),
+    ] = ()
     weight: Annotated[
         int,
         Meta(
@@ -156,8 +168,14 @@ class BackendSettings(Section, frozen=True, kw_only=True):
     models: Annotated[
         list[str], Meta(description="Models it serves; `*` at the end matches any rest. Empty: all.")
     ] = []
+    model_names: Annotated[
+        dict[str, str], Meta(description="What the backend itself calls a model, by the name that clients use.")
+    ] = {}
     api_key: Annotated[
-        str | None, Meta(description="The backend's own API key, which ZueBee sends as a bearer token.")
+        str | None,
+        Meta(
+            description="The backend's own API key, which ZueBee sends as its `type` wants it: mostly a bearer token."
+        ),
     ] = None
     headers: Annotated[dict[str, str], Meta(description="Headers added to each request.")] = {}
     forward_headers: Annotated[
@@ -288,6 +306,13 @@ class RoutingSettings(Section, frozen=True, kw_only=True):
         QueueSettings()
     )
     fallback: Annotated[list[FallbackSettings], Meta(description="Fixed orders in which backends are tried.")] = []
+    aliases: Annotated[
+        dict[str, str],
+        Meta(
+            description="Other names of models, and the model that each stands for: rights, limits, prices and records "
+            "speak of that one."
+        ),
+    ] = {}
 
 
 class HealthCheckSettings(Section, frozen=True, kw_only=True):

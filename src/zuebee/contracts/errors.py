@@ -98,6 +98,7 @@ BACKEND_ERROR: Final = "backend_error"
 """The code of what a model server reports without one of its own."""
 BAD_ANSWER: Final = Refusal(502, "api_error", "bad_answer", "The model server's answer is not valid.")
 CUT_SHORT: Final = Refusal(502, "api_error", "incomplete_answer", "The model server's answer broke off.")
+UNSUPPORTED_ENDPOINT: Final = "unsupported_endpoint"
 TOO_MANY_FIELDS: Final = "too_many_fields"
 NOT_FOUND: Final = Refusal(404, "not_found_error", "unknown_path", "There is no such endpoint.")
 DRAINED: Final = Refusal(

@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-Operation = Literal["chat", "completions", "embeddings"]
+Operation = Literal["chat", "completions", "embeddings", "count_tokens"]
+Dialect = Literal["openai", "anthropic", "gemini"]
+"""Whose wire format a body is written in."""
 
 
 class Caller:
@@ -46,8 +48,8 @@ class HeadMemo:
     """
 
     __slots__ = (
-        "caller", "caller_by", "client_request_id", "credential", "credential_by", "credential_digest", "operation",
-        "passed_by", "upstream_lines",
+        "caller", "caller_by", "client_request_id", "credential", "credential_by", "credential_digest", "dialect",
+        "operation", "passed_by", "upstream_lines",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -57,6 +59,7 @@ class HeadMemo:
         self.caller_by: object = None
         self.caller: Caller | None = None
         self.operation: Operation = "chat"
+        self.dialect: Dialect = "openai"
         self.client_request_id = ""
 
         # The credential that the head shows (None: none), and its digest, not what it is worth; by `auth/service.py`.

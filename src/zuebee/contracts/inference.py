@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.heads import HeadMemo, Operation
+from zuebee.contracts.heads import Dialect, HeadMemo, Operation
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 """Header fields in order, names in lower case."""
@@ -90,8 +90,9 @@ class Sender(Protocol):
 
 
 class Job:
-    """What is to be run: a request of an OpenAI-compatible client, its body as it came.
+    """What is to be run: a client's request, its body as it came, in the client's `dialect`.
 
+    `model` is what it is known by here, `asked_model` what stands in the body: an alias, perhaps.
     `path` is the canonical one (`/v1/chat/completions`), `query` what followed `?`. `stream_usage` tells whether the
     client itself asked for usage in a stream. `max_output_tokens` is the caller's own bound on one answer (None: it
     set none), `choices` how many answers it wants (`n`, or `best_of` where that is more) to each of its `prompts` (a
@@ -103,7 +104,8 @@ class Job:
     fields stand in the body that the gateway may write itself (`Request.places` of the dialect). `early`: the place in
     the limits (`Place`) that was taken before the body was read. `doubts`: how many times it was sent to a backend that
     may have begun to work on it, and closed the connection without an answer. `shared`: besides the backend that
-    runs it there is another one that could. `cut_for`: why the gateway itself has ended it.
+    runs it there is another one that could. `translation`: what
+    was read of it for a backend of another dialect. `cut_for`: why the gateway itself has ended it.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Job:
         answer_bound: int = 0,
         places: dict[str, tuple[int, int]] | None = None,
         early: object = None,
+        dialect: Dialect = "openai",
     ) -> None:
         self.request_id = request_id
         self.operation = operation
@@ -138,6 +141,7 @@ class Job:
         self.headers = headers
         self.body = body
         self.model = model
+        self.asked_model: Final = model
         self.stream = stream
         self.stream_usage = stream_usage
         self.max_output_tokens = max_output_tokens
@@ -153,6 +157,8 @@ class Job:
         self.answer_bound = answer_bound
         self.places = places
         self.early = early
+        self.dialect: Dialect = dialect
+        self.translation: object = None
         self.doubts = 0
         self.shared = False
         self.cut_for: Refusal | None = None

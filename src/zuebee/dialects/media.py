@@ -24,6 +24,9 @@ _ESCAPES: Final = (b"\\u006", b"\\u007", b"\\u005f", b"\\u005F")
 """How the letters of a name would begin that is not written as it is."""
 
 _INLINE: Final = (b'"data:', b'"data"', b'"file_data"')
+_BASE64: Final = re.compile(rb"(?:[A-Za-z0-9+/_=-]|\\/){200}")
+"""What is called data may be a text as well, in Anthropic's documents."""
+
 _LONG: Final = 1024
 """Shorter strings are not worth being looked at, and count as text."""
 
@@ -72,6 +75,8 @@ def _inline_bytes(body: bytes) -> int:
                 at += len(mark)
                 begins = body.find(b'"', at, at + 32) + 1
                 if not begins or body.startswith(b"data:", begins):  # that one is found by its own mark
+                    continue
+                if _BASE64.match(body, begins) is None:
                     continue
             ends = body.find(b'"', begins)
             if ends < 0:

@@ -62,14 +62,19 @@ def read_request(body: bytes) -> Request | Refusal:
             request.media, request.media_bytes = media_of(body)
         return request
     except msgspec.ValidationError as error:
-        return _not_valid(str(error))
+        return not_valid(str(error))
     except json_text.TooMany:
         return bad_request(f"The body has more than {json_text.MAX_FIELDS} fields.", code=TOO_MANY_FIELDS)
     except (json_text.NotJson, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return bad_request(f"The body is not valid JSON: {error or 'malformed'}", code="invalid_json")
+        return not_json(error)
 
 
-def _not_valid(said: str) -> Refusal:
+def not_json(error: Exception) -> Refusal:
+    """The refusal of a body that nobody can read."""
+    return bad_request(f"The body is not valid JSON: {error or 'malformed'}", code="invalid_json")
+
+
+def not_valid(said: str) -> Refusal:
     """What a strict reader says of a value, as `Expected `int`, got `str` - at `$.max_tokens``."""
     what, _, place = said.partition(" - at ")
     param = place.strip("`").removeprefix("$").removeprefix(".") or None
@@ -459,6 +464,14 @@ _BOUNDS: Final = ("max_tokens", "max_completion_tokens")
 _NOWHERE: Final[Places] = {}
 
 
+def _place_of_model(body: bytes) -> tuple[int, int]:
+    """Where the value of `model` stands in a body that was read, and has one."""
+    for name, start, end in json_text.fields(mend_halves(body)):
+        if name == "model":
+            return start, end
+    raise ValueError("the body names no model")
+
+
 class Bound(NamedTuple):
     """How long each answer may be, and in which field that is said."""
 
@@ -466,17 +479,21 @@ class Bound(NamedTuple):
     tokens: int
 
 
-def write_fields(body: bytes, places: Places | None, *, usage: bool, bound: Bound | None) -> bytes:
-    """The body with `stream_options.include_usage` on, if `usage` is wanted, and with a bound, if there is one.
+def write_fields(body: bytes, places: Places | None, *, usage: bool, bound: Bound | None, model: str = "") -> bytes:
+    """The body with `stream_options.include_usage` on, if `usage` is wanted, with a bound, if there is one, and with
+    the name of another `model`, unless that is empty.
 
     `places`: those of `Request`. With a bound its caller has set none, but may have said so with `null` or -1: that
     is replaced, in both fields that there are, for servers differ in which one they obey.
     """
-    if not usage and bound is None:
+    if not usage and bound is None and not model:
         return body
     known = _NOWHERE if places is None else places
     front = b""
     edits: list[tuple[int, int, bytes]] = []
+    if model:
+        start, end = known["model"] if "model" in known else _place_of_model(body)
+        edits.append((start, end, msgspec.json.encode(model)))
     if usage:
         if (place := known.get("stream_options")) is None:
             front = b'"stream_options":{"include_usage":true},'

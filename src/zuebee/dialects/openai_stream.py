@@ -13,7 +13,8 @@ from msgspec import UNSET, Raw
 
 from zuebee.dialects import json_text
 from zuebee.dialects.json_text import is_object_from_outside, mend
-from zuebee.dialects.openai import TAIL_BYTES, is_error_object, tail_usage, tells_of_error
+from zuebee.dialects.meter import Meter
+from zuebee.dialects.openai import TAIL_BYTES, Told, is_error_object, read_told, tail_usage, tells_of_error
 from zuebee.dialects.openai_shapes import BYTES_PER_TOKEN, AnyChunk, Chunk, FinishedChoice, Groq, text_bytes
 from zuebee.dialects.openai_usage import Json, TokenCounts, usage_figures, usage_in_choices
 from zuebee.dialects.sse import (
@@ -113,7 +114,7 @@ _decode_any: Final = msgspec.json.Decoder(AnyChunk).decode
 _groq: Final = msgspec.json.Decoder(Groq).decode
 
 
-class StreamMeter:
+class StreamMeter(Meter):
     """Watches one stream. Nothing more of the stream counts once it is `over`.
 
     `usage`: tokens as last reported. `chunks`: events with choices so far; `tokens`: how many tokens those may be, one
@@ -125,14 +126,8 @@ class StreamMeter:
     """
 
     def __init__(self, *, hide_usage: bool, several: bool = False, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
-        self.over = False
-        self.done = False
+        super().__init__()
         self.error: Raw | None = None
-        self.fault = ""
-        self.unread = False
-        self.chunks = 0
-        self.usage: TokenCounts | None = None
-        self.last_words = b""
         self._more_tokens = 0
         self._little_bytes = 0
         self._hide_usage = hide_usage
@@ -355,6 +350,10 @@ class StreamMeter:
         return data[:here] + (self.feed(data[here:]) if here < len(data) else b"")
 
     # --- how it ended ---
+
+    @property
+    def told(self) -> Told | None:
+        return None if self.error is None else read_told(self.error)
 
     @property
     def figures(self) -> TokenCounts | None:

@@ -17,6 +17,7 @@ COMMENT: Final = b": keep-alive\n"
 
 _ENDS: Final = (b"\n\n", b"\n\r\n", b"\r\r")
 _END: Final = re.compile(rb"\n\r?\n|\r\r")
+_TYPE: Final = re.compile(rb"(?:^|[\r\n])event: ?([^\r\n]*)")
 _ERROR_TYPE: Final = re.compile(rb"(?:^|[\r\n])event: ?error[ \t]*[\r\n]")
 
 
@@ -77,6 +78,12 @@ def begins_events(data: bytes) -> bool | None:
         if (field + b":").startswith(start):
             return None
     return None if _BOM.startswith(start) else False
+
+
+def event_type(event: bytes) -> str:
+    """The type of an event; empty where none is said."""
+    found = _TYPE.search(event) if b"event:" in event else None
+    return "" if found is None else found[1].decode("utf-8", "replace")
 
 
 def names_error(event: bytes) -> bool:

@@ -28,7 +28,10 @@ ANSWERS_SPEAK_S: Final = 60.0
 
 
 class Health:
-    """The health of one backend. Times are monotonic seconds."""
+    """The health of one backend. Times are monotonic seconds; 0: never.
+
+    `failures`: requests that failed since one was answered well; `last_error`: what the last bad probe found.
+    """
 
     def __init__(self, *, unhealthy_threshold: int, healthy_threshold: int) -> None:
         self.probed_down = False
@@ -39,7 +42,10 @@ class Health:
         self._probed = False
         self._probes_failed = 0
         self._probes_passed = 0
-        self._failures = 0
+        self.failures = 0
+        self.checked_at_s = 0.0
+        self.ejected_at_s = 0.0
+        self.last_error = ""
         self._ejections = 0
 
     def fit(self, now_s: float) -> bool:
@@ -48,7 +54,7 @@ class Health:
 
     def request_succeeded(self, now_s: float) -> bool:
         """A request was answered; True if that brings the backend back, whatever had taken it out."""
-        self._failures = 0
+        self.failures = 0
         self.answered_at_s = now_s
         if self._ejections and now_s > self.ejected_until_s + MAX_EJECTION_S:
             self._ejections = 0
@@ -61,12 +67,13 @@ class Health:
 
     def request_failed(self, now_s: float, *, others: bool = True) -> bool:
         """A request failed through the backend's fault; True if that ejects it. `others`: some other one is fit."""
-        self._failures += 1
-        if not others or self._failures < CONSECUTIVE_FAILURES or now_s < self.ejected_until_s:
+        self.failures += 1
+        if not others or self.failures < CONSECUTIVE_FAILURES or now_s < self.ejected_until_s:
             return False
-        self._failures = 0
+        self.failures = 0
         self._probes_passed = 0
         self._ejections += 1
+        self.ejected_at_s = now_s
         self.ejected_until_s = now_s + min(EJECTION_S * self._ejections, MAX_EJECTION_S)
         return True
 

@@ -5,16 +5,19 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from msgspec.structs import replace
 
+from zuebee.config.providers import PROVIDERS
 from zuebee.config.settings import BackendSettings, HealthCheckSettings
 from zuebee.contracts.inference import UNKNOWN, Inference, ModelFacts
 from zuebee.dispatch.balancer import Backend, Health
 from zuebee.lib import clock
 from zuebee.lib.patterns import is_open
 from zuebee.lib.tasks import Tasks
+from zuebee.lib.timestamps import rfc3339
 
 _log = logging.getLogger("zuebee.dispatch")
 
@@ -144,6 +147,8 @@ class BackendPool:
         health = member.backend.health
         while True:
             found = await self._probe(member, checks)
+            health.checked_at_s = clock.monotonic_s()
+            health.last_error = "" if found.passed else found.reason
             # A busy server has no time for a probe, or no connection left; and some know no such path.
             excused = found.odd or (found.silent and member.backend.load.in_flight > 0)
             if found.passed and health.probe_passed():
@@ -171,18 +176,63 @@ class BackendPool:
         return Probed(passed, f"{path} answered {status}", odd=400 <= status < 500)
 
 
+def describe(members: Sequence[Member]) -> list[dict[str, Any]]:
+    """What may be told of each backend to whoever has a key: no secret, and no address with one in it."""
+    now_s, wall_s = clock.monotonic_s(), clock.wall_s()
+
+    def when(at_s: float) -> str | None:
+        return rfc3339(wall_s - now_s + at_s) if at_s else None
+
+    told = []
+    for settings, backend, _ in members:
+        health, load = backend.health, backend.load
+        fit = health.fit(now_s)
+        open_ = now_s < health.ejected_until_s
+        told.append(
+            {
+                "name": backend.name,
+                "type": settings.type,
+                "base_url": shown_url(settings.url),
+                "model_names": settings.models,
+                "is_healthy": fit,
+                "last_checked": when(health.checked_at_s),
+                "weight": settings.weight,
+                "max_concurrency": settings.max_in_flight,
+                "in_flight": load.in_flight,
+                "uses_grpc": False,
+                "failover_status": "available" if fit else "failed_over" if open_ else "unavailable",
+                "circuit_breaker": {
+                    "state": "open" if open_ else "half_open" if health.ejected_until_s else "closed",
+                    "failures": health.failures,
+                    "last_error": health.last_error or None,
+                    "last_trip": when(health.ejected_at_s),
+                },
+            }
+        )
+    return told
+
+
+def shown_url(url: str) -> str:
+    """A URL without what may be a secret: user and password, query, fragment."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    return urlunsplit((parts.scheme, host if parts.port is None else f"{host}:{parts.port}", parts.path, "", ""))
+
+
 def _alike(old: BackendSettings, new: BackendSettings) -> bool:
     """Whether a backend made from the one is as good as one made from the other."""
     return replace(old, max_in_flight=new.max_in_flight) == new
 
 
 async def gather_answers(members: Sequence[Member], path: str, timeout_s: float) -> list[tuple[Member, int, bytes]]:
-    """Ask all backends at once; those that do not answer are left out."""
+    """Ask all backends at once; those that do not answer are left out. Some list their models at another path."""
 
     async def ask(member: Member) -> tuple[Member, int, bytes] | None:
         try:
             async with asyncio.timeout(timeout_s):
-                return member, *await member.inference.get(path, "GET", timeout_s)
+                theirs = PROVIDERS[member.settings.type].models_path if path == MODELS_PATH else path
+                return member, *await member.inference.get(theirs, "GET", timeout_s)
         except Exception:
             return None
 
@@ -192,6 +242,7 @@ async def gather_answers(members: Sequence[Member], path: str, timeout_s: float)
 
 # The models of all backends as one list, in OpenAI's form.
 
+MODELS_PATH = "/v1/models"
 FRESH_S = 10.0
 TIMEOUT_S = 3.0
 MAX_MODELS = 10_000
@@ -200,6 +251,7 @@ MAX_TOKENS = 10**9
 
 class _List(msgspec.Struct):
     data: list[Any] = []
+    models: list[Any] = []  # Gemini's
 
 
 _decode = msgspec.json.Decoder(_List | list[Any]).decode
@@ -243,7 +295,7 @@ class ModelList:
         cards: dict[str, dict[str, Any]] = {}
         facts: dict[str, ModelFacts] = {}
         silent = {member.backend.name for member in members}
-        for member, status, body in await gather_answers(members, "/v1/models", TIMEOUT_S):
+        for member, status, body in await gather_answers(members, MODELS_PATH, TIMEOUT_S):
             found = _cards_of(body) if status == 200 else []
             if found:
                 silent.discard(member.backend.name)
@@ -291,8 +343,20 @@ def _cards_of(body: bytes) -> list[dict[str, Any]]:
         answer = _decode(body)
     except (ValueError, RecursionError):
         return []
-    cards = answer if isinstance(answer, list) else answer.data
+    cards = answer if isinstance(answer, list) else answer.data or [_gemini_card(each) for each in answer.models]
     return [card for card in cards if isinstance(card, dict) and isinstance(card.get("id"), str)]
+
+
+def _gemini_card(said: Any) -> dict[str, Any]:
+    """A model of Gemini's list as a card; it calls them `models/NAME`."""
+    name = said.get("name") if isinstance(said, dict) else None
+    if not isinstance(name, str):
+        return {}
+    card = _declared(name.removeprefix("models/"), "google")
+    for theirs, ours in (("inputTokenLimit", "context_length"), ("outputTokenLimit", "max_output_tokens")):
+        if type(said.get(theirs)) is int:
+            card[ours] = said[theirs]
+    return card
 
 
 def _declared(name: str, owner: str) -> dict[str, Any]:

@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from io import BytesIO
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import Refusal
 from zuebee.contracts.heads import Operation
 from zuebee.contracts.inference import Headers, Job, Sink
 from zuebee.dialects import openai
+from zuebee.dialects.hub.wires import OPENAI, Wire
 from zuebee.edge.client import Enter, error_reply
 from zuebee.edge.uploads import Upload, Uploads
 from zuebee.lib.aside import aside
@@ -35,6 +36,16 @@ TOO_MANY_UPLOADS: Final = Refusal(
     retry_after_s=1.0,
     should_retry=True,
 )
+
+
+class Endpoint(NamedTuple):
+    """What a client asks for, and in which dialect."""
+
+    operation: Operation
+    wire: Wire
+
+
+CHAT: Final = Endpoint("chat", OPENAI)
 UNBOUNDED: Final = Uploads(1 << 62, 3600.0)
 
 
@@ -45,8 +56,8 @@ class AsgiClient:
     """
 
     __slots__ = (
-        "_caller", "_cycle", "_events", "_headers", "_held", "_max_body_bytes", "_operation", "_receive", "_scope",
-        "_send", "_status", "_upload", "_uploads", "_whole_body_read", "added", "request_id", "takes_comments",
+        "_caller", "_cycle", "_events", "_headers", "_held", "_max_body_bytes", "_receive", "_scope", "_send",
+        "_status", "_upload", "_uploads", "_whole_body_read", "added", "endpoint", "request_id", "takes_comments",
     )  # fmt: skip
     translates = False
 
@@ -58,11 +69,11 @@ class AsgiClient:
         send: Send,
         request_id: str,
         max_body_bytes: int,
-        operation: Operation = "chat",
         uploads: Uploads = UNBOUNDED,
     ) -> None:
         self.request_id = request_id
         self.takes_comments = True
+        self.endpoint = CHAT  # the edge says which
         self.added: Headers | None = None  # header fields of each answer to this client
         self._scope = scope
         self._caller = caller
@@ -70,7 +81,6 @@ class AsgiClient:
         self._receive = receive
         self._send = send
         self._max_body_bytes = max_body_bytes
-        self._operation: Operation = operation
         self._uploads = uploads
         self._upload: Upload | None = None
         self._whole_body_read = False
@@ -78,6 +88,11 @@ class AsgiClient:
         self._status = 0
         self._headers: Headers | None = None
         self._held = b""
+
+    @property
+    def wire(self) -> Wire:
+        """The client's dialect."""
+        return self.endpoint.wire
 
     async def read_job(self, enter: Enter | None = None, holder: str = "", patience_s: float = 0.0) -> Job | Refusal:
         caller, body = self._caller, None
@@ -90,9 +105,9 @@ class AsgiClient:
                 if isinstance(body, Refusal):
                     return body
             if len(body) <= openai.INLINE_BYTES:
-                request = openai.read_request(body)
+                request = self.wire.read_request(body)
             else:
-                request = await aside(len(body), partial(openai.read_request, body))
+                request = await aside(len(body), partial(self.wire.read_request, body))
         finally:
             if self._upload is not None:
                 self._uploads.end(self._upload)
@@ -100,7 +115,7 @@ class AsgiClient:
             return request
         return Job(
             self.request_id,
-            self._operation,
+            self.endpoint.operation,
             caller.route,
             caller.query,
             self._scope["headers"],
@@ -115,6 +130,7 @@ class AsgiClient:
             media=request.media,
             media_bytes=request.media_bytes,
             places=request.places,
+            dialect=self.wire.name,
         )
 
     async def _read_body(self, enter: Enter | None, holder: str, patience_s: float) -> bytes | Refusal:
@@ -224,7 +240,7 @@ class AsgiClient:
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def refuse(self, refusal: Refusal, extra: Headers | None = None) -> None:
-        status, headers, body = error_reply(refusal, self.request_id)
+        status, headers, body = error_reply(refusal, self.request_id, self.wire)
         if extra:
             headers += extra
         await self.answer(status, headers, body)

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 from zuebee.contracts.admission import Settlement, TerminationReason
 from zuebee.contracts.errors import BACKEND_ERROR, CLIENT_LEFT, Refusal
 from zuebee.contracts.inference import End, Head, Headers, Job, Sink, Usage
-from zuebee.dialects import openai
+from zuebee.dialects.hub.wires import OPENAI, Wire
 from zuebee.lib.networks import parse_address, parse_networks, within
 
 Enter: TypeAlias = Callable[[], Awaitable[Refusal | None]]
@@ -18,7 +18,7 @@ Enter: TypeAlias = Callable[[], Awaitable[Refusal | None]]
 class Client(Protocol):
     """Reads one request and writes its answer. One that `translates` may find that an answer cannot be told.
 
-    `takes_comments`: while a stream has nothing to say, comments can show that it is alive.
+    `wire`: its dialect. `takes_comments`: while a stream has nothing to say, comments can show that it is alive.
     """
 
     takes_comments: bool
@@ -26,6 +26,11 @@ class Client(Protocol):
     @property
     def translates(self) -> bool:
         """Whether to ask `unfit` before an answer is accounted for."""
+        ...
+
+    @property
+    def wire(self) -> Wire:
+        """The client's dialect."""
         ...
 
     async def unfit(self, last: bytes) -> Refusal | None:
@@ -90,13 +95,13 @@ _CLIENTS_OWN: Final = (408, 409)
 NOT_BEGUN: Final = (429, 503, 529)
 
 
-def error_reply(refusal: Refusal, request_id: str) -> tuple[int, Headers, bytes]:
+def error_reply(refusal: Refusal, request_id: str, wire: Wire = OPENAI) -> tuple[int, Headers, bytes]:
     """Status, headers and body.
 
     `x-should-retry` is obeyed by OpenAI's SDKs, which else would retry by status alone; `retry-after` is in whole
     seconds (RFC 9110, section 10.2.3), `retry-after-ms` exact.
     """
-    body = openai.render_error(refusal)
+    body = wire.render_error(refusal, request_id)
     headers: Headers = [
         JSON,
         (b"content-length", b"%d" % len(body)),

@@ -19,6 +19,7 @@ from zuebee.contracts.admission import Caller, Settlement
 from zuebee.contracts.errors import BAD_ANSWER, CUT_SHORT, Refusal
 from zuebee.contracts.inference import Headers, Job, Sink
 from zuebee.dialects import openai
+from zuebee.dialects.hub.wires import OPENAI
 from zuebee.dialects.llm_v1 import (
     INLINE_BYTES,
     NotAnAnswer,
@@ -147,6 +148,7 @@ class GrpcClient:
     message at once; what belongs into the last one waits until all is accounted for.
     """
 
+    wire = OPENAI  # what backends say is translated from it
     translates = True
 
     def __init__(self, call: Call, headers: Headers, settlement: Settlement, default_model: str) -> None:

@@ -5,12 +5,13 @@ from typing import Any, Final, NamedTuple
 
 from zuebee.contracts.admission import Caller, Settlement
 from zuebee.contracts.errors import Refusal
-from zuebee.contracts.heads import HeadMemo, Operation
+from zuebee.contracts.heads import Dialect, HeadMemo, Operation
 from zuebee.contracts.inference import Headers
-from zuebee.edge.asgi import ATTACHMENT, FIELDS, UNBOUNDED, AsgiClient, Receive, Scope, Send
+from zuebee.dialects import registry
+from zuebee.edge.asgi import ATTACHMENT, FIELDS, UNBOUNDED, AsgiClient, Endpoint, Receive, Scope, Send
 from zuebee.edge.client import TrustedProxies, unread_reply, wrong_method
 from zuebee.edge.cors import Cors, is_preflight
-from zuebee.edge.operator import Operator, tidy
+from zuebee.edge.operator import COUNT_TOKENS, Operator, tidy
 from zuebee.edge.pipeline import Pipeline
 from zuebee.edge.request_ids import RequestIds, callers_id
 from zuebee.edge.uploads import Uploads
@@ -26,13 +27,18 @@ class Route(NamedTuple):
     operation: Operation | None
     aliases: tuple[str, ...]
     meaning: str
+    dialect: Dialect = "openai"
 
 
 ROUTES: Final = (
     Route("POST", "/v1/chat/completions", "chat", ("/chat/completions",), "Chat, also streamed."),
     Route("POST", "/v1/completions", "completions", ("/completions",), "Text completion, also streamed."),
     Route("POST", "/v1/embeddings", "embeddings", ("/embeddings",), "Embeddings."),
+    Route("POST", "/v1/messages", "chat", ("/messages",), "Anthropic's Messages API, also streamed.", "anthropic"),
     Route("GET", "/v1/models", None, ("/models",), "The models of all backends; with `/ID` behind it, one of them."),
+    Route("POST", "/v1/messages/count_tokens", None, (), "How many tokens a message has: counted, or estimated."),
+    Route("GET", "/v1/providers", None, (), "The backends: health, breaker, models; no secrets."),
+    Route("HEAD", "/", None, (), "200: clients ask whether anybody is there."),
     Route("GET", "/health", None, (), "200 when requests can be served, else 503 with the reason."),
     Route("GET", "/health/liveliness", None, ("/health/live",), "200 while the process runs."),
     Route("GET", "/health/readiness", None, ("/health/ready",), "As /health; 503 as soon as a stop begins."),
@@ -48,6 +54,14 @@ _ORIGIN_NOT_ALLOWED: Final = Refusal(
     "origin_not_allowed",
     "Pages of this origin may not call this gateway: its operator names them in `server.cors.origins`.",
 )
+
+
+_ENDPOINTS: Final[dict[tuple[Operation, Dialect], Endpoint]] = {}
+
+
+def _endpoint(operation: Operation, dialect: Dialect) -> Endpoint:
+    found = _ENDPOINTS[operation, dialect] = Endpoint(operation, registry.wire(dialect))
+    return found
 
 
 def _memo_of(scope: Scope) -> HeadMemo | None:
@@ -90,23 +104,26 @@ class HttpEdge:
         memo = _memo_of(scope)
         known = memo.caller if memo is not None and memo.caller_by is self else None
         if memo is not None and known is not None and known.fields is fields and not known.body_sha256:
-            caller, operation, client_request_id = known, memo.operation, memo.client_request_id
+            caller, operation, dialect = known, memo.operation, memo.dialect
+            client_request_id = memo.client_request_id
         else:
             caller = self._caller(scope, fields, memo)
             route = _INFERENCE.get(caller.path)
             if route is None or route.operation is None or caller.method != "POST":
-                other = AsgiClient(scope, caller, receive, send, request_id, 0)
+                limit = self._max_body_bytes if caller.route == COUNT_TOKENS else 0
+                other = AsgiClient(scope, caller, receive, send, request_id, limit, self._uploads)
                 if self._has_cors:
                     other.added = self._cors.fields(fields.get(b"origin"))
                 return self._answer_others(other, caller, request_id)
-            operation = route.operation
+            operation, dialect = route.operation, route.dialect
             client_request_id = callers_id(fields)
             if memo is not None:
                 memo.caller_by, memo.caller = self, caller
-                memo.operation, memo.client_request_id = operation, client_request_id
+                memo.operation, memo.dialect, memo.client_request_id = operation, dialect, client_request_id
         settlement = Settlement(request_id, caller.method, caller.route, caller.address, clock.wall_s())
         settlement.client_request_id = client_request_id
-        client = AsgiClient(scope, caller, receive, send, request_id, self._max_body_bytes, operation, self._uploads)
+        client = AsgiClient(scope, caller, receive, send, request_id, self._max_body_bytes, self._uploads)
+        client.endpoint = _ENDPOINTS.get((operation, dialect)) or _endpoint(operation, dialect)
         if self._has_cors:
             client.added = self._cors.fields(fields.get(b"origin"))
         return self._pipeline.serve(caller, client, settlement)

@@ -17,7 +17,8 @@ from zuebee.contracts.admission import Caller, Principal
 from zuebee.contracts.errors import INTERNAL, Refusal, bad_request
 from zuebee.contracts.idempotency import REUSED, TOO_LARGE, IdempotencyRecord, IdempotencyStore, Ticket, in_progress
 from zuebee.contracts.inference import Headers, Job, Sink
-from zuebee.dialects import openai, sse
+from zuebee.dialects import registry
+from zuebee.dialects.hub.wires import OPENAI, Wire
 from zuebee.dialects.openai import INLINE_BYTES
 from zuebee.edge.client import Client, error_reply
 from zuebee.lib.aside import aside
@@ -128,9 +129,9 @@ class Recording:
             if self._stopped():
                 break
             if not await self._change(keepalive_s):
-                await client.write(sse.COMMENT)
+                await client.write(client.wire.keepalive)
         if (broken := TOO_LARGE if self.outgrown else self.refusal) is not None:
-            await client.write(openai.render_error_event(broken))
+            await client.write(client.wire.render_error_event(broken))
         on_end(size)
         await client.finish()
         return None
@@ -173,6 +174,7 @@ class RecordingClient:
         self._client = client
         self._recording = recording
         self.takes_comments = client.takes_comments
+        self.wire = client.wire
         self.translates = client.translates
         self.unfit = client.unfit
         self.read_job = client.read_job
@@ -190,7 +192,7 @@ class RecordingClient:
         await self._client.start_early(headers)
 
     async def write(self, data: bytes) -> None:
-        if data is not sse.COMMENT:
+        if data is not self.wire.keepalive:
             self._recording.add(data)
         await self._client.write(data)
 
@@ -202,11 +204,12 @@ class RecordingClient:
 
     def sink(self) -> Sink | None:
         sink = self._client.sink()
-        return None if sink is None else _RecordingSink(sink, self._recording)
+        return None if sink is None else _RecordingSink(sink, self._recording, self.wire.keepalive)
 
 
 class _RecordingSink:
-    def __init__(self, sink: Sink, recording: Recording) -> None:
+    def __init__(self, sink: Sink, recording: Recording, keepalive: bytes) -> None:
+        self._keepalive = keepalive
         self._sink = sink
         self._recording = recording
 
@@ -215,7 +218,7 @@ class _RecordingSink:
         return self._sink.written_bytes
 
     def write(self, data: bytes) -> bool:
-        if data is not sse.COMMENT:
+        if data is not self._keepalive:
             self._recording.add(data)
         return self._sink.write(data)
 
@@ -263,13 +266,13 @@ class Attempt:
         else:
             await self.free()
 
-    async def decide_refusal(self, refusal: Refusal, request_id: str) -> None:
+    async def decide_refusal(self, refusal: Refusal, request_id: str, wire: Wire = OPENAI) -> None:
         """It ended in an error: keep that, if a backend may have worked for it, else free the key."""
         head_sent = self.recording.head is not None and not self.recording.early
         if refusal.status < 500 or refusal.should_retry or refusal is INTERNAL or head_sent:
             await self.free()
         elif self._claimed:
-            status, headers, body = error_reply(refusal, request_id)
+            status, headers, body = error_reply(refusal, request_id, wire)
             await self._keep(IdempotencyRecord(status, headers, body, events=False))
 
     async def free(self) -> None:
@@ -315,14 +318,14 @@ class Replays:
             ticket = await aside(len(job.body), partial(self._answers.ticket, principal, key, job))
         running = self._running.get(ticket.id)
         if running is None:
-            return await self._first(ticket, request_id, execute, play)
+            return await self._first(ticket, request_id, registry.wire(job.dialect), execute, play)
         if running.ticket.fingerprint != ticket.fingerprint:
             self.counts["refused"] += 1
             return REUSED
         self.counts["joined"] += 1
         return await play(running)
 
-    async def _first(self, ticket: Ticket, request_id: str, execute: Execute, play: Play) -> Refusal | None:
+    async def _first(self, ticket: Ticket, request_id: str, wire: Wire, execute: Execute, play: Play) -> Refusal | None:
         recording = self._running[ticket.id] = Recording(ticket, self._answers.max_bytes)
         attempt = Attempt(self._answers, recording)
         refusal: Refusal | None = LOST
@@ -332,7 +335,7 @@ class Replays:
                 self.counts["run"] += 1
                 refusal = await execute(attempt)
                 if refusal is not None:
-                    await attempt.decide_refusal(refusal, request_id)
+                    await attempt.decide_refusal(refusal, request_id, wire)
             elif isinstance(found, Refusal):
                 self.counts["refused"] += 1
                 refusal = found

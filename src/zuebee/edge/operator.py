@@ -10,9 +10,18 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from zuebee.contracts.admission import Caller, Principal, Settlement
-from zuebee.contracts.errors import NOT_FOUND, STORE_UNAVAILABLE, UNKNOWN_KEY, Refusal, no_such_model
-from zuebee.contracts.inference import Headers
-from zuebee.edge.asgi import AsgiClient, Receive, Scope, Send
+from zuebee.contracts.errors import (
+    NOT_FOUND,
+    STORE_UNAVAILABLE,
+    UNKNOWN_KEY,
+    UNSUPPORTED_ENDPOINT,
+    Refusal,
+    no_such_model,
+)
+from zuebee.contracts.inference import Head, Headers, Job
+from zuebee.dialects import registry
+from zuebee.dialects.hub.wires import Wire
+from zuebee.edge.asgi import AsgiClient, Endpoint, Receive, Scope, Send
 from zuebee.edge.client import JSON, unread_reply, wrong_method
 from zuebee.edge.pipeline import Pipeline
 from zuebee.edge.request_ids import RequestIds
@@ -27,7 +36,7 @@ _KNOWN: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/
 MAX_SHOWN: Final = 200
 
 _NOT_YET: Final = (
-    (re.compile(r"(/v1)?/messages(/count_tokens|/batches.*)?"), "The Anthropic Messages API"),
+    (re.compile(r"(/v1)?/messages/batches.*"), "Anthropic's API for batches"),
     (re.compile(r"(/v1)?/responses(/.*)?"), "The OpenAI Responses API"),
     (re.compile(r"/v1(beta|alpha)?/models/[^/]+:\w+"), "The Gemini API"),
     (re.compile(r"/api/(chat|generate|tags|embed|embeddings|show|version|ps)"), "Ollama's own API"),
@@ -56,7 +65,7 @@ def no_such_path(path: str) -> Refusal:
     for pattern, name in _NOT_YET:
         if pattern.fullmatch(path):
             message = f"{name} ({path[:MAX_SHOWN]}) is not served by this gateway yet. Use /v1/chat/completions."
-            return Refusal(404, "not_found_error", "unsupported_endpoint", message)
+            return Refusal(404, "not_found_error", UNSUPPORTED_ENDPOINT, message)
     for each in _KNOWN:
         if path.endswith(each):
             base = path[: -len(each)]
@@ -67,6 +76,13 @@ def no_such_path(path: str) -> Refusal:
 
 
 _MODELS = ("/v1/models", "/models")
+ANTHROPIC_VERSION = b"anthropic-version"
+"""A header field that all of Anthropic's clients send."""
+
+PROVIDERS = "/v1/providers"
+_DECLARED = {"id": "", "object": "model", "created": 0, "owned_by": "zuebee"}
+COUNT_TOKENS = "/v1/messages/count_tokens"
+ROOT = "/"
 LIVE = ("/health/liveliness", "/health/live")
 READY = ("/health", "/health/readiness", "/health/ready")
 
@@ -81,9 +97,13 @@ class Readiness(NamedTuple):
 
 
 class OperatorPorts(NamedTuple):
-    """Who answers. `models` gives the model cards; `exposition` the metrics and their type for an Accept value."""
+    """Who answers. `prompt_size`: the probable tokens of a prompt, and the most it may have. `providers`: the backends.
+    `models` gives the model cards; `exposition` the metrics and their type for an Accept value.
+    """
 
     readiness: Callable[[], Readiness]
+    prompt_size: Callable[[str, Job], tuple[int, int]]
+    providers: Callable[[], list[dict[str, Any]]]
     models: Callable[[], Awaitable[list[dict[str, Any]]]]
     exposition: Callable[[str], Awaitable[tuple[bytes, str]]]
 
@@ -105,7 +125,7 @@ class Operator:
         """The canonical path that a path belongs to, None for an unknown one."""
         if path in _MODELS or path.startswith(("/v1/models/", "/models/")):
             return "/v1/models"
-        if path in LIVE or path in READY:
+        if path in LIVE or path in READY or path in (COUNT_TOKENS, PROVIDERS, ROOT):
             return path
         return "/metrics" if path == self._metrics_path else None
 
@@ -113,14 +133,28 @@ class Operator:
         """Answer one request."""
         route = self.route_of(path)
         known = route == "/v1/models" and caller.method in ("GET", "HEAD")
+        if path == COUNT_TOKENS or (known and ANTHROPIC_VERSION in caller.fields):
+            client.endpoint = Endpoint("count_tokens", registry.wire("anthropic"))
         if not known and (refused := self._pipeline.admission.screen(caller)) is not None:
             await self._pipeline.refuse(client, settlement, refused)
         elif route is None:
             await self._pipeline.refuse(client, settlement, no_such_path(path))
+        elif route == COUNT_TOKENS:
+            if caller.method != "POST":
+                await self._pipeline.refuse(client, settlement, wrong_method("POST"), [(b"allow", b"POST")])
+                return
+            answer = partial(self._count_tokens, caller, client, settlement)
+            await self._pipeline.serve_known(caller, client, settlement, answer)
+        elif route == ROOT and caller.method != "HEAD":
+            await self._pipeline.refuse(client, settlement, NOT_FOUND)
         elif caller.method not in ("GET", "HEAD"):
             await self._pipeline.refuse(client, settlement, wrong_method("GET"), [(b"allow", b"GET, HEAD")])
         elif route == "/v1/models":
-            await self._pipeline.serve_known(caller, client, settlement, partial(self._models, path))
+            await self._pipeline.serve_known(caller, client, settlement, partial(self._models, path, client.wire))
+        elif route == PROVIDERS:
+            await self._pipeline.serve_known(caller, client, settlement, self._providers)
+        elif route == ROOT:
+            await _send_json(client, 200, {"name": "ZueBee"})
         elif route == "/metrics":
             await self._metrics(caller, client)
         else:
@@ -138,17 +172,53 @@ class Operator:
         headers: Headers = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(body))]
         await client.answer(200, headers, body)
 
-    async def _models(self, path: str, principal: Principal) -> tuple[int, bytes] | Refusal:
+    async def _count_tokens(
+        self, caller: Caller, client: AsgiClient, settlement: Settlement, principal: Principal
+    ) -> tuple[int, bytes] | Refusal:
+        """How many tokens a message has: the backend's own count where it has one, else an estimate."""
+        job = await client.read_job(holder=principal.key_id or caller.address)
+        if isinstance(job, Refusal):
+            return job
+        job.model = settlement.model = self._pipeline.aliases.get(job.model, job.model)
+        if (refusal := self._pipeline.admission.may_use(principal, job.model)) is not None:
+            return refusal
+        job.operation, job.stream, job.sender = "count_tokens", False, principal
+        head, rest = await self._pipeline.inference.run(job)
+        if rest is not None:
+            await rest.aclose()
+        if isinstance(head, Head) and head.status == 200 and head.rest is not None:
+            return 200, head.rest[0]
+        tokens, _ = self._ports.prompt_size(principal.key_id, job)
+        return 200, msgspec.json.encode({"input_tokens": tokens, "estimated": True})
+
+    async def _providers(self, _: Principal) -> tuple[int, bytes]:
+        """The backends, with their health."""
+        told = self._ports.providers()
+        healthy = sum(bool(each["is_healthy"]) for each in told)
+        failover = sum(each["failover_status"] == "failed_over" for each in told)
+        counts = {"total": len(told), "healthy": healthy, "unhealthy": len(told) - healthy, "failover": failover}
+        return 200, msgspec.json.encode({"providers": told, **counts})
+
+    def _with_aliases(self, cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The model cards, and behind them those of other names for the same models."""
+        if not (aliases := self._pipeline.aliases):
+            return cards
+        known = {card["id"]: card for card in cards}
+        others = [{**(known.get(meant) or _DECLARED), "id": alias} for alias, meant in aliases.items()]
+        return [card for card in cards if card["id"] not in aliases] + others
+
+    async def _models(self, path: str, wire: Wire, principal: Principal) -> tuple[int, bytes] | Refusal:
         """The models that a caller may use, or one of them."""
         may_use = self._pipeline.admission.may_use
-        cards = await self._ports.models()
+        cards = self._with_aliases(await self._ports.models())
         if path in _MODELS:
-            listed = [card for card in cards if may_use(principal, card["id"]) is None]
-            return 200, msgspec.json.encode({"object": "list", "data": listed})
+            meant = self._pipeline.aliases
+            listed = [card for card in cards if may_use(principal, meant.get(card["id"], card["id"])) is None]
+            return 200, wire.render_models(listed)
         wanted = path.partition("/models/")[2]
         for card in cards:
-            if card["id"] == wanted and may_use(principal, wanted) is None:
-                return 200, msgspec.json.encode(card)
+            if card["id"] == wanted and may_use(principal, self._pipeline.aliases.get(wanted, wanted)) is None:
+                return 200, wire.render_model(card)
         return no_such_model(wanted)
 
 

@@ -62,7 +62,6 @@ from zuebee.config.settings_billing import DisconnectSettings
 from zuebee.contracts.admission import Admission, Caller, Grant, Principal, Settlement, TerminationReason
 from zuebee.contracts.errors import BACKEND_ERROR, BAD_ANSWER, BODY_NOT_SIGNED, CLIENT_LEFT, DRAINED, INTERNAL, Refusal
 from zuebee.contracts.inference import End, Events, Head, Headers, Inference, Job, Reply, Usage
-from zuebee.dialects import openai, sse
 from zuebee.edge.client import JSON, Client, conclusion, may_have_begun, prompt_only, reason_of, relayed_headers
 from zuebee.edge.detached import DETACH, DetachedRequest, Disconnects
 from zuebee.edge.idempotency import HEADER, Attempt, Recording, RecordingClient, Replays, is_signed_for
@@ -154,6 +153,8 @@ class RequestContext:
         job = await self._client.read_job(entering, principal.key_id or caller.address, self._pipeline.patience_s)
         if not isinstance(job, Job):
             return job
+        if (aliases := self._pipeline.aliases) and (meant := aliases.get(job.model)) is not None:
+            job.model = meant
         settlement.model = job.model
         settlement.stream = job.stream
         settlement.request_bytes = len(job.body)
@@ -203,12 +204,15 @@ class RequestContext:
         if not pipeline.keepalive_s or not self._client.takes_comments:
             return await pipeline.inference.run(job)
         prelude = Prelude(
-            pipeline.keepalive_s, self._begin_early, partial(self._client.write, sse.COMMENT), pipeline.tasks
+            pipeline.keepalive_s,
+            self._begin_early,
+            partial(self._client.write, self._client.wire.keepalive),
+            pipeline.tasks,
         )
         self._prelude = prelude
         reply = await pipeline.inference.run(job)
         prelude.stop()
-        return await as_stream(reply, usage=job.stream_usage) if self._began else reply
+        return await as_stream(reply, self._client.wire, usage=job.stream_usage) if self._began else reply
 
     async def _begin_early(self) -> bool:
         """Begin a stream before there is anything of it; False: its hold is not on disk yet."""
@@ -246,7 +250,7 @@ class RequestContext:
                     # Not left here: a reply that runs out ends more cheaply than one that is closed.
                     refusal, ended = await self._finish(event), True
                 elif self._events:
-                    await client.write(sse.COMMENT)
+                    await client.write(client.wire.keepalive)
         assert ended, "a reply ended without an End"
         return refusal
 
@@ -327,7 +331,7 @@ class RequestContext:
                 sink = self._detached_request.sink(sink)
             if self._head is not None and self._head.pump is not None and sink is not None:
                 try:
-                    await self._head.pump(sink, sse.COMMENT)
+                    await self._head.pump(sink, self._client.wire.keepalive)
                 finally:
                     self.settlement.response_bytes += sink.written_bytes
 
@@ -375,7 +379,7 @@ class RequestContext:
         settlement.usage = end.usage
         if self._attempt is not None and (end.refusal is None or self._events):
             await self._attempt.decide(
-                end.last_words if end.refusal is None else openai.render_error_event(end.refusal)
+                end.last_words if end.refusal is None else self._client.wire.render_error_event(end.refusal)
             )
         self._conclude(end)
         if unfit is not None:
@@ -412,7 +416,7 @@ class RequestContext:
     async def _break_off(self, refusal: Refusal) -> None:
         """The rest is missing: an event stream can say so; any other answer must not look whole."""
         if self._events:
-            await self._client.finish(openai.render_error_event(refusal))
+            await self._client.finish(self._client.wire.render_error_event(refusal))
 
     async def _cut(self) -> None:
         """The task was cancelled: by `end`, or because the client left."""
@@ -474,6 +478,7 @@ class Pipeline:
         self.disconnects = Disconnects()
         self.tasks = Tasks()
         self.running: set[RequestContext] = set()
+        self.aliases: dict[str, str] = {}
 
     def serve(self, caller: Caller, client: Client, settlement: Settlement) -> Coroutine[Any, Any, None]:
         """Answer one request."""

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from zuebee.contracts.errors import BACKEND_ERROR, BAD_ANSWER, Refusal
 from zuebee.contracts.inference import End, Events, Head, Headers, Reply
-from zuebee.dialects import openai, openai_whole
+from zuebee.dialects import openai
+from zuebee.dialects.hub.wires import Wire
 from zuebee.dialects.openai_stream import DONE_EVENT
 from zuebee.edge.client import NOT_BEGUN, STREAM_HEADERS
 from zuebee.lib.tasks import Tasks
@@ -62,7 +63,7 @@ def early_headers(limits: Headers, request_id: str) -> Headers:
     return [EVENTS, *limits, (b"x-request-id", request_id.encode()), *STREAM_HEADERS]
 
 
-async def as_stream(reply: Reply, *, usage: bool) -> Reply:
+async def as_stream(reply: Reply, wire: Wire, *, usage: bool) -> Reply:
     """A reply as the stream that was begun for it. `usage`: the reader asked to be told."""
     head, rest = reply
     if isinstance(head, End) or head.events:
@@ -72,7 +73,7 @@ async def as_stream(reply: Reply, *, usage: bool) -> Reply:
     if any(name == b"content-encoding" for name, _ in head.headers):
         await _drop(rest)
         return _ended(head, UNREADABLE), None
-    return _stream_head(head), _events(head, rest, usage=usage)
+    return _stream_head(head), _events(head, rest, wire, usage=usage)
 
 
 def _stream_head(head: Head) -> Head:
@@ -81,11 +82,11 @@ def _stream_head(head: Head) -> Head:
     )
 
 
-async def _events(head: Head, rest: Events | None, *, usage: bool) -> Events:
+async def _events(head: Head, rest: Events | None, wire: Wire, *, usage: bool) -> Events:
     if head.rest is not None:
         body, end = head.rest
-        yield openai_whole.as_event(body, usage=usage)
-        end.last_words = DONE_EVENT
+        events_, end.last_words = wire.as_events(body, usage=usage)
+        yield events_
         yield end
         return
     assert rest is not None

@@ -20,9 +20,9 @@ class UsageOption:
         self._auto = include_usage == "auto"
         self._again_s = 0.0
 
-    def asks(self, job: Job) -> bool:
-        """Whether to add the option to a job: not where the caller has it."""
-        if self._never or job.stream_usage:
+    def asks(self, *, asked: bool) -> bool:
+        """Whether to add the option to a job: not where it `asked` by itself."""
+        if self._never or asked:
             return False
         return not self._again_s or clock.monotonic_s() >= self._again_s
 

@@ -5,18 +5,17 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-from msgspec import Raw
-
 from zuebee.contracts.errors import BACKEND_ERROR, BAD_ANSWER, CUT_SHORT, Refusal
 from zuebee.contracts.inference import QUIET, End, FailureCause, Head, Headers, Job, Quiet, Sink, Usage, UsageSource
 from zuebee.dialects import openai
-from zuebee.dialects.openai_errors import as_openai_error
-from zuebee.dialects.openai_stream import StreamMeter
+from zuebee.dialects.meter import Meter
+from zuebee.dialects.openai import Told
 from zuebee.dialects.openai_usage import TokenCounts
 from zuebee.http.pool import Connection, HttpFailure
 from zuebee.lib import clock
 from zuebee.models.estimate import PromptSizes
 from zuebee.models.header_policy import AnswerFields, downstream
+from zuebee.models.lanes import Lane
 from zuebee.models.unpacking import READABLE, SELDOM_READ, Unpacker
 
 # How a job on a backend ended, in the pipeline's words.
@@ -69,9 +68,8 @@ class Outcomes:
         )
         return self.end(usage, refusal, cause, sent=failure.sent)
 
-    def reported(self, error: Raw, usage: Usage | None) -> End:
+    def reported(self, told: Told, usage: Usage | None) -> End:
         """A backend that answered 200 says in the answer that it failed."""
-        told = openai.read_told(error)
         if told.status == 401:
             return self._refuses_us(usage)
         refusal = Refusal(
@@ -166,7 +164,9 @@ def reported_usage(figures: TokenCounts, source: UsageSource = "provider") -> Us
     return Usage(f.prompt, f.completion, source, f.cached, f.written, f.reasoning, odd=f.odd)
 
 
-MAX_HELD_BYTES: Final = 1 << 20
+DROPPED: Final = b"x-zuebee-dropped-fields"
+"""Names the fields of a request that its backend's dialect has no place for."""
+
 MAX_UNPACKED_BYTES: Final = 4 << 20
 """A compressed answer that has more is looked at piece by piece, as long ones are."""
 
@@ -186,7 +186,7 @@ class WholeAnswers:
         self._outcomes = outcomes
         self._sizes = sizes
 
-    def read(self, job: Job, connection: Connection, body: bytes) -> Head | End:
+    def read(self, job: Job, connection: Connection, body: bytes, lane: Lane) -> Head | End:
         """An answer with its usage, or why it must not be given."""
         fields, status = sorted_fields(connection), connection.status
         outcomes = self._outcomes
@@ -197,24 +197,26 @@ class WholeAnswers:
             body, coding, allowed = read, b"", without_coding(allowed)
         if status >= 400:
             theirs = next((value for name, value in connection.headers if name == b"x-request-id"), b"")
-            told = theirs[:MAX_ID_BYTES].decode("latin-1")
-            _log.info("%s: %s: status %d, its request id %r", self._name, job.request_id, status, told)
-            body, allowed = _as_error(status, allowed, coding, body)
+            name = theirs[:MAX_ID_BYTES].decode("latin-1")
+            _log.info("%s: %s: status %d, its request id %r", self._name, job.request_id, status, name)
+            body, allowed = _as_error(job, lane, status, allowed, coding, body)
         elif status < 300 and body:
             plain = _decoded(body, coding) if coding else body
             try:
-                usage = self._usage(job, plain) if plain else _usage_of_packed(job, body, coding)
+                usage = self._usage(job, plain, lane) if plain else _usage_of_packed(job, body, coding)
+                if usage.source == "estimate" and (told := lane.error_in(plain)) is not None:
+                    return outcomes.reported(told, None)
+                if lane.translates:
+                    body, allowed = lane.answer(job, plain), as_json(allowed, lane.warnings(job))
             except openai.InvalidJsonAnswer:
-                return outcomes.failed(HttpFailure("malformed", "not JSON"))
-            if usage.source == "estimate" and (error := openai.answer_error(plain)) is not None:
-                return outcomes.reported(error, None)
+                return outcomes.failed(HttpFailure("malformed", "not what its dialect says"), usage)
         passed = [*allowed, (b"content-length", b"%d" % len(body))]
         return Head(status, passed, self._name, lambda: usage, False, None, 1, self._url, (body, outcomes.end(usage)))
 
-    def _usage(self, job: Job, body: bytes) -> Usage:
-        figures = openai.answer_usage(body)
+    def _usage(self, job: Job, body: bytes, lane: Lane) -> Usage:
+        figures = lane.usage(body)
         if figures is None:
-            tokens = round(openai.answer_text_bytes(body) / 4)
+            tokens = round(lane.text_bytes(body) / 4)
             return Usage(job.prompt_tokens, tokens, "estimate")
         self._sizes.learn(job, figures.prompt)
         return reported_usage(figures)
@@ -250,14 +252,19 @@ def without_coding(passed: Headers) -> Headers:
     return [field for field in passed if field[0] != b"content-encoding"]
 
 
-def _as_error(status: int, passed: Headers, coding: bytes, body: bytes) -> tuple[bytes, Headers]:
+def _as_error(job: Job, lane: Lane, status: int, passed: Headers, coding: bytes, body: bytes) -> tuple[bytes, Headers]:
     """An error answer as SDKs can read it; what is one already passes as it came."""
     plain = _decoded(body, coding) if coding else body
-    error = as_openai_error(plain, status)
-    if error is None:
-        return body, passed
+    error = lane.error(job, status, plain)
+    return (body, passed) if error is None else (error, as_json(passed, b""))
+
+
+def as_json(passed: Headers, warnings: bytes) -> Headers:
+    """The header fields of an answer that the gateway has written anew."""
     kept = [field for field in passed if field[0] not in (b"content-type", b"content-encoding")]
-    return error, [(b"content-type", b"application/json"), *kept]
+    if warnings:
+        kept.append((DROPPED, warnings))
+    return [(b"content-type", b"application/json"), *kept]
 
 
 def _usage_of_packed(job: Job, body: bytes, coding: bytes) -> Usage:
@@ -293,7 +300,7 @@ FINISHED_WAIT_S: Final = 3.0
 class StreamRelay:
     """One event stream on its way through its meter. `quiet_s`: silence of which readers are told; 0: of none."""
 
-    def __init__(self, meter: StreamMeter, quiet_s: float, finished_wait_s: float = FINISHED_WAIT_S) -> None:
+    def __init__(self, meter: Meter, quiet_s: float, finished_wait_s: float = FINISHED_WAIT_S) -> None:
         self.meter = meter
         self._feed: Callable[[bytes], bytes] = meter.feed
         self._quiet_s = quiet_s

@@ -147,15 +147,16 @@ def upstream_lines(headers: Headers, allowed: AllowList) -> bytes:
 class RequestHead:
     """Builds the heads of one backend's requests from parts that never change.
 
-    `identity_headers`: each says on whose behalf it comes, and how long the gateway waits for the answer (`timeout_s`).
+    `defaults`: header fields that go out where the client sends none of that name. `identity_headers`: each says on
+    whose behalf it comes, and how long the gateway waits for the answer (`timeout_s`).
     """
 
     def __init__(
         self,
         url: str,
         *,
-        api_key: str | None,
         headers: dict[str, str],
+        defaults: dict[str, str],
         forward_headers: list[str],
         authority: str,
         request_prefix: bytes,
@@ -167,8 +168,6 @@ class RequestHead:
         self._prefix = request_prefix
         self._tells_caller = identity_headers
         fields = {"host": authority, "accept-encoding": "identity"}
-        if api_key:
-            fields["authorization"] = f"Bearer {api_key}"
         # What the operator says replaces what the gateway would say.
         fields |= {name.lower(): value for name, value in headers.items()}
         own = frozenset(name.encode() for name in fields)
@@ -177,23 +176,28 @@ class RequestHead:
             forward_headers, but=lambda name: name in own or (identity_headers and name.startswith(PREFIX))
         )
         # All that the choice depends on; no name of a header field has a space or a line break.
-        self._policy = "\n".join((" ".join(sorted(forward_headers)), " ".join(sorted(fields)), str(identity_headers)))
+        self._policy = "\n".join(
+            (" ".join(sorted(forward_headers)), " ".join(sorted(fields)), str(identity_headers), str(defaults))
+        )
         lines = [f"{name}: {value}".encode("latin-1") for name, value in fields.items()]
         if identity_headers:
             lines.append(b"%btimeout-ms: %d" % (PREFIX, timeout_s * 1000))
         self._lines = b" HTTP/1.1\r\n" + b"\r\n".join(lines) + b"\r\n" + proxy_lines
+        self._defaults = {name.encode(): f"{name}: {value}\r\n".encode() for name, value in defaults.items()}
         self._paths: dict[str, bytes] = {}
 
     def _path(self, path: str) -> bytes:
         return self._prefix + self._base.path(path)
 
-    def post(self, job: Job, body_bytes: int) -> bytes:
-        """The head of a job's request."""
-        path = self._paths.get(job.path)
+    def post(self, job: Job, body_bytes: int, to: str, query: bytes) -> bytes:
+        """The head of a job's request, which goes to the path `to`."""
+        path = self._paths.get(to)
         if path is None:
-            path = self._paths[job.path] = b"POST " + self._path(job.path)
-        if query := self._base.queried(job.query):
-            path += b"?" + query
+            path = b"POST " + self._path(to)
+            if len(self._paths) < _MAX_REMEMBERED:
+                self._paths[to] = path
+        if queried := self._base.queried(query):
+            path += b"?" + queried
         fields = self._fields(job)
         if self._tells_caller:
             fields += caller_lines(job)
@@ -205,18 +209,26 @@ class RequestHead:
     def _fields(self, job: Job) -> bytes:
         memo = job.memo
         if memo is None:
-            return upstream_lines(job.headers, self._allowed)
+            return self._lines_of(job.headers)
         lines = memo.upstream_lines.get(self._policy)
         if lines is None:
             if len(memo.upstream_lines) >= MAX_POLICIES:
                 memo.upstream_lines.clear()
-            lines = memo.upstream_lines[self._policy] = upstream_lines(job.headers, self._allowed)
+            lines = memo.upstream_lines[self._policy] = self._lines_of(job.headers)
+        return lines
+
+    def _lines_of(self, headers: Headers) -> bytes:
+        lines = upstream_lines(headers, self._allowed)
+        for name, line in self._defaults.items():
+            if all(name != given for given, _ in headers):
+                lines += line
         return lines
 
     def get(self, path: str, method: str = "GET") -> bytes:
         """The head of a request without a body."""
         query = b"?" + self._base.query if self._base.query else b""
-        return b"%b %b%b%b\r\n" % (method.encode(), self._path(path), query, self._lines)
+        defaults = b"".join(self._defaults.values())
+        return b"%b %b%b%b%b\r\n" % (method.encode(), self._path(path), query, self._lines, defaults)
 
 
 # Which header fields of an answer pass: all but hop-by-hop fields, those that `Connection` names among them (RFC

@@ -6,20 +6,30 @@ budget asks for one.
 
 from typing import Final
 
+from zuebee.config.providers import PROVIDERS
 from zuebee.config.settings import BackendSettings
 from zuebee.contracts.inference import Job, Reply, begin
-from zuebee.dialects.openai import write_fields
 from zuebee.dialects.sse import MAX_EVENT_BYTES
 from zuebee.http.connect import Origin
 from zuebee.http.pool import Connection, HttpFailure, HttpPool, Timeouts
 from zuebee.models.added_fields import REFUSED, Bounds
-from zuebee.models.answer import MAX_HELD_BYTES, Outcomes, WholeAnswers, read_body
+from zuebee.models.answer import Outcomes, WholeAnswers, read_body
 from zuebee.models.estimate import PromptSizes
 from zuebee.models.header_policy import BaseUrl, RequestHead
+from zuebee.models.lanes import MAX_HELD_BYTES, NotSaid
 from zuebee.models.streams import Streams
+from zuebee.models.translated import lanes_of, translate
 
 MAX_OWN_REQUESTS: Final = 4
 """Probes and lists of models at once."""
+
+
+def key_header(settings: BackendSettings) -> dict[str, str]:
+    """The header field that carries the backend's key."""
+    if not settings.api_key:
+        return {}
+    name = PROVIDERS[settings.type].key_header
+    return {name: f"Bearer {settings.api_key}" if name == "authorization" else settings.api_key}
 
 
 class BackendInference:
@@ -44,9 +54,9 @@ class BackendInference:
         self._probes = HttpPool(origin, max_idle=1, max_connections=MAX_OWN_REQUESTS)
         self._head = RequestHead(
             settings.url,
-            api_key=settings.api_key,
-            headers=settings.headers,
-            forward_headers=settings.forward_headers,
+            headers={**key_header(settings), **settings.headers},
+            defaults=PROVIDERS[settings.type].headers,
+            forward_headers=[*settings.forward_headers, *PROVIDERS[settings.type].forwarded],
             authority=origin.authority,
             request_prefix=origin.request_prefix,
             proxy_lines=origin.request_headers,
@@ -59,6 +69,7 @@ class BackendInference:
         self._outcomes = Outcomes(name, url)
         self._whole_answers = WholeAnswers(name, url, self._outcomes, sizes)
         self._bounds = Bounds(settings)
+        self._lanes = lanes_of(settings)
         self._streams = Streams(
             name,
             url,
@@ -89,29 +100,36 @@ class BackendInference:
         self._probes.close()
 
     async def run(self, job: Job) -> Reply:
+        lane = self._lanes[job.dialect]
+        if lane.translates and (refusal := await translate(job)) is not None:
+            return self._outcomes.end(None, refusal, sent=False), None
         if job.stream:
-            return await begin(self._streams.run(job))
+            return await begin(self._streams.run(job, lane))
         connection: Connection | None = None
         try:
-            sent = write_fields(job.body, job.places, usage=False, bound=self._bounds.of(job))
-            connection = await self._pool.send(self._head.post(job, len(sent)), sent, self._whole_timeouts, request=job)
+            sent = lane.body(job, usage=False, bound=self._bounds.of(job))
+            head = self._head.post(job, len(sent), lane.path(job), lane.query(job))
+            connection = await self._pool.send(head, sent, self._whole_timeouts, request=job)
             body = connection.take_whole()
             if job.answer_bound and connection.status in REFUSED:
                 refused = body if body is not None else await read_body(connection, MAX_HELD_BYTES)
                 connection.finish()
                 connection = None
                 other = self._bounds.another(job, refused)
-                sent = write_fields(job.body, job.places, usage=False, bound=other)
-                connection = await self._pool.send(
-                    self._head.post(job, len(sent)), sent, self._whole_timeouts, request=job
-                )
+                sent = lane.body(job, usage=False, bound=other)
+                head = self._head.post(job, len(sent), lane.path(job), lane.query(job))
+                connection = await self._pool.send(head, sent, self._whole_timeouts, request=job)
                 body = connection.take_whole()
             if body is None:
-                body = await read_body(connection, MAX_HELD_BYTES)
+                body = await read_body(connection, lane.max_held_bytes)
                 if connection.status < 400 and (not connection.complete or connection.buffered_bytes):
+                    if lane.translates:
+                        raise HttpFailure("malformed", "too long to be translated")
                     long, connection = connection, None
                     return await begin(self._streams.long_answer(job, long, body))
-            return self._whole_answers.read(job, connection, body), None
+            return self._whole_answers.read(job, connection, body, lane), None
+        except NotSaid as unsaid:
+            return self._outcomes.end(None, unsaid.refusal, sent=False), None
         except HttpFailure as failure:
             return self._outcomes.failed(failure), None
         finally:

@@ -9,13 +9,13 @@ from contextlib import aclosing, suppress
 from typing import NamedTuple
 
 from zuebee.contracts.inference import End, Events, Head, Headers, Job, Usage
-from zuebee.dialects.openai import Bound, write_fields
-from zuebee.dialects.openai_stream import StreamMeter
+from zuebee.dialects.meter import Meter
+from zuebee.dialects.openai import Bound
 from zuebee.dialects.sse import begins_events
 from zuebee.http.pool import Connection, HttpFailure, HttpPool, Timeouts
 from zuebee.models.added_fields import REFUSED, Bounds, UsageOption
 from zuebee.models.answer import (
-    MAX_HELD_BYTES,
+    DROPPED,
     LongAnswer,
     Outcomes,
     StreamRelay,
@@ -27,6 +27,7 @@ from zuebee.models.answer import (
 )
 from zuebee.models.estimate import PromptSizes
 from zuebee.models.header_policy import AnswerFields, RequestHead
+from zuebee.models.lanes import Lane, NotSaid
 from zuebee.models.unpacking import READABLE, SELDOM_READ, Unpacker
 
 DONE_WAIT_S = 0.05
@@ -118,17 +119,19 @@ class Streams:
         finally:
             connection.finish()
 
-    async def run(self, job: Job) -> Events:
+    async def run(self, job: Job, lane: Lane) -> Events:
         """The answer to a job that asks for an event stream."""
         connection = None
-        stream = StreamRelay(self._meter(job), self._quiet_s)
+        stream = StreamRelay(lane.meter(job, self._max_event_bytes), self._quiet_s)
         meter, started = stream.meter, False
         try:
-            connection, held, read = await self._open(job)
+            connection, held, read = await self._open(job, lane)
             if held is not None:
                 if connection.status >= 400 or (connection.complete and not connection.buffered_bytes):
-                    yield self._whole_answers.read(job, connection, held)
+                    yield self._whole_answers.read(job, connection, held, lane)
                     return
+                if lane.translates:
+                    raise HttpFailure("malformed", "too long to be translated")
                 async with aclosing(self.long_answer(job, connection, held)) as events:
                     async for event in events:
                         yield event
@@ -137,20 +140,22 @@ class Streams:
                 stream.unpack(fields.coding)
             begun = await stream.begin(connection, read)
             if not fields.coding and (body := _no_stream(connection, meter, begun)) is not None:
-                yield self._whole_answers.read(job, connection, body)
+                yield self._whole_answers.read(job, connection, body, lane)
                 return
             if meter.chunks or meter.done:
                 started = True
-                yield self._stream_head(job, connection, stream, fields)
+                yield self._stream_head(job, connection, stream, lane)
                 if begun:
                     yield begun
                 while (more := await stream.next_event(connection)) is not None:
                     yield more
             yield self._end(job, meter)
+        except NotSaid as unsaid:
+            yield self._outcomes.end(None, unsaid.refusal, sent=False)
         except HttpFailure as failure:
             if started and (last := meter.end()):
                 yield last
-            if meter.whole or meter.error is not None:
+            if meter.whole or meter.told is not None:
                 yield self._end(job, meter)
             else:
                 yield self._outcomes.failed(failure, self._usage(job, meter) if meter.chunks else None)
@@ -158,17 +163,15 @@ class Streams:
             if connection is not None:
                 await _leave(connection, meter)
 
-    def _meter(self, job: Job) -> StreamMeter:
-        several = job.choices > 1 or job.prompts > 1
-        return StreamMeter(hide_usage=not job.stream_usage, several=several, max_event_bytes=self._max_event_bytes)
-
-    async def _open(self, job: Job) -> _Opened:
+    async def _open(self, job: Job, lane: Lane) -> _Opened:
         """Send the job."""
-        return await self._send(job, self._bounds.of(job), asks=self._usage_option.asks(job))
+        asks = self._usage_option.asks(asked=lane.asks_usage(job))
+        return await self._send(job, lane, self._bounds.of(job), asks=asks)
 
-    async def _send(self, job: Job, bound: Bound | None, *, asks: bool, again: bool = False) -> _Opened:
-        body = write_fields(job.body, job.places, usage=asks, bound=bound)
-        connection = await self._pool.send(self._head.post(job, len(body)), body, self._timeouts, request=job)
+    async def _send(self, job: Job, lane: Lane, bound: Bound | None, *, asks: bool, again: bool = False) -> _Opened:
+        body = lane.body(job, usage=asks, bound=bound)
+        head = self._head.post(job, len(body), lane.path(job), lane.query(job))
+        connection = await self._pool.send(head, body, self._timeouts, request=job)
         good = connection.status < 300
         if good and _is_event_stream(connection.headers) and _is_readable(sorted_fields(connection)):
             return _Opened(connection)
@@ -179,16 +182,16 @@ class Streams:
                 return _Opened(connection, begun)  # it passes as it comes
             if good and begins_events(begun):
                 return _Opened(connection, begun=begun)
-            held = await read_body(connection, MAX_HELD_BYTES, begun)
+            held = await read_body(connection, lane.max_held_bytes, begun)
             if asks and self._usage_option.may_be_refused(connection.status, held):
                 connection.finish()
-                opened = await self._send(job, bound, asks=False, again=again)
+                opened = await self._send(job, lane, bound, asks=False, again=again)
                 if opened.connection.status == 200 and self._usage_option.taken_without(job):
                     _log.warning("%s refuses stream_options: usage of its streams will be estimated", self._name)
                 return opened
             if bound is not None and not again and connection.status in REFUSED:
                 connection.finish()
-                return await self._send(job, self._bounds.another(job, held), asks=asks, again=True)
+                return await self._send(job, lane, self._bounds.another(job, held), asks=asks, again=True)
             if not connection.complete and 300 <= connection.status < 400:
                 raise HttpFailure("malformed", "not an event stream, and too long")
         except BaseException:
@@ -196,8 +199,11 @@ class Streams:
             raise
         return _Opened(connection, held)
 
-    def _stream_head(self, job: Job, connection: Connection, stream: StreamRelay, fields: AnswerFields) -> Head:
+    def _stream_head(self, job: Job, connection: Connection, stream: StreamRelay, lane: Lane) -> Head:
+        fields = sorted_fields(connection)
         passed = without_coding(fields.passed) if fields.coding else fields.passed.copy()
+        if lane.translates and (warnings := lane.warnings(job)):
+            passed.append((DROPPED, warnings))
         return Head(
             connection.status,
             passed,
@@ -208,7 +214,7 @@ class Streams:
             backend_url=self._url,
         )
 
-    def _usage(self, job: Job, meter: StreamMeter) -> Usage:
+    def _usage(self, job: Job, meter: Meter) -> Usage:
         whole = meter.whole
         if (figures := meter.figures) is not None:
             return reported_usage(figures, "provider" if whole else "partial")
@@ -217,7 +223,7 @@ class Streams:
             tokens = min(tokens, job.max_output_tokens * job.choices * job.prompts)
         return Usage(job.prompt_tokens, tokens, "estimate" if whole else "partial")
 
-    def _end(self, job: Job, meter: StreamMeter) -> End:
+    def _end(self, job: Job, meter: Meter) -> End:
         usage = self._usage(job, meter) if meter.chunks or meter.usage else None
         if meter.whole:
             if (figures := meter.figures) is not None:
@@ -225,14 +231,14 @@ class Streams:
             end = self._outcomes.end(usage)
             end.last_words = meter.last_words
             return end
-        if meter.error is not None:
-            return self._outcomes.reported(meter.error, usage)
+        if (told := meter.told) is not None:
+            return self._outcomes.reported(told, usage)
         if meter.fault:
             return self._outcomes.failed(HttpFailure("malformed", meter.fault), usage)
         return self._outcomes.failed(HttpFailure("ended_early", "the stream ended early"), usage)
 
 
-async def _leave(connection: Connection, meter: StreamMeter) -> None:
+async def _leave(connection: Connection, meter: Meter) -> None:
     """After `[DONE]` only the end of the body is missing; with it the connection can be used again."""
     try:
         if meter.done and not connection.complete and not connection.buffered_bytes:
@@ -256,7 +262,7 @@ async def _begun(connection: Connection) -> bytes:
     return begun
 
 
-def _no_stream(connection: Connection, meter: StreamMeter, begun: bytes) -> bytes | None:
+def _no_stream(connection: Connection, meter: Meter, begun: bytes) -> bytes | None:
     """The whole answer, where what called itself a stream of events is a JSON object."""
     if meter.chunks or meter.over or not connection.complete:
         return None

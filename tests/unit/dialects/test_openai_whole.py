@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from zuebee.dialects.openai_whole import as_event, event_of
+from zuebee.dialects.hub.whole import as_event, event_of
 
 
 def read(event: bytes) -> object:

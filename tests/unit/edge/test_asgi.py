@@ -7,7 +7,8 @@ from tests.support.fakes import told
 from zuebee.contracts.admission import Caller
 from zuebee.contracts.errors import NO_KEY, Refusal
 from zuebee.contracts.inference import Headers, Job
-from zuebee.edge.asgi import AsgiClient
+from zuebee.dialects.hub.wires import OPENAI
+from zuebee.edge.asgi import AsgiClient, Endpoint
 
 BODY = b' {"model":"m", "stream":true}\n'
 
@@ -15,7 +16,9 @@ BODY = b' {"model":"m", "stream":true}\n'
 def client(request: AsgiRequest, max_body_bytes: int = 100) -> AsgiClient:
     fields = dict(request.scope["headers"])
     caller = Caller(request.scope["method"], "/v1/completions", fields, "", query=request.scope["query_string"])
-    return AsgiClient(request.scope, caller, request.receive, request.send, "req_1", max_body_bytes, "completions")
+    found = AsgiClient(request.scope, caller, request.receive, request.send, "req_1", max_body_bytes)
+    found.endpoint = Endpoint("completions", OPENAI)
+    return found
 
 
 @pytest.mark.requirement("A146")

@@ -27,7 +27,7 @@ async def test_each_path_makes_its_job(path: str, route: object) -> None:
 
 @pytest.mark.requirement("A045")
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/respond", "/v1/chat/completions/x", "/v1/../metrics", "/V1/models", "*", ""]
+    "path", ["/v1", "/v1/respond", "/v1/chat/completions/x", "/v1/../metrics", "/V1/models", "*", ""]
 )
 async def test_an_unknown_path_reaches_no_backend(path: str) -> None:
     for method in ("GET", "POST", "OPTIONS"):
@@ -95,3 +95,10 @@ async def test_a_caller_is_taken_for_the_same_only_with_the_same_fields() -> Non
     await other.app(request.scope, request.receive, request.send)
     assert attachment.value.caller is not callers[3]
     assert attachment.value.caller.path == "/v1/chat/completions"
+
+
+async def test_who_asks_whether_anybody_is_there_is_told_and_nothing_else() -> None:
+    assert (await FakeEdge().ask("HEAD", "/")).status == 200
+    for method in ("GET", "POST"):
+        request = await FakeEdge().ask(method, "/", BODY, KEY)
+        assert (request.status, json.loads(request.body)["error"]["code"]) == (404, "unknown_path")

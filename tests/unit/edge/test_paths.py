@@ -38,9 +38,8 @@ async def test_the_name_of_a_model_is_its_own() -> None:
 @pytest.mark.parametrize(
     ("path", "name"),
     [
-        ("/v1/messages", "Anthropic Messages"),
-        ("/v1/messages/count_tokens", "Anthropic Messages"),
-        ("/messages", "Anthropic Messages"),
+        ("/v1/messages/batches", "Anthropic's API for batches"),
+        ("/v1/messages/batches/b_1/results", "Anthropic's API for batches"),
         ("/v1/responses", "OpenAI Responses"),
         ("/v1/responses/resp_1/input_items", "OpenAI Responses"),
         ("/v1beta/models/gemini-2.5-pro:streamGenerateContent", "Gemini"),

@@ -4,6 +4,7 @@ import pytest
 
 from tests.support.fakes import USAGE
 from zuebee.contracts.inference import End, Events, Head, Headers
+from zuebee.dialects.hub.wires import OPENAI
 from zuebee.edge.prelude import Prelude, as_stream
 from zuebee.lib.tasks import Tasks
 
@@ -58,7 +59,7 @@ async def pieces(closed: list[bool]) -> Events:
 
 
 async def test_an_answer_without_bound_is_one_event_as_it_comes() -> None:
-    first, rest = await as_stream((head(), pieces([])), usage=True)
+    first, rest = await as_stream((head(), pieces([])), OPENAI, usage=True)
     assert isinstance(first, Head)
     assert (first.status, first.events, first.attempts, first.backend_url) == (200, True, 2, "http://b")
     assert rest is not None
@@ -78,7 +79,7 @@ async def test_an_answer_without_bound_is_one_event_as_it_comes() -> None:
     ],
 )
 async def test_an_error_answer_is_an_end(status: int, body: bytes, code: str, again: bool) -> None:
-    end, rest = await as_stream((head(status, rest=(body, End(USAGE))), None), usage=False)
+    end, rest = await as_stream((head(status, rest=(body, End(USAGE))), None), OPENAI, usage=False)
     assert isinstance(end, End)
     assert rest is None
     assert end.refusal is not None
@@ -90,7 +91,7 @@ async def test_what_nobody_reads_is_closed() -> None:
     closed: list[bool] = []
     rest = pieces(closed)
     await anext(rest)
-    end, _ = await as_stream((head(200, [(b"content-encoding", b"br")]), rest), usage=False)
+    end, _ = await as_stream((head(200, [(b"content-encoding", b"br")]), rest), OPENAI, usage=False)
     assert isinstance(end, End)
     assert end.refusal is not None
     assert closed == [True]

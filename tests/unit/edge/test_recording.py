@@ -7,6 +7,7 @@ from zuebee.contracts.errors import Refusal
 from zuebee.contracts.idempotency import TOO_LARGE, IdempotencyRecord, Ticket
 from zuebee.contracts.inference import Headers, Job, Sink
 from zuebee.dialects import sse
+from zuebee.dialects.hub.wires import OPENAI
 from zuebee.edge.idempotency import LOST, PIECE_BYTES, REPLAYED, Recording, RecordingClient
 
 TICKET = Ticket("id", "f", b"", 1)
@@ -16,6 +17,8 @@ JSON: Headers = [(b"content-type", b"application/json"), (b"content-length", b"6
 
 class Reader:
     """A client that keeps what it is sent."""
+
+    wire = OPENAI
 
     def __init__(self) -> None:
         self.status = 0

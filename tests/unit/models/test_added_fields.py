@@ -11,14 +11,14 @@ PLAIN = json.dumps({"model": "m", "stream": True}).encode()
 
 def test_it_stops_asking_for_a_while(virtual_time: VirtualTime) -> None:
     option, job = UsageOption("auto"), make_job(stream=True, body=PLAIN)
-    assert option.asks(job)
+    assert option.asks(asked=False)
     assert option.may_be_refused(400, ABOUT_IT)
     assert option.taken_without(job)
-    assert not option.asks(job)
+    assert not option.asks(asked=False)
     virtual_time.advance(ASK_AGAIN_S - 1)
-    assert not option.asks(job)
+    assert not option.asks(asked=False)
     virtual_time.advance(1)
-    assert option.asks(job)
+    assert option.asks(asked=False)
 
 
 def test_other_errors_are_not_about_it() -> None:
@@ -34,9 +34,9 @@ def test_what_a_caller_wrote_says_nothing_of_others(place: str) -> None:
     body = b'{"model":"stream_options"}' if place == "text" else b'{"stream\\u005foptions":{}}'
     job = make_job(stream=True, body=body, places={"stream_options": (0, 2)} if place == "field" else None)
     assert not option.taken_without(job)
-    assert option.asks(make_job(stream=True, body=PLAIN))
+    assert option.asks(asked=False)
 
 
 def test_who_asked_itself_is_not_helped() -> None:
-    assert not UsageOption("auto").asks(make_job(stream=True, stream_usage=True))
-    assert not UsageOption("never").asks(make_job(stream=True))
+    assert not UsageOption("auto").asks(asked=True)
+    assert not UsageOption("never").asks(asked=False)

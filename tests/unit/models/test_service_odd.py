@@ -14,7 +14,8 @@ from tests.support.loopback import HANG, chunked, loopback, whole
 from tests.unit.models.test_service import ANSWER, CHUNKS, EVENTS, ask, code_of, data_of, end_of, inference, streamed
 from zuebee.contracts.inference import Head, Usage
 from zuebee.dialects.openai import render_error, render_error_event
-from zuebee.models.answer import MAX_HELD_BYTES, MAX_PASSED_PLAIN_BYTES, MAX_UNPACKED_BYTES
+from zuebee.models.answer import MAX_PASSED_PLAIN_BYTES, MAX_UNPACKED_BYTES
+from zuebee.models.lanes import MAX_HELD_BYTES
 
 SHOWN = b"".join([*CHUNKS, EVENTS[-1]])
 FIGURES = Usage(7, 6, "provider")

@@ -2,17 +2,18 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from zuebee.app.parts.base import Change, Part
+from zuebee.config.providers import PROVIDERS
 from zuebee.config.settings import BackendSettings, RoutingSettings, Settings
 from zuebee.dispatch.balancer import Backend
-from zuebee.dispatch.pool import BackendPool, ModelList, Reachable
+from zuebee.dispatch.pool import BackendPool, ModelList, Reachable, describe
 from zuebee.dispatch.request_queue import RequestQueue
 from zuebee.dispatch.service import Dispatcher
 from zuebee.lib import clock
 from zuebee.lib.tasks import Tasks
-from zuebee.models.catalogue import KINDS
 from zuebee.models.estimate import PromptSizes
 from zuebee.models.service import BackendInference
 from zuebee.telemetry.metrics import Metrics
@@ -28,7 +29,7 @@ class BackendsPart(Part):
 
     def __init__(self, settings: Settings) -> None:
         self.sizes = PromptSizes()
-        self._pool = BackendPool(self._make, {kind: fact.health_path for kind, fact in KINDS.items()})
+        self._pool = BackendPool(self._make, {kind: fact.health_path for kind, fact in PROVIDERS.items()})
         self.models = ModelList(self._pool)
         self._request_queue = RequestQueue(settings.routing.queue)
         self.dispatcher = Dispatcher([], RoutingSettings(), self._request_queue)
@@ -40,6 +41,10 @@ class BackendsPart(Part):
     def backends(self) -> Sequence[Backend]:
         """Those of the settings in force."""
         return self.dispatcher.backends
+
+    def providers(self) -> list[dict[str, Any]]:
+        """What may be told of each backend."""
+        return describe(self._pool.members)
 
     def lend(self, metrics: Metrics) -> None:
         metrics.lend("zuebee_backend_healthy", self._healthy)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from zuebee.app.grpc import build_grpc_server, grpc_tls, listen_grpc
 from zuebee.app.loop import room_for_connections
+from zuebee.app.parts.backends import BackendsPart
 from zuebee.app.parts.base import Change, Part
 from zuebee.config.settings import ServerSettings, Settings, TlsSettings
 from zuebee.config.validate import listen_address
-from zuebee.dispatch.pool import ModelList
 from zuebee.edge.client import TrustedProxies
 from zuebee.edge.cors import Cors
 from zuebee.edge.http import HttpEdge
@@ -38,7 +38,7 @@ class ListenersPart(Part):
         self,
         settings: Settings,
         pipeline: Pipeline,
-        models: ModelList,
+        backends: BackendsPart,
         metrics: Metrics,
         readiness: Callable[[], Readiness],
     ) -> None:
@@ -47,7 +47,10 @@ class ListenersPart(Part):
         self._tls = tls_context(server.tls)
         self._uploads = Uploads(server.max_unfinished_bodies, server.body_timeout_s)
         exposition = Exposition(metrics.exposition, metrics.format_of, clock.monotonic_s)
-        self._operator = Operator(pipeline, OperatorPorts(readiness, models.cards, exposition.text))
+        self._operator = Operator(
+            pipeline,
+            OperatorPorts(readiness, backends.sizes.sizes, backends.providers, backends.models.cards, exposition.text),
+        )
         edge = HttpEdge(
             pipeline,
             self._operator,

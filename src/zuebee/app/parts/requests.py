@@ -95,6 +95,7 @@ class RequestsPart(Part):
         def commit() -> None:
             self.pipeline.inference = self._backends.dispatcher
             self.pipeline.disconnects.rules = settings.on_disconnect
+            self.pipeline.aliases = settings.routing.aliases
 
         return Change(commit)
 
