@@ -40,6 +40,7 @@ PROVIDERS = {
     # providers
     "anthropic": Provider(
         "https://api.anthropic.com",
+        models_path="/v1/models?limit=1000",
         dialects=("anthropic",),
         key_header="x-api-key",
         headers={"anthropic-version": "2023-06-01"},
@@ -48,7 +49,7 @@ PROVIDERS = {
     "gemini": Provider(
         "https://generativelanguage.googleapis.com",
         "/v1beta/models",
-        "/v1beta/models",
+        "/v1beta/models?pageSize=1000",
         dialects=("gemini",),
         key_header="x-goog-api-key",
     ),

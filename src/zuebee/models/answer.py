@@ -200,9 +200,11 @@ class WholeAnswers:
             name = theirs[:MAX_ID_BYTES].decode("latin-1")
             _log.info("%s: %s: status %d, its request id %r", self._name, job.request_id, status, name)
             body, allowed = _as_error(job, lane, status, allowed, coding, body)
-        elif status < 300 and body:
+        elif status < 300 and (body or lane.translates):
             plain = _decoded(body, coding) if coding else body
             try:
+                if lane.translates and not plain:
+                    raise openai.InvalidJsonAnswer("empty, or packed")
                 usage = self._usage(job, plain, lane) if plain else _usage_of_packed(job, body, coding)
                 if usage.source == "estimate" and (told := lane.error_in(plain)) is not None:
                     return outcomes.reported(told, None)
@@ -214,9 +216,9 @@ class WholeAnswers:
         return Head(status, passed, self._name, lambda: usage, False, None, 1, self._url, (body, outcomes.end(usage)))
 
     def _usage(self, job: Job, body: bytes, lane: Lane) -> Usage:
-        figures = lane.usage(body)
+        figures = lane.usage(job, body)
         if figures is None:
-            tokens = round(lane.text_bytes(body) / 4)
+            tokens = round(lane.text_bytes(job, body) / 4)
             return Usage(job.prompt_tokens, tokens, "estimate")
         self._sizes.learn(job, figures.prompt)
         return reported_usage(figures)

@@ -19,13 +19,13 @@ class AnthropicLane(Lane):
     def meter(self, job: Job, max_event_bytes: int) -> Meter:
         return AnthropicMeter(max_event_bytes=max_event_bytes)
 
-    def usage(self, answer: bytes) -> TokenCounts | None:
+    def usage(self, job: Job, answer: bytes) -> TokenCounts | None:
         return answer_usage(answer)
 
     def error_in(self, answer: bytes) -> Told | None:
         return answer_error(answer)
 
-    def text_bytes(self, answer: bytes) -> int:
+    def text_bytes(self, job: Job, answer: bytes) -> int:
         return answer_text_bytes(answer)
 
     def error(self, job: Job, status: int, answer: bytes) -> bytes | None:

@@ -60,7 +60,7 @@ class Lane:
         several = job.choices > 1 or job.prompts > 1
         return StreamMeter(hide_usage=not job.stream_usage, several=several, max_event_bytes=max_event_bytes)
 
-    def usage(self, answer: bytes) -> TokenCounts | None:
+    def usage(self, job: Job, answer: bytes) -> TokenCounts | None:
         """The tokens that a whole answer reports. Raises InvalidJsonAnswer."""
         return openai.answer_usage(answer)
 
@@ -69,7 +69,7 @@ class Lane:
         error = openai.answer_error(answer)
         return None if error is None else openai.read_told(error)
 
-    def text_bytes(self, answer: bytes) -> int:
+    def text_bytes(self, job: Job, answer: bytes) -> int:
         """How many bytes of text are in it."""
         return openai.answer_text_bytes(answer)
 

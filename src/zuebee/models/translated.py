@@ -18,14 +18,18 @@ from zuebee.dialects.hub.canonical import (
     Delta,
     FailureDelta,
     FinishDelta,
+    FunctionCall,
     Malformed,
     NotCarried,
     Omissions,
     Over,
+    Part,
+    Text,
+    Thinking,
     UsageDelta,
 )
 from zuebee.dialects.meter import Meter
-from zuebee.dialects.openai import INLINE_BYTES, Bound, InvalidJsonAnswer, Told
+from zuebee.dialects.openai import INLINE_BYTES, Bound, InvalidJsonAnswer, Told, answer_error, read_told
 from zuebee.dialects.openai_usage import TokenCounts
 from zuebee.dialects.sse import EventCutter, EventTooLarge, event_data, event_type, split_events
 from zuebee.lib import clock
@@ -103,18 +107,29 @@ class TranslatedLane(Lane):
         keepalive = registry.wire(job.dialect).keepalive
         return TranslatingMeter(registry.backend(self._theirs).stream_reader(), writer, keepalive, max_event_bytes)
 
-    def usage(self, answer: bytes) -> TokenCounts | None:
-        counts = self._read(answer).usage
-        return None if counts is None else counted(counts)
+    def usage(self, job: Job, answer: bytes) -> TokenCounts | None:
+        translation = translation_of(job)
+        translation.answer = None
+        try:
+            read = translation.answer = self._read(answer)
+        except InvalidJsonAnswer:
+            if self.error_in(answer) is None:
+                raise
+            return None
+        return None if read.usage is None else counted(read.usage)
 
     def error_in(self, answer: bytes) -> Told | None:
-        return None  # what is no answer of its dialect is malformed
+        error = answer_error(answer)  # in all dialects it stands under `error`
+        return None if error is None else read_told(error)
 
-    def text_bytes(self, answer: bytes) -> int:
-        return len(answer)
+    def text_bytes(self, job: Job, answer: bytes) -> int:
+        read = translation_of(job).answer
+        if read is None:
+            return 0
+        return sum(text_size(part) for choice in read.choices for part in choice.parts)
 
     def answer(self, job: Job, answer: bytes) -> bytes:
-        read = self._read(answer)
+        read = translation_of(job).answer or self._read(answer)
         if not read.created_s:
             read.created_s = int(clock.wall_s())
         return registry.client(job.dialect).write_answer(read, translation_of(job).request)
@@ -136,6 +151,13 @@ class TranslatedLane(Lane):
 def counted(counts: Counts) -> TokenCounts:
     """Figures of the hub form as those of a server."""
     return TokenCounts(counts.prompt, counts.completion, counts.cached, counts.written, counts.reasoning)
+
+
+def text_size(part: Part) -> int:
+    """How much text, thoughts or arguments a part has; its letters say how many tokens it may be."""
+    if isinstance(part, Text | Thinking):
+        return len(part.text)
+    return len(part.arguments) if isinstance(part, FunctionCall) else 0
 
 
 class TranslatingMeter(Meter):
