@@ -345,7 +345,8 @@ def _cards_of(body: bytes) -> list[dict[str, Any]]:
         return []
     cards = answer if isinstance(answer, list) else answer.data or [_gemini_card(each) for each in answer.models]
     found = [card for card in cards if isinstance(card, dict) and isinstance(card.get("id"), str)]
-    return [card if "object" in card else {"object": "model", "created": 0, **card} for card in found]
+    # Anthropic's cards have another mark.
+    return [{"object": "model", "created": 0, **card} if card.get("type") == "model" else card for card in found]
 
 
 def _gemini_card(said: Any) -> dict[str, Any]:
