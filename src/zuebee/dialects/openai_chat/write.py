@@ -17,6 +17,7 @@ MAX_USER: Final = 64
 FORMAT_NAME: Final = "answer"
 """Of a schema without a name: OpenAI asks for one."""
 
+_DOES_NOT_REASON: Final = re.compile(r"(?:.*/)?(?:gpt-3|gpt-4|chatgpt-4)")
 _OPENAI_MODEL: Final = re.compile(r"(?:openai/)?(?:gpt-(?!oss)|o\d|chatgpt-)")
 """Models that only OpenAI's own servers have: these refuse fields that they do not know."""
 _NEW_BOUND: Final = re.compile(r"(?:openai/)?(?:gpt-[5-9]|o\d)")
@@ -142,6 +143,8 @@ class ChatRequestWriter:
             return
         if wanted.enabled is False or wanted.effort == "none":
             self._drop("reasoning")  # few models can be told, and others refuse to be
+        elif _DOES_NOT_REASON.match(self._request.model):
+            self._drop("reasoning")  # OpenAI's models that do not reason refuse to be told how much
         elif effort := _effort(wanted):
             body["reasoning_effort"] = effort
 
