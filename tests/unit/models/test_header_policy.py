@@ -9,14 +9,18 @@ from zuebee.contracts.inference import Job
 from zuebee.models.header_policy import MAX_POLICIES, RequestHead
 
 
-class Head(RequestHead):
-    """One that sends jobs where their clients sent them."""
+class Heads:
+    """Sends jobs where their clients sent them."""
+
+    def __init__(self, head: RequestHead) -> None:
+        self.get = head.get
+        self._head = head
 
     def sends(self, job: Job, body_bytes: int) -> bytes:
-        return self.post(job, body_bytes, job.path, job.query)
+        return self._head.post(job, body_bytes, job.path, job.query)
 
 
-def builder(url: str = "http://h:1", **changes: Any) -> Head:
+def builder(url: str = "http://h:1", **changes: Any) -> Heads:
     fields: dict[str, Any] = {
         "headers": {},
         "defaults": {},
@@ -25,7 +29,7 @@ def builder(url: str = "http://h:1", **changes: Any) -> Head:
         "request_prefix": b"",
         "proxy_lines": b"",
     }
-    return Head(url, **{**fields, **changes})
+    return Heads(RequestHead(url, **{**fields, **changes}))
 
 
 def lines(head: bytes) -> list[bytes]:
