@@ -162,12 +162,13 @@ def test_vllm_is_started_with_flags_that_it_has(name: str) -> None:
     assert "--return-detailed-tokens" in text, "Say that this flag does not exist; people come with it."
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/opencode.md", "docs/backends.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/opencode.md", "docs/backends.md", "docs/providers.md"])
 def test_every_configuration_in_the_guides_can_be_used(name: str) -> None:
     found = blocks(page(name), "yaml")
     assert found
     for block in found:
-        environ = {"OPENAI_API_KEY": "sk-backend-1", "TEAM_KEY": "sk-a-real-key-0001"}
+        environ = {"TEAM_KEY": "sk-a-real-key-0001"}
+        environ |= {f"{provider}_API_KEY": "sk-backend-1" for provider in ("OPENAI", "ANTHROPIC", "GEMINI")}
         assert loads(block, name, environ, lambda path: True).settings.backends
 
 

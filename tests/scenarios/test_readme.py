@@ -133,7 +133,7 @@ def test_from_the_first_configuration_to_budgets_as_it_is_printed(tmp_path: Path
     _, start, second, manage, configure, query = (
         text for text in blocks(README, "sh") if not text.startswith(("make run", "export ZUEBEE"))
     )
-    first, with_budget = blocks(README, "yaml")
+    first, _, with_budget = blocks(README, "yaml")
     with simulated(tmp_path / "sim", "--tokens-per-s", "0", "--tokens", "8") as sim:
         terminal = Terminal(tmp_path, sim.url)
         terminal.write_config(first)
