@@ -217,3 +217,14 @@ def test_models_are_listed_in_the_dialect_of_the_client(
 def test_tokens_are_counted_or_estimated(messages: anthropic.Anthropic) -> None:
     count = messages.messages.count_tokens(model="gpt-4o", messages=HELLO)
     assert 1 <= count.input_tokens < 100
+
+
+def test_who_asks_a_backend_to_count_too_often_rests_it_for_nobody(
+    gateway: Gateway, provider: LLMockServer, messages: anthropic.Anthropic
+) -> None:
+    """llmock has no such endpoint, as many servers: its answer is no reason to leave it alone."""
+    for _ in range(12):
+        assert messages.messages.count_tokens(model="claude-test-1", messages=HELLO).input_tokens > 0
+    provider.state.scenarios.add(Reply(TEXT))
+    assert messages.messages.create(model="claude-test-1", max_tokens=100, messages=HELLO).content
+    assert json.loads(gateway.get("/v1/providers", authorization=f"Bearer {KEY}")[1])["healthy"] == 3

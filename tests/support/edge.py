@@ -74,7 +74,9 @@ class FakeEdge:
         self.readiness = Readiness(True, "", 2, 2)
         self.cards: list[dict[str, Any]] = [{"id": "m"}, {"id": "org/m:1"}]
         pipeline = Pipeline(self.doorman, self.inference)
-        ports = OperatorPorts(lambda: self.readiness, lambda _key, _job: (7, 70), list, self._models, self._exposition)
+        ports = OperatorPorts(
+            lambda: self.readiness, lambda _key, _job: (7, 70), self._count, list, self._models, self._exposition
+        )
         operator = Operator(pipeline, ports)
         operator.show_metrics(metrics_path, metrics_token)
         proxies = TrustedProxies(["10.0.0.0/8"])
@@ -82,6 +84,9 @@ class FakeEdge:
 
     async def _exposition(self, accept: str) -> tuple[bytes, str]:
         return b"# " + accept.encode(), "text/x"
+
+    async def _count(self, job: Job) -> bytes | None:
+        return None
 
     async def _models(self) -> list[dict[str, Any]]:
         return self.cards

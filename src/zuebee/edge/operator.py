@@ -18,7 +18,7 @@ from zuebee.contracts.errors import (
     Refusal,
     no_such_model,
 )
-from zuebee.contracts.inference import Head, Headers, Job
+from zuebee.contracts.inference import Headers, Job
 from zuebee.dialects import registry
 from zuebee.dialects.hub.wires import Wire
 from zuebee.edge.asgi import AsgiClient, Endpoint, Receive, Scope, Send
@@ -97,12 +97,14 @@ class Readiness(NamedTuple):
 
 
 class OperatorPorts(NamedTuple):
-    """Who answers. `prompt_size`: the probable tokens of a prompt, and the most it may have. `providers`: the backends.
-    `models` gives the model cards; `exposition` the metrics and their type for an Accept value.
+    """Who answers. `prompt_size`: the probable tokens of a prompt, and the most it may have. `count_tokens`: what a
+    backend answers that counts. `providers`: the backends. `models` gives the model cards; `exposition` the metrics
+    and their type for an Accept value.
     """
 
     readiness: Callable[[], Readiness]
     prompt_size: Callable[[str, Job], tuple[int, int]]
+    count_tokens: Callable[[Job], Awaitable[bytes | None]]
     providers: Callable[[], list[dict[str, Any]]]
     models: Callable[[], Awaitable[list[dict[str, Any]]]]
     exposition: Callable[[str], Awaitable[tuple[bytes, str]]]
@@ -183,11 +185,8 @@ class Operator:
         if (refusal := self._pipeline.admission.may_use(principal, job.model)) is not None:
             return refusal
         job.operation, job.stream, job.sender = "count_tokens", False, principal
-        head, rest = await self._pipeline.inference.run(job)
-        if rest is not None:
-            await rest.aclose()
-        if isinstance(head, Head) and head.status == 200 and head.rest is not None:
-            return 200, head.rest[0]
+        if (counted := await self._ports.count_tokens(job)) is not None:
+            return 200, counted
         tokens, _ = self._ports.prompt_size(principal.key_id, job)
         return 200, msgspec.json.encode({"input_tokens": tokens, "estimated": True})
 

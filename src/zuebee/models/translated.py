@@ -40,6 +40,7 @@ MAX_TRANSLATED_BYTES: Final = 32 << 20
 """A longer answer in one piece is not translated: it has to be held."""
 
 BYTES_PER_TOKEN: Final = 4
+MAX_SHOWN: Final = 64
 _CHAT_ONLY: Final = "This model's provider speaks chat only; use a chat endpoint."
 
 
@@ -139,13 +140,18 @@ class TranslatedLane(Lane):
         return registry.wire(job.dialect).render_error(refusal, job.request_id)
 
     def warnings(self, job: Job) -> bytes:
-        return ", ".join(translation_of(job).notes.dropped).encode("ascii", "replace")
+        return ", ".join(map(_shown, translation_of(job).notes.dropped)).encode()
 
     def _read(self, answer: bytes) -> ChatAnswer:
         try:
             return registry.backend(self._theirs).read_answer(answer)
         except Malformed as fault:
             raise InvalidJsonAnswer(str(fault)) from None
+
+
+def _shown(field: str) -> str:
+    """A field's name in a header: whoever wrote the body chose it, line breaks and all."""
+    return "".join(letter if " " < letter < "\x7f" and letter != "," else "?" for letter in field[:MAX_SHOWN])
 
 
 def counted(counts: Counts) -> TokenCounts:

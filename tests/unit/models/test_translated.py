@@ -168,6 +168,15 @@ async def test_what_is_left_out_is_named() -> None:
     assert dict(head.headers)[b"x-zuebee-dropped-fields"] == b"seed"
 
 
+async def test_a_name_that_the_caller_chose_stays_in_its_header() -> None:
+    async with loopback(whole(MESSAGE)) as server:
+        [head, *_] = await ask(inference(server), chat(b',"a\\r\\nset-cookie: x, ' + b"y" * 500 + b'":3'))
+    assert isinstance(head, Head)
+    named = dict(head.headers)[b"x-zuebee-dropped-fields"]
+    assert named.startswith(b"a??set-cookie:?x?")
+    assert len(named) == 64
+
+
 @pytest.mark.parametrize("operation", ["completions", "embeddings", "count_tokens"])
 async def test_only_chats_are_translated(operation: str) -> None:
     async with loopback(whole(MESSAGE)) as server:

@@ -1,15 +1,17 @@
 """The model servers: kept over reloads, probed, asked for their models, and chosen from."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from zuebee.app.parts.base import Change, Part
-from zuebee.config.providers import PROVIDERS
+from zuebee.config.providers import PROVIDERS, Spoken
 from zuebee.config.settings import BackendSettings, RoutingSettings, Settings
+from zuebee.contracts.inference import Head, Job
 from zuebee.dispatch.balancer import Backend
-from zuebee.dispatch.pool import BackendPool, ModelList, Reachable, describe
+from zuebee.dispatch.pool import BackendPool, Member, ModelList, Reachable, describe
 from zuebee.dispatch.request_queue import RequestQueue
 from zuebee.dispatch.service import Dispatcher
 from zuebee.lib import clock
@@ -19,6 +21,14 @@ from zuebee.models.service import BackendInference
 from zuebee.telemetry.metrics import Metrics
 
 MODELS_EVERY_S = 30.0
+MAX_COUNTING = 4
+MAX_COUNTING_IN_ALL = 64
+"""Requests that ask a backend to count tokens at once, of one key and of all; others get an estimate."""
+
+
+def spoken_by(member: Member) -> tuple[Spoken, ...]:
+    """The dialects that a backend speaks."""
+    return member.settings.dialects or PROVIDERS[member.settings.type].dialects
 
 
 class BackendsPart(Part):
@@ -29,6 +39,7 @@ class BackendsPart(Part):
 
     def __init__(self, settings: Settings) -> None:
         self.sizes = PromptSizes()
+        self._counting: Counter[str] = Counter()
         self._pool = BackendPool(self._make, {kind: fact.health_path for kind, fact in PROVIDERS.items()})
         self.models = ModelList(self._pool)
         self._request_queue = RequestQueue(settings.routing.queue)
@@ -45,6 +56,29 @@ class BackendsPart(Part):
     def providers(self) -> list[dict[str, Any]]:
         """What may be told of each backend."""
         return describe(self._pool.members)
+
+    async def count_tokens(self, job: Job) -> bytes | None:
+        """What a backend answers that speaks the client's dialect itself; None: none does, or it has no time.
+
+        Counting is free, so it is bounded for each key; and what becomes of it says nothing about the backend, else
+        one caller could have it rested for all.
+        """
+        now_s, key = clock.monotonic_s(), "" if job.sender is None else job.sender.key_id
+        able = (
+            each for each in self._pool.members if each.backend.serves(job.model) and job.dialect in spoken_by(each)
+        )
+        member = next((each for each in able if each.backend.health.fit(now_s)), None)
+        if member is None or self._counting[key] >= MAX_COUNTING or self._counting.total() >= MAX_COUNTING_IN_ALL:
+            return None
+        self._counting[key] += 1
+        try:
+            head, rest = await member.inference.run(job)
+        finally:
+            self._counting[key] -= 1
+            self._counting += Counter()  # which drops those at zero
+        if rest is not None:
+            await rest.aclose()
+        return head.rest[0] if isinstance(head, Head) and head.status == 200 and head.rest is not None else None
 
     def lend(self, metrics: Metrics) -> None:
         metrics.lend("zuebee_backend_healthy", self._healthy)

@@ -49,7 +49,14 @@ class ListenersPart(Part):
         exposition = Exposition(metrics.exposition, metrics.format_of, clock.monotonic_s)
         self._operator = Operator(
             pipeline,
-            OperatorPorts(readiness, backends.sizes.sizes, backends.providers, backends.models.cards, exposition.text),
+            OperatorPorts(
+                readiness,
+                backends.sizes.sizes,
+                backends.count_tokens,
+                backends.providers,
+                backends.models.cards,
+                exposition.text,
+            ),
         )
         edge = HttpEdge(
             pipeline,
