@@ -101,7 +101,32 @@ def attributes(tree: ast.Module) -> Iterator[tuple[int, str]]:
                     yield statement.lineno, statement.target.id
 
 
+_NEVER_WAITS = ("asyncio.timeout(", "self._rechecks", "self._opening")
+"""What ends an `async with` without waiting: a deadline, a lock, a semaphore."""
+
+
+def awaits_in_handlers(source: Source) -> Iterator[tuple[int, str]]:
+    """Where something may be waited for while an exception is on its way."""
+    for node in nodes(source.tree):
+        if isinstance(node, ast.AsyncWith):
+            for item in node.items:
+                if not ast.unparse(item.context_expr).startswith(_NEVER_WAITS):
+                    yield node.lineno, f"async with {ast.unparse(item.context_expr)}"
+        elif isinstance(node, ast.Try):
+            for handled in (*(each.body for each in node.handlers), node.finalbody):
+                for found in (part for statement in handled for part in ast.walk(statement)):
+                    if isinstance(found, ast.Await):
+                        yield found.lineno, ast.unparse(found)
+
+
 RULES = [
+    Rule(
+        name="nobody waits while an exception is on its way",
+        find=awaits_in_handlers,
+        mend="Wait behind the `try`, or in a module that is not compiled: mypyc 2.4 lets go of the exception twice.",
+        bad="async def f(x):\n    try:\n        x()\n    finally:\n        await x.close()\n",
+        good="async def f(x):\n    try:\n        x()\n    finally:\n        x.close()\n    await x.wait()\n",
+    ),
     Rule(
         name="no structs of msgspec",
         mend="Move it to a module that is not compiled, or make it a plain class or a dataclass.",

@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NoReturn
 
 from zuebee.config.settings import RoutingSettings
 from zuebee.contracts.errors import Refusal, no_such_model
@@ -98,8 +98,7 @@ class Dispatcher:
                 rested, wait_s = backend.rests and _rests_for(backend, job), None
                 try:
                     first, rest = await backend.inference.run(job)
-                    budget.retrying -= holding
-                    holding = 0
+                    budget.retrying, holding = budget.retrying - holding, 0
                     if failed := is_failure(first):
                         wait_s = self._retry_wait_s(backend, job, first, candidates, tried)
                     else:
@@ -110,6 +109,7 @@ class Dispatcher:
                             followed = await begun(follow(rest, partial(self._over, backend, job.model, failed=failed)))
                         elif not failed:
                             self._note_end(backend, job.model, _last_of(first))
+                        standing = standing and await _close(standing)
                         return first, followed
                     if wait_s is not None:
                         budget.retrying, holding = budget.retrying + 1, 1
@@ -126,12 +126,13 @@ class Dispatcher:
             first.attempts = len(tried)
             followed = None if rest is None else await begun(follow(rest, self._passed_on))
             return first, followed
+        except BaseException as error:
+            failure = error
         finally:
             budget.retrying -= holding
-            if standing is not None:
-                await _close(standing)
             if followed is None:
                 budget.running -= 1
+        return await _give_up(standing, followed, failure)
 
     def _note_begin(self, backend: Backend, job: Job, started_s: float, *, rested: bool, streams: bool) -> None:
         """A try went well so far. `rested`: its backend had asked this caller to wait."""
@@ -370,9 +371,23 @@ async def _weightier(standing: Reply | None, reply: Reply) -> Reply:
     return standing
 
 
-async def _close(reply: Reply | None) -> None:
+async def _give_up(standing: Reply | None, followed: Events | None, failure: BaseException) -> NoReturn:
+    """Close what a job has begun that is called off, and raise why.
+
+    Not in the handler: what is compiled may not wait while an exception is on its way (`closing` in edge/prelude.py).
+    """
+    if standing is not None:
+        await _close(standing)
+    if followed is not None:
+        await followed.aclose()
+    raise failure
+
+
+async def _close(reply: Reply | None) -> Reply | None:
+    """Close a reply; None: there is none any more."""
     if reply is not None and reply[1] is not None:
         await reply[1].aclose()
+    return None
 
 
 def _cooling(wait_s: float) -> Refusal:

@@ -54,7 +54,6 @@ All ways in which a request ends, by the place where it was then:
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -65,7 +64,7 @@ from zuebee.contracts.inference import End, Events, Head, Headers, Inference, Jo
 from zuebee.edge.client import JSON, Client, conclusion, may_have_begun, prompt_only, reason_of, relayed_headers
 from zuebee.edge.detached import DETACH, DetachedRequest, Disconnects
 from zuebee.edge.idempotency import HEADER, Attempt, Recording, RecordingClient, Replays, is_signed_for
-from zuebee.edge.prelude import Prelude, as_stream, early_headers
+from zuebee.edge.prelude import Prelude, as_stream, closing, early_headers
 from zuebee.edge.uploads import early_places, enter
 from zuebee.lib import clock
 from zuebee.lib.tasks import Tasks
@@ -118,6 +117,7 @@ class RequestContext:
         """From the first look to the settlement. Raises nothing but cancellation that is not ours."""
         running = self._pipeline.running
         running.add(self)
+        left, failure = False, None
         try:
             refusal = await self._admit_and_relay(caller)
             if refusal is not None:
@@ -125,15 +125,18 @@ class RequestContext:
                 self._settle_refused(refusal, "refused" if termination_reason == "failed" else termination_reason)
                 await self._tell(refusal)
         except asyncio.CancelledError:
+            left = True
+        except Exception as error:
+            failure = error
+        # Nothing is awaited in the handlers themselves: see `closing`.
+        try:
             # Settled is settled: its client had the whole answer, and is free to leave before we are done with it.
-            if not self._settled:
+            if left and not self._settled:
                 await self._cut()
-        except Exception:
-            if not self._settled:
+            elif failure is not None and not self._settled:
                 self._settle_refused(INTERNAL, "failed")
                 if not self._began:
                     await self._client.refuse(INTERNAL)
-            raise
         finally:
             if self._prelude is not None:
                 self._prelude.stop()
@@ -142,6 +145,8 @@ class RequestContext:
             if self._detached_request is not None:
                 self._detached_request.over()
             running.discard(self)
+        if failure is not None:
+            raise failure
 
     async def _admit_and_relay(self, caller: Caller) -> Refusal | None:
         settlement = self.settlement
@@ -196,7 +201,7 @@ class RequestContext:
             # The backend's place is free before the answer is accounted for.
             self._head = first
             return await self._answer(first)
-        return await self._relay(first, rest)
+        return await closing(rest, self._pass_on(first, rest))
 
     async def _run_stream(self, job: Job) -> Reply:
         """Run a job that asks for a stream, whose reader shall not wait in silence for its first event."""
@@ -225,32 +230,31 @@ class RequestContext:
         await self._client.start_early(early_headers(limits, settlement.request_id))
         return True
 
-    async def _relay(self, head: Head, rest: Events) -> Refusal | None:
+    async def _pass_on(self, head: Head, events: Events) -> Refusal | None:
         """Pass an answer on as it comes."""
         settlement, client, detached_request = self.settlement, self._client, self._detached_request
         refusal, ended = None, False
-        async with aclosing(rest) as events:
-            if head.events and (refusal := await self._secure()) is not None:
-                return refusal
-            await self._start(head)
-            async for event in events:
-                if isinstance(event, bytes):
-                    if detached_request is not None:
-                        detached_request.passed(len(event))
-                    if self._events:
-                        settlement.response_bytes += len(event)
-                        await self._first_events(event)
-                        continue
-                    if settlement.response_bytes and (refusal := await self._secure()) is not None:
-                        return refusal  # the first piece was held back, and with it the head
-                    self._began = settlement.response_bytes > 0
+        if head.events and (refusal := await self._secure()) is not None:
+            return refusal
+        await self._start(head)
+        async for event in events:
+            if isinstance(event, bytes):
+                if detached_request is not None:
+                    detached_request.passed(len(event))
+                if self._events:
                     settlement.response_bytes += len(event)
-                    await client.write(event)
-                elif isinstance(event, End):
-                    # Not left here: a reply that runs out ends more cheaply than one that is closed.
-                    refusal, ended = await self._finish(event), True
-                elif self._events:
-                    await client.write(client.wire.keepalive)
+                    await self._first_events(event)
+                    continue
+                if settlement.response_bytes and (refusal := await self._secure()) is not None:
+                    return refusal  # the first piece was held back, and with it the head
+                self._began = settlement.response_bytes > 0
+                settlement.response_bytes += len(event)
+                await client.write(event)
+            elif isinstance(event, End):
+                # Not left here: a reply that runs out ends more cheaply than one that is closed.
+                refusal, ended = await self._finish(event), True
+            elif self._events:
+                await client.write(client.wire.keepalive)
         assert ended, "a reply ended without an End"
         return refusal
 

@@ -5,9 +5,10 @@ the connection for dead. From then on whatever goes wrong is an event of it, for
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from zuebee.contracts.errors import BACKEND_ERROR, BAD_ANSWER, Refusal
 from zuebee.contracts.inference import End, Events, Head, Headers, Reply
@@ -17,6 +18,7 @@ from zuebee.dialects.openai_stream import DONE_EVENT
 from zuebee.edge.client import NOT_BEGUN, STREAM_HEADERS
 from zuebee.lib.tasks import Tasks
 
+T = TypeVar("T")
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 UNREADABLE = replace(BAD_ANSWER, message="The model server's answer is not the stream that was asked for.")
 
@@ -127,3 +129,16 @@ async def _drop(rest: Events | None) -> None:
     if rest is not None:
         async with aclosing(rest):
             pass
+
+
+# What must not be compiled: it waits while an exception may be on its way.
+
+
+async def closing(events: Events, work: Coroutine[Any, Any, T]) -> T:
+    """Do the work that consumes these events, and close them, whatever comes of it.
+
+    In what mypyc 2.4 compiles, nobody may wait while an exception is on its way, as the end of an `async with` does
+    here: the exception is let go of once too often, and the process dies of it some time later.
+    """
+    async with aclosing(events):
+        return await work
