@@ -31,6 +31,10 @@ class Meter(ABC):
     def end(self) -> bytes:
         """No more comes: what of it is left, and can be passed on."""
 
+    def close(self) -> bytes:
+        """What ends a whole stream for its reader; b"" where its server never said it, and nobody says it for it."""
+        return self.last_words
+
     @property
     @abstractmethod
     def told(self) -> Told | None:

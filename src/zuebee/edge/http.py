@@ -112,6 +112,8 @@ class HttpEdge:
             if route is None or route.operation is None or caller.method != "POST":
                 limit = self._max_body_bytes if caller.route == COUNT_TOKENS else 0
                 other = AsgiClient(scope, caller, receive, send, request_id, limit, self._uploads)
+                if route is not None and route.operation is not None:
+                    other.endpoint = _endpoint(route.operation, route.dialect)
                 if self._has_cors:
                     other.added = self._cors.fields(fields.get(b"origin"))
                 return self._answer_others(other, caller, request_id)

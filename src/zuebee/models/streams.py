@@ -229,7 +229,7 @@ class Streams:
             if (figures := meter.figures) is not None:
                 self._sizes.learn(job, figures.prompt)
             end = self._outcomes.end(usage)
-            end.last_words = meter.last_words
+            end.last_words = meter.close()
             return end
         if (told := meter.told) is not None:
             return self._outcomes.reported(told, usage)

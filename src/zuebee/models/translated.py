@@ -49,6 +49,7 @@ class Translation:
 
     def __init__(self, request: ChatRequest) -> None:
         self.request: Final = request
+        self.max_tokens: Final = request.max_tokens  # as the caller bounds it
         self.notes = Omissions()
         self.answer: ChatAnswer | None = None
 
@@ -94,8 +95,7 @@ class TranslatedLane(Lane):
         translation = translation_of(job)
         request = translation.request
         request.stream_usage, request.model = usage, self._names.get(job.model, job.model)
-        if bound is not None:
-            request.max_tokens = bound.tokens
+        request.max_tokens = translation.max_tokens if bound is None else bound.tokens
         try:
             return registry.backend(self._theirs).write_request(request, translation.notes)
         except NotCarried as fault:

@@ -102,3 +102,8 @@ async def test_who_asks_whether_anybody_is_there_is_told_and_nothing_else() -> N
     for method in ("GET", "POST"):
         request = await FakeEdge().ask(method, "/", BODY, KEY)
         assert (request.status, json.loads(request.body)["error"]["code"]) == (404, "unknown_path")
+
+
+async def test_the_wrong_method_is_told_in_the_dialect_of_the_endpoint() -> None:
+    request = await FakeEdge().ask("GET", "/v1/messages", b"", KEY)
+    assert (request.status, json.loads(request.body)["type"]) == (405, "error")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.fakes import events_of, make_job
-from tests.support.loopback import Loopback, chunked, loopback, whole
+from tests.support.loopback import HANG, Loopback, chunked, loopback, whole
 from zuebee.config.settings import BackendSettings
 from zuebee.contracts.inference import End, Event, Head, Job, Usage
 from zuebee.lib.units import Timeout
@@ -221,3 +221,20 @@ async def test_a_model_has_another_name_at_the_backend_and_all_else_is_as_it_cam
         await ask(inference(server, model_names={"m": "claude \u00fc"}), job)
         [(_, sent)] = server.requests
     assert sent == body.replace(b'"m", "messages', '"claude \u00fc", "messages'.encode())
+
+
+async def test_a_bound_that_is_refused_is_taken_out_again() -> None:
+    refusal = whole(b'{"type":"error","error":{"type":"invalid_request_error","message":"too long"}}', 400)
+    async with loopback(refusal, whole(MESSAGE)) as server:
+        target = inference(server, type="vllm", dialects=("openai",))
+        job = make_job(body=CHAT % b"", model="m", dialect="anthropic", path="/v1/messages", answer_bound=77)
+        await ask(target, job)
+        first, second = (json.loads(body) for _, body in server.requests)
+    assert 77 in first.values()
+    assert 77 not in second.values()
+
+
+async def test_a_server_that_says_nothing_behind_the_reason_to_stop_gets_its_last_words_said() -> None:
+    async with loopback([*chunked(sse(EVENTS[:-1]))[:-1], HANG]) as server:
+        end = end_of(await ask(inference(server), streamed()))
+    assert (end.refusal, end.last_words) == (None, b"data: [DONE]\n\n")

@@ -12,7 +12,6 @@ from zuebee.dialects.anthropic.blocks import NAME, read_blocks
 from zuebee.dialects.anthropic.stream_in import AnthropicStreamReader
 from zuebee.dialects.anthropic.stream_out import NO_ID, AnthropicStreamWriter, asks_for_thinking
 from zuebee.dialects.anthropic.write import DEFAULT_MAX_TOKENS, AnthropicRequestWriter
-from zuebee.dialects.anthropic.written import arguments_object
 from zuebee.dialects.hub.base import StreamReader, StreamWriter
 from zuebee.dialects.hub.canonical import (
     AnswerChoice,
@@ -26,6 +25,7 @@ from zuebee.dialects.hub.canonical import (
     Part,
     Text,
     Thinking,
+    arguments_object,
 )
 from zuebee.dialects.json_text import mend
 

@@ -74,10 +74,6 @@ class AnthropicMeter(Meter):
         self._rest.clear()
         return self._pass(event.rstrip(b"\r\n") + b"\n\n")
 
-    def close(self) -> bytes:
-        """What its reader is still to be given."""
-        return self.last_words
-
     def _pass(self, block: bytes) -> bytes:
         """Take note of whole events: what of them passes."""
         at = 0

@@ -62,15 +62,12 @@ class AnthropicWire(Wire):
         super().__init__("anthropic", errors.PING)
 
     def read_request(self, body: bytes) -> Request | Refusal:
-
         return request.read_request(body)
 
     def render_error(self, refusal: Refusal, request_id: str) -> bytes:
-
         return errors.render_error(refusal, request_id)
 
     def render_error_event(self, refusal: Refusal) -> bytes:
-
         return errors.render_error_event(refusal)
 
     def as_events(self, body: bytes, *, usage: bool) -> tuple[bytes, bytes]:
@@ -80,9 +77,7 @@ class AnthropicWire(Wire):
             return b"", self.render_error_event(BAD_ANSWER)
 
     def render_models(self, cards: list[dict[str, Any]]) -> bytes:
-
         return render_models(cards)
 
     def render_model(self, card: dict[str, Any]) -> bytes:
-
         return render_model(card)

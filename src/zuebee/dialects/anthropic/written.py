@@ -24,6 +24,7 @@ from zuebee.dialects.hub.canonical import (
     Text,
     Thinking,
     ToolResult,
+    arguments_object,
 )
 
 Block: TypeAlias = dict[str, Any]
@@ -41,17 +42,6 @@ _MAGIC: Final = {
 }
 """How files of these types begin in base64."""
 _object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
-
-
-def arguments_object(arguments: str) -> Raw | dict[str, str]:
-    """The arguments of a call as the object that they must be; what is none stands in one, under `arguments`."""
-    if not arguments.strip():
-        return {}
-    try:
-        _object(arguments)
-    except (ValueError, RecursionError):
-        return {"arguments": arguments}
-    return Raw(arguments.encode("utf-8", "replace"))
 
 
 class Blocks:

@@ -22,6 +22,7 @@ from zuebee.dialects.hub.canonical import (
     Text,
     Thinking,
     ToolResult,
+    arguments_object,
 )
 
 Piece: TypeAlias = dict[str, Any]
@@ -62,17 +63,6 @@ _object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 
 _THINKING: Final = {"openai": "reasoning_content"}
 _TITLES: Final = {"openai": "filename"}
-
-
-def arguments_object(arguments: str) -> Raw | dict[str, str]:
-    """The arguments of a call as the object that they must be; what is none stands in one, under `arguments`."""
-    if not arguments.strip():
-        return {}
-    try:
-        _object(arguments)
-    except (ValueError, RecursionError):
-        return {"arguments": arguments}
-    return Raw(arguments.encode("utf-8", "replace"))
 
 
 class Contents:

@@ -361,3 +361,17 @@ def made_id(answer: str, index: int) -> str:
     """For a call without an id: other dialects need one, and no other of the conversation may have it."""
     known = _NO_ID_CHARACTERS.sub("", answer)[-MAX_ID:]
     return f"call_{known}_{index}" if known else f"call_{index}"
+
+
+_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def arguments_object(arguments: str) -> msgspec.Raw | dict[str, str]:
+    """The arguments of a call as the object that they must be; what is none stands in one, under `arguments`."""
+    if not arguments.strip():
+        return {}
+    try:
+        _object(arguments)
+    except (ValueError, RecursionError):
+        return {"arguments": arguments}
+    return msgspec.Raw(arguments.encode("utf-8", "replace"))
